@@ -1,0 +1,260 @@
+//! The configuration, resolved: every value in it has been checked and needs no second check.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::secret::Secret;
+
+/// Everything one TOML file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[daemon]`.
+    pub daemon: Daemon,
+    /// `[environment.NAME]`, by name.
+    pub environments: Vec<Arc<Environment>>,
+    /// `[[user]]`, in the order of the file.
+    pub users: Vec<Arc<User>>,
+    /// `[[endpoint]]`, in the order of the file.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// `[daemon]`: what concerns the process and not one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// Where `/livez` and `/readyz` are served over HTTP, if anywhere.
+    pub admin: Option<SocketAddr>,
+    /// Form of the log.
+    pub log: LogFormat,
+    /// How long sessions with something outstanding may go on after SIGTERM.
+    pub drain: Duration,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A FinSpace environment and how its API is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Environment {
+    /// What the file calls it.
+    pub name: String,
+    /// The service's `environmentId`.
+    pub id: String,
+    /// AWS region.
+    pub region: String,
+    /// Profile for the base credentials; the SDK's default chain without one.
+    pub profile: Option<String>,
+    /// The shared credentials file that holds the profile; the SDK's own places without one.
+    pub credentials_file: Option<PathBuf>,
+    /// Instead of the region's FinSpace endpoint.
+    pub endpoint_url: Option<String>,
+    /// Instead of the region's STS endpoint.
+    pub sts_endpoint_url: Option<String>,
+    /// PEM file of the authorities that sign the clusters' certificates; the system's roots without
+    /// one.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A person or service, known here by one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// What hopen's user must be, if it is given.
+    pub name: String,
+    /// The local account that is this user.
+    pub os_user: Option<OsUser>,
+    /// What hopen's password must match.
+    pub password: Option<Verifier>,
+    /// The FinSpace user.
+    pub kx_user: String,
+    /// The role to assume; asked of FinSpace (GetKxUser) without one.
+    pub role_arn: Option<RoleArn>,
+}
+
+/// A local account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OsUser {
+    /// Name in the account database.
+    pub name: String,
+    /// What the kernel calls it.
+    pub uid: u32,
+}
+
+/// What a password is checked against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verifier {
+    /// A PHC string, `$argon2id$…`, as `hopend hash-password` prints it.
+    Argon2(Secret),
+    /// A plain line of a q password file.
+    Plain(Secret),
+    /// An MD5 line of a q password file.
+    Md5([u8; 16]),
+    /// A SHA-1 line of a q password file.
+    Sha1([u8; 20]),
+}
+
+/// `arn:PARTITION:iam::ACCOUNT:role/PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RoleArn {
+    /// `aws`, `aws-us-gov`, `aws-cn`.
+    pub partition: String,
+    /// Twelve digits.
+    pub account: String,
+    /// The ARN as it was written.
+    pub text: String,
+}
+
+/// One local address, or several, and what it leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// What the file calls it.
+    pub name: String,
+    /// Where it listens.
+    pub listen: Vec<ListenAddress>,
+    /// Whether addresses beyond this host's loopback are allowed; there only passwords count.
+    pub expose: bool,
+    /// Who may use it.
+    pub users: Vec<Arc<User>>,
+    /// Where it leads.
+    pub target: Target,
+    /// Pings towards the cluster.
+    pub keepalive: Keepalive,
+    /// Bytes of the longest message, either way.
+    pub max_message: Option<u64>,
+    /// Most bytes of a handshake.
+    pub max_handshake: usize,
+    /// From accept to the handshake's NUL.
+    pub handshake_timeout: Duration,
+    /// From the choice of an address to its answer to the login.
+    pub connect_timeout: Duration,
+    /// Most sessions at a time.
+    pub max_sessions: usize,
+}
+
+/// Where an endpoint listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// `127.0.0.1:5010`, `[::1]:5010`.
+    Tcp(SocketAddr),
+    /// `unix:5010`: the abstract socket `@/tmp/kx.5010`, where q on Linux dials
+    /// `` `:unix://5010 ``.
+    Abstract(u16),
+    /// `unix:/run/hopend/hdb`: a socket file of mode 0600.
+    Path(PathBuf),
+}
+
+/// Where an endpoint leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A FinSpace cluster.
+    FinSpace {
+        /// The environment it is in.
+        environment: Arc<Environment>,
+        /// Its name.
+        cluster: String,
+        /// Dial without TLS when the connection string says so.
+        plaintext: bool,
+    },
+    /// kdb+ run elsewhere.
+    Addresses {
+        /// Where; may be empty when a login command tells.
+        addresses: Vec<Address>,
+        /// In which order.
+        policy: Policy,
+        /// With what.
+        login: Login,
+        /// PEM file of the authorities; the system's roots without one.
+        ca_file: Option<PathBuf>,
+        /// Dial without TLS when the login command's connection string says so.
+        plaintext: bool,
+    },
+}
+
+/// `:tcps://host:port` or `:host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Whether the connection is TLS.
+    pub tls: bool,
+    /// A name or an IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// The order in which several addresses are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// As written; the next one only when the one before fails.
+    Failover,
+    /// Each session starts one further.
+    Spread,
+}
+
+/// What is said to kdb+ that is not FinSpace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Login {
+    /// One user and the password in a file, read at each dial.
+    Fixed {
+        /// q user.
+        user: String,
+        /// File with the password on its first line.
+        password_file: PathBuf,
+    },
+    /// A program that prints the login.
+    Command(Vec<String>),
+    /// What hopen gave.
+    Client,
+}
+
+/// When and what is sent to a cluster that has heard nothing for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keepalive {
+    /// Nothing.
+    Off,
+    /// A message of its own.
+    On {
+        /// After this long without a byte towards the cluster; less than 350 s.
+        every: Duration,
+        /// q text; the empty string does nothing.
+        message: String,
+        /// How it is sent.
+        mode: KeepaliveMode,
+    },
+}
+
+/// How a keepalive is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepaliveMode {
+    /// No answer; also while the cluster computes.
+    Async,
+    /// Answered, and the answer kept from the client; only while nothing is outstanding.
+    Sync,
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Abstract(port) => write!(f, "unix:{port}"),
+            Self::Path(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { ":tcps://" } else { ":" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}{}:{}", self.host, self.port)
+        }
+    }
+}

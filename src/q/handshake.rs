@@ -1,0 +1,199 @@
+//! The first bytes of a connection: `user:password`, a capability byte, NUL; answered by one byte.
+
+use crate::secret::Secret;
+
+/// A capability byte is below this; anything else before the NUL belongs to the credentials.
+const CAPABILITY_LIMIT: u8 = 0x20;
+
+/// Length of the longest HTTP method that is recognised, with its space.
+const LONGEST_METHOD: usize = 8;
+
+/// What a client said when it opened the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Before the first colon. Empty when the client gave none.
+    pub user: String,
+    /// After the first colon; may itself hold colons.
+    pub password: Secret,
+    /// `None` is the form before kdb+ 2.6, `creds NUL`, which carries no capability.
+    pub capability: Option<u8>,
+}
+
+/// Why the first bytes are no q handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HelloError {
+    /// A TLS ClientHello.
+    #[error("the client speaks TLS to a plain port")]
+    Tls,
+    /// An HTTP or WebSocket request.
+    #[error("the client speaks HTTP to a q port")]
+    Http,
+    /// No NUL within the limit.
+    #[error("the handshake has no NUL within {limit} bytes")]
+    TooLong {
+        /// Bytes that were allowed.
+        limit: usize,
+    },
+    /// The user name is not UTF-8.
+    #[error("the user name of the handshake is not UTF-8")]
+    UserNotUtf8,
+}
+
+impl Hello {
+    /// Reads a handshake from the start of `bytes`.
+    ///
+    /// `Ok(None)` asks for more bytes. `Ok(Some((hello, n)))` used the first `n` of them; what
+    /// follows is the client's first message, sent ahead of the answer.
+    pub fn parse(bytes: &[u8], limit: usize) -> Result<Option<(Self, usize)>, HelloError> {
+        if bytes.starts_with(&[0x16, 0x03]) {
+            return Err(HelloError::Tls);
+        }
+        let window = &bytes[..bytes.len().min(limit)];
+        let Some(nul) = window.iter().position(|&b| b == 0) else {
+            if speaks_http(bytes) {
+                return Err(HelloError::Http);
+            }
+            if bytes.len() >= limit {
+                return Err(HelloError::TooLong { limit });
+            }
+            return Ok(None);
+        };
+        let (credentials, capability) = match bytes[..nul].split_last() {
+            Some((&last, rest)) if last < CAPABILITY_LIMIT => (rest, Some(last)),
+            _ => (&bytes[..nul], None),
+        };
+        let (user, password) = match credentials.iter().position(|&b| b == b':') {
+            Some(colon) => (&credentials[..colon], &credentials[colon + 1..]),
+            None => (credentials, &[][..]),
+        };
+        let user = std::str::from_utf8(user).map_err(|_| HelloError::UserNotUtf8)?;
+        let hello = Self {
+            user: user.to_owned(),
+            password: Secret::new(password),
+            capability,
+        };
+        Ok(Some((hello, nul + 1)))
+    }
+
+    /// The bytes that say this to a server.
+    pub fn encode(&self) -> Secret {
+        let mut bytes = Vec::with_capacity(self.user.len() + self.password.expose().len() + 3);
+        bytes.extend_from_slice(self.user.as_bytes());
+        bytes.push(b':');
+        bytes.extend_from_slice(self.password.expose());
+        bytes.extend(self.capability);
+        bytes.push(0);
+        Secret::new(bytes)
+    }
+}
+
+/// The capability byte to answer with: the lower of both sides'. A client that sent none is
+/// answered 0.
+pub fn common_capability(client: Option<u8>, server: u8) -> u8 {
+    client.unwrap_or(0).min(server)
+}
+
+fn speaks_http(bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(LONGEST_METHOD)];
+    let method = [
+        "GET ", "POST ", "PUT ", "HEAD ", "DELETE ", "OPTIONS ", "PATCH ", "CONNECT ",
+    ]
+    .iter()
+    .any(|method| head.starts_with(method.as_bytes()));
+    method && bytes.windows(2).any(|pair| pair == b"\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(bytes: &[u8]) -> Result<Option<(Hello, usize)>, HelloError> {
+        Hello::parse(bytes, 1024)
+    }
+
+    fn hello(user: &str, password: &str, capability: Option<u8>) -> Hello {
+        Hello {
+            user: user.into(),
+            password: password.into(),
+            capability,
+        }
+    }
+
+    #[test]
+    fn the_forms_that_real_clients_send() {
+        for (bytes, expected) in [
+            (&b"bob:secret\x03\0"[..], hello("bob", "secret", Some(3))),
+            (b":\x06\0", hello("", "", Some(6))),
+            (b"\x03\0", hello("", "", Some(3))),
+            (b"anonymous\x03\0", hello("anonymous", "", Some(3))),
+            (b"bob:secret\0", hello("bob", "secret", None)),
+            (b"bob\0", hello("bob", "", None)),
+            (b"\0", hello("", "", None)),
+            (b"bob:a:b:c\x06\0", hello("bob", "a:b:c", Some(6))),
+            (
+                "zoë:pässwörd\x03\0".as_bytes(),
+                hello("zoë", "pässwörd", Some(3)),
+            ),
+        ] {
+            assert_eq!(parse(bytes), Ok(Some((expected, bytes.len()))), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_handshake_is_left_alone() {
+        let (_, used) = parse(b"bob:x\x03\0\x01\x01\0\0").unwrap().unwrap();
+        assert_eq!(used, 7);
+    }
+
+    #[test]
+    fn every_prefix_asks_for_more() {
+        let bytes = b"bob:secret\x03\0";
+        for cut in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..cut]), Ok(None), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_long_password_passes_and_a_longer_one_is_refused() {
+        let mut bytes = b"bob:".to_vec();
+        bytes.resize(2_000, b'x');
+        bytes.extend_from_slice(b"\x03\0");
+        assert!(Hello::parse(&bytes, 4_096).unwrap().is_some());
+        assert_eq!(parse(&bytes), Err(HelloError::TooLong { limit: 1024 }));
+    }
+
+    #[test]
+    fn tls_and_http_clients_are_recognised() {
+        assert_eq!(parse(&[0x16, 0x03, 0x01, 0, 5, 1]), Err(HelloError::Tls));
+        assert_eq!(
+            parse(b"GET / HTTP/1.1\r\nHost: x\r\n"),
+            Err(HelloError::Http)
+        );
+        assert_eq!(parse(b"GET / HT"), Ok(None));
+    }
+
+    #[test]
+    fn a_user_that_is_not_utf8_is_refused() {
+        assert_eq!(parse(b"\xff:x\x03\0"), Err(HelloError::UserNotUtf8));
+    }
+
+    #[test]
+    fn encoding_is_what_parsing_reads() {
+        for original in [
+            hello("bob", "a:b", Some(6)),
+            hello("", "", Some(3)),
+            hello("bob", "x", None),
+        ] {
+            let bytes = original.encode();
+            let (read, used) = parse(bytes.expose()).unwrap().unwrap();
+            assert_eq!((read, used), (original, bytes.expose().len()));
+        }
+    }
+
+    #[test]
+    fn the_answer_is_never_more_than_either_side_has() {
+        assert_eq!(common_capability(Some(3), 6), 3);
+        assert_eq!(common_capability(Some(6), 3), 3);
+        assert_eq!(common_capability(None, 6), 0);
+    }
+}
