@@ -4,5 +4,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod config;
+pub mod error;
 pub mod q;
+pub mod relay;
 pub mod secret;
+pub mod socket;
+pub mod upstream;
