@@ -4,7 +4,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod config;
+pub mod connection_string;
+pub mod credential;
 pub mod error;
+pub mod finspace;
 pub mod q;
 pub mod relay;
 pub mod secret;
