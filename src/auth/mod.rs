@@ -1,0 +1,8 @@
+//! Who is on the other end of a connection, and who may they be here.
+
+mod peer;
+mod proc_net;
+mod sock_diag;
+mod socket;
+
+pub use peer::{Peer, PeerError, is_exposed};
