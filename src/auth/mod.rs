@@ -1,5 +1,6 @@
 //! Who is on the other end of a connection, and who may they be here.
 
+pub mod password;
 mod peer;
 mod proc_net;
 mod sock_diag;
