@@ -2,8 +2,10 @@
 
 pub mod password;
 mod peer;
+mod penalty;
 mod proc_net;
 mod sock_diag;
 mod socket;
 
 pub use peer::{Peer, PeerError, is_exposed};
+pub use penalty::Penalties;
