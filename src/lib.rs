@@ -3,14 +3,21 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod app;
+pub mod audit;
 pub mod auth;
+pub mod client;
 pub mod config;
 pub mod connection_string;
 pub mod credential;
 pub mod error;
 pub mod finspace;
+pub mod listener;
 pub mod q;
 pub mod relay;
+pub mod route;
 pub mod secret;
+pub mod session;
 pub mod socket;
+pub mod stop;
 pub mod upstream;

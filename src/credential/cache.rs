@@ -174,6 +174,12 @@ impl Credentials {
     }
 }
 
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
 impl Entry {
     fn lock(&self) -> MutexGuard<'_, EntryState> {
         lock(&self.state)

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config;
+use crate::error::ErrorKind;
 use crate::q::frame::{Header, HeaderError, MessageType};
 use crate::q::message::error_response;
 
@@ -71,6 +72,18 @@ pub enum End {
 }
 
 impl End {
+    /// Whose side the end came from; `None` for one that was meant.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::ClientClosed | Self::Drained => None,
+            Self::ClientLost(_) | Self::ClientMessage(_) => Some(ErrorKind::Client),
+            Self::UpstreamClosed { .. } | Self::UpstreamCut(_) | Self::UpstreamMessage(_) => {
+                Some(ErrorKind::Upstream)
+            }
+            Self::Cut => Some(ErrorKind::Internal),
+        }
+    }
+
     /// Whether the client has to see a reset: a plain end inside a message would leave it waiting
     /// for the rest, or taking a part for the whole.
     pub fn resets_client(&self) -> bool {
