@@ -6,6 +6,7 @@
 pub mod app;
 pub mod audit;
 pub mod auth;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod connection_string;
@@ -13,6 +14,7 @@ pub mod credential;
 pub mod error;
 pub mod finspace;
 pub mod listener;
+pub mod log;
 pub mod q;
 pub mod relay;
 pub mod route;
