@@ -60,18 +60,18 @@ impl FromStr for ListenAddress {
                 text.to_owned()
             };
             return Err(Invalid::new(
-                format!("{text:?} has no port"),
+                "has no port",
                 format!("write \"{host}:5010\""),
             ));
         }
         if host.is_empty() || host == "localhost" {
             return Err(Invalid::new(
-                format!("{text:?} has no IP address"),
+                "has no IP address",
                 format!("write \"127.0.0.1:{port}\""),
             ));
         }
         Err(Invalid::new(
-            format!("{text:?} is not an address to listen on"),
+            "is not an address to listen on",
             format!(
                 "write \"127.0.0.1:{port}\", \"[::1]:{port}\", \"unix:{port}\" or \"unix:/absolute/path\""
             ),
@@ -87,16 +87,13 @@ fn unix(rest: &str) -> Result<ListenAddress, Invalid> {
             return Ok(ListenAddress::Abstract(port));
         }
         return Err(Invalid::new(
-            format!("\"unix:{rest}\" is neither a port nor a path"),
+            "is neither a port nor a path",
             format!("write \"unix:{port}\" for q's socket of that port"),
         ));
     }
     if !rest.starts_with('/') || bare.is_empty() {
         return Err(Invalid::new(
-            format!(
-                "{:?} is neither a port nor an absolute path",
-                format!("unix:{rest}")
-            ),
+            "is neither a port nor an absolute path",
             "write \"unix:5010\" or \"unix:/run/hopend/hdb\"",
         ));
     }

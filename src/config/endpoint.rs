@@ -90,7 +90,8 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         .map_or(Some(false), |value| value.boolean());
     let listen = listen(table, expose, claims);
     let users = users(table, known.users);
-    let exposed = listen.iter().flatten().any(|address| !address.is_local());
+    let exposed =
+        expose == Some(true) && listen.iter().flatten().any(|address| !address.is_local());
     if let (true, Some(users)) = (exposed, &users) {
         passwords(table, users);
     }
@@ -193,7 +194,7 @@ fn users(table: &Table<'_>, known: &Named<User>) -> Option<Vec<Arc<User>>> {
         .map(|value| {
             let name = value.text()?;
             if seen.contains(&name) {
-                value.problem(format!("names {name:?} twice"), "name each user once");
+                value.problem("names the same user twice", "name each user once");
             }
             seen.push(name);
             valid(known.find(value, name))

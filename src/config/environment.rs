@@ -21,6 +21,12 @@ pub(super) fn read_all(root: &Table<'_>) -> Named<Environment> {
     let how = "give each environment a table [environment.NAME]";
     if let Some(table) = root.get("environment").and_then(|value| value.table(how)) {
         for (name, value) in table.entries() {
+            if !value.raw().is_table() {
+                // [environment] for [environment.NAME]: one slip, though every key in it is wrong.
+                value.wrong_type("a table", how);
+                environments.push(name, value.source.line(value.at), None);
+                break;
+            }
             if let Err(invalid) = value::name(name) {
                 value.problem(invalid.what, invalid.remedy);
             }

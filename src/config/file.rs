@@ -53,8 +53,8 @@ impl Value<'_> {
     pub(super) fn ca_file(&self) -> Option<PathBuf> {
         let (path, _) = self.file()?;
         let remedy = "name a PEM file of certificates (-----BEGIN CERTIFICATE-----)";
-        let certificates = CertificateDer::pem_file_iter(&path)
-            .and_then(|found| found.collect::<Result<Vec<_>, _>>());
+        let certificates =
+            CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         match certificates {
             Ok(certificates) if certificates.is_empty() => {
                 self.problem("the file holds no certificate", remedy);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::reader::Value;
 use super::source::Basis;
+use super::value;
 
 /// Named things in the order of the file. One that is not valid keeps its name, so that whoever
 /// refers to it isn't accused as well.
@@ -77,11 +78,12 @@ impl<T> Named<T> {
             None if self.is_empty() => format!("add one of that name: no {} is defined", self.kind),
             None => format!("write one of {}", self.names()),
         };
-        value.report(
-            Basis::AbsentInFile,
-            format!("there is no {} {name:?}", self.kind),
-            remedy,
-        );
+        // What can't be a name isn't repeated: it may be a secret in the wrong place.
+        let what = match value::name(name) {
+            Ok(()) => format!("there is no {} {name:?}", self.kind),
+            Err(_) => format!("there is no such {}", self.kind),
+        };
+        value.report(Basis::AbsentInFile, what, remedy);
         Found::Invalid
     }
 

@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::invalid::Invalid;
 use super::problem::Problem;
 use super::source::{Basis, Source};
+use super::value;
 
 /// A mistyped key is answered with the key it resembles at least this much.
 const RESEMBLES: f64 = 0.75;
@@ -262,7 +263,8 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The key as a person would name it. An odd key is escaped, so that it can't forge a line.
+    /// The key as a person would name it. What can't be the name of anything isn't repeated: it
+    /// could forge a line, or be a secret whose key was lost.
     fn path(&self, key: &str) -> String {
         let mut path = self.key.clone();
         if key.is_empty() {
@@ -274,8 +276,10 @@ impl<'a> Table<'a> {
         let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         if key.chars().all(bare) {
             path.push_str(key);
-        } else {
+        } else if value::name(key).is_ok() {
             let _ = write!(path, "{key:?}");
+        } else {
+            path.push('…');
         }
         path
     }

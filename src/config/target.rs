@@ -3,6 +3,7 @@
 use super::login;
 use super::named::{Found, Named};
 use super::reader::{Table, Value};
+use super::source::Basis;
 use super::{Address, Environment, Login, Policy, Target};
 
 /// Keys that only make sense beside `cluster`.
@@ -45,13 +46,13 @@ fn finspace(
         };
         value.problem("does not go with a cluster", remedy);
     }
-    if let Some(node) = table.get("node") {
-        if node.text().is_some_and(|node| node != "any") {
-            node.problem(
-                "is not offered by this version: only \"any\"",
-                "write \"any\", or remove it",
-            );
-        }
+    if let Some(node) = table.get("node")
+        && node.text().is_some_and(|node| node != "any")
+    {
+        node.problem(
+            "is not offered by this version: only \"any\"",
+            "write \"any\", or remove it",
+        );
     }
     let name = cluster.made_of(
         3..=63,
@@ -91,7 +92,7 @@ fn environment(
                 format!("add environment = one of {}", environments.names()),
             )
         };
-        cluster.report(super::source::Basis::AbsentInFile, what, remedy);
+        cluster.report(Basis::AbsentInFile, what, remedy);
     }
     only
 }
@@ -125,28 +126,30 @@ fn addresses(
             "add login = { user = \"…\", password_file = \"…\" }, { command = [\"…\"] } or \"client\"",
         );
     }
-    if let Some(value) = table.get("plaintext") {
-        if plaintext == Some(true) && login_value.is_some() && !from_command {
-            value.problem(
-                "has no effect here: each address says whether it is TLS",
-                "remove it, and write \":host:port\" where TLS is not wanted",
-            );
-        }
+    if let Some(value) = table.get("plaintext")
+        && plaintext == Some(true)
+        && login_value.is_some()
+        && !from_command
+    {
+        value.problem(
+            "has no effect here: each address says whether it is TLS",
+            "remove it, and write \":host:port\" where TLS is not wanted",
+        );
     }
     let policies = [("failover", Policy::Failover), ("spread", Policy::Spread)];
     let policy = table
         .get("policy")
         .map_or(Some(Policy::Failover), |policy| policy.word(&policies));
-    let ca_file = match table.get("ca_file") {
-        Some(file) => Some(file.ca_file()?),
-        None => None,
-    };
+    let ca_file = table.get("ca_file").map(|file| file.ca_file());
     let addresses = connect.map_or(Some(Vec::new()), list);
     Some(Target::Addresses {
         addresses: addresses?,
         policy: policy?,
         login: login.filter(|login| connect.is_some() || matches!(login, Login::Command(_)))?,
-        ca_file,
+        ca_file: match ca_file {
+            Some(path) => Some(path?),
+            None => None,
+        },
         plaintext: plaintext?,
     })
 }

@@ -96,20 +96,21 @@ fn user_name(text: &str) -> Result<(), Invalid> {
     ))
 }
 
+/// The text is not repeated: people have written the password here.
 fn account(value: &Value<'_>, accounts: &Accounts<'_>) -> Option<OsUser> {
     let text = value.text()?;
     match accounts(text) {
         Ok(Some(account)) => Some(account),
         Ok(None) => {
             value.problem(
-                format!("there is no local account {text:?}"),
+                "there is no such local account",
                 "write an account of this host (`getent passwd` lists them), or its number",
             );
             None
         }
         Err(error) => {
             value.problem(
-                format!("the account database can't be asked about {text:?}: {error}"),
+                format!("the account database can't be asked: {error}"),
                 "write the account's number",
             );
             None

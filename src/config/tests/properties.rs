@@ -4,9 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Reading ends, and what is refused has a reason and keeps the secrets.
+/// Reading ends. What is accepted is complete; what is refused has a reason and keeps the secrets.
 fn ends(text: &str) {
-    if let Err(problems) = read(text) {
+    let result = read(text);
+    if let Ok(config) = &result {
+        let document = toml::de::DeTable::parse(text).unwrap();
+        let count = |key| document.get_ref()[key].get_ref().as_array().unwrap().len();
+        assert_eq!(config.endpoints.len(), count("endpoint"));
+        assert_eq!(config.users.len(), count("user"));
+    }
+    if let Err(problems) = result {
         assert!(problems.iter().count() > 0);
         let lines = text.matches('\n').count() + 1;
         assert!(
