@@ -109,8 +109,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // So that [::]:5010 and 0.0.0.0:5010 can stand beside each other.
-        socket.set_only_v6(true)?;
+        // [::]:5010 takes IPv4 clients as well, whatever the host's default is.
+        socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;

@@ -4,6 +4,8 @@
 pub mod keepalive;
 mod lane;
 mod meters;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::io;

@@ -1,0 +1,440 @@
+//! The relay between two in-memory pipes of a few bytes each, under a paused clock.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::time::{advance, timeout};
+
+use super::*;
+use crate::config::KeepaliveMode;
+use crate::q::frame::{HEADER_LEN, Piece, Tracker};
+use crate::q::message::{error_response, message, text};
+
+const EVERY: Duration = Duration::from_secs(60);
+const PING: [u8; 14] = [1, 0, 0, 0, 14, 0, 0, 0, 10, 0, 0, 0, 0, 0];
+
+fn plan(mode: Option<KeepaliveMode>) -> Plan {
+    Plan {
+        keepalive: mode.map_or(config::Keepalive::Off, |mode| config::Keepalive::On {
+            every: EVERY,
+            message: String::new(),
+            mode,
+        }),
+        max_message: None,
+    }
+}
+
+struct Pair {
+    client: DuplexStream,
+    cluster: DuplexStream,
+    relay: tokio::task::JoinHandle<(End, u64)>,
+}
+
+/// A relay with a pipe of `size` bytes at either side.
+fn relayed(plan: Plan, size: usize) -> Pair {
+    relayed_with(plan, size, Vec::new())
+}
+
+fn relayed_with(plan: Plan, size: usize, early: Vec<u8>) -> Pair {
+    let (client, mut client_side) = duplex(size);
+    let (cluster, mut cluster_side) = duplex(size);
+    let relay = tokio::spawn(async move {
+        let meters = Meters::default();
+        let end = Relay::new(&mut client_side, &mut cluster_side, &early, &plan, &meters)
+            .run()
+            .await;
+        (end, meters.pings())
+    });
+    Pair {
+        client,
+        cluster,
+        relay,
+    }
+}
+
+async fn read_exactly(stream: &mut DuplexStream, expected: &[u8]) {
+    let mut bytes = vec![0; expected.len()];
+    timeout(Duration::from_secs(1), stream.read_exact(&mut bytes))
+        .await
+        .expect("nothing came")
+        .unwrap();
+    assert_eq!(bytes, expected);
+}
+
+async fn read_nothing(stream: &mut DuplexStream) {
+    let mut byte = [0];
+    let read = timeout(Duration::from_millis(1), stream.read(&mut byte)).await;
+    assert!(read.is_err(), "{read:?} {byte:?}");
+}
+
+async fn read_end(stream: &mut DuplexStream) {
+    let mut byte = [0];
+    let read = timeout(Duration::from_secs(1), stream.read(&mut byte)).await;
+    assert_eq!(read.expect("no end came").unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_its_answer_and_the_close() {
+    let mut pair = relayed(plan(None), 4);
+    let request = text(MessageType::Sync, "1+1");
+    pair.client.write_all(&request).await.unwrap();
+    read_exactly(&mut pair.cluster, &request).await;
+    let answer = message(MessageType::Response, &[0xf9, 2, 0, 0, 0, 0, 0, 0, 0]);
+    pair.cluster.write_all(&answer).await.unwrap();
+    read_exactly(&mut pair.client, &answer).await;
+    pair.client.shutdown().await.unwrap();
+    read_end(&mut pair.cluster).await;
+    pair.cluster.shutdown().await.unwrap();
+    assert!(matches!(pair.relay.await.unwrap().0, End::ClientClosed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_with_the_handshake_goes_first() {
+    let early = text(MessageType::Sync, "early");
+    let mut pair = relayed_with(plan(None), 64, early.clone());
+    read_exactly(&mut pair.cluster, &early).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_reaches_the_client_whole() {
+    let mut pair = relayed(plan(None), 64);
+    let answer = message(MessageType::Response, b"abc");
+    pair.cluster.write_all(&answer[..7]).await.unwrap();
+    read_nothing(&mut pair.client).await;
+    pair.cluster.write_all(&answer[7..8]).await.unwrap();
+    read_exactly(&mut pair.client, &answer[..8]).await;
+    pair.cluster.write_all(&answer[8..]).await.unwrap();
+    read_exactly(&mut pair.client, &answer[8..]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_pinged_and_the_client_never_sees_it() {
+    let mut pair = relayed(plan(Some(KeepaliveMode::Async)), 64);
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+        advance(EVERY).await;
+        read_exactly(&mut pair.cluster, &PING).await;
+    }
+    read_nothing(&mut pair.client).await;
+    pair.client.shutdown().await.unwrap();
+    read_end(&mut pair.cluster).await;
+    drop(pair.cluster);
+    let (end, pings) = pair.relay.await.unwrap();
+    assert!(matches!(end, End::ClientClosed), "{end:?}");
+    assert_eq!(pings, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_ping_inside_a_message_and_one_right_behind_it() {
+    let mut pair = relayed(plan(Some(KeepaliveMode::Async)), 64);
+    let request = text(MessageType::Async, "abc");
+    pair.client.write_all(&request[..10]).await.unwrap();
+    read_exactly(&mut pair.cluster, &request[..10]).await;
+    advance(3 * EVERY).await;
+    read_nothing(&mut pair.cluster).await;
+    pair.client.write_all(&request[10..]).await.unwrap();
+    read_exactly(&mut pair.cluster, &request[10..]).await;
+    advance(EVERY).await;
+    read_exactly(&mut pair.cluster, &PING).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_goes_before_a_header_of_which_only_a_part_has_come() {
+    let mut pair = relayed(plan(Some(KeepaliveMode::Async)), 64);
+    let request = text(MessageType::Async, "abc");
+    pair.client.write_all(&request[..5]).await.unwrap();
+    read_nothing(&mut pair.cluster).await;
+    advance(EVERY).await;
+    read_exactly(&mut pair.cluster, &PING).await;
+    pair.client.write_all(&request[5..]).await.unwrap();
+    read_exactly(&mut pair.cluster, &request).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_ping_holds_the_client_until_its_answer_which_is_kept() {
+    let mut pair = relayed(plan(Some(KeepaliveMode::Sync)), 64);
+    tokio::task::yield_now().await;
+    advance(EVERY).await;
+    read_exactly(&mut pair.cluster, &text(MessageType::Sync, "")).await;
+    let request = text(MessageType::Sync, "1+1");
+    pair.client.write_all(&request).await.unwrap();
+    read_nothing(&mut pair.cluster).await;
+    // Something of the cluster's own passes meanwhile.
+    let update = message(MessageType::Async, b"upd");
+    pair.cluster.write_all(&update).await.unwrap();
+    read_exactly(&mut pair.client, &update).await;
+    let kept = message(MessageType::Response, b"the answer to the ping");
+    pair.cluster.write_all(&kept).await.unwrap();
+    read_exactly(&mut pair.cluster, &request).await;
+    let answer = message(MessageType::Response, b"2");
+    pair.cluster.write_all(&answer).await.unwrap();
+    read_exactly(&mut pair.client, &answer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_sync_ping_while_a_request_is_outstanding() {
+    let mut pair = relayed(plan(Some(KeepaliveMode::Sync)), 64);
+    let request = text(MessageType::Sync, "1+1");
+    pair.client.write_all(&request).await.unwrap();
+    read_exactly(&mut pair.cluster, &request).await;
+    advance(5 * EVERY).await;
+    read_nothing(&mut pair.cluster).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_client_is_told_that_the_cluster_has_gone() {
+    let mut pair = relayed(plan(None), 256);
+    let request = text(MessageType::Sync, "1+1");
+    pair.client.write_all(&request).await.unwrap();
+    read_exactly(&mut pair.cluster, &request).await;
+    drop(pair.cluster);
+    let told = "hopend: the cluster closed the connection with a request outstanding";
+    read_exactly(&mut pair.client, &error_response(told)).await;
+    read_end(&mut pair.client).await;
+    drop(pair.client);
+    assert!(matches!(
+        pair.relay.await.unwrap().0,
+        End::UpstreamClosed { outstanding: 1, .. }
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_client_sees_a_plain_end_when_the_cluster_closes() {
+    let mut pair = relayed(plan(None), 64);
+    drop(pair.cluster);
+    read_end(&mut pair.client).await;
+    drop(pair.client);
+    let (end, _) = pair.relay.await.unwrap();
+    assert!(matches!(end, End::UpstreamClosed { outstanding: 0, .. }));
+    assert!(!end.resets_client());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_inside_a_message_resets_the_client() {
+    for cut in [1, 7, 8, 9, 20] {
+        let mut pair = relayed(plan(None), 64);
+        let answer = text(MessageType::Response, "some text");
+        pair.cluster.write_all(&answer[..cut]).await.unwrap();
+        drop(pair.cluster);
+        let (end, _) = pair.relay.await.unwrap();
+        assert!(end.resets_client(), "cut at {cut}: {end:?}");
+        drop(pair.client);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closed_its_sending_side_still_gets_its_answer() {
+    let mut pair = relayed(plan(None), 64);
+    let request = text(MessageType::Sync, "slow");
+    pair.client.write_all(&request).await.unwrap();
+    pair.client.shutdown().await.unwrap();
+    read_exactly(&mut pair.cluster, &request).await;
+    read_end(&mut pair.cluster).await;
+    advance(100 * CLOSE_TIMEOUT).await;
+    let answer = message(MessageType::Response, b"at last");
+    pair.cluster.write_all(&answer).await.unwrap();
+    read_exactly(&mut pair.client, &answer).await;
+    // The cluster does not close: nothing is owed any more, so it is not waited for long.
+    let (end, _) = timeout(2 * CLOSE_TIMEOUT, pair.relay)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(matches!(end, End::ClientClosed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_message_ends_the_session_with_its_reason() {
+    for (bytes, reason) in [
+        ([1, 1, 0, 0, 8, 0, 0, 0], "a message length of 8 bytes"),
+        ([1, 1, 9, 0, 9, 0, 0, 0], "compression flag 9"),
+    ] {
+        let mut pair = relayed(plan(None), 256);
+        pair.client.write_all(&bytes).await.unwrap();
+        let mut answer = Vec::new();
+        pair.client.read_to_end(&mut answer).await.unwrap();
+        let said = String::from_utf8_lossy(&answer);
+        assert!(said.contains(reason), "{said}");
+        read_end(&mut pair.cluster).await;
+        drop(pair.cluster);
+        drop(pair.client);
+        assert!(matches!(pair.relay.await.unwrap().0, End::ClientMessage(_)));
+    }
+    let mut pair = relayed(plan(None), 256);
+    pair.cluster
+        .write_all(&[1, 7, 0, 0, 9, 0, 0, 0])
+        .await
+        .unwrap();
+    read_end(&mut pair.client).await;
+    drop((pair.client, pair.cluster));
+    assert!(matches!(
+        pair.relay.await.unwrap().0,
+        End::UpstreamMessage(_)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_over_the_limit_is_refused_by_its_header() {
+    let limited = Plan {
+        max_message: Some(100),
+        ..plan(None)
+    };
+    let mut pair = relayed(limited, 256);
+    let request = text(MessageType::Sync, &"x".repeat(100));
+    pair.client.write_all(&request).await.unwrap();
+    let mut answer = Vec::new();
+    pair.client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(
+        answer,
+        error_response("hopend: a message of 114 bytes (max_message of the endpoint is 100)")
+    );
+    read_end(&mut pair.cluster).await;
+}
+
+/// Any q message: header fields and body at will.
+fn any_message() -> impl Strategy<Value = Vec<u8>> {
+    (
+        any::<bool>(),
+        prop_oneof![
+            Just(MessageType::Async),
+            Just(MessageType::Sync),
+            Just(MessageType::Response)
+        ],
+        0..3u8,
+        prop::collection::vec(any::<u8>(), 1..200),
+    )
+        .prop_map(|(little_endian, message_type, compression, body)| {
+            let header = Header {
+                little_endian,
+                message_type,
+                compression,
+                length: (HEADER_LEN + body.len()) as u64,
+            };
+            [&header.encode()[..], &body].concat()
+        })
+}
+
+/// Takes the pings out of what a cluster has read, and says where each stood.
+fn without_pings(mut bytes: &[u8]) -> (Vec<u8>, usize) {
+    let (mut rest, mut pings) = (Vec::new(), 0);
+    while !bytes.is_empty() {
+        let length = match Tracker::default().next(bytes) {
+            Ok(Piece::Header(header)) => usize::try_from(header.length).unwrap(),
+            other => panic!("a ping inside a message: {other:?}"),
+        };
+        let (message, behind) = bytes.split_at(length);
+        if message == PING {
+            pings += 1;
+        } else {
+            rest.extend_from_slice(message);
+        }
+        bytes = behind;
+    }
+    (rest, pings)
+}
+
+async fn both_ways(up: Vec<u8>, down: Vec<u8>, pieces: Vec<(usize, u64)>, pipe: usize) -> u64 {
+    let Pair {
+        mut client,
+        mut cluster,
+        relay,
+    } = relayed(plan(Some(KeepaliveMode::Async)), pipe);
+    let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
+    {
+        let (mut client_read, mut client_write) = tokio::io::split(&mut client);
+        let (mut cluster_read, mut cluster_write) = tokio::io::split(&mut cluster);
+        let writes_up = async {
+            let mut pieces = pieces.iter().cycle();
+            let mut rest = &up[..];
+            while !rest.is_empty() {
+                let &(length, pause) = pieces.next().unwrap();
+                let (piece, behind) = rest.split_at(length.min(rest.len()));
+                client_write.write_all(piece).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+                rest = behind;
+            }
+            client_write.shutdown().await.unwrap();
+        };
+        let writes_down = async {
+            for piece in down.chunks(pieces[0].0) {
+                cluster_write.write_all(piece).await.unwrap();
+            }
+            // The cluster closes when its client has: only then is the session over.
+            cluster_read.read_to_end(&mut got_up).await.unwrap();
+            cluster_write.shutdown().await.unwrap();
+        };
+        let reads_down = client_read.read_to_end(&mut got_down);
+        let ((), (), read) = tokio::join!(writes_up, writes_down, reads_down);
+        read.unwrap();
+    }
+    let (end, pings) = relay.await.unwrap();
+    assert!(matches!(end, End::ClientClosed), "{end:?}");
+    let (rest, seen) = without_pings(&got_up);
+    assert_eq!(rest, up);
+    assert_eq!(seen as u64, pings);
+    // Requests that were left without an answer are told so behind everything the cluster sent.
+    let (relayed, told) = got_down.split_at(down.len());
+    assert_eq!(relayed, down);
+    assert!(
+        told.is_empty() || String::from_utf8_lossy(told).contains("hopend: the cluster closed"),
+        "{told:?}"
+    );
+    pings
+}
+
+fn run_paused<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// The relayed bytes are the bytes sent, both ways at once, however they are cut, with pings
+    /// put in at random moments and never inside a message.
+    #[test]
+    fn the_streams_are_the_same_bit_for_bit(
+        up in prop::collection::vec(any_message(), 0..12),
+        down in prop::collection::vec(any_message(), 0..12),
+        pieces in prop::collection::vec((1..300usize, 0..200u64), 1..20),
+        pipe in 1..300usize,
+    ) {
+        run_paused(both_ways(up.concat(), down.concat(), pieces, pipe));
+    }
+}
+
+/// Two messages of each byte order, cut at every byte, with a pause of more than a ping at the cut.
+#[test]
+fn every_single_cut() {
+    let little = text(MessageType::Sync, "select from trade");
+    let big = [&[0, 0, 0, 0, 0, 0, 0, 11][..], b"abc"].concat();
+    let stream = [little.clone(), big.clone(), little, big].concat();
+    let mut pings = 0;
+    for cut in 1..stream.len() {
+        let pieces = vec![(cut, 70), (stream.len(), 70)];
+        pings += run_paused(both_ways(stream.clone(), stream.clone(), pieces, 64));
+    }
+    assert!(pings > 0, "the pauses were meant to bring pings");
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_ends_an_idle_session_at_once_and_a_busy_one_after_its_answer() {
+    let (mut client, mut client_side) = duplex(64);
+    let (mut cluster, mut cluster_side) = duplex(64);
+    let (meters, plan) = (Meters::default(), plan(None));
+    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let request = text(MessageType::Sync, "slow");
+    client.write_all(&request).await.unwrap();
+    assert!(timeout(Duration::from_secs(1), relay.run()).await.is_err());
+    relay.drain();
+    assert!(timeout(Duration::from_secs(1), relay.run()).await.is_err());
+    read_exactly(&mut cluster, &request).await;
+    let answer = message(MessageType::Response, b"done");
+    cluster.write_all(&answer).await.unwrap();
+    assert!(matches!(relay.run().await, End::Drained));
+    read_exactly(&mut client, &answer).await;
+}
