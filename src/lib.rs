@@ -6,3 +6,4 @@
 pub mod config;
 pub mod q;
 pub mod secret;
+pub mod sim;
