@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::faults::ApiFault;
 use super::signature::{Caller, Received, Refusal};
 use super::state::{LOWER, Shared, random};
-use super::{finspace, sts};
+use super::{finspace, operations, sts};
 
 /// An error in the terms of AWS.
 #[derive(Debug)]
@@ -132,7 +132,9 @@ async fn handle(
     body: Bytes,
 ) -> Response<Body> {
     let operation = match service {
-        Service::FinSpace => finspace::operation(&method, uri.path()).map(|op| op.name.to_owned()),
+        Service::FinSpace => {
+            operations::operation(&method, uri.path()).map(|op| op.name.to_owned())
+        }
         Service::Sts => sts::operation(&body),
     };
     let operation = operation.unwrap_or_else(|| "unknown".into());

@@ -16,6 +16,7 @@ mod files;
 mod finspace;
 mod frames;
 mod node;
+mod operations;
 mod signature;
 mod state;
 mod sts;
@@ -34,8 +35,8 @@ use tokio::task::JoinSet;
 pub use certificates::Flaw;
 pub use connection::{ConnectionRecord, Ended};
 pub use faults::{ApiFault, ClusterFault, Cut, Faults, Times};
-pub use finspace::{OFFERED as OFFERED_OPERATIONS, Operation};
 pub use node::OFFERED as OFFERED_EXPRESSIONS;
+pub use operations::{OFFERED as OFFERED_OPERATIONS, Operation};
 
 use api::Service;
 use certificates::Certificates;
