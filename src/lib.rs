@@ -3,7 +3,24 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod app;
+pub mod audit;
+pub mod auth;
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod connection_string;
+pub mod credential;
+pub mod error;
+pub mod finspace;
+pub mod listener;
+pub mod log;
 pub mod q;
+pub mod relay;
+pub mod route;
 pub mod secret;
+pub mod session;
 pub mod sim;
+pub mod socket;
+pub mod stop;
+pub mod upstream;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `hopend` command.
+
+fn main() -> std::process::ExitCode {
+    hopend::cli::main(std::env::args_os())
+}

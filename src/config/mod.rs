@@ -1,4 +1,33 @@
 //! The configuration, resolved: every value in it has been checked and needs no second check.
+//!
+//! [`load`] and [`parse`] turn the TOML file into a [`Config`], or into all of its [`Problems`].
+
+mod account;
+mod address;
+mod daemon;
+mod endpoint;
+mod environment;
+mod file;
+mod invalid;
+mod keepalive;
+mod load;
+mod login;
+mod named;
+mod password_file;
+mod problem;
+mod reader;
+mod role;
+mod source;
+mod target;
+#[cfg(test)]
+mod tests;
+mod user;
+mod value;
+
+pub use account::{Accounts, system_account};
+pub use invalid::Invalid;
+pub use load::{load, parse};
+pub use problem::{Problem, Problems};
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,0 +1,398 @@
+//! The daemon: configuration, binding, serving, reloading, draining.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Authenticator, Penalties};
+use crate::config::{self, Config, Endpoint, ListenAddress, Problems};
+use crate::credential::{Clock, Credentials, Fetch, Sources};
+use crate::error::chain;
+use crate::listener::{self, BindError, Listener, Served};
+use crate::route::Route;
+use crate::session::Services;
+use crate::stop::Stop;
+use crate::upstream::tls::TlsConfigs;
+
+/// After the cut, how long sessions may take to let go of their sockets.
+const CUT_GRACE: Duration = Duration::from_secs(5);
+
+/// What the daemon is told while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Read the configuration again (SIGHUP).
+    Reload,
+    /// Drain and end (SIGTERM, SIGINT).
+    Stop,
+}
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration is not right.
+    #[error(transparent)]
+    Configuration(#[from] Problems),
+    /// Not one address could be bound.
+    #[error("no address could be bound; the first: {}", chain(.0))]
+    NothingBound(BindError),
+}
+
+/// How the daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Sessions that were open when the drain began.
+    pub open: usize,
+    /// Sessions that had to be cut at its end.
+    pub cut: usize,
+}
+
+/// Runs the daemon until it is told to stop: the whole story in one place.
+pub async fn run(
+    path: &Path,
+    config: Config,
+    mut orders: mpsc::Receiver<Order>,
+) -> Result<Summary, AppError> {
+    let mut app = App::start(config, Arc::new(Sources::default()), Clock::system())?;
+    for (endpoint, address) in app.addresses() {
+        tracing::info!(%endpoint, %address, "listening");
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(endpoints = app.config.endpoints.len(), "ready");
+    while let Some(Order::Reload) = orders.recv().await {
+        reload(&mut app, path).await;
+    }
+    notify(&[sd_notify::NotifyState::Stopping]);
+    Ok(app.stop().await)
+}
+
+async fn reload(app: &mut App, path: &Path) {
+    notify(&[sd_notify::NotifyState::Reloading]);
+    let path = PathBuf::from(path);
+    let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+    match loaded {
+        Ok(Ok(config)) => match app.reload(config) {
+            Ok(changes) => tracing::info!("reloaded: {changes}"),
+            Err(error) => tracing::error!("reload changed nothing: {}", chain(&error)),
+        },
+        Ok(Err(problems)) => {
+            for problem in problems.iter() {
+                tracing::error!("{problem}");
+            }
+            tracing::error!("reload changed nothing: the configuration is not right");
+        }
+        Err(panicked) => tracing::error!("reload changed nothing: {panicked}"),
+    }
+    notify(&[sd_notify::NotifyState::Ready]);
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("systemd was not told: {error}");
+    }
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    services: Arc<Services>,
+    stop: Stop,
+    endpoints: HashMap<String, Running>,
+    listeners: HashMap<Key, Bound>,
+}
+
+/// One endpoint with what its listeners share.
+#[derive(Debug, Clone)]
+struct Running {
+    endpoint: Arc<Endpoint>,
+    served: Served,
+}
+
+/// What makes a listener the same one across a reload: its address, and for port 0 whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    address: ListenAddress,
+    chosen_for: Option<(String, usize)>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    endpoint: String,
+    /// `None` while the address is taken by somebody else.
+    address: Option<ListenAddress>,
+    served: watch::Sender<Served>,
+    task: AbortHandle,
+}
+
+/// What a reload changed, by endpoint name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New endpoints.
+    pub added: Vec<String>,
+    /// Endpoints whose next sessions are served otherwise.
+    pub changed: Vec<String>,
+    /// Endpoints that accept no more.
+    pub removed: Vec<String>,
+}
+
+impl App {
+    /// Binds every endpoint and begins to serve. An address that can't be bound keeps nobody else
+    /// from starting: it is tried again until it can. Must be called within a tokio runtime.
+    pub fn start(config: Config, source: Arc<dyn Fetch>, clock: Clock) -> Result<Self, AppError> {
+        let mut app = Self {
+            services: Arc::new(Services {
+                authenticator: Authenticator::default(),
+                penalties: Penalties::default(),
+                credentials: Credentials::new(source, clock),
+                tasks: TaskTracker::new(),
+                sessions: 0.into(),
+            }),
+            stop: Stop::default(),
+            endpoints: prepare(&config, &HashMap::new()),
+            listeners: HashMap::new(),
+            config,
+        };
+        let mut first_failure = None;
+        for (key, endpoint) in keys(&app.config) {
+            let bound = match Listener::bind(&key.address) {
+                Ok(listener) => Ok(listener),
+                Err(error) => {
+                    tracing::error!(%endpoint, "{}; hopend goes on trying", chain(&error));
+                    let address = error.address.clone();
+                    first_failure.get_or_insert(error);
+                    Err(address)
+                }
+            };
+            app.listen(key, endpoint, bound);
+        }
+        if app.listeners.values().all(|bound| bound.address.is_none())
+            && let Some(error) = first_failure
+        {
+            return Err(AppError::NothingBound(error));
+        }
+        app.expect_credentials();
+        Ok(app)
+    }
+
+    /// Every address that is bound, with its endpoint's name.
+    pub fn addresses(&self) -> Vec<(String, ListenAddress)> {
+        let bound = self.listeners.values();
+        let mut addresses: Vec<_> = bound
+            .filter_map(|bound| Some((bound.endpoint.clone(), bound.address.clone()?)))
+            .collect();
+        addresses.sort_by_cached_key(|(endpoint, address)| (endpoint.clone(), address.to_string()));
+        addresses
+    }
+
+    /// What the sessions share.
+    pub fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// Takes another configuration over. Endpoints that are the same go on as they are, and no live
+    /// session is touched. All or nothing: when a new address can't be bound, nothing changes.
+    pub fn reload(&mut self, config: Config) -> Result<Changes, BindError> {
+        let wanted = keys(&config);
+        let mut fresh = Vec::new();
+        for (key, endpoint) in &wanted {
+            if !self.listeners.contains_key(key) {
+                fresh.push((key.clone(), endpoint.clone(), Listener::bind(&key.address)?));
+            }
+        }
+        let endpoints = prepare(&config, &self.endpoints);
+        let changes = self.changes(&endpoints);
+        self.config = config;
+        self.endpoints = endpoints;
+
+        let wanted: HashMap<_, _> = wanted.into_iter().collect();
+        self.listeners.retain(|key, bound| {
+            let stays = wanted.contains_key(key);
+            if !stays {
+                bound.task.abort();
+            }
+            stays
+        });
+        for (key, bound) in &mut self.listeners {
+            let (Some(endpoint), served) = (wanted.get(key), &bound.served) else {
+                continue;
+            };
+            bound.endpoint.clone_from(endpoint);
+            if let Some(running) = self.endpoints.get(endpoint) {
+                served.send_if_modified(|now| {
+                    let same = Arc::ptr_eq(&now.route, &running.served.route);
+                    *now = running.served.clone();
+                    !same
+                });
+            }
+        }
+        for (key, endpoint, listener) in fresh {
+            self.listen(key, endpoint, Ok(listener));
+        }
+        self.expect_credentials();
+        Ok(changes)
+    }
+
+    /// Accepts no more, lets what is outstanding finish within the drain, cuts the rest.
+    /// Credentials work until the end.
+    pub async fn stop(self) -> Summary {
+        let tasks = &self.services.tasks;
+        let open = tasks.len();
+        let limit = self.config.daemon.drain;
+        tracing::info!(sessions = open, drain_s = limit.as_secs(), "stopping");
+        self.stop.drain();
+        tasks.close();
+        let mut cut = 0;
+        if timeout(limit, tasks.wait()).await.is_err() {
+            cut = tasks.len();
+            self.stop.cut();
+            // A task that does not end even then ends with the process.
+            let _ = timeout(CUT_GRACE, tasks.wait()).await;
+        }
+        tracing::info!(sessions = open, cut, "stopped");
+        Summary { open, cut }
+    }
+
+    fn listen(&mut self, key: Key, endpoint: String, bound: Result<Listener, ListenAddress>) {
+        let Some(running) = self.endpoints.get(&endpoint) else {
+            return;
+        };
+        let sender = watch::Sender::new(running.served.clone());
+        let served = sender.subscribe();
+        let (services, stopping) = (Arc::clone(&self.services), self.stop.listen());
+        let address = bound.as_ref().ok().map(|l| l.address().clone());
+        let task = tokio::spawn(async move {
+            let listener = match bound {
+                Ok(listener) => listener,
+                Err(taken) => {
+                    let mut stopping = stopping.clone();
+                    tokio::select! {
+                        listener = listener::bind_when_free(&taken) => listener,
+                        () = stopping.draining() => return,
+                    }
+                }
+            };
+            listener::run(listener, served, services, stopping).await;
+        });
+        let bound = Bound {
+            endpoint,
+            address,
+            served: sender,
+            task: task.abort_handle(),
+        };
+        self.listeners.insert(key, bound);
+    }
+
+    fn changes(&self, new: &HashMap<String, Running>) -> Changes {
+        let mut changes = Changes::default();
+        for (name, running) in new {
+            match self.endpoints.get(name) {
+                None => changes.added.push(name.clone()),
+                Some(old) if old.endpoint != running.endpoint => changes.changed.push(name.clone()),
+                Some(_) => {}
+            }
+        }
+        let gone = self
+            .endpoints
+            .keys()
+            .filter(|name| !new.contains_key(*name));
+        changes.removed.extend(gone.cloned());
+        changes.added.sort();
+        changes.changed.sort();
+        changes.removed.sort();
+        changes
+    }
+
+    /// Has the credentials of every endpoint and user fetched that are known beforehand.
+    fn expect_credentials(&self) {
+        for running in self.endpoints.values() {
+            let route = &running.served.route;
+            for user in &running.endpoint.users {
+                if let Some(recipe) = route.recipe(user) {
+                    self.services.credentials.expect(&recipe);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        for bound in self.listeners.values() {
+            bound.task.abort();
+        }
+    }
+}
+
+/// Every endpoint ready for use; those that have not changed are taken over as they are.
+fn prepare(config: &Config, old: &HashMap<String, Running>) -> HashMap<String, Running> {
+    let tls = TlsConfigs::default();
+    let endpoints = config.endpoints.iter();
+    endpoints
+        .map(|endpoint| {
+            let running = match old.get(&endpoint.name) {
+                Some(running) if running.endpoint == *endpoint => running.clone(),
+                known => {
+                    // Sessions that run count against the new limit only where it is the old one.
+                    let permits = known
+                        .filter(|known| known.endpoint.max_sessions == endpoint.max_sessions)
+                        .map_or_else(
+                            || Arc::new(Semaphore::new(endpoint.max_sessions)),
+                            |known| Arc::clone(&known.served.permits),
+                        );
+                    Running {
+                        endpoint: Arc::clone(endpoint),
+                        served: Served {
+                            route: Arc::new(Route::new(Arc::clone(endpoint), &tls)),
+                            permits,
+                        },
+                    }
+                }
+            };
+            (endpoint.name.clone(), running)
+        })
+        .collect()
+}
+
+fn keys(config: &Config) -> Vec<(Key, String)> {
+    let mut keys = Vec::new();
+    for endpoint in &config.endpoints {
+        for (ordinal, address) in endpoint.listen.iter().enumerate() {
+            let chosen = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
+            let key = Key {
+                address: address.clone(),
+                chosen_for: chosen.then(|| (endpoint.name.clone(), ordinal)),
+            };
+            keys.push((key, endpoint.name.clone()));
+        }
+    }
+    keys
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = false;
+        for (what, names) in [
+            ("added", &self.added),
+            ("changed", &self.changed),
+            ("removed", &self.removed),
+        ] {
+            if !names.is_empty() {
+                let separator = if said { ", " } else { "" };
+                write!(f, "{separator}{what} {}", names.join(" "))?;
+                said = true;
+            }
+        }
+        if said {
+            Ok(())
+        } else {
+            f.write_str("no endpoint changed")
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The rules by which a connection becomes a configured user.
+
+use std::sync::Arc;
+
+use super::password::Passwords;
+use super::{Accounts, Peer};
+use crate::config::{Endpoint, User, Verifier};
+use crate::q::handshake::Hello;
+use crate::secret::Secret;
+
+/// Characters of a client's user name that a message shows.
+const SHOWN: usize = 64;
+
+/// Tells who a client is.
+#[derive(Debug, Default)]
+pub struct Authenticator {
+    passwords: Passwords,
+    accounts: Accounts,
+}
+
+/// A client that is none of the endpoint's users.
+///
+/// For the log and the audit only: the client itself sees the same end of the connection whatever
+/// the reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("client: endpoint {endpoint} refused {who}: {reason}")]
+pub struct Denied {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// The client, with its account's name where there is one.
+    pub who: String,
+    /// What was not right, and what to do.
+    pub reason: Reason,
+    /// Whether a password was given, so that it may have been a guess.
+    pub guess: bool,
+}
+
+/// Why a client is none of the endpoint's users.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// hopen named somebody whom the endpoint does not have.
+    #[error(
+        "it has no user {user:?}; add a [[user]] of that name, or the name to the endpoint's users"
+    )]
+    UnknownUser {
+        /// As hopen gave it.
+        user: String,
+    },
+    /// The password does not match.
+    #[error(
+        "the password of user {user:?} does not match; correct it in hopen, or make a new one with \
+         hopend hash-password"
+    )]
+    WrongPassword {
+        /// The user's name.
+        user: String,
+    },
+    /// Neither the account nor a password says so.
+    #[error(
+        "the account is not that of user {user:?} and no password was given; give hopen the \
+         password{}", remedy(.account.as_deref())
+    )]
+    PasswordMissing {
+        /// The user's name.
+        user: String,
+        /// The account, if the database knows it.
+        account: Option<String>,
+    },
+    /// The user is known by an account alone, and it is another.
+    #[error(
+        "the account is not that of user {user:?}, who has no password; give the user a password \
+         (hopend hash-password){}", remedy(.account.as_deref())
+    )]
+    OtherAccount {
+        /// The user's name.
+        user: String,
+        /// The account, if the database knows it.
+        account: Option<String>,
+    },
+    /// hopen named nobody, and the account is nobody's.
+    #[error(
+        "the account belongs to none of its users; give a user and password to hopen{}",
+        remedy(.account.as_deref())
+    )]
+    AccountNotAllowed {
+        /// The account, if the database knows it.
+        account: Option<String>,
+    },
+    /// hopen named nobody, and the account is several users'.
+    #[error("the account is that of several users; give hopen one of {}", .names.join(", "))]
+    Ambiguous {
+        /// The users' names.
+        names: Vec<String>,
+    },
+    /// hopen gave a password without a user, and the account did not decide.
+    #[error("hopen gave a password and no user; give both, as in `:host:port:user:password")]
+    UserMissing,
+    /// hopen named nobody where only passwords count.
+    #[error("only a user with a password may come in from beyond this host; give both to hopen")]
+    PasswordOnly,
+    /// The user has no password, where only passwords count.
+    #[error(
+        "user {user:?} has no password and only passwords count beyond this host; give the user \
+         one (hopend hash-password)"
+    )]
+    NoPassword {
+        /// The user's name.
+        user: String,
+    },
+    /// The account would have decided, and the kernel did not tell it.
+    #[error("hopend cannot see the client's account: {why}; or give a user and password to hopen")]
+    PeerUnknown {
+        /// What stood in the way.
+        why: String,
+    },
+}
+
+impl Reason {
+    /// One word for a metric or an audit field.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownUser { .. } => "unknown_user",
+            Self::WrongPassword { .. } => "wrong_password",
+            Self::PasswordMissing { .. } => "password_missing",
+            Self::OtherAccount { .. } => "other_account",
+            Self::AccountNotAllowed { .. } => "account_not_allowed",
+            Self::Ambiguous { .. } => "ambiguous",
+            Self::UserMissing => "user_missing",
+            Self::PasswordOnly => "password_only",
+            Self::NoPassword { .. } => "no_password",
+            Self::PeerUnknown { .. } => "peer_unknown",
+        }
+    }
+}
+
+impl Authenticator {
+    /// With a bound of its own on password checks.
+    pub fn new(passwords: Passwords) -> Self {
+        Self {
+            passwords,
+            accounts: Accounts::default(),
+        }
+    }
+
+    /// The user of `endpoint` that `peer` is, by the kernel's word or by the password of `hello`;
+    /// on an `exposed` listener by the password alone.
+    ///
+    /// A refusal takes as long whether the user or the password is wrong. Checks of passwords wait
+    /// for their turn: put a deadline around it. Cancel safe.
+    pub async fn identify(
+        &self,
+        endpoint: &Endpoint,
+        exposed: bool,
+        peer: &Peer,
+        hello: &Hello,
+    ) -> Result<Arc<User>, Denied> {
+        let claim = claim(endpoint, exposed, peer, hello);
+        let verdict = match claim {
+            Claim::Proven(user) => return Ok(user),
+            Claim::ByPassword(user) => {
+                let like = costly(endpoint);
+                let verifier = user.password.as_ref();
+                if self
+                    .passwords
+                    .matches(&hello.password, verifier, like)
+                    .await
+                {
+                    return Ok(user);
+                }
+                Reason::WrongPassword {
+                    user: user.name.clone(),
+                }
+            }
+            Claim::Refused(reason) => {
+                self.passwords
+                    .matches(&hello.password, None, costly(endpoint))
+                    .await;
+                reason
+            }
+        };
+        Err(self.denied(endpoint, peer, hello, verdict).await)
+    }
+
+    async fn denied(
+        &self,
+        endpoint: &Endpoint,
+        peer: &Peer,
+        hello: &Hello,
+        mut reason: Reason,
+    ) -> Denied {
+        let name = match peer.uid() {
+            Some(uid) => self.accounts.name(uid).await,
+            None => None,
+        };
+        if let Reason::PasswordMissing { account, .. }
+        | Reason::OtherAccount { account, .. }
+        | Reason::AccountNotAllowed { account } = &mut reason
+        {
+            *account = name.as_deref().map(str::to_owned);
+        }
+        Denied {
+            endpoint: endpoint.name.clone(),
+            who: match name {
+                Some(name) => format!("{name} ({peer})"),
+                None => peer.to_string(),
+            },
+            reason,
+            guess: !hello.password.is_empty(),
+        }
+    }
+}
+
+/// What the rules make of a connection before a password is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Claim {
+    Proven(Arc<User>),
+    ByPassword(Arc<User>),
+    Refused(Reason),
+}
+
+fn claim(endpoint: &Endpoint, exposed: bool, peer: &Peer, hello: &Hello) -> Claim {
+    let uid = if exposed { None } else { peer.uid() };
+    let given = !hello.password.is_empty();
+    let has_account =
+        |user: &User| uid.is_some() && user.os_user.as_ref().map(|account| account.uid) == uid;
+
+    let named = endpoint.users.iter().find(|user| user.name == hello.user);
+    if let Some(user) = named.filter(|_| !hello.user.is_empty()) {
+        return match (&user.password, given) {
+            (Some(_), true) => Claim::ByPassword(Arc::clone(user)),
+            _ if has_account(user) => Claim::Proven(Arc::clone(user)),
+            (None, _) if exposed => Claim::Refused(Reason::NoPassword {
+                user: user.name.clone(),
+            }),
+            (Some(_), false) => Claim::Refused(Reason::PasswordMissing {
+                user: user.name.clone(),
+                account: None,
+            }),
+            (None, _) => Claim::Refused(Reason::OtherAccount {
+                user: user.name.clone(),
+                account: None,
+            }),
+        };
+    }
+
+    // q sends `.z.u`, the account's name, when hopen is given no user: as good as none. It decides
+    // nothing, the kernel's uid does.
+    let nobody_named = hello.user.is_empty()
+        || (!given
+            && endpoint.users.iter().any(|user| {
+                has_account(user)
+                    && user
+                        .os_user
+                        .as_ref()
+                        .is_some_and(|account| account.name == hello.user)
+            }));
+    if !nobody_named {
+        return Claim::Refused(Reason::UnknownUser {
+            user: hello.user.chars().take(SHOWN).collect(),
+        });
+    }
+    by_account(endpoint, exposed, peer, given, has_account)
+}
+
+fn by_account(
+    endpoint: &Endpoint,
+    exposed: bool,
+    peer: &Peer,
+    given: bool,
+    has_account: impl Fn(&User) -> bool,
+) -> Claim {
+    let mut users = endpoint.users.iter().filter(|user| has_account(user));
+    match (users.next(), users.next()) {
+        (Some(user), None) if given && user.password.is_some() => {
+            Claim::ByPassword(Arc::clone(user))
+        }
+        (Some(user), None) => Claim::Proven(Arc::clone(user)),
+        (Some(first), Some(second)) => {
+            let names = [first, second].into_iter().chain(users);
+            Claim::Refused(Reason::Ambiguous {
+                names: names.map(|user| user.name.clone()).collect(),
+            })
+        }
+        (None, _) if given => Claim::Refused(Reason::UserMissing),
+        (None, _) => Claim::Refused(match peer {
+            _ if exposed => Reason::PasswordOnly,
+            Peer::Remote { .. } => Reason::PasswordOnly,
+            Peer::Unidentified { reason, .. } => Reason::PeerUnknown {
+                why: reason.clone(),
+            },
+            Peer::Local { .. } => Reason::AccountNotAllowed { account: None },
+        }),
+    }
+}
+
+/// The hash that a refusal is made to cost as much as.
+fn costly(endpoint: &Endpoint) -> Option<&Secret> {
+    endpoint.users.iter().find_map(|user| match &user.password {
+        Some(Verifier::Argon2(phc)) => Some(phc),
+        _ => None,
+    })
+}
+
+fn remedy(account: Option<&str>) -> String {
+    match account {
+        Some(account) => {
+            format!(", or add os_user = {account:?} to a [[user]] of the endpoint")
+        }
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+#[path = "identify_tests.rs"]
+mod tests;

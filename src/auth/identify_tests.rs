@@ -1,0 +1,240 @@
+use std::time::Duration;
+
+use super::*;
+use crate::auth::password;
+use crate::config::{Keepalive, Login, OsUser, Policy, Target};
+
+/// An account that is not in any database.
+const BOB: u32 = 3_999_990_001;
+const ALICE: u32 = 3_999_990_002;
+const SVC: u32 = 3_999_990_050;
+const DORA: u32 = 3_999_990_060;
+const STRANGER: u32 = 3_999_990_009;
+
+fn user(name: &str, os_user: Option<(&str, u32)>, password: Option<&str>) -> Arc<User> {
+    Arc::new(User {
+        name: name.into(),
+        os_user: os_user.map(|(name, uid)| OsUser {
+            name: name.into(),
+            uid,
+        }),
+        password: password.map(|plain| Verifier::Plain(plain.into())),
+        kx_user: name.into(),
+        role_arn: None,
+    })
+}
+
+fn endpoint(users: &[Arc<User>]) -> Endpoint {
+    Endpoint {
+        name: "hdb".into(),
+        listen: Vec::new(),
+        expose: false,
+        users: users.to_vec(),
+        target: Target::Addresses {
+            addresses: Vec::new(),
+            policy: Policy::Failover,
+            login: Login::Client,
+            ca_file: None,
+            plaintext: false,
+        },
+        keepalive: Keepalive::Off,
+        max_message: None,
+        max_handshake: 4096,
+        handshake_timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_secs(5),
+        max_sessions: 16,
+    }
+}
+
+fn hello(user: &str, password: &str) -> Hello {
+    Hello {
+        user: user.into(),
+        password: password.into(),
+        capability: Some(3),
+    }
+}
+
+fn local(uid: u32) -> Peer {
+    Peer::Local {
+        uid,
+        pid: None,
+        address: None,
+    }
+}
+
+fn remote() -> Peer {
+    Peer::Remote {
+        address: "10.0.0.9:40212".parse().unwrap(),
+    }
+}
+
+fn unidentified() -> Peer {
+    Peer::Unidentified {
+        address: None,
+        reason: "no netlink".into(),
+    }
+}
+
+/// bob: account only. alice: account and password. carol: password only. batch and feed: two users
+/// of one account, `svc`, which is nobody's name. dora: an account that has another name.
+fn users() -> Vec<Arc<User>> {
+    vec![
+        user("bob", Some(("bob", BOB)), None),
+        user("alice", Some(("alice", ALICE)), Some("wonder")),
+        user("carol", None, Some("coal")),
+        user("batch", Some(("svc", SVC)), None),
+        user("feed", Some(("svc", SVC)), Some("food")),
+        user("dora", Some(("dora_os", DORA)), Some("explore")),
+        user("empty", None, Some("")),
+    ]
+}
+
+#[tokio::test]
+async fn who_is_who() {
+    let endpoint = endpoint(&users());
+    let authenticator = Authenticator::default();
+    let here = false;
+    let exposed = true;
+    for (row, (exposed, peer, name, password, expected)) in [
+        // hopen named a user
+        (here, local(BOB), "bob", "", Ok("bob")),
+        (here, local(BOB), "bob", "passed on", Ok("bob")),
+        (here, local(STRANGER), "bob", "", Err("other_account")),
+        (here, local(STRANGER), "bob", "x", Err("other_account")),
+        (here, local(0), "bob", "", Err("other_account")),
+        (here, local(ALICE), "alice", "", Ok("alice")),
+        (here, local(ALICE), "alice", "wonder", Ok("alice")),
+        (here, local(ALICE), "alice", "wrong", Err("wrong_password")),
+        (here, local(BOB), "alice", "wonder", Ok("alice")),
+        (here, local(BOB), "alice", "", Err("password_missing")),
+        (here, local(BOB), "carol", "coal", Ok("carol")),
+        (here, local(BOB), "empty", "", Err("password_missing")),
+        (here, local(SVC), "feed", "", Ok("feed")),
+        (here, local(SVC), "feed", "x", Err("wrong_password")),
+        (here, local(SVC), "batch", "", Ok("batch")),
+        (here, local(BOB), "zed", "", Err("unknown_user")),
+        (here, local(BOB), "zed", "x", Err("unknown_user")),
+        (here, local(BOB), "BOB", "", Err("unknown_user")),
+        // hopen named none
+        (here, local(BOB), "", "", Ok("bob")),
+        (here, local(BOB), "", "passed on", Ok("bob")),
+        (here, local(ALICE), "", "wonder", Ok("alice")),
+        (here, local(ALICE), "", "x", Err("wrong_password")),
+        (here, local(SVC), "", "", Err("ambiguous")),
+        (here, local(SVC), "", "food", Err("ambiguous")),
+        (here, local(STRANGER), "", "", Err("account_not_allowed")),
+        (here, local(0), "", "", Err("account_not_allowed")),
+        (here, local(STRANGER), "", "coal", Err("user_missing")),
+        // q named the account itself
+        (here, local(DORA), "dora_os", "", Ok("dora")),
+        (here, local(DORA), "dora_os", "explore", Err("unknown_user")),
+        (here, local(BOB), "dora_os", "", Err("unknown_user")),
+        (here, local(SVC), "svc", "", Err("ambiguous")),
+        (here, local(ALICE), "bob", "", Err("other_account")),
+        // the kernel does not say
+        (here, unidentified(), "", "", Err("peer_unknown")),
+        (here, unidentified(), "dora_os", "", Err("unknown_user")),
+        (here, unidentified(), "bob", "", Err("other_account")),
+        (here, unidentified(), "alice", "wonder", Ok("alice")),
+        (here, remote(), "", "", Err("password_only")),
+        (here, remote(), "alice", "wonder", Ok("alice")),
+        // beyond this host
+        (exposed, local(BOB), "bob", "", Err("no_password")),
+        (exposed, local(BOB), "bob", "x", Err("no_password")),
+        (exposed, local(BOB), "", "", Err("password_only")),
+        (exposed, local(DORA), "dora_os", "", Err("unknown_user")),
+        (exposed, local(ALICE), "alice", "", Err("password_missing")),
+        (exposed, remote(), "alice", "wonder", Ok("alice")),
+        (exposed, remote(), "carol", "wonder", Err("wrong_password")),
+        (exposed, remote(), "", "wonder", Err("user_missing")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let outcome = authenticator
+            .identify(&endpoint, exposed, &peer, &hello(name, password))
+            .await;
+        let outcome = match &outcome {
+            Ok(user) => Ok(user.name.as_str()),
+            Err(denied) => Err(denied.reason.code()),
+        };
+        assert_eq!(outcome, expected, "row {row}: {peer} as {name:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_of_exactly_that_name_is_never_taken_for_the_account() {
+    // Account svc is user batch; another user is called svc and has another account.
+    let endpoint = endpoint(&[
+        user("batch", Some(("svc", SVC)), None),
+        user("svc", Some(("other", DORA)), None),
+    ]);
+    let denied = Authenticator::default()
+        .identify(&endpoint, false, &local(SVC), &hello("svc", ""))
+        .await
+        .unwrap_err();
+    assert_eq!(denied.reason.code(), "other_account");
+}
+
+#[tokio::test]
+async fn an_argon2_user_is_told_by_the_password() {
+    let mut alice = User::clone(&users()[1]);
+    alice.password = Some(Verifier::Argon2(
+        password::hash(&"wonder".into()).unwrap().into(),
+    ));
+    let endpoint = endpoint(&[Arc::new(alice)]);
+    let authenticator = Authenticator::default();
+    for (name, password, expected) in [
+        ("alice", "wonder", Ok("alice")),
+        ("alice", "wander", Err("wrong_password")),
+        ("malice", "wonder", Err("unknown_user")),
+    ] {
+        let outcome = authenticator
+            .identify(&endpoint, true, &remote(), &hello(name, password))
+            .await;
+        let outcome = match &outcome {
+            Ok(user) => Ok(user.name.as_str()),
+            Err(denied) => Err(denied.reason.code()),
+        };
+        assert_eq!(outcome, expected, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn messages_name_account_endpoint_and_remedy_and_no_secret() {
+    let endpoint = endpoint(&users());
+    let authenticator = Authenticator::default();
+    let denied = |peer: Peer, name: &'static str, password: &'static str| {
+        let (authenticator, endpoint) = (&authenticator, &endpoint);
+        async move {
+            authenticator
+                .identify(endpoint, false, &peer, &hello(name, password))
+                .await
+                .unwrap_err()
+        }
+    };
+    let message = denied(local(0), "", "").await.to_string();
+    assert_eq!(
+        message,
+        "client: endpoint hdb refused root (uid 0): the account belongs to none of its users; give \
+         a user and password to hopen, or add os_user = \"root\" to a [[user]] of the endpoint"
+    );
+    assert_eq!(
+        denied(local(SVC), "", "").await.to_string(),
+        "client: endpoint hdb refused uid 3999990050: the account is that of several users; give hopen one \
+         of batch, feed"
+    );
+    let wrong = denied(local(BOB), "carol", "hunter2").await;
+    assert!(wrong.guess);
+    for text in [wrong.to_string(), format!("{wrong:?}")] {
+        assert!(
+            !text.contains("hunter2") && !text.contains("coal"),
+            "{text}"
+        );
+    }
+    // What a client sends cannot forge a line of the log, nor fill it.
+    let forged = denied(local(BOB), "x\nclient: endpoint hdb let in root", "").await;
+    assert!(!forged.to_string().contains('\n'));
+    let long: &'static str = Box::leak("y".repeat(5000).into_boxed_str());
+    assert!(denied(local(BOB), long, "").await.to_string().len() < 300);
+}

@@ -1,0 +1,18 @@
+//! Who is on the other end of a connection, and who may they be here.
+//!
+//! [`Peer`] is what the kernel says about a connection, [`Authenticator::identify`] the rules that
+//! make a configured user of it and of what hopen said, [`Penalties`] the price of failing.
+
+mod accounts;
+mod identify;
+pub mod password;
+mod peer;
+mod penalty;
+mod proc_net;
+mod sock_diag;
+mod socket;
+
+pub use accounts::Accounts;
+pub use identify::{Authenticator, Denied, Reason};
+pub use peer::{Peer, PeerError, is_exposed};
+pub use penalty::Penalties;

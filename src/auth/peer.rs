@@ -1,0 +1,221 @@
+//! Who is on the other end, by the kernel's word.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpStream, UnixStream};
+
+use super::socket::{Ends, KernelSocket};
+use super::{proc_net, sock_diag};
+use crate::config::ListenAddress;
+
+/// The other end of an accepted connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// A process of this host, whose account the kernel told.
+    Local {
+        /// The account that made the socket. A descriptor that was passed on, or kept over a
+        /// change of account, still speaks for the account that made it.
+        uid: u32,
+        /// The process that connected, over a Unix socket. It may have ended since.
+        pid: Option<i32>,
+        /// Its address, over TCP.
+        address: Option<SocketAddr>,
+    },
+    /// Whoever reaches an exposed listener, or comes from an address beyond loopback.
+    Remote {
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// A process of this host, whose account the kernel could not tell.
+    Unidentified {
+        /// Its address, over TCP.
+        address: Option<SocketAddr>,
+        /// What stood in the way.
+        reason: String,
+    },
+}
+
+/// Why a connection is not worth going on with.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// No process holds the client's end any more, so nobody can say whose it was.
+    #[error(
+        "client: it closed its socket{} before hopend could see whose it is",
+        .address.map(|address| format!(" {address}")).unwrap_or_default()
+    )]
+    Gone {
+        /// The client's address, unless even that is gone.
+        address: Option<SocketAddr>,
+    },
+    /// SO_PEERCRED failed.
+    #[error("hopend: the system does not tell who connected to the Unix socket")]
+    Unix(#[source] io::Error),
+}
+
+impl Peer {
+    /// The peer of an accepted TCP connection; on an `exposed` listener the kernel is not asked.
+    ///
+    /// Safe against reuse of the client's port: as long as our end of the connection is in the
+    /// kernel's table no other socket can be *established* on the same four-tuple, and our end is
+    /// asked after the lookup whether it is still there. Without that last look a client could
+    /// send its login and a query, reset the connection, and have the next owner of its port taken
+    /// for the sender: what it sent is still readable here.
+    ///
+    /// Blocks for some ten microseconds, or for two readings of `/proc/net/tcp` where
+    /// NETLINK_SOCK_DIAG is not to be had.
+    pub fn of_tcp(stream: &TcpStream, exposed: bool) -> Result<Self, PeerError> {
+        let address = connected(stream)?;
+        if exposed || !address.ip().to_canonical().is_loopback() {
+            return Ok(Self::Remote { address });
+        }
+        let server = stream.local_addr().map_err(|_| gone(address))?;
+        tcp_account(stream, address, || {
+            lookup(stream, &Ends::new(address, server))
+        })
+    }
+
+    /// The peer of an accepted Unix connection: the account and process that called `connect`.
+    pub fn of_unix(stream: &UnixStream) -> Result<Self, PeerError> {
+        let credentials = stream.peer_cred().map_err(PeerError::Unix)?;
+        let uid = credentials.uid();
+        if is_hidden(uid) {
+            return Ok(Self::Unidentified {
+                address: None,
+                reason: hidden(uid),
+            });
+        }
+        Ok(Self::Local {
+            uid,
+            pid: credentials.pid(),
+            address: None,
+        })
+    }
+
+    /// The account, where the kernel told it.
+    pub fn uid(&self) -> Option<u32> {
+        match self {
+            Self::Local { uid, .. } => Some(*uid),
+            Self::Remote { .. } | Self::Unidentified { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local { uid, pid, address } => {
+                write!(f, "uid {uid}")?;
+                if let Some(pid) = pid {
+                    write!(f, " pid {pid}")?;
+                }
+                if let Some(address) = address {
+                    write!(f, " at {address}")?;
+                }
+                Ok(())
+            }
+            Self::Remote { address } => address.fmt(f),
+            Self::Unidentified { address, .. } => {
+                f.write_str("an unknown account")?;
+                if let Some(address) = address {
+                    write!(f, " at {address}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether a listener can be reached from beyond this host, so that only passwords count.
+pub fn is_exposed(listen: &ListenAddress) -> bool {
+    match listen {
+        ListenAddress::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        ListenAddress::Abstract(_) | ListenAddress::Path(_) => false,
+    }
+}
+
+fn tcp_account(
+    stream: &TcpStream,
+    address: SocketAddr,
+    lookup: impl FnOnce() -> io::Result<Option<KernelSocket>>,
+) -> Result<Peer, PeerError> {
+    let found = lookup();
+    if connected(stream)? != address {
+        return Err(gone(address));
+    }
+    let unidentified = |reason| Peer::Unidentified {
+        address: Some(address),
+        reason,
+    };
+    match found {
+        Ok(socket) => {
+            let uid = socket
+                .and_then(|socket| socket.owner())
+                .ok_or_else(|| gone(address))?;
+            if is_hidden(uid) {
+                return Ok(unidentified(hidden(uid)));
+            }
+            Ok(Peer::Local {
+                uid,
+                pid: None,
+                address: Some(address),
+            })
+        }
+        Err(error) => Ok(unidentified(format!(
+            "neither NETLINK_SOCK_DIAG nor /proc/net/tcp can be asked ({error}); allow AF_NETLINK \
+             in the service's RestrictAddressFamilies"
+        ))),
+    }
+}
+
+fn lookup(stream: &TcpStream, ends: &Ends) -> io::Result<Option<KernelSocket>> {
+    match sock_diag::lookup(ends) {
+        Ok(Some(socket)) => Ok(Some(socket)),
+        // A client that connects and resets must not cost a walk over all sockets.
+        Ok(None) if connected(stream).is_err() => Ok(None),
+        // Bound to an interface, or a kernel without tcp_diag: the table tells.
+        Ok(None) | Err(_) => proc_net::lookup(ends),
+    }
+}
+
+/// The client's address while the connection stands; getpeername fails once it has been reset.
+fn connected(stream: &TcpStream) -> Result<SocketAddr, PeerError> {
+    stream
+        .peer_addr()
+        .map_err(|_| PeerError::Gone { address: None })
+}
+
+fn gone(address: SocketAddr) -> PeerError {
+    PeerError::Gone {
+        address: Some(address),
+    }
+}
+
+/// Whether `uid` is what the kernel says for every account that has no number in the user
+/// namespace that hopend runs in. It would make one user of them all.
+fn is_hidden(uid: u32) -> bool {
+    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    if uid != overflow.trim().parse().unwrap_or(65_534) {
+        return false;
+    }
+    !maps_every_account(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+}
+
+fn maps_every_account(uid_map: &str) -> bool {
+    uid_map
+        .split_ascii_whitespace()
+        .eq(["0", "0", "4294967295"])
+}
+
+fn hidden(uid: u32) -> String {
+    format!(
+        "uid {uid} stands for every account that hopend's user namespace does not map; run hopend \
+         without PrivateUsers"
+    )
+}
+
+#[cfg(test)]
+#[path = "peer_tests.rs"]
+mod tests;

@@ -1,0 +1,183 @@
+//! One socket by its four-tuple, from `/proc/net/tcp` and `/proc/net/tcp6` (`proc_net(5)`).
+//!
+//! The fallback where NETLINK_SOCK_DIAG is not to be had. It reads every socket of the host.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::socket::{Ends, KernelSocket, canonical};
+
+/// The client's end of `ends`, or `Ok(None)` when there is none.
+///
+/// Read twice, and only an answer that stands counts: the kernel prints uid and inode of one line
+/// in no given order, and a socket that loses its process in between would show its old inode
+/// beside uid 0.
+pub(super) fn lookup(ends: &Ends) -> io::Result<Option<KernelSocket>> {
+    let first = read(ends)?;
+    let second = read(ends)?;
+    Ok(match (first, second) {
+        (Some(a), Some(b)) if (a.uid, a.inode) == (b.uid, b.inode) => Some(b),
+        _ => None,
+    })
+}
+
+fn read(ends: &Ends) -> io::Result<Option<KernelSocket>> {
+    // An IPv4 connection of an AF_INET6 socket stands in tcp6.
+    let tables: &[&str] = match ends.client.0 {
+        IpAddr::V4(_) => &["/proc/self/net/tcp", "/proc/self/net/tcp6"],
+        IpAddr::V6(_) => &["/proc/self/net/tcp6"],
+    };
+    for table in tables {
+        match fs::read_to_string(table) {
+            Ok(text) => {
+                if let Some(socket) = find(&text, ends, cfg!(target_endian = "little")) {
+                    return Ok(Some(socket));
+                }
+            }
+            // A kernel without IPv6 has no tcp6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// The line of `ends` in the text of either table, as a kernel of that byte order prints it.
+fn find(text: &str, ends: &Ends, little_endian: bool) -> Option<KernelSocket> {
+    text.lines()
+        .skip(1)
+        .filter_map(|line| parse(line, little_endian))
+        .find_map(|(found, socket)| (found == *ends).then_some(socket))
+}
+
+fn parse(line: &str, little_endian: bool) -> Option<(Ends, KernelSocket)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let client = address(fields.next()?, little_endian)?;
+    let server = address(fields.next()?, little_endian)?;
+    let state = u8::from_str_radix(fields.next()?, 16).ok()?;
+    // queues, timer, retransmits
+    let uid = fields.nth(3)?.parse().ok()?;
+    // timeout
+    let inode = fields.nth(1)?.parse().ok()?;
+    Some((Ends { client, server }, KernelSocket { uid, inode, state }))
+}
+
+/// `0100007F:1392`: 32-bit words of the address in the kernel's own order, then the port.
+fn address(text: &str, little_endian: bool) -> Option<(IpAddr, u16)> {
+    let (words, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| {
+        let word = u32::from_str_radix(words.get(at..at + 8)?, 16).ok()?;
+        Some(if little_endian {
+            word.to_le_bytes()
+        } else {
+            word.to_be_bytes()
+        })
+    };
+    let ip = match words.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let mut octets = [0; 16];
+            for (at, part) in octets.chunks_exact_mut(4).enumerate() {
+                part.copy_from_slice(&word(at * 8)?);
+            }
+            IpAddr::V6(Ipv6Addr::from(octets))
+        }
+        _ => return None,
+    };
+    Some(canonical(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
+                          retrnsmt   uid  timeout inode\n";
+
+    fn ends(client: &str, server: &str) -> Ends {
+        Ends::new(client.parse().unwrap(), server.parse().unwrap())
+    }
+
+    fn found(lines: &str, ends: &Ends, little_endian: bool) -> Option<KernelSocket> {
+        find(&format!("{HEADER}{lines}"), ends, little_endian)
+    }
+
+    #[test]
+    fn ipv4_in_both_byte_orders() {
+        let expected = Some(KernelSocket {
+            uid: 1001,
+            inode: 4_294_967_299,
+            state: 1,
+        });
+        let asked = ends("127.0.0.1:40212", "127.0.0.2:5010");
+        let little = "   0: 0100007F:1392 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1056 1 000000008a7f5763 100 0 0 10 0\n   1: 0200007F:1392 0100007F:9D14 01 00000000:00000000 00:00000000 00000000   999        0 1057 1 0 20 0 0 10 -1\n   2: 0100007F:9D14 0200007F:1392 01 00000000:00000000 00:00000000 00000000  1001        0 4294967299 1 0 20 0 0 10 -1\n";
+        assert_eq!(found(little, &asked, true), expected);
+        assert_eq!(found(little, &asked, false), None);
+        let big = "   2: 7F000001:9D14 7F000002:1392 01 00000000:00000000 00:00000000 00000000  1001        0 4294967299 1 0 20 0 0 10 -1\n";
+        assert_eq!(found(big, &asked, false), expected);
+    }
+
+    #[test]
+    fn ipv6_in_both_byte_orders() {
+        let expected = Some(KernelSocket {
+            uid: 42,
+            inode: 7,
+            state: 8,
+        });
+        let asked = ends("[::1]:40212", "[fd00::1234:2]:5010");
+        for (little_endian, line) in [
+            (
+                true,
+                "   0: 00000000000000000000000001000000:9D14 000000FD000000000000000002003412:1392 08 00000000:00000000 00:00000000 00000000    42        0 7 1 0 20\n",
+            ),
+            (
+                false,
+                "   0: 00000000000000000000000000000001:9D14 FD000000000000000000000012340002:1392 08 00000000:00000000 00:00000000 00000000    42        0 7 1 0 20\n",
+            ),
+        ] {
+            assert_eq!(found(line, &asked, little_endian), expected);
+        }
+    }
+
+    #[test]
+    fn an_ipv6_socket_that_talks_ipv4_is_found_by_its_ipv4_addresses() {
+        let line = "   0: 0000000000000000FFFF00000100007F:9D14 0000000000000000FFFF00000100007F:1392 01 00000000:00000000 00:00000000 00000000    42        0 7 1 0 20\n";
+        let expected = Some(KernelSocket {
+            uid: 42,
+            inode: 7,
+            state: 1,
+        });
+        for asked in [
+            ends("127.0.0.1:40212", "127.0.0.1:5010"),
+            ends("[::ffff:127.0.0.1]:40212", "[::ffff:127.0.0.1]:5010"),
+        ] {
+            assert_eq!(found(line, &asked, true), expected);
+        }
+    }
+
+    #[test]
+    fn the_orphan_of_a_client_that_has_gone_has_no_owner() {
+        let line = "   0: 0100007F:9D14 0100007F:1392 05 00000000:00000000 00:00000000 00000000     0        0 0 1 0 20\n";
+        let socket = found(line, &ends("127.0.0.1:40212", "127.0.0.1:5010"), true).unwrap();
+        assert_eq!((socket.uid, socket.owner()), (0, None));
+    }
+
+    #[test]
+    fn lines_that_are_no_sockets_are_passed_over() {
+        for line in [
+            "",
+            "x",
+            "0: 0100007F",
+            "0: é100007F:9D14 0100007F:1392 01",
+            "0: 0100007F:9D14 0100007F:1392 01 a b c nobody 0 7",
+        ] {
+            assert_eq!(
+                found(line, &ends("127.0.0.1:40212", "127.0.0.1:5010"), true),
+                None,
+                "{line}"
+            );
+        }
+    }
+}

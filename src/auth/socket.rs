@@ -1,0 +1,72 @@
+//! A TCP socket as the kernel's tables show it.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Both ends of a connection, seen from the client.
+///
+/// Addresses are canonical: `::ffff:127.0.0.1` and `127.0.0.1` are the same one. The kernel keeps
+/// an AF_INET6 socket that talks IPv4 in one hash with the AF_INET ones, so either form finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) client: (IpAddr, u16),
+    pub(super) server: (IpAddr, u16),
+}
+
+impl Ends {
+    pub(super) fn new(client: SocketAddr, server: SocketAddr) -> Self {
+        Self {
+            client: canonical(client.ip(), client.port()),
+            server: canonical(server.ip(), server.port()),
+        }
+    }
+}
+
+pub(super) fn canonical(ip: IpAddr, port: u16) -> (IpAddr, u16) {
+    (ip.to_canonical(), port)
+}
+
+/// What the kernel knows about the client's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KernelSocket {
+    pub(super) uid: u32,
+    pub(super) inode: u64,
+    pub(super) state: u8,
+}
+
+impl KernelSocket {
+    /// The account that made the socket, as long as a process still holds it.
+    ///
+    /// A socket without a process (its owner has closed it or exited, the kernel still finishes
+    /// the conversation) has inode 0 and, in most kernels, uid 0, **which is not root**. SYN_SENT
+    /// is left out on purpose: it may be another process that tries to reuse the port.
+    pub(super) fn owner(&self) -> Option<u32> {
+        const ESTABLISHED: u8 = 1;
+        const FIN_WAIT1: u8 = 4;
+        const FIN_WAIT2: u8 = 5;
+        const CLOSE_WAIT: u8 = 8;
+        let live = matches!(self.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT);
+        (live && self.inode != 0).then_some(self.uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_a_process_holds_has_an_owner() {
+        let socket = |state, inode| KernelSocket {
+            uid: 0,
+            inode,
+            state,
+        };
+        for state in [1, 4, 5, 8] {
+            assert_eq!(socket(state, 7).owner(), Some(0), "{state}");
+            assert_eq!(socket(state, 0).owner(), None, "{state}");
+        }
+        // SYN_SENT, SYN_RECV, TIME_WAIT, CLOSE, LAST_ACK, LISTEN, CLOSING, NEW_SYN_RECV
+        for state in [2, 3, 6, 7, 9, 10, 11, 12] {
+            assert_eq!(socket(state, 7).owner(), None, "{state}");
+        }
+    }
+}

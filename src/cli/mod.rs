@@ -1,0 +1,132 @@
+//! The command line: one file a subcommand, each with its exit code.
+
+mod check;
+mod demo;
+mod hash_password;
+mod run;
+mod signals;
+mod sim;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+/// Exit codes of sysexits.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It went well.
+    Ok,
+    /// The command line is not right.
+    Usage,
+    /// Something that is needed can't be had.
+    Unavailable,
+    /// A fault of hopend's own.
+    Software,
+    /// Not allowed.
+    NoPermission,
+    /// The configuration is not right.
+    Configuration,
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Usage => 64,
+            Self::Unavailable => 69,
+            Self::Software => 70,
+            Self::NoPermission => 77,
+            Self::Configuration => 78,
+        }
+    }
+}
+
+/// Plain hopen endpoints for kdb+ behind IAM, TLS and credentials that expire.
+#[derive(Debug, Parser)]
+#[command(name = "hopend", version, max_term_width = 100)]
+struct Command {
+    #[command(subcommand)]
+    subcommand: Subcommands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Serve the endpoints of a configuration. SIGHUP reloads it; SIGTERM and SIGINT drain, a second
+    /// one ends at once
+    Run(run::Arguments),
+    /// Read a configuration as `run` would, without binding or calling out, and print every error
+    Check(check::Arguments),
+    /// Try it without AWS and without kdb+: a simulated FinSpace and a daemon in one process
+    Demo(demo::Arguments),
+    /// Run a simulated FinSpace with kdb+ test doubles, and write a configuration for it
+    Sim(sim::Arguments),
+    /// Make a hash for `password` of a [[user]]
+    HashPassword(hash_password::Arguments),
+}
+
+/// `--config`, wherever one is read.
+#[derive(Debug, clap::Args)]
+struct ConfigArgument {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/hopend/hopend.toml")]
+    config: PathBuf,
+}
+
+/// `--log-level`, wherever something is logged.
+#[derive(Debug, clap::Args)]
+struct LogArgument {
+    /// How much to log: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: LevelFilter,
+}
+
+/// Runs the command line and says how it went. Errors have been printed.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match Command::try_parse_from(arguments) {
+        Ok(command) => command,
+        Err(error) => {
+            // Help and version are asked for; everything else is a mistake.
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+            let _ = error.print();
+            return exit.code().into();
+        }
+    };
+    let exit = match command.subcommand {
+        Subcommands::Run(arguments) => run::run(&arguments),
+        Subcommands::Check(arguments) => check::run(&arguments),
+        Subcommands::Demo(arguments) => demo::run(&arguments),
+        Subcommands::Sim(arguments) => sim::run(&arguments),
+        Subcommands::HashPassword(arguments) => hash_password::run(&arguments),
+    };
+    exit.code().into()
+}
+
+/// Prints a line of output. A reader that has gone away is no error.
+fn say(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// Prints a line for people to see beside the output.
+fn complain(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// The runtime of a subcommand that serves.
+fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            complain(format_args!("hopend: no runtime: {error}"));
+            Exit::Software
+        })
+}

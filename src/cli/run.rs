@@ -1,0 +1,51 @@
+//! `hopend run`.
+
+use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals};
+use crate::app::{self, AppError};
+use crate::{config, log};
+
+/// Arguments of `hopend run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    #[command(flatten)]
+    log: LogArgument,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Exit {
+    let path = &arguments.config.config;
+    let config = match config::load(path) {
+        Ok(config) => config,
+        Err(problems) => {
+            complain(problems);
+            return Exit::Configuration;
+        }
+    };
+    log::start(config.daemon.log, arguments.log.log_level);
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(exit) => return exit,
+    };
+    let served = runtime.block_on(async {
+        let orders = signals::orders()?;
+        Ok::<_, std::io::Error>(app::run(path, config, orders).await)
+    });
+    // Whatever still runs after the drain was told to end and did not.
+    runtime.shutdown_background();
+    match served {
+        Ok(Ok(_)) => Exit::Ok,
+        Ok(Err(AppError::Configuration(problems))) => {
+            complain(problems);
+            Exit::Configuration
+        }
+        Ok(Err(error @ AppError::NothingBound(_))) => {
+            complain(format_args!("hopend: {error}"));
+            Exit::Unavailable
+        }
+        Err(error) => {
+            complain(format_args!("hopend: no signals: {error}"));
+            Exit::Software
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A connection from a q client on this host.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::socket;
+
+/// How long a client may take to notice that the connection is over.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection from a client.
+#[derive(Debug)]
+pub enum ClientStream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+impl ClientStream {
+    /// Sets what every connection gets.
+    pub fn tune(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => socket::tune(stream),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Ends the connection in order: what was written arrives, then the end of the stream. What the
+    /// client still sends is read, as closing over it would turn the end into a reset.
+    pub async fn close(mut self) {
+        let close = async {
+            self.shutdown().await?;
+            let mut ignored = [0; 4096];
+            while self.read(&mut ignored).await? > 0 {}
+            Ok::<_, io::Error>(())
+        };
+        // A client that has gone, or does not go, is left either way.
+        let _ = timeout(LINGER, close).await;
+    }
+
+    /// Breaks the connection: over TCP the client sees a reset.
+    pub fn reset(self) {
+        if let Self::Tcp(stream) = &self {
+            // Without it the client sees an orderly end, which is the best that is left.
+            let _ = socket::reset_on_close(stream);
+        }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

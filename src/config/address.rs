@@ -1,0 +1,260 @@
+//! Addresses to listen on and addresses to dial.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::invalid::Invalid;
+use super::{Address, ListenAddress};
+
+/// Longest path the kernel takes for a socket: `sun_path` less its NUL.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+impl ListenAddress {
+    /// Whether only this host can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Abstract(_) | Self::Path(_) => true,
+        }
+    }
+
+    /// Whether both can't be bound at a time. `[::]` takes IPv4 as well; port 0 never clashes, since
+    /// the system chooses.
+    pub fn clashes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(a), Self::Tcp(b)) => {
+                a.port() != 0 && a.port() == b.port() && overlap(a.ip(), b.ip())
+            }
+            _ => self == other,
+        }
+    }
+}
+
+fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    let covers = |a: IpAddr, b: IpAddr| match a {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
+        _ => a.is_unspecified() && b.is_ipv4(),
+    };
+    let (a, b) = (a.to_canonical(), b.to_canonical());
+    a == b || covers(a, b) || covers(b, a)
+}
+
+/// `127.0.0.1:5010`, `[::1]:5010`, `unix:5010` or `unix:/run/hopend/hdb`.
+impl FromStr for ListenAddress {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if let Some(rest) = text.strip_prefix("unix:") {
+            return unix(rest);
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self::Tcp(address));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let port = port.parse::<u16>().unwrap_or(5010);
+        if text.parse::<IpAddr>().is_ok() {
+            let host = if text.contains(':') {
+                format!("[{text}]")
+            } else {
+                text.to_owned()
+            };
+            return Err(Invalid::new(
+                "has no port",
+                format!("write \"{host}:5010\""),
+            ));
+        }
+        if host.is_empty() || host == "localhost" {
+            return Err(Invalid::new(
+                "has no IP address",
+                format!("write \"127.0.0.1:{port}\""),
+            ));
+        }
+        Err(Invalid::new(
+            "is not an address to listen on",
+            format!(
+                "write \"127.0.0.1:{port}\", \"[::1]:{port}\", \"unix:{port}\" or \"unix:/absolute/path\""
+            ),
+        ))
+    }
+}
+
+fn unix(rest: &str) -> Result<ListenAddress, Invalid> {
+    // q writes `:unix://5010`, people write it here too.
+    let bare = rest.trim_start_matches('/');
+    if let Ok(port @ 1..) = bare.parse::<u16>() {
+        if rest == bare {
+            return Ok(ListenAddress::Abstract(port));
+        }
+        return Err(Invalid::new(
+            "is neither a port nor a path",
+            format!("write \"unix:{port}\" for q's socket of that port"),
+        ));
+    }
+    if !rest.starts_with('/') || bare.is_empty() {
+        return Err(Invalid::new(
+            "is neither a port nor an absolute path",
+            "write \"unix:5010\" or \"unix:/run/hopend/hdb\"",
+        ));
+    }
+    if rest.len() > LONGEST_SOCKET_PATH || rest.contains('\0') {
+        return Err(Invalid::new(
+            "the path is too long for a socket",
+            format!("write a path of at most {LONGEST_SOCKET_PATH} bytes"),
+        ));
+    }
+    Ok(ListenAddress::Path(PathBuf::from(rest)))
+}
+
+/// `:tcps://host:port` or `:host:port`; the leading colon may be left out, and an IPv6 address
+/// stands in brackets. The text is never repeated: what stands here by mistake may be a whole
+/// connection string, password included.
+impl FromStr for Address {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let rest = text.strip_prefix(':').unwrap_or(text);
+        let (tls, rest) = match rest.split_once("://") {
+            Some(("tcps", rest)) => (true, rest),
+            Some(_) => {
+                return Err(Invalid::new(
+                    "has a scheme other than tcps",
+                    "write \":tcps://host:port\", or \":host:port\" without TLS",
+                ));
+            }
+            None => (false, rest),
+        };
+        let (host, rest) = host(rest)?;
+        let mut parts = rest.split(':');
+        let port = parts.next().unwrap_or("");
+        if parts.next().is_some() {
+            return Err(Invalid::new(
+                "holds more than a host and a port",
+                "write \":tcps://host:port\" here, and the user and password file into `login`",
+            ));
+        }
+        match port.parse::<u16>() {
+            Ok(port @ 1..) if !host.is_empty() => Ok(Self {
+                tls,
+                host: host.to_owned(),
+                port,
+            }),
+            _ => Err(Invalid::new(
+                "is not a host and a port",
+                "write \":tcps://host:port\", or \":host:port\" without TLS",
+            )),
+        }
+    }
+}
+
+/// Splits the host off what precedes the port.
+fn host(rest: &str) -> Result<(&str, &str), Invalid> {
+    if let Some(rest) = rest.strip_prefix('[') {
+        return match rest.split_once("]:") {
+            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => Ok((host, port)),
+            _ => Err(Invalid::new(
+                "holds brackets without an IPv6 address and a port",
+                "write \":tcps://[2001:db8::1]:5010\"",
+            )),
+        };
+    }
+    let (host, port) = rest.split_once(':').unwrap_or((rest, ""));
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if host.len() > 253 || !host.chars().all(fine) {
+        return Err(Invalid::new(
+            "has a host that is neither a name nor an IP address",
+            "write \":tcps://host:port\"; an IPv6 address stands in brackets",
+        ));
+    }
+    Ok((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(text: &str) -> ListenAddress {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn listening_addresses_read_as_they_are_shown() {
+        for text in [
+            "127.0.0.1:5010",
+            "[::1]:0",
+            "unix:5010",
+            "unix:/run/hopend/hdb",
+        ] {
+            assert_eq!(listen(text).to_string(), text);
+        }
+        assert_eq!(listen("unix:5010"), ListenAddress::Abstract(5010));
+    }
+
+    #[test]
+    fn what_cannot_be_listened_on_is_refused_with_what_to_write() {
+        for (text, remedy) in [
+            ("127.0.0.1", "\"127.0.0.1:5010\""),
+            ("::1", "\"[::1]:5010\""),
+            ("5012", "\"127.0.0.1:5012\""),
+            (":5012", "\"127.0.0.1:5012\""),
+            ("localhost:5012", "\"127.0.0.1:5012\""),
+            ("unix://5012", "\"unix:5012\""),
+            ("unix:0", "\"unix:5010\""),
+            ("unix:run/x", "\"unix:5010\""),
+            ("unix:/", "\"unix:5010\""),
+            ("", "\"127.0.0.1:5010\""),
+            ("host:99999", "\"127.0.0.1:5010\""),
+        ] {
+            let invalid = text.parse::<ListenAddress>().unwrap_err();
+            assert!(invalid.remedy.contains(remedy), "{text}: {invalid}");
+        }
+    }
+
+    #[test]
+    fn addresses_clash_when_both_cannot_be_bound() {
+        for (a, b, clash) in [
+            ("127.0.0.1:5010", "127.0.0.1:5010", true),
+            ("0.0.0.0:5010", "127.0.0.1:5010", true),
+            ("[::]:5010", "127.0.0.1:5010", true),
+            ("0.0.0.0:5010", "[::1]:5010", false),
+            ("127.0.0.1:5010", "127.0.0.2:5010", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("unix:5010", "unix:5010", true),
+            ("unix:5010", "127.0.0.1:5010", false),
+        ] {
+            assert_eq!(listen(a).clashes(&listen(b)), clash, "{a} {b}");
+            assert_eq!(listen(b).clashes(&listen(a)), clash, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn dialled_addresses_may_leave_the_first_colon_out() {
+        for (text, shown) in [
+            (":tcps://rdb-a.internal:5011", ":tcps://rdb-a.internal:5011"),
+            ("tcps://rdb-a.internal:5011", ":tcps://rdb-a.internal:5011"),
+            (":10.0.0.1:5011", ":10.0.0.1:5011"),
+            ("localhost:5011", ":localhost:5011"),
+            (":tcps://[::1]:5011", ":tcps://[::1]:5011"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_connection_string_is_refused_and_not_repeated() {
+        for text in [
+            ":tcps://host:5011:bob:hunter2",
+            ":host:hunter2",
+            "hunter2",
+            "hunter2://host:1",
+            "::5011",
+            ":host:0",
+            ":[::1]5011",
+            ":hun ter2:5011",
+            "",
+        ] {
+            let invalid = text.parse::<Address>().unwrap_err();
+            assert!(!invalid.to_string().contains("hunter2"), "{invalid}");
+        }
+    }
+}

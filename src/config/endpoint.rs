@@ -1,0 +1,225 @@
+//! `[[endpoint]]`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::keepalive;
+use super::named::{Found, Named};
+use super::reader::{Table, Value};
+use super::source::Basis;
+use super::target;
+use super::value;
+use super::{Endpoint, Environment, Keepalive, ListenAddress, User};
+
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "listen",
+    "expose",
+    "cluster",
+    "environment",
+    "node",
+    "plaintext",
+    "users",
+    "keepalive",
+    "connect",
+    "policy",
+    "login",
+    "ca_file",
+    "max_message",
+    "max_handshake",
+    "handshake_timeout",
+    "connect_timeout",
+    "max_sessions",
+];
+
+/// KX's own C library has been seen to send 70,000 bytes of password.
+const MAX_HANDSHAKE: usize = 131_072;
+const TIMEOUT: Duration = Duration::from_secs(10);
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+const MAX_SESSIONS: usize = 4096;
+
+/// What an endpoint may refer to.
+pub(super) struct Known<'k> {
+    pub(super) environments: &'k Named<Environment>,
+    pub(super) users: &'k Named<User>,
+}
+
+/// Which address is taken, and by whom.
+#[derive(Default)]
+pub(super) struct Claims(Vec<(ListenAddress, String, usize)>);
+
+impl Claims {
+    /// Takes an address, or reports who has it already.
+    pub(super) fn claim(&mut self, value: &Value<'_>, address: &ListenAddress) {
+        if let Some((taken, key, line)) = self.0.iter().find(|(taken, ..)| taken.clashes(address)) {
+            value.problem(
+                format!("{address} is taken: {key} has {taken} on line {line}"),
+                "give each an address of its own",
+            );
+        }
+        let line = value.source.line(value.at);
+        self.0.push((address.clone(), value.key.clone(), line));
+    }
+}
+
+/// Reads every `[[endpoint]]`.
+pub(super) fn read_all(
+    root: &Table<'_>,
+    known: &Known<'_>,
+    claims: &mut Claims,
+) -> Named<Endpoint> {
+    let mut endpoints = Named::new("endpoint");
+    for mut table in root.tables("endpoint") {
+        let name = table.name_itself("endpoint", value::name);
+        table.only(KEYS);
+        if let (Some(name), Some(value)) = (name, table.get("name")) {
+            endpoints.claim(&value, name);
+        }
+        // Read on without a name: what else is wrong with it is worth telling.
+        let name = name.unwrap_or_default();
+        let endpoint = read(name, &table, known, claims);
+        endpoints.push(name, table.line(), endpoint);
+    }
+    endpoints
+}
+
+fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -> Option<Endpoint> {
+    let expose = table
+        .get("expose")
+        .map_or(Some(false), |value| value.boolean());
+    let listen = listen(table, expose, claims);
+    let users = users(table, known.users);
+    let exposed =
+        expose == Some(true) && listen.iter().flatten().any(|address| !address.is_local());
+    if let (true, Some(users)) = (exposed, &users) {
+        passwords(table, users);
+    }
+    let target = target::read(table, known.environments);
+    let keepalive = match table.get("keepalive") {
+        Some(value) => keepalive::read(&value),
+        None => Some(Keepalive::default()),
+    };
+    let timeout = |key| match table.get(key) {
+        Some(value) => value.duration(SHORTEST_TIMEOUT, LONGEST_TIMEOUT),
+        None => Some(TIMEOUT),
+    };
+    let handshake_timeout = timeout("handshake_timeout");
+    let connect_timeout = timeout("connect_timeout");
+    // No message is shorter than its header of eight bytes and a type.
+    let max_message = table
+        .get("max_message")
+        .map(|value| value.bytes(9, u64::MAX));
+    let max_handshake = table
+        .get("max_handshake")
+        .map_or(Some(MAX_HANDSHAKE), |value| {
+            usize::try_from(value.bytes(16, 16 << 20)?).ok()
+        });
+    let max_sessions = table
+        .get("max_sessions")
+        .map_or(Some(MAX_SESSIONS), |value| {
+            usize::try_from(value.count(1, 1 << 20)?).ok()
+        });
+    Some(Endpoint {
+        name: name.to_owned(),
+        listen: listen?,
+        expose: expose?,
+        users: users?,
+        target: target?,
+        keepalive: keepalive?,
+        max_message: match max_message {
+            Some(bytes) => Some(bytes?),
+            None => None,
+        },
+        max_handshake: max_handshake?,
+        handshake_timeout: handshake_timeout?,
+        connect_timeout: connect_timeout?,
+        max_sessions: max_sessions?,
+    })
+}
+
+fn listen(
+    table: &Table<'_>,
+    expose: Option<bool>,
+    claims: &mut Claims,
+) -> Option<Vec<ListenAddress>> {
+    let value = table.required(
+        "listen",
+        "write where hopen finds it, such as \"127.0.0.1:5010\"",
+    )?;
+    let values = value.one_or_many()?;
+    if values.is_empty() {
+        value.problem("is empty", "write at least one address");
+        return None;
+    }
+    let mut addresses = Some(Vec::new());
+    for value in values {
+        let address = value
+            .text()
+            .and_then(|text| value.check(text.parse::<ListenAddress>()));
+        let Some(address) = address else {
+            addresses = None;
+            continue;
+        };
+        if expose == Some(false) && !address.is_local() {
+            value.problem(
+                format!("{address} is reachable from other hosts"),
+                "write an address of this host's loopback, or add expose = true",
+            );
+        }
+        claims.claim(&value, &address);
+        if let Some(addresses) = &mut addresses {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+/// Who may use the endpoint. None if one of them has a problem of their own.
+fn users(table: &Table<'_>, known: &Named<User>) -> Option<Vec<Arc<User>>> {
+    let Some(value) = table.get("users") else {
+        return known.all().map(valid).collect();
+    };
+    let names = value.array()?;
+    if names.is_empty() {
+        value.problem(
+            "is empty: nobody could use the endpoint",
+            "name users, or remove the key for all of them",
+        );
+        return None;
+    }
+    let mut seen = Vec::new();
+    let users: Vec<Option<Arc<User>>> = names
+        .iter()
+        .map(|value| {
+            let name = value.text()?;
+            if seen.contains(&name) {
+                value.problem("names the same user twice", "name each user once");
+            }
+            seen.push(name);
+            valid(known.find(value, name))
+        })
+        .collect();
+    users.into_iter().collect()
+}
+
+fn valid<T>(found: Found<T>) -> Option<Arc<T>> {
+    match found {
+        Found::Valid(thing) => Some(thing),
+        Found::Invalid => None,
+    }
+}
+
+/// From another host only a password tells who it is: the kernel knows accounts of this one.
+fn passwords(table: &Table<'_>, users: &[Arc<User>]) {
+    if users.is_empty() || users.iter().any(|user| user.password.is_some()) {
+        return;
+    }
+    if let Some(value) = table.get("listen") {
+        value.report(
+            Basis::AbsentInFile,
+            "is reachable from other hosts, where only passwords count, and no permitted user has one",
+            "give a user a password (`hopend hash-password`), or listen on the loopback only",
+        );
+    }
+}

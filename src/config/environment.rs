@@ -1,0 +1,85 @@
+//! `[environment.NAME]`.
+
+use super::Environment;
+use super::named::Named;
+use super::reader::{Table, Value};
+use super::value;
+
+pub(super) const KEYS: &[&str] = &[
+    "id",
+    "region",
+    "profile",
+    "credentials_file",
+    "endpoint_url",
+    "sts_endpoint_url",
+    "ca_file",
+];
+
+/// Reads every `[environment.NAME]`.
+pub(super) fn read_all(root: &Table<'_>) -> Named<Environment> {
+    let mut environments = Named::new("environment");
+    let how = "give each environment a table [environment.NAME]";
+    if let Some(table) = root.get("environment").and_then(|value| value.table(how)) {
+        for (name, value) in table.entries() {
+            if !value.raw().is_table() {
+                // [environment] for [environment.NAME]: one slip, though every key in it is wrong.
+                value.wrong_type("a table", how);
+                environments.push(name, value.source.line(value.at), None);
+                break;
+            }
+            if let Err(invalid) = value::name(name) {
+                value.problem(invalid.what, invalid.remedy);
+            }
+            let line = value.source.line(value.at);
+            environments.push(name, line, read(name, &value, how));
+        }
+    }
+    environments
+}
+
+fn read(name: &str, value: &Value<'_>, how: &str) -> Option<Environment> {
+    let table = value.table(how)?;
+    table.only(KEYS);
+    let id = table
+        .required("id", "write the environment's id from the FinSpace console")
+        .and_then(|id| {
+            id.made_of(
+                1..=26,
+                |c| c.is_ascii_alphanumeric(),
+                "write the environment's id from the FinSpace console: letters and digits",
+            )
+        });
+    let region = table
+        .required("region", "write the AWS region, such as \"us-east-1\"")
+        .and_then(|region| {
+            region.made_of(
+                1..=32,
+                |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
+                "write the AWS region, such as \"us-east-1\"",
+            )
+        });
+    let profile = table.get("profile").and_then(|profile| {
+        profile.made_of(
+            1..=256,
+            |c| !c.is_control() && c != ']',
+            "write the profile's name",
+        )
+    });
+    let credentials_file = table
+        .get("credentials_file")
+        .and_then(|file| file.file())
+        .map(|(path, _)| path);
+    let endpoint_url = table.get("endpoint_url").and_then(|url| url.url());
+    let sts_endpoint_url = table.get("sts_endpoint_url").and_then(|url| url.url());
+    let ca_file = table.get("ca_file").and_then(|file| file.ca_file());
+    Some(Environment {
+        name: name.to_owned(),
+        id: id?,
+        region: region?,
+        profile,
+        credentials_file,
+        endpoint_url,
+        sts_endpoint_url,
+        ca_file,
+    })
+}

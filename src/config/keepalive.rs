@@ -1,0 +1,72 @@
+//! `keepalive` of an endpoint.
+
+use std::time::Duration;
+
+use super::reader::Value;
+use super::{Keepalive, KeepaliveMode};
+
+pub(super) const KEYS: &[&str] = &["every", "message", "mode"];
+
+/// Far within the 350 s after which the VPC endpoint drops a silent connection.
+const EVERY: Duration = Duration::from_secs(60);
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(350);
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self::On {
+            every: EVERY,
+            message: String::new(),
+            mode: KeepaliveMode::Async,
+        }
+    }
+}
+
+/// Reads `"60s"`, `"off"` or `{ every, message, mode }`.
+pub(super) fn read(value: &Value<'_>) -> Option<Keepalive> {
+    let how = "write \"60s\", \"off\" or { every = \"60s\" }";
+    if value.raw().as_str() == Some("off") {
+        return Some(Keepalive::Off);
+    }
+    if value.raw().is_str() {
+        return Some(Keepalive::On {
+            every: interval(value)?,
+            message: String::new(),
+            mode: KeepaliveMode::Async,
+        });
+    }
+    if !value.raw().is_table() {
+        value.wrong_type("a duration, \"off\" or a table", how);
+        return None;
+    }
+    let table = value.table(how)?;
+    table.only(KEYS);
+    let every = table.get("every").map_or(Some(EVERY), |v| interval(&v));
+    let message = table
+        .get("message")
+        .map_or(Some(""), |message| message.text());
+    let modes = [
+        ("async", KeepaliveMode::Async),
+        ("sync", KeepaliveMode::Sync),
+    ];
+    let mode = table
+        .get("mode")
+        .map_or(Some(KeepaliveMode::Async), |mode| mode.word(&modes));
+    Some(Keepalive::On {
+        every: every?,
+        message: message?.to_owned(),
+        mode: mode?,
+    })
+}
+
+fn interval(value: &Value<'_>) -> Option<Duration> {
+    let every = value.duration(SHORTEST, Duration::MAX)?;
+    if every >= LONGEST {
+        value.problem(
+            "is too long: connections end after 350 s without a byte",
+            "write less than \"350s\", such as \"60s\"",
+        );
+        return None;
+    }
+    Some(every)
+}

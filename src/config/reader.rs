@@ -1,0 +1,305 @@
+//! Tables and values of the TOML document, each with its key and its place.
+
+use std::fmt::Write as _;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::invalid::Invalid;
+use super::problem::Problem;
+use super::source::{Basis, Source};
+use super::value;
+
+/// A mistyped key is answered with the key it resembles at least this much.
+const RESEMBLES: f64 = 0.75;
+
+/// A value and where it stands.
+#[derive(Clone)]
+pub(super) struct Value<'a> {
+    pub(super) source: &'a Source<'a>,
+    pub(super) key: String,
+    pub(super) at: usize,
+    value: &'a DeValue<'a>,
+}
+
+/// A table and where it stands.
+pub(super) struct Table<'a> {
+    pub(super) source: &'a Source<'a>,
+    pub(super) key: String,
+    at: usize,
+    table: &'a DeTable<'a>,
+}
+
+impl<'a> Value<'a> {
+    /// Reports what is wrong with the value.
+    pub(super) fn problem(&self, what: impl Into<String>, remedy: impl Into<String>) {
+        self.report(Basis::Seen, what, remedy);
+    }
+
+    /// Reports what is wrong with the value.
+    pub(super) fn report(&self, basis: Basis, what: impl Into<String>, remedy: impl Into<String>) {
+        report(self.source, basis, &self.key, self.at, what, remedy);
+    }
+
+    /// The value, or none and a problem.
+    pub(super) fn check<T>(&self, result: Result<T, Invalid>) -> Option<T> {
+        result
+            .map_err(|invalid| self.problem(invalid.what, invalid.remedy))
+            .ok()
+    }
+
+    /// The value as it stands.
+    pub(super) fn raw(&self) -> &'a DeValue<'a> {
+        self.value
+    }
+
+    /// Text.
+    pub(super) fn text(&self) -> Option<&'a str> {
+        let text = self.value.as_str();
+        if text.is_none() {
+            self.wrong_type("a string", "write it in double quotes");
+        }
+        text
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text()?;
+        let found = words.iter().find(|(word, _)| *word == text);
+        if found.is_none() {
+            let all: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            self.problem("is no such choice", format!("write {}", all.join(" or ")));
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&self) -> Option<bool> {
+        let boolean = self.value.as_bool();
+        if boolean.is_none() {
+            self.wrong_type("true or false", "write true or false, without quotes");
+        }
+        boolean
+    }
+
+    /// An array's elements.
+    pub(super) fn array(&self) -> Option<Vec<Value<'a>>> {
+        let Some(array) = self.value.as_array() else {
+            self.wrong_type("an array", "write it in brackets, such as [\"a\", \"b\"]");
+            return None;
+        };
+        Some(array.iter().map(|element| self.element(element)).collect())
+    }
+
+    /// An array's elements, or the one text itself.
+    pub(super) fn one_or_many(&self) -> Option<Vec<Value<'a>>> {
+        if self.value.is_str() {
+            return Some(vec![self.clone()]);
+        }
+        if !self.value.is_array() {
+            self.wrong_type(
+                "a string or an array of strings",
+                "write it in double quotes",
+            );
+            return None;
+        }
+        self.array()
+    }
+
+    /// A table.
+    pub(super) fn table(&self, remedy: &str) -> Option<Table<'a>> {
+        let Some(table) = self.value.as_table() else {
+            self.wrong_type("a table", remedy);
+            return None;
+        };
+        Some(Table {
+            source: self.source,
+            key: self.key.clone(),
+            at: self.at,
+            table,
+        })
+    }
+
+    /// Reports that the value is something else.
+    pub(super) fn wrong_type(&self, expected: &str, remedy: &str) {
+        let is = match self.value.type_str() {
+            "integer" => "an integer",
+            "array" => "an array",
+            "boolean" => "true or false",
+            "float" => "a number with a point",
+            "datetime" => "a date or time",
+            "table" => "a table",
+            _ => "a string",
+        };
+        self.problem(format!("must be {expected} and is {is}"), remedy);
+    }
+
+    fn element(&self, element: &'a Spanned<DeValue<'a>>) -> Value<'a> {
+        Value {
+            source: self.source,
+            key: self.key.clone(),
+            at: element.span().start,
+            value: element.get_ref(),
+        }
+    }
+}
+
+impl<'a> Table<'a> {
+    /// The whole document.
+    pub(super) fn root(source: &'a Source<'a>, table: &'a DeTable<'a>) -> Self {
+        Self {
+            source,
+            key: String::new(),
+            at: 0,
+            table,
+        }
+    }
+
+    /// Reports every key that is none of `keys`.
+    pub(super) fn only(&self, keys: &[&str]) {
+        for (key, _) in self.table {
+            let name = key.get_ref().as_ref();
+            if keys.contains(&name) {
+                continue;
+            }
+            let nearest = keys
+                .iter()
+                .map(|known| (strsim::jaro_winkler(name, known), *known))
+                .filter(|(score, _)| *score >= RESEMBLES)
+                .max_by(|(a, _), (b, _)| a.total_cmp(b));
+            let remedy = match nearest {
+                Some((_, known)) => format!("did you mean `{known}`?"),
+                None => format!("the keys here are {}", keys.join(", ")),
+            };
+            report(
+                self.source,
+                Basis::Seen,
+                &self.path(name),
+                key.span().start,
+                "unknown key",
+                remedy,
+            );
+        }
+    }
+
+    /// The tables of `[[key]]`.
+    pub(super) fn tables(&self, key: &str) -> Vec<Table<'a>> {
+        let Some(value) = self.get(key) else {
+            return Vec::new();
+        };
+        let how = format!("write it as [[{key}]], in double brackets, for each {key}");
+        if !value.raw().is_array() {
+            value.wrong_type("a list of tables", &how);
+            return Vec::new();
+        }
+        let elements = value.array().unwrap_or_default();
+        elements.iter().filter_map(|e| e.table(&how)).collect()
+    }
+
+    /// Whether a key is missing or holds an empty list.
+    pub(super) fn lacks(&self, key: &str) -> bool {
+        self.get(key)
+            .is_none_or(|value| value.raw().as_array().is_some_and(|list| list.is_empty()))
+    }
+
+    /// The table's name, by which it is called in messages from here on.
+    pub(super) fn name_itself(
+        &mut self,
+        kind: &str,
+        valid: fn(&str) -> Result<(), Invalid>,
+    ) -> Option<&'a str> {
+        let value = self.required("name", "give it a name")?;
+        let name = value.text()?;
+        value.check(valid(name))?;
+        self.key = format!("{kind} {name:?}");
+        Some(name)
+    }
+
+    /// The line of the table's header.
+    pub(super) fn line(&self) -> usize {
+        self.source.line(self.at)
+    }
+
+    /// The value of a key, if it is there.
+    pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
+        let value = self.table.get(key)?;
+        Some(self.value(key, value))
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn required(&self, key: &str, remedy: &str) -> Option<Value<'a>> {
+        let value = self.get(key);
+        if value.is_none() {
+            self.absent(key, "is missing", remedy);
+        }
+        value
+    }
+
+    /// Reports that something that should be in this table is not.
+    pub(super) fn absent(&self, key: &str, what: &str, remedy: impl Into<String>) {
+        report(
+            self.source,
+            Basis::AbsentInTable,
+            &self.path(key),
+            self.at,
+            what,
+            remedy,
+        );
+    }
+
+    /// Every key with its value.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
+        self.table
+            .iter()
+            .map(|(key, value)| (key.get_ref().as_ref(), self.value(key.get_ref(), value)))
+    }
+
+    fn value(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Value<'a> {
+        Value {
+            source: self.source,
+            key: self.path(key),
+            at: value.span().start,
+            value: value.get_ref(),
+        }
+    }
+
+    /// The key as a person would name it. What can't be the name of anything isn't repeated: it
+    /// could forge a line, or be a secret whose key was lost.
+    fn path(&self, key: &str) -> String {
+        let mut path = self.key.clone();
+        if key.is_empty() {
+            return path;
+        }
+        if !path.is_empty() {
+            path.push('.');
+        }
+        let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if key.chars().all(bare) {
+            path.push_str(key);
+        } else if value::name(key).is_ok() {
+            let _ = write!(path, "{key:?}");
+        } else {
+            path.push('…');
+        }
+        path
+    }
+}
+
+fn report(
+    source: &Source<'_>,
+    basis: Basis,
+    key: &str,
+    at: usize,
+    what: impl Into<String>,
+    remedy: impl Into<String>,
+) {
+    source.add(
+        basis,
+        Problem {
+            line: Some(source.line(at)),
+            key: key.to_owned(),
+            what: what.into(),
+            remedy: remedy.into(),
+        },
+    );
+}

@@ -1,0 +1,168 @@
+//! Where an endpoint leads: `cluster` and what goes with it, or `connect` and what goes with it.
+
+use super::login;
+use super::named::{Found, Named};
+use super::reader::{Table, Value};
+use super::source::Basis;
+use super::{Address, Environment, Login, Policy, Target};
+
+/// Keys that only make sense beside `cluster`.
+const CLUSTER_KEYS: [&str; 2] = ["environment", "node"];
+/// Keys that only make sense beside `connect` or a login command.
+const CONNECT_KEYS: [&str; 3] = ["login", "policy", "ca_file"];
+
+/// Reads the target. None if it is not valid, which has been reported.
+pub(super) fn read(table: &Table<'_>, environments: &Named<Environment>) -> Option<Target> {
+    let plaintext = table
+        .get("plaintext")
+        .map_or(Some(false), |value| value.boolean());
+    match (table.get("cluster"), table.get("connect")) {
+        (Some(_), Some(connect)) => {
+            connect.problem(
+                "stands beside a cluster",
+                "leave one of the two, or make two endpoints",
+            );
+            None
+        }
+        (Some(cluster), None) => finspace(table, &cluster, environments, plaintext),
+        (None, connect) => addresses(table, connect.as_ref(), plaintext),
+    }
+}
+
+fn finspace(
+    table: &Table<'_>,
+    cluster: &Value<'_>,
+    environments: &Named<Environment>,
+    plaintext: Option<bool>,
+) -> Option<Target> {
+    for key in CONNECT_KEYS {
+        let Some(value) = table.get(key) else {
+            continue;
+        };
+        let remedy = match key {
+            "login" => "remove it: hopend logs in to FinSpace as the user",
+            "ca_file" => "move it to the [environment] table",
+            _ => "remove it",
+        };
+        value.problem("does not go with a cluster", remedy);
+    }
+    if let Some(node) = table.get("node")
+        && node.text().is_some_and(|node| node != "any")
+    {
+        node.problem(
+            "is not offered by this version: only \"any\"",
+            "write \"any\", or remove it",
+        );
+    }
+    let name = cluster.made_of(
+        3..=63,
+        |c| c.is_ascii_alphanumeric() || c == '_' || c == '-',
+        "write the cluster's name: 3 to 63 letters, digits, hyphens and underscores",
+    );
+    let environment = environment(table, cluster, environments);
+    match environment? {
+        Found::Valid(environment) => Some(Target::FinSpace {
+            environment,
+            cluster: name?,
+            plaintext: plaintext?,
+        }),
+        Found::Invalid => None,
+    }
+}
+
+fn environment(
+    table: &Table<'_>,
+    cluster: &Value<'_>,
+    environments: &Named<Environment>,
+) -> Option<Found<Environment>> {
+    if let Some(value) = table.get("environment") {
+        let name = value.text()?;
+        return Some(environments.find(&value, name));
+    }
+    let only = environments.only();
+    if only.is_none() {
+        let (what, remedy) = if environments.is_empty() {
+            (
+                "the file says of no environment",
+                "add a table [environment.NAME] with its id and region".to_owned(),
+            )
+        } else {
+            (
+                "which environment is it in",
+                format!("add environment = one of {}", environments.names()),
+            )
+        };
+        cluster.report(Basis::AbsentInFile, what, remedy);
+    }
+    only
+}
+
+fn addresses(
+    table: &Table<'_>,
+    connect: Option<&Value<'_>>,
+    plaintext: Option<bool>,
+) -> Option<Target> {
+    for key in CLUSTER_KEYS {
+        if let Some(value) = table.get(key) {
+            value.problem("goes with a cluster", "add a cluster, or remove it");
+        }
+    }
+    let login_value = table.get("login");
+    let login = login_value.as_ref().and_then(login::read);
+    let from_command = login_value
+        .as_ref()
+        .and_then(|value| value.raw().get("command"))
+        .is_some();
+    if connect.is_none() && !from_command {
+        table.absent(
+            "",
+            "leads nowhere",
+            "add cluster = \"…\", or connect = \":tcps://host:port\" and login",
+        );
+    } else if login_value.is_none() {
+        table.absent(
+            "login",
+            "is missing",
+            "add login = { user = \"…\", password_file = \"…\" }, { command = [\"…\"] } or \"client\"",
+        );
+    }
+    if let Some(value) = table.get("plaintext")
+        && plaintext == Some(true)
+        && login_value.is_some()
+        && !from_command
+    {
+        value.problem(
+            "has no effect here: each address says whether it is TLS",
+            "remove it, and write \":host:port\" where TLS is not wanted",
+        );
+    }
+    let policies = [("failover", Policy::Failover), ("spread", Policy::Spread)];
+    let policy = table
+        .get("policy")
+        .map_or(Some(Policy::Failover), |policy| policy.word(&policies));
+    let ca_file = table.get("ca_file").map(|file| file.ca_file());
+    let addresses = connect.map_or(Some(Vec::new()), list);
+    Some(Target::Addresses {
+        addresses: addresses?,
+        policy: policy?,
+        login: login.filter(|login| connect.is_some() || matches!(login, Login::Command(_)))?,
+        ca_file: match ca_file {
+            Some(path) => Some(path?),
+            None => None,
+        },
+        plaintext: plaintext?,
+    })
+}
+
+fn list(connect: &Value<'_>) -> Option<Vec<Address>> {
+    let values = connect.one_or_many()?;
+    if values.is_empty() {
+        connect.problem("is empty", "write at least one \":tcps://host:port\"");
+        return None;
+    }
+    let addresses: Vec<Option<Address>> = values
+        .iter()
+        .map(|value| value.text().and_then(|text| value.check(text.parse())))
+        .collect();
+    addresses.into_iter().collect()
+}

@@ -1,0 +1,289 @@
+//! Whole files, good and bad.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+
+mod bad;
+mod example;
+mod properties;
+
+pub(super) const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$7ChDpfMSI3LdcmmPFBVKqvk2q1qbqVg1hQZ8mT8kKwE";
+
+/// Files that configurations refer to by relative paths.
+static FILES: LazyLock<TempDir> = LazyLock::new(|| {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
+    for (name, content, mode) in [
+        ("ca.pem", ca.cert.pem().as_str(), 0o644),
+        ("empty", "", 0o600),
+        ("users", "carol:hunter2\n", 0o600),
+        ("open", "carol:hunter2\n", 0o644),
+        ("login", "hunter2\n", 0o600),
+        ("program", "#!/bin/sh\n", 0o700),
+        ("credentials", "[sim]\n", 0o600),
+    ] {
+        let path = directory.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    }
+    directory
+});
+
+fn accounts(name: &str) -> std::io::Result<Option<OsUser>> {
+    let uid = match name {
+        "alice" => 1000,
+        "1001" => 1001,
+        _ => return Ok(None),
+    };
+    Ok(Some(OsUser {
+        name: name.to_owned(),
+        uid,
+    }))
+}
+
+/// Parses a text in which `@` stands for the directory of the files.
+fn read(text: &str) -> Result<Config, Problems> {
+    let directory = FILES.path();
+    let text = text.replace("@/", &format!("{}/", directory.display()));
+    parse(&text, &directory.join("hopend.toml"), &accounts)
+}
+
+const SMALL: &str = r#"
+[environment.prod]
+id = "sdb3moagybykax4oexvsq4"
+region = "us-east-1"
+
+[[user]]
+name = "alice"
+os_user = "alice"
+
+[[endpoint]]
+name = "hdb"
+listen = ["127.0.0.1:5010", "unix:5010"]
+cluster = "testhdb-cluster"
+"#;
+
+const LARGE: &str = r#"
+[environment.prod]
+id = "abc"
+region = "us-east-1"
+profile = "sim"
+credentials_file = "credentials"
+endpoint_url = "http://127.0.0.1:4000"
+sts_endpoint_url = "http://127.0.0.1:4001/"
+ca_file = "ca.pem"
+[environment.test]
+id = "def"
+region = "eu-west-1"
+[[user]]
+name = "alice"
+os_user = "1001"
+kx_user = "alice-kx"
+role_arn = "arn:aws:iam::111122223333:role/user-alice"
+[[user]]
+name = "carol"
+os_user = "alice"
+password_file = "users"
+[[endpoint]]
+name = "hdb"
+listen = "0.0.0.0:0"
+expose = true
+cluster = "testhdb-cluster"
+environment = "test"
+plaintext = true
+users = ["carol"]
+keepalive = "off"
+[[endpoint]]
+name = "rdb"
+listen = ["127.0.0.1:0", "unix:/run/hopend/rdb"]
+connect = [":tcps://a:1", "[::1]:2"]
+policy = "spread"
+login = { user = "svc", password_file = "login" }
+ca_file = "ca.pem"
+max_message = "1GB"
+max_handshake = "1KiB"
+handshake_timeout = "100ms"
+connect_timeout = "1m 30s"
+max_sessions = 7
+keepalive = { every = "100ms", message = "Ping", mode = "sync" }
+[[endpoint]]
+name = "vault"
+listen = "127.0.0.1:0"
+login = { command = ["@/program", "x"] }
+[daemon]
+admin = "127.0.0.1:0"
+log = "json"
+drain = "0s"
+"#;
+
+#[test]
+fn the_smallest_useful_file_gets_every_default() {
+    let config = read(SMALL).unwrap();
+    assert_eq!(config.daemon, Daemon::default());
+    let endpoint = &config.endpoints[0];
+    assert_eq!(
+        endpoint.listen,
+        [
+            ListenAddress::Tcp("127.0.0.1:5010".parse().unwrap()),
+            ListenAddress::Abstract(5010)
+        ]
+    );
+    assert_eq!(endpoint.users, config.users);
+    assert_eq!(endpoint.users[0].kx_user, "alice");
+    assert_eq!(endpoint.users[0].os_user.as_ref().unwrap().uid, 1000);
+    assert_eq!(
+        endpoint.target,
+        Target::FinSpace {
+            environment: Arc::clone(&config.environments[0]),
+            cluster: "testhdb-cluster".into(),
+            plaintext: false
+        }
+    );
+    assert_eq!(
+        endpoint.keepalive,
+        Keepalive::On {
+            every: Duration::from_secs(60),
+            message: String::new(),
+            mode: KeepaliveMode::Async
+        }
+    );
+    assert_eq!(endpoint.max_message, None);
+    assert_eq!(endpoint.max_handshake, 131_072);
+    assert_eq!(endpoint.handshake_timeout, Duration::from_secs(10));
+    assert_eq!(endpoint.connect_timeout, Duration::from_secs(10));
+    assert_eq!(endpoint.max_sessions, 4096);
+}
+
+#[test]
+fn every_key_arrives() {
+    let config = read(LARGE).unwrap();
+    let directory = FILES.path();
+    let prod = &config.environments[0];
+    assert_eq!(prod.profile.as_deref(), Some("sim"));
+    assert_eq!(prod.credentials_file, Some(directory.join("credentials")));
+    assert_eq!(prod.endpoint_url.as_deref(), Some("http://127.0.0.1:4000"));
+    assert_eq!(
+        prod.sts_endpoint_url.as_deref(),
+        Some("http://127.0.0.1:4001/")
+    );
+    assert_eq!(prod.ca_file, Some(directory.join("ca.pem")));
+    let [alice, carol] = config.users.as_slice() else {
+        panic!("not two users")
+    };
+    assert_eq!(alice.os_user.as_ref().unwrap().uid, 1001);
+    assert_eq!(alice.kx_user, "alice-kx");
+    assert_eq!(alice.role_arn.as_ref().unwrap().account, "111122223333");
+    assert_eq!(
+        carol.password,
+        Some(Verifier::Plain(Secret::from("hunter2")))
+    );
+    let [hdb, rdb, vault] = config.endpoints.as_slice() else {
+        panic!("not three endpoints")
+    };
+    assert!(hdb.expose);
+    assert_eq!(hdb.users, [Arc::clone(carol)]);
+    assert_eq!(hdb.keepalive, Keepalive::Off);
+    let Target::FinSpace {
+        environment,
+        plaintext: true,
+        ..
+    } = &hdb.target
+    else {
+        panic!("{:?}", hdb.target)
+    };
+    assert_eq!(environment.name, "test");
+    assert_eq!(
+        rdb.target,
+        Target::Addresses {
+            addresses: vec![":tcps://a:1".parse().unwrap(), "[::1]:2".parse().unwrap()],
+            policy: Policy::Spread,
+            login: Login::Fixed {
+                user: "svc".into(),
+                password_file: directory.join("login")
+            },
+            ca_file: Some(directory.join("ca.pem")),
+            plaintext: false
+        }
+    );
+    assert_eq!(rdb.max_message, Some(1_000_000_000));
+    assert_eq!(rdb.max_handshake, 1024);
+    assert_eq!(rdb.handshake_timeout, Duration::from_millis(100));
+    assert_eq!(rdb.connect_timeout, Duration::from_secs(90));
+    assert_eq!(rdb.max_sessions, 7);
+    assert_eq!(
+        rdb.keepalive,
+        Keepalive::On {
+            every: Duration::from_millis(100),
+            message: "Ping".into(),
+            mode: KeepaliveMode::Sync
+        }
+    );
+    let Target::Addresses {
+        addresses, login, ..
+    } = &vault.target
+    else {
+        panic!("{:?}", vault.target)
+    };
+    assert!(addresses.is_empty());
+    assert!(matches!(login, Login::Command(words) if words[1] == "x"));
+    assert_eq!(config.daemon.admin, Some("127.0.0.1:0".parse().unwrap()));
+    assert_eq!(config.daemon.log, LogFormat::Json);
+    assert_eq!(config.daemon.drain, Duration::ZERO);
+}
+
+#[test]
+fn a_configuration_without_finspace_needs_no_environment() {
+    let text = r#"
+        [[user]]
+        name = "alice"
+        os_user = "alice"
+        [[endpoint]]
+        name = "rdb"
+        listen = "127.0.0.1:5011"
+        connect = ":localhost:5012"
+        login = "client""#;
+    assert!(read(text).unwrap().environments.is_empty());
+}
+
+#[test]
+fn only_what_changed_differs_after_a_reload() {
+    let before = read(LARGE).unwrap();
+    let after = read(&LARGE.replace("\"1GB\"", "\"2GB\"")).unwrap();
+    assert_eq!(before, read(LARGE).unwrap());
+    assert_eq!(before.endpoints[0], after.endpoints[0]);
+    assert_ne!(before.endpoints[1], after.endpoints[1]);
+    let after = read(&LARGE.replace("alice-kx", "other")).unwrap();
+    assert_eq!(before.endpoints[0], after.endpoints[0], "carol's alone");
+    assert_ne!(before.endpoints[1], after.endpoints[1], "alice's too");
+    let after = read(&LARGE.replace("eu-west-1", "eu-west-2")).unwrap();
+    assert_ne!(before.endpoints[0], after.endpoints[0]);
+}
+
+#[test]
+fn load_tells_why_a_file_cannot_be_read_and_who_may_read_a_hash() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hopend.toml");
+    let missing = load(&path).unwrap_err().to_string();
+    assert!(missing.contains("hopend.toml: can't be read"), "{missing}");
+
+    fs::write(&path, b"a\n\xff").unwrap();
+    let bytes = load(&path).unwrap_err().to_string();
+    assert!(bytes.contains("not UTF-8 on line 2"), "{bytes}");
+
+    let text = SMALL.replace("os_user = \"alice\"", &format!("password = \"{HASH}\""));
+    fs::write(&path, &text).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let open = load(&path).unwrap_err().to_string();
+    assert!(open.contains("hopend.toml:8: this configuration file holds secrets"));
+    assert!(open.contains("chmod o-rwx"), "{open}");
+
+    fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    assert!(load(Path::new(&path)).is_ok());
+}

@@ -1,0 +1,141 @@
+//! `[[user]]`.
+
+use argon2::Params;
+use argon2::password_hash::phc::PasswordHash;
+
+use super::account::Accounts;
+use super::invalid::Invalid;
+use super::named::Named;
+use super::password_file;
+use super::reader::{Table, Value};
+use super::{OsUser, User, Verifier};
+use crate::secret::Secret;
+
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "os_user",
+    "password",
+    "password_file",
+    "kx_user",
+    "role_arn",
+];
+
+/// Reads every `[[user]]`.
+pub(super) fn read_all(root: &Table<'_>, accounts: &Accounts<'_>) -> Named<User> {
+    let mut users = Named::new("user");
+    for mut table in root.tables("user") {
+        let Some(name) = table.name_itself("user", user_name) else {
+            table.only(KEYS);
+            continue;
+        };
+        table.only(KEYS);
+        if let Some(value) = table.get("name") {
+            users.claim(&value, name);
+        }
+        let user = read(name, &table, accounts);
+        users.push(name, table.line(), user);
+    }
+    users
+}
+
+fn read(name: &str, table: &Table<'_>, accounts: &Accounts<'_>) -> Option<User> {
+    let identities = ["os_user", "password", "password_file"];
+    if identities.iter().all(|key| table.get(key).is_none()) {
+        table.absent(
+            "",
+            "has nothing to be recognised by",
+            "add os_user, password or password_file",
+        );
+    }
+    let os_user = table.get("os_user").map(|value| account(&value, accounts));
+    let password = table.get("password").map(|value| password(&value));
+    let from_file = table
+        .get("password_file")
+        .map(|value| line_of(&value, name));
+    if let (Some(_), Some(_), Some(value)) = (&password, &from_file, table.get("password_file")) {
+        value.problem("stands beside a password", "leave one of the two");
+    }
+    let kx_user = match table.get("kx_user") {
+        Some(value) => value.made_of(
+            1..=50,
+            |c| c.is_ascii_alphanumeric() || c == '_' || c == '-',
+            "write the FinSpace user's name: 1 to 50 letters, digits, hyphens and underscores",
+        ),
+        None => Some(name.to_owned()),
+    };
+    let role_arn = table
+        .get("role_arn")
+        .map(|value| value.text().and_then(|text| value.check(text.parse())));
+    Some(User {
+        name: name.to_owned(),
+        os_user: all_or_none(os_user)?,
+        password: all_or_none(password.or(from_file))?,
+        kx_user: kx_user?,
+        role_arn: all_or_none(role_arn)?,
+    })
+}
+
+/// A key that is not there is fine, one that is there and not valid is not.
+fn all_or_none<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+    match value {
+        None => Some(None),
+        Some(None) => None,
+        Some(valid) => Some(valid),
+    }
+}
+
+/// What hopen's user can be: it ends at the first colon.
+fn user_name(text: &str) -> Result<(), Invalid> {
+    let fine = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
+    if (1..=64).contains(&text.len()) && text.chars().all(fine) {
+        return Ok(());
+    }
+    Err(Invalid::new(
+        "is not a user's name",
+        "write 1 to 64 characters without colons and blanks",
+    ))
+}
+
+/// The text is not repeated: people have written the password here.
+fn account(value: &Value<'_>, accounts: &Accounts<'_>) -> Option<OsUser> {
+    let text = value.text()?;
+    match accounts(text) {
+        Ok(Some(account)) => Some(account),
+        Ok(None) => {
+            value.problem(
+                "there is no such local account",
+                "write an account of this host (`getent passwd` lists them), or its number",
+            );
+            None
+        }
+        Err(error) => {
+            value.problem(
+                format!("the account database can't be asked: {error}"),
+                "write the account's number",
+            );
+            None
+        }
+    }
+}
+
+fn password(value: &Value<'_>) -> Option<Verifier> {
+    let text = value.text()?;
+    let fine = PasswordHash::new(text).is_ok_and(|hash| {
+        hash.algorithm.as_str() == "argon2id"
+            && hash.salt.is_some()
+            && hash.hash.is_some()
+            && Params::try_from(&hash).is_ok()
+    });
+    if !fine {
+        value.problem(
+            "is not an argon2id hash",
+            "write what `hopend hash-password` prints, in quotes",
+        );
+    }
+    fine.then(|| Verifier::Argon2(Secret::from(text)))
+}
+
+fn line_of(value: &Value<'_>, name: &str) -> Option<Verifier> {
+    let (_, bytes) = value.secret_file()?;
+    value.check(password_file::verifier(&bytes, name))
+}

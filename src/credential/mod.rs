@@ -1,0 +1,143 @@
+//! Logins for kdb+: what they are, where they come from, and having them ready before they are
+//! asked for.
+
+mod cache;
+pub mod command;
+pub mod schedule;
+mod source;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use futures_util::future::BoxFuture;
+
+use crate::config::{Address, Environment, RoleArn};
+use crate::error::ErrorKind;
+use crate::secret::Secret;
+
+pub use cache::{Credentials, State};
+pub use schedule::{Now, Retry};
+pub use source::Sources;
+
+/// Everything that decides what is fetched, and so the key that a credential is kept under: only
+/// who would fetch the same is ever given it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Recipe {
+    /// A signed connection string of a FinSpace cluster.
+    FinSpace {
+        /// Where the cluster is.
+        environment: Arc<Environment>,
+        /// Its name.
+        cluster: String,
+        /// Whose string.
+        kx_user: String,
+        /// The role to assume; asked of FinSpace without one.
+        role: Option<RoleArn>,
+        /// The local user, as CloudTrail will show it.
+        local_user: String,
+    },
+    /// What a program prints.
+    Command {
+        /// The program and its arguments.
+        argv: Vec<String>,
+        /// The endpoint, told to the program.
+        endpoint: String,
+        /// The local user, told to the program.
+        local_user: String,
+    },
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FinSpace {
+                environment,
+                cluster,
+                kx_user,
+                ..
+            } => write!(
+                f,
+                "connection string of {kx_user} for cluster {cluster} in {}",
+                environment.name
+            ),
+            Self::Command {
+                endpoint,
+                local_user,
+                ..
+            } => write!(f, "login command of endpoint {endpoint} for {local_user}"),
+        }
+    }
+}
+
+/// A login that was fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Where to dial, if the source says so.
+    pub address: Option<Address>,
+    /// q user.
+    pub user: String,
+    /// What kdb+ takes as the password.
+    pub password: Secret,
+    /// The end of its life, as far as it is known.
+    pub expires: Option<SystemTime>,
+}
+
+/// A credential as the cache hands it out.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// The login.
+    pub credential: Arc<Credential>,
+    /// Which fetch brought it: what a rejection is counted against.
+    pub generation: u64,
+}
+
+/// Why a login could not be fetched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}; {remedy}")]
+pub struct FetchError {
+    /// Whose side.
+    pub kind: ErrorKind,
+    /// Whether trying again helps.
+    pub retry: Retry,
+    /// What happened, with action, role and resource where AWS was asked.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// Where logins come from.
+pub trait Fetch: Send + Sync + 'static {
+    /// Fetches what the recipe says, once. Retries are the caller's.
+    fn fetch<'a>(&'a self, recipe: &'a Recipe) -> BoxFuture<'a, Result<Credential, FetchError>>;
+}
+
+/// The wall clock, and the one that only runs forward.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Now + Send + Sync>);
+
+impl Clock {
+    /// The host's clocks.
+    pub fn system() -> Self {
+        Self::from_fn(|| Now {
+            wall: SystemTime::now(),
+            mono: Instant::now(),
+        })
+    }
+
+    /// Clocks of a test's own.
+    pub fn from_fn(now: impl Fn() -> Now + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// What both show.
+    pub fn now(&self) -> Now {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}

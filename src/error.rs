@@ -1,0 +1,57 @@
+//! Whose side a failure is on, as metrics, audit lines and exit codes count it.
+
+use std::error::Error;
+use std::fmt;
+
+/// The side at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// What the client sent or did.
+    Client,
+    /// The configuration file, or something it names.
+    Configuration,
+    /// Somebody may not do this: refused here, by AWS or by the cluster.
+    Denied,
+    /// AWS, or a login command.
+    ControlPlane,
+    /// The cluster or node, or the way to it.
+    Upstream,
+    /// hopend itself, or the host it runs on.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The name in logs, audit lines and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Configuration => "configuration",
+            Self::Denied => "denied",
+            Self::ControlPlane => "control-plane",
+            Self::Upstream => "upstream",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An error with everything that caused it, on one line: the one place where a chain is printed.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some libraries repeat their cause in their own message.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

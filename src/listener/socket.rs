@@ -1,0 +1,211 @@
+//! The local addresses that q dials: TCP, kdb+'s abstract Unix sockets, socket files.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{
+    SocketAddr as UnixAddress, UnixListener as StdUnixListener, UnixStream as StdUnixStream,
+};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::client::ClientStream;
+use crate::config::ListenAddress;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1_024;
+
+/// A bound local address.
+#[derive(Debug)]
+pub struct Listener {
+    kind: Kind,
+    address: ListenAddress,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    Abstract(UnixListener),
+    Path {
+        listener: UnixListener,
+        _file: SocketFile,
+    },
+}
+
+/// Why an address could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("listen address {address}: {}", advice(.source, .address))]
+pub struct BindError {
+    /// As configured.
+    pub address: ListenAddress,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+fn advice(error: &io::Error, address: &ListenAddress) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let find = match address {
+                ListenAddress::Tcp(address) => format!("ss -ltnp 'sport = :{}'", address.port()),
+                _ => "ss -lxp".to_owned(),
+            };
+            format!("another process listens there; find it with {find}, or choose another address")
+        }
+        io::ErrorKind::PermissionDenied => {
+            "not allowed; choose a port from 1024 up, or a folder that the daemon may write to"
+                .into()
+        }
+        io::ErrorKind::AddrNotAvailable => "this host has no such address".into(),
+        _ => "can't be bound".into(),
+    }
+}
+
+impl Listener {
+    /// Binds. Needs a tokio runtime.
+    pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
+        let bound = match address {
+            ListenAddress::Tcp(address) => bind_tcp(*address).map(Kind::Tcp),
+            ListenAddress::Abstract(port) => bind_abstract(*port).map(Kind::Abstract),
+            ListenAddress::Path(path) => bind_path(path).map(|(listener, file)| Kind::Path {
+                listener,
+                _file: file,
+            }),
+        };
+        let failed = |source| BindError {
+            address: address.clone(),
+            source,
+        };
+        let kind = bound.map_err(failed)?;
+        let address = match &kind {
+            // Port 0 became a port.
+            Kind::Tcp(listener) => ListenAddress::Tcp(listener.local_addr().map_err(failed)?),
+            Kind::Abstract(_) | Kind::Path { .. } => address.clone(),
+        };
+        Ok(Self { kind, address })
+    }
+
+    /// Where it listens, with the port that the system chose for port 0.
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    /// The next connection. Cancel-safe.
+    pub async fn accept(&self) -> io::Result<ClientStream> {
+        match &self.kind {
+            Kind::Tcp(listener) => Ok(ClientStream::Tcp(listener.accept().await?.0)),
+            Kind::Abstract(listener) | Kind::Path { listener, .. } => {
+                Ok(ClientStream::Unix(listener.accept().await?.0))
+            }
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // So that [::]:5010 and 0.0.0.0:5010 can stand beside each other.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// `@/tmp/kx.PORT` at its exact length: what q on Linux dials for `` `:unix://PORT `` since 3.5.
+fn bind_abstract(port: u16) -> io::Result<UnixListener> {
+    let name = UnixAddress::from_abstract_name(format!("/tmp/kx.{port}"))?;
+    let listener = StdUnixListener::bind_addr(&name)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+fn bind_path(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The file gets the mode of the socket, so there is no moment at which others may connect.
+    fchmod(&socket, Mode::from_bits_truncate(0o600))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    let file = SocketFile(path.to_path_buf());
+    Ok((UnixListener::from_std(socket.into())?, file))
+}
+
+/// A socket file that nobody answers is left over from a process that was killed.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    if is_socket
+        && StdUnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+/// Removes the file with the listener.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_file_is_its_owners_alone_and_goes_with_the_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hdb");
+        let address = ListenAddress::Path(path.clone());
+        let listener = Listener::bind(&address).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let taken = Listener::bind(&address).unwrap_err();
+        assert!(taken.to_string().contains("another process"), "{taken}");
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_file_left_by_a_killed_process_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hdb");
+        drop(StdUnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        Listener::bind(&ListenAddress::Path(path)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_told_with_the_way_to_find_who_has_it() {
+        let listener = Listener::bind(&ListenAddress::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let again = Listener::bind(listener.address()).unwrap_err().to_string();
+        assert!(
+            again.contains("another process") && again.contains("ss -ltnp"),
+            "{again}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_abstract_name_has_its_exact_length() {
+        // A port of this process's own: abstract names are shared by the whole host.
+        let port = 1 + u16::try_from(std::process::id() % 60_000).unwrap();
+        let _listener = Listener::bind(&ListenAddress::Abstract(port)).unwrap();
+        let name = UnixAddress::from_abstract_name(format!("/tmp/kx.{port}")).unwrap();
+        StdUnixStream::connect_addr(&name).unwrap();
+    }
+}

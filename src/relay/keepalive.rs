@@ -1,0 +1,210 @@
+//! When to say something to a cluster that has heard nothing for a while: a pure machine, told the
+//! time and the state of the stream.
+
+use std::time::{Duration, Instant};
+
+use crate::config::{self, KeepaliveMode};
+use crate::q::frame::MessageType;
+use crate::q::message;
+
+/// An interval is shortened by up to this share, so that connections opened together don't ping
+/// together.
+const JITTER: f64 = 0.2;
+
+/// The pings of one connection.
+#[derive(Debug)]
+pub struct Keepalive {
+    plan: Option<Plan>,
+    last_sent: Instant,
+    /// The interval that runs now, `every` less its jitter.
+    interval: Duration,
+    /// A sync ping waits for its answer.
+    awaiting: bool,
+}
+
+#[derive(Debug)]
+struct Plan {
+    every: Duration,
+    mode: KeepaliveMode,
+    ping: Vec<u8>,
+}
+
+/// What the stream towards the cluster looks like now.
+#[derive(Debug, Clone, Copy)]
+pub struct Stream {
+    /// Every byte that was taken from the client has been handed to the cluster's socket, and the
+    /// last one ended a message.
+    pub between_messages: bool,
+    /// Sync requests of the client that have no answer yet.
+    pub outstanding: u64,
+}
+
+impl Keepalive {
+    /// The machine for a connection that opened at `now`.
+    pub fn new(plan: &config::Keepalive, now: Instant) -> Self {
+        let plan = match plan {
+            config::Keepalive::Off => None,
+            config::Keepalive::On {
+                every,
+                message,
+                mode,
+            } => Some(Plan {
+                every: *every,
+                mode: *mode,
+                ping: match mode {
+                    KeepaliveMode::Async => message::text(MessageType::Async, message),
+                    KeepaliveMode::Sync => message::text(MessageType::Sync, message),
+                },
+            }),
+        };
+        let mut keepalive = Self {
+            plan,
+            last_sent: now,
+            interval: Duration::ZERO,
+            awaiting: false,
+        };
+        keepalive.draw_interval();
+        keepalive
+    }
+
+    /// Bytes of the client went towards the cluster.
+    pub fn sent(&mut self, now: Instant) {
+        self.last_sent = now;
+    }
+
+    /// When the next ping is due, if nothing is sent before. `None` when there are no pings, or one
+    /// waits for its answer.
+    pub fn due(&self) -> Option<Instant> {
+        (self.plan.is_some() && !self.awaiting).then(|| self.last_sent + self.interval)
+    }
+
+    /// The ping to send now, if one is due and the stream is fit for it. Where it isn't, ask again
+    /// when the stream has moved.
+    pub fn poll(&mut self, now: Instant, stream: Stream) -> Option<Vec<u8>> {
+        if now < self.due()? || !stream.between_messages {
+            return None;
+        }
+        let plan = self.plan.as_ref()?;
+        if plan.mode == KeepaliveMode::Sync {
+            if stream.outstanding > 0 {
+                return None;
+            }
+            self.awaiting = true;
+        }
+        let ping = plan.ping.clone();
+        self.last_sent = now;
+        self.draw_interval();
+        Some(ping)
+    }
+
+    /// Whether a sync ping waits for its answer: until then no message of the client may pass, or
+    /// its answer and ours could not be told apart.
+    pub fn awaiting_answer(&self) -> bool {
+        self.awaiting
+    }
+
+    /// The answer to the sync ping has come.
+    pub fn answered(&mut self) {
+        self.awaiting = false;
+    }
+
+    fn draw_interval(&mut self) {
+        if let Some(plan) = &self.plan {
+            self.interval = plan.every.mul_f64(1.0 - JITTER * fastrand::f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(60);
+    const READY: Stream = Stream {
+        between_messages: true,
+        outstanding: 0,
+    };
+
+    fn keepalive(mode: KeepaliveMode, now: Instant) -> Keepalive {
+        let plan = config::Keepalive::On {
+            every: EVERY,
+            message: String::new(),
+            mode,
+        };
+        Keepalive::new(&plan, now)
+    }
+
+    #[test]
+    fn pings_when_quiet_and_never_later_than_every() {
+        let start = Instant::now();
+        let mut keepalive = keepalive(KeepaliveMode::Async, start);
+        let mut last = start;
+        for _ in 0..100 {
+            let due = keepalive.due().unwrap();
+            assert!(due - last <= EVERY && due - last >= EVERY.mul_f64(1.0 - JITTER));
+            assert_eq!(keepalive.poll(due - Duration::from_millis(1), READY), None);
+            assert!(keepalive.poll(due, READY).is_some());
+            last = due;
+        }
+    }
+
+    #[test]
+    fn traffic_of_the_client_puts_it_off() {
+        let start = Instant::now();
+        let mut keepalive = keepalive(KeepaliveMode::Async, start);
+        keepalive.sent(start + EVERY / 2);
+        assert_eq!(keepalive.poll(start + EVERY, READY), None);
+        assert!(keepalive.poll(start + EVERY * 3 / 2, READY).is_some());
+    }
+
+    #[test]
+    fn never_inside_a_message() {
+        let start = Instant::now();
+        let mut keepalive = keepalive(KeepaliveMode::Async, start);
+        let inside = Stream {
+            between_messages: false,
+            ..READY
+        };
+        assert_eq!(keepalive.poll(start + 2 * EVERY, inside), None);
+        assert!(keepalive.poll(start + 2 * EVERY, READY).is_some());
+    }
+
+    #[test]
+    fn an_async_ping_goes_out_while_a_query_runs_and_a_sync_one_does_not() {
+        let busy = Stream {
+            outstanding: 1,
+            ..READY
+        };
+        let start = Instant::now();
+        let later = start + EVERY;
+        assert!(
+            keepalive(KeepaliveMode::Async, start)
+                .poll(later, busy)
+                .is_some()
+        );
+        assert_eq!(
+            keepalive(KeepaliveMode::Sync, start).poll(later, busy),
+            None
+        );
+    }
+
+    #[test]
+    fn one_sync_ping_at_a_time() {
+        let start = Instant::now();
+        let mut keepalive = keepalive(KeepaliveMode::Sync, start);
+        assert!(keepalive.poll(start + EVERY, READY).is_some());
+        assert!(keepalive.awaiting_answer());
+        assert_eq!(keepalive.due(), None);
+        assert_eq!(keepalive.poll(start + 3 * EVERY, READY), None);
+        keepalive.answered();
+        assert!(keepalive.poll(start + 3 * EVERY, READY).is_some());
+    }
+
+    #[test]
+    fn off_is_off() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(&config::Keepalive::Off, start);
+        assert_eq!(keepalive.due(), None);
+        assert_eq!(keepalive.poll(start + 100 * EVERY, READY), None);
+    }
+}

@@ -1,0 +1,421 @@
+//! The two directions of a session, once it is open: byte for byte, in constant memory, with
+//! keepalives towards the cluster only.
+
+pub mod keepalive;
+mod lane;
+mod meters;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::config;
+use crate::error::ErrorKind;
+use crate::q::frame::{Header, HeaderError, MessageType};
+use crate::q::message::error_response;
+
+use keepalive::{Keepalive, Stream};
+use lane::{Lane, Verdict};
+pub use meters::{Direction, Meters};
+
+/// How long one side may take to finish after the other has, with nothing moving and no request
+/// outstanding.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the relay of one session needs to know.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Pings towards the cluster.
+    pub keepalive: config::Keepalive,
+    /// Bytes of the longest message, either way.
+    pub max_message: Option<u64>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The client closed its handle.
+    #[error("the client closed")]
+    ClientClosed,
+    /// The client's connection broke.
+    #[error("the client's connection broke")]
+    ClientLost(#[source] io::Error),
+    /// The cluster closed, or its connection broke, between messages.
+    #[error("the cluster closed the connection{}", unanswered(.outstanding))]
+    UpstreamClosed {
+        /// Sync requests that were left without an answer of the cluster's.
+        outstanding: u64,
+        /// What broke, unless it was a plain end of the stream.
+        #[source]
+        error: Option<io::Error>,
+    },
+    /// The cluster's connection ended inside a message.
+    #[error("the cluster's connection ended inside a message")]
+    UpstreamCut(#[source] Option<io::Error>),
+    /// What the client sent is no q message.
+    #[error("the client sent what is no q message")]
+    ClientMessage(#[source] HeaderError),
+    /// What the cluster sent is no q message.
+    #[error("the cluster sent what is no q message")]
+    UpstreamMessage(#[source] HeaderError),
+    /// The daemon is stopping and nothing was outstanding.
+    #[error("hopend is stopping")]
+    Drained,
+    /// The session was ended by hopend, whatever was under way.
+    #[error("hopend cut the session")]
+    Cut,
+}
+
+impl End {
+    /// Whose side the end came from; `None` for one that was meant.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::ClientClosed | Self::Drained => None,
+            Self::ClientLost(_) | Self::ClientMessage(_) => Some(ErrorKind::Client),
+            Self::UpstreamClosed { .. } | Self::UpstreamCut(_) | Self::UpstreamMessage(_) => {
+                Some(ErrorKind::Upstream)
+            }
+            Self::Cut => Some(ErrorKind::Internal),
+        }
+    }
+
+    /// Whether the client has to see a reset: a plain end inside a message would leave it waiting
+    /// for the rest, or taking a part for the whole.
+    pub fn resets_client(&self) -> bool {
+        matches!(self, Self::UpstreamCut(_) | Self::Cut)
+    }
+}
+
+fn unanswered(outstanding: &u64) -> String {
+    match outstanding {
+        0 => String::new(),
+        1 => " with a request outstanding".into(),
+        n => format!(" with {n} requests outstanding"),
+    }
+}
+
+/// A session's relay. Its state is all here, so [`Relay::run`] may be dropped and called again.
+#[derive(Debug)]
+pub struct Relay<'a, C, U> {
+    client: &'a mut C,
+    upstream: &'a mut U,
+    up: Lane,
+    down: Lane,
+    keepalive: Keepalive,
+    /// Sync requests of the client that the cluster has not answered.
+    outstanding: u64,
+    /// Sync requests of the cluster that the client has not answered.
+    asked: u64,
+    draining: bool,
+    meters: &'a Meters,
+    timer: Pin<Box<Sleep>>,
+    last_progress: Instant,
+    /// What ended the session first; what follows it is only tidying up.
+    reason: Option<End>,
+}
+
+/// Whether a step moved anything, or the session is over at once.
+type Step = Result<bool, End>;
+
+impl<'a, C, U> Relay<'a, C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    /// A relay between a client and a cluster that have both logged in. `early` is what the client
+    /// sent behind its handshake.
+    pub fn new(
+        client: &'a mut C,
+        upstream: &'a mut U,
+        early: &[u8],
+        plan: &Plan,
+        meters: &'a Meters,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            client,
+            upstream,
+            up: Lane::new(plan.max_message, early),
+            down: Lane::new(plan.max_message, &[]),
+            keepalive: Keepalive::new(&plan.keepalive, now.into_std()),
+            outstanding: 0,
+            asked: 0,
+            draining: false,
+            meters,
+            timer: Box::pin(sleep_until(now)),
+            last_progress: now,
+            reason: None,
+        }
+    }
+
+    /// From now on the session ends as soon as nothing is outstanding.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Relays until the session ends. Cancel-safe.
+    pub async fn run(&mut self) -> End {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        loop {
+            match self.step(context) {
+                Ok(true) => self.last_progress = Instant::now(),
+                Ok(false) => match self.poll_timer(context) {
+                    Poll::Ready(Some(end)) => return Poll::Ready(end),
+                    Poll::Ready(None) => {}
+                    Poll::Pending => return Poll::Pending,
+                },
+                Err(end) => return Poll::Ready(self.reason.take().unwrap_or(end)),
+            }
+        }
+    }
+
+    fn step(&mut self, context: &mut Context<'_>) -> Step {
+        let mut progress = self.read_client(context)?;
+        progress |= self.write_upstream(context);
+        progress |= self.read_upstream(context)?;
+        progress |= self.write_client(context)?;
+        progress |= self.ping();
+        if self.up.write_done && self.down.write_done {
+            return Err(End::ClientClosed);
+        }
+        if self.draining && !progress && self.is_idle() {
+            return Err(End::Drained);
+        }
+        Ok(progress)
+    }
+
+    fn read_client(&mut self, context: &mut Context<'_>) -> Step {
+        let progress = match self.up.poll_read(context, Pin::new(&mut *self.client)) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(count)) => {
+                if count == 0 {
+                    self.reason.get_or_insert(End::ClientClosed);
+                }
+                true
+            }
+            Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
+        };
+        if self.up.write_done {
+            // The cluster hears nothing any more; reading on lets the client finish.
+            self.up.discard();
+            return Ok(progress);
+        }
+        let (keepalive, meters) = (&self.keepalive, self.meters);
+        let (outstanding, asked) = (&mut self.outstanding, &mut self.asked);
+        let cleared = self.up.clear(|header: Header| {
+            match header.message_type {
+                MessageType::Response => *asked = asked.saturating_sub(1),
+                _ if keepalive.awaiting_answer() => return Verdict::Hold,
+                MessageType::Sync => *outstanding += 1,
+                MessageType::Async => {}
+            }
+            meters.to_cluster.add_message(header.message_type);
+            Verdict::Pass
+        });
+        match cleared {
+            Ok(()) => Ok(progress),
+            Err(error) => {
+                if self.up.waiting_for_answer() {
+                    self.outstanding += 1;
+                }
+                let text = format!("hopend: {error}");
+                self.conclude(End::ClientMessage(error), &text);
+                self.up.stop_reading();
+                Ok(true)
+            }
+        }
+    }
+
+    fn write_upstream(&mut self, context: &mut Context<'_>) -> bool {
+        if self.up.write_done {
+            return false;
+        }
+        match self.up.poll_write(context, Pin::new(&mut *self.upstream)) {
+            Poll::Ready(Ok(0)) => {}
+            Poll::Ready(Ok(count)) => {
+                self.meters.to_cluster.add_bytes(count);
+                self.keepalive.sent(Instant::now().into_std());
+                return true;
+            }
+            Poll::Ready(Err(_)) => {
+                // What became of the cluster is told by reading, which may bring its last words.
+                self.up.write_done = true;
+                return true;
+            }
+            Poll::Pending => return false,
+        }
+        if !self.up.read_done || self.up.holds_message() {
+            return false;
+        }
+        if self.up.clear_rest() {
+            return true;
+        }
+        let shut = Pin::new(&mut *self.upstream).poll_shutdown(context);
+        self.up.write_done = shut.is_ready();
+        self.up.write_done
+    }
+
+    fn read_upstream(&mut self, context: &mut Context<'_>) -> Step {
+        let progress = match self.down.poll_read(context, Pin::new(&mut *self.upstream)) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(0)) => {
+                self.upstream_ended(None)?;
+                true
+            }
+            Poll::Ready(Ok(_)) => true,
+            Poll::Ready(Err(error)) => {
+                self.upstream_ended(Some(error))?;
+                true
+            }
+        };
+        let (keepalive, meters) = (&mut self.keepalive, self.meters);
+        let (outstanding, asked) = (&mut self.outstanding, &mut self.asked);
+        let cleared = self.down.clear(|header: Header| {
+            match header.message_type {
+                MessageType::Response if keepalive.awaiting_answer() => {
+                    keepalive.answered();
+                    return Verdict::Swallow;
+                }
+                MessageType::Response => *outstanding = outstanding.saturating_sub(1),
+                MessageType::Sync => *asked += 1,
+                MessageType::Async => {}
+            }
+            meters.to_client.add_message(header.message_type);
+            Verdict::Pass
+        });
+        match cleared {
+            Ok(()) => Ok(progress),
+            Err(error) => {
+                let text = format!("hopend: the cluster sent what is no q message: {error}");
+                self.conclude(End::UpstreamMessage(error), &text);
+                Ok(true)
+            }
+        }
+    }
+
+    fn write_client(&mut self, context: &mut Context<'_>) -> Step {
+        if self.down.write_done {
+            return Ok(false);
+        }
+        match self.down.poll_write(context, Pin::new(&mut *self.client)) {
+            Poll::Ready(Ok(0)) => {}
+            Poll::Ready(Ok(count)) => {
+                self.meters.to_client.add_bytes(count);
+                return Ok(true);
+            }
+            Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
+            Poll::Pending => return Ok(false),
+        }
+        if !self.down.read_done {
+            return Ok(false);
+        }
+        match Pin::new(&mut *self.client).poll_shutdown(context) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(error)) => Err(End::ClientLost(error)),
+            Poll::Ready(Ok(())) => {
+                self.down.write_done = true;
+                Ok(true)
+            }
+        }
+    }
+
+    /// The cluster's stream is over. Between messages the client can be told; inside one it can't.
+    fn upstream_ended(&mut self, error: Option<io::Error>) -> Result<(), End> {
+        if !self.down.ends_between_messages() {
+            return Err(End::UpstreamCut(error));
+        }
+        let end = End::UpstreamClosed {
+            outstanding: self.waiting_for_answer(),
+            error,
+        };
+        let text = format!("hopend: {end}");
+        self.conclude(end, &text);
+        Ok(())
+    }
+
+    /// Nothing more comes from the cluster: a client that waits for an answer gets `text` as q's
+    /// error, then the end of the stream.
+    fn conclude(&mut self, end: End, text: &str) {
+        let tell = self.waiting_for_answer() > 0 && self.down.passed_whole_messages();
+        self.reason.get_or_insert(end);
+        self.down.stop_reading();
+        if tell {
+            self.down.append(&error_response(text));
+        }
+    }
+
+    fn waiting_for_answer(&self) -> u64 {
+        self.outstanding + u64::from(self.up.holds_message() && self.up.waiting_for_answer())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.outstanding == 0 && self.asked == 0 && self.up.is_quiet() && self.down.is_quiet()
+    }
+
+    /// Puts a ping in when one is due and the stream is fit for it.
+    fn ping(&mut self) -> bool {
+        if self.up.read_done || self.up.write_done || self.down.read_done {
+            return false;
+        }
+        let stream = Stream {
+            between_messages: self.up.between_messages(),
+            outstanding: self.outstanding,
+        };
+        let Some(ping) = self.keepalive.poll(Instant::now().into_std(), stream) else {
+            return false;
+        };
+        self.up.inject(&ping);
+        self.meters.add_ping();
+        true
+    }
+
+    /// Ready with an end when a side that has to finish took too long; ready with nothing when a
+    /// ping has become due.
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Option<End>> {
+        loop {
+            let now = Instant::now();
+            if self
+                .close_deadline()
+                .is_some_and(|deadline| deadline <= now)
+            {
+                return Poll::Ready(Some(self.reason.take().unwrap_or(End::ClientClosed)));
+            }
+            // A ping that is due already waits for the stream to move, not for the clock.
+            let ping = self
+                .keepalive
+                .due()
+                .map(Instant::from_std)
+                .filter(|&due| due > now);
+            let Some(wanted) = self.close_deadline().into_iter().chain(ping).min() else {
+                return Poll::Pending;
+            };
+            // A timer that fires early is set anew then: cheaper than moving it with each message.
+            if self.timer.is_elapsed() || self.timer.deadline() > wanted {
+                self.timer.as_mut().reset(wanted);
+            }
+            if self.timer.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            if Instant::now() >= wanted {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    /// When the side that has not finished yet is given up: never while the cluster still owes an
+    /// answer to a client that has only closed its sending side.
+    fn close_deadline(&self) -> Option<Instant> {
+        let write_failed = self.up.write_done && !self.up.read_done;
+        let closing =
+            self.down.read_done || write_failed || (self.up.read_done && self.outstanding == 0);
+        closing.then(|| self.last_progress + CLOSE_TIMEOUT)
+    }
+}

@@ -1,0 +1,292 @@
+//! One connection's story: what the client says, who it is, where it may go, with what login; then
+//! the relay, then the record.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::audit;
+use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties};
+use crate::client::ClientStream;
+use crate::config::{Endpoint, ListenAddress, User};
+use crate::credential::Credentials;
+use crate::error::{ErrorKind, chain};
+use crate::q::handshake::{Hello, HelloError, common_capability};
+use crate::relay::{self, End, Meters, Relay};
+use crate::route::{OpenError, Route};
+use crate::stop::Stopping;
+use crate::upstream::Upstream;
+
+/// `fatal(2) protocol_version(70)`: what a TLS client reports at once, instead of waiting.
+const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];
+/// What an HTTP client reports.
+const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
+    Content-Length: 44\r\nConnection: close\r\n\r\nThis port speaks q IPC: dial it with hopen.\n";
+/// Bytes of the first read of a handshake.
+const FIRST_READ: usize = 512;
+
+/// What all sessions of the daemon share.
+#[derive(Debug)]
+pub struct Services {
+    /// Tells who a client is.
+    pub authenticator: Authenticator,
+    /// Slows down those who guess.
+    pub penalties: Penalties,
+    /// Logins, ready before they are asked for.
+    pub credentials: Credentials,
+    /// The running sessions.
+    pub tasks: TaskTracker,
+    /// Numbers them.
+    pub sessions: AtomicU64,
+}
+
+/// What one session starts with.
+#[derive(Debug)]
+pub struct Session {
+    /// Where the client came in.
+    pub listen: ListenAddress,
+    /// Whether others than this host's processes can come in there.
+    pub exposed: bool,
+    /// Where it leads.
+    pub route: Arc<Route>,
+    /// What all sessions share.
+    pub services: Arc<Services>,
+    /// Tells when to end.
+    pub stopping: Stopping,
+    /// The session's place among those that the endpoint may have.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// Why a session never came to its relay.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The first bytes are no q handshake.
+    #[error("{0}; dial this port with hopen")]
+    NotQ(#[from] HelloError),
+    /// It took too long over it.
+    #[error("the client sent no complete handshake within {} s", .0.as_secs_f32())]
+    HelloTimeout(std::time::Duration),
+    /// It went away before it was through.
+    #[error("the client went away before its handshake was complete")]
+    Vanished,
+    /// The kernel does not say whose connection it is.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// It is nobody who may use the endpoint.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// kdb+ can't be had.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The daemon stopped before the session was open.
+    #[error("hopend is stopping")]
+    Stopped,
+}
+
+impl Refusal {
+    /// Whose side.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotQ(_) | Self::HelloTimeout(_) | Self::Vanished | Self::Peer(_) => {
+                ErrorKind::Client
+            }
+            Self::Denied(_) => ErrorKind::Denied,
+            Self::Open(error) => error.kind(),
+            Self::Stopped => ErrorKind::Internal,
+        }
+    }
+
+    /// A port scan or a health check is no news.
+    fn is_noise(&self) -> bool {
+        matches!(self, Self::Vanished | Self::Peer(_))
+    }
+}
+
+/// Serves one connection from its first byte to its last.
+pub async fn serve(mut client: ClientStream, mut session: Session) {
+    let number = session.services.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
+    let mut stopping = session.stopping.clone();
+    let opened = tokio::select! {
+        opened = open(&mut client, &session, &mut record) => opened,
+        () = stopping.cutting() => Err(Refusal::Stopped),
+    };
+    match opened {
+        Ok(opened) => {
+            record.opened();
+            relay(client, opened, &mut session, &mut record).await;
+        }
+        Err(refusal) => {
+            record.refused(refusal.kind(), &chain(&refusal), refusal.is_noise());
+            turn_away(client, &refusal).await;
+        }
+    }
+    drop(session.permit);
+}
+
+struct Opened {
+    upstream: Upstream,
+    /// What the client sent behind its handshake.
+    early: Vec<u8>,
+}
+
+async fn open(
+    client: &mut ClientStream,
+    session: &Session,
+    record: &mut audit::Record,
+) -> Result<Opened, Refusal> {
+    let endpoint = session.route.endpoint();
+    let services = &session.services;
+    // A connection that can't be tuned is as good as gone; reading from it will tell.
+    let _ = client.tune();
+
+    let peer = peer_of(client, session.exposed)?;
+    record.peer(&peer);
+    let (hello, early) = read_hello(client, endpoint).await?;
+    record.said(&hello);
+
+    let user = identify(services, endpoint, session.exposed, &peer, &hello).await?;
+    record.user(&user);
+
+    let upstream = session
+        .route
+        .open(&user, &hello, &services.credentials)
+        .await?;
+    record.reached(upstream.peer);
+
+    // By itself: some clients hang when a message arrives in the same read.
+    let answer = common_capability(hello.capability, upstream.capability);
+    client
+        .write_all(&[answer])
+        .await
+        .map_err(|_| Refusal::Vanished)?;
+    Ok(Opened { upstream, early })
+}
+
+fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
+    match client {
+        ClientStream::Tcp(stream) => Peer::of_tcp(stream, exposed),
+        ClientStream::Unix(stream) => Peer::of_unix(stream),
+    }
+}
+
+async fn read_hello(
+    client: &mut ClientStream,
+    endpoint: &Endpoint,
+) -> Result<(Hello, Vec<u8>), Refusal> {
+    let limit = endpoint.max_handshake;
+    let read = async {
+        let mut bytes = Vec::with_capacity(FIRST_READ);
+        loop {
+            if let Some((hello, used)) = Hello::parse(&bytes, limit)? {
+                let early = bytes.split_off(used);
+                zeroize::Zeroize::zeroize(&mut bytes);
+                return Ok((hello, early));
+            }
+            match client.read_buf(&mut bytes).await {
+                Ok(0) | Err(_) => return Err(Refusal::Vanished),
+                Ok(_) => {}
+            }
+        }
+    };
+    timeout(endpoint.handshake_timeout, read)
+        .await
+        .unwrap_or(Err(Refusal::HelloTimeout(endpoint.handshake_timeout)))
+}
+
+/// Who this is; those who failed before wait first, and those who fail now wait for the answer.
+async fn identify(
+    services: &Services,
+    endpoint: &Endpoint,
+    exposed: bool,
+    peer: &Peer,
+    hello: &Hello,
+) -> Result<Arc<User>, Refusal> {
+    sleep(services.penalties.delay(peer, Instant::now())).await;
+    let identified = services
+        .authenticator
+        .identify(endpoint, exposed, peer, hello)
+        .await;
+    match identified {
+        Ok(user) => {
+            services.penalties.succeeded(peer, &hello.user);
+            Ok(user)
+        }
+        Err(denied) => {
+            if denied.guess {
+                sleep(services.penalties.failed(peer, &hello.user, Instant::now())).await;
+            }
+            Err(denied.into())
+        }
+    }
+}
+
+/// What the client sees: q reports `'access` for an end of the stream, a connection error for a
+/// reset. The reason itself is in the log.
+async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
+    let answer = match refusal {
+        Refusal::NotQ(HelloError::Tls) => TLS_ALERT,
+        Refusal::NotQ(HelloError::Http) => HTTP_ANSWER,
+        Refusal::Open(error) if error.kind() != ErrorKind::Denied => return client.reset(),
+        Refusal::Stopped => return client.reset(),
+        _ => &[],
+    };
+    // The answer fits any socket buffer; a client that is gone does not need it.
+    let _ = client.write_all(answer).await;
+    client.close().await;
+}
+
+async fn relay(
+    mut client: ClientStream,
+    opened: Opened,
+    session: &mut Session,
+    record: &mut audit::Record,
+) {
+    let Opened {
+        mut upstream,
+        early,
+    } = opened;
+    let endpoint = session.route.endpoint();
+    let plan = relay::Plan {
+        keepalive: endpoint.keepalive.clone(),
+        max_message: endpoint.max_message,
+    };
+    let meters = Meters::default();
+    let end = {
+        let mut relay = Relay::new(&mut client, &mut upstream.stream, &early, &plan, &meters);
+        let (mut draining, mut cutting) = (session.stopping.clone(), session.stopping.clone());
+        let mut told = false;
+        loop {
+            tokio::select! {
+                end = relay.run() => break end,
+                () = cutting.cutting() => break End::Cut,
+                () = draining.draining(), if !told => {
+                    told = true;
+                    relay.drain();
+                }
+            }
+        }
+    };
+    record.ended(end.kind(), &chain(&end), &meters);
+    let resets = end.resets_client();
+    drop(end);
+    // Both sides take their time to notice; neither has to wait for the other.
+    let goodbye = async {
+        if !resets {
+            let limit = std::time::Duration::from_secs(1);
+            let _ = timeout(limit, upstream.stream.shutdown()).await;
+        }
+        drop(upstream);
+    };
+    if resets {
+        client.reset();
+        goodbye.await;
+    } else {
+        tokio::join!(client.close(), goodbye);
+    }
+}

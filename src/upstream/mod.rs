@@ -1,0 +1,364 @@
+//! From an address and a login to a kdb+ that has accepted it.
+
+mod stream;
+pub mod tls;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::config::Address;
+use crate::error::ErrorKind;
+use crate::q::handshake::Hello;
+use crate::socket;
+pub use stream::UpstreamStream;
+
+/// Before the next address of a name is tried beside the one that has not answered (RFC 8305).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Why a kdb+ could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// DNS has no address.
+    #[error("{address}: the name {host} does not resolve; check the name and this host's DNS", host = .address.host)]
+    Resolve {
+        /// Where to.
+        address: Address,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// No address took the connection.
+    #[error(
+        "{address}: no connection; check that kdb+ listens there and that security groups and routes allow it"
+    )]
+    Connect {
+        /// Where to.
+        address: Address,
+        /// What the last attempt said.
+        #[source]
+        source: io::Error,
+    },
+    /// The TLS handshake failed.
+    #[error("{address}: TLS failed; {remedy}")]
+    Tls {
+        /// Where to.
+        address: Address,
+        /// What to do.
+        remedy: &'static str,
+        /// What rustls said.
+        #[source]
+        source: io::Error,
+    },
+    /// The host is neither a DNS name nor an IP address.
+    #[error("{address}: {host:?} is no host name that a certificate could carry", host = .address.host)]
+    ServerName {
+        /// Where to.
+        address: Address,
+    },
+    /// The connection broke during the login.
+    #[error("{address}: the connection broke during the login")]
+    Login {
+        /// Where to.
+        address: Address,
+        /// What broke.
+        #[source]
+        source: io::Error,
+    },
+    /// kdb+ closed the connection instead of answering the login.
+    #[error("{address}: kdb+ refused the login of user {user:?}")]
+    Rejected {
+        /// Where to.
+        address: Address,
+        /// The q user that was given.
+        user: String,
+    },
+    /// Too slow.
+    #[error("{address}: nothing within {} s while {stage}", .limit.as_secs_f32())]
+    Timeout {
+        /// Where to.
+        address: Address,
+        /// The endpoint's `connect_timeout`.
+        limit: Duration,
+        /// What was under way.
+        stage: Stage,
+    },
+}
+
+/// What a dial was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Asking DNS.
+    Resolving,
+    /// Opening a TCP connection.
+    Connecting,
+    /// Shaking hands over TLS.
+    Tls,
+    /// Waiting for the capability byte.
+    LoggingIn,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Resolving => "resolving the name",
+            Self::Connecting => "connecting",
+            Self::Tls => "shaking hands over TLS",
+            Self::LoggingIn => "logging in",
+        })
+    }
+}
+
+impl UpstreamError {
+    /// Whose side.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Rejected { .. } => ErrorKind::Denied,
+            Self::ServerName { .. } => ErrorKind::Configuration,
+            _ => ErrorKind::Upstream,
+        }
+    }
+}
+
+/// A kdb+ that has accepted a login.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The connection; the next byte either way is a message's.
+    pub stream: UpstreamStream,
+    /// What kdb+ answered.
+    pub capability: u8,
+    /// The address that took the connection.
+    pub peer: SocketAddr,
+}
+
+/// Dials `address` and logs in as `hello` says, all within `limit`.
+pub async fn open(
+    address: &Address,
+    tls: &Arc<ClientConfig>,
+    hello: &Hello,
+    limit: Duration,
+) -> Result<Upstream, UpstreamError> {
+    let mut stage = Stage::Resolving;
+    let opened = timeout(limit, open_unbounded(address, tls, hello, &mut stage)).await;
+    opened.unwrap_or_else(|_| {
+        Err(UpstreamError::Timeout {
+            address: address.clone(),
+            limit,
+            stage,
+        })
+    })
+}
+
+async fn open_unbounded(
+    address: &Address,
+    tls: &Arc<ClientConfig>,
+    hello: &Hello,
+    stage: &mut Stage,
+) -> Result<Upstream, UpstreamError> {
+    let addresses = resolve(address).await?;
+    *stage = Stage::Connecting;
+    let tcp = connect(addresses)
+        .await
+        .and_then(|stream| socket::tune(&stream).map(|()| stream))
+        .and_then(|stream| stream.peer_addr().map(|peer| (stream, peer)));
+    let (tcp, peer) = tcp.map_err(|source| UpstreamError::Connect {
+        address: address.clone(),
+        source,
+    })?;
+    let mut stream = if address.tls {
+        *stage = Stage::Tls;
+        UpstreamStream::Tls(Box::new(shake_hands(address, tls, tcp).await?))
+    } else {
+        UpstreamStream::Plain(tcp)
+    };
+    *stage = Stage::LoggingIn;
+    let capability = log_in(&mut stream, hello)
+        .await
+        .map_err(|source| UpstreamError::Login {
+            address: address.clone(),
+            source,
+        })?;
+    match capability {
+        Some(capability) => Ok(Upstream {
+            stream,
+            capability,
+            peer,
+        }),
+        None => Err(UpstreamError::Rejected {
+            address: address.clone(),
+            user: hello.user.clone(),
+        }),
+    }
+}
+
+async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
+    let failed = |source| UpstreamError::Resolve {
+        address: address.clone(),
+        source,
+    };
+    if let Ok(ip) = address.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, address.port)]);
+    }
+    let found: Vec<_> = lookup_host((address.host.as_str(), address.port))
+        .await
+        .map_err(failed)?
+        .collect();
+    if found.is_empty() {
+        return Err(failed(io::Error::other("no address")));
+    }
+    Ok(interleave(found))
+}
+
+/// The resolver's order, with the families taking turns.
+fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut mixed = Vec::new();
+    loop {
+        let pair = (first.next(), second.next());
+        if pair == (None, None) {
+            return mixed;
+        }
+        mixed.extend(pair.0.into_iter().chain(pair.1));
+    }
+}
+
+/// The first connection that stands: each address gets a head start on the next one, and a failure
+/// starts the next at once.
+async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting = addresses.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut last_error = io::Error::other("no address");
+    if let Some(address) = waiting.next() {
+        attempts.push(TcpStream::connect(address));
+    }
+    while !attempts.is_empty() {
+        tokio::select! {
+            Some(result) = attempts.next() => match result {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    last_error = error;
+                    attempts.extend(waiting.next().map(TcpStream::connect));
+                }
+            },
+            () = sleep(STAGGER), if waiting.len() > 0 => {
+                attempts.extend(waiting.next().map(TcpStream::connect));
+            }
+        }
+    }
+    Err(last_error)
+}
+
+async fn shake_hands(
+    address: &Address,
+    tls: &Arc<ClientConfig>,
+    tcp: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, UpstreamError> {
+    let name =
+        ServerName::try_from(address.host.clone()).map_err(|_| UpstreamError::ServerName {
+            address: address.clone(),
+        })?;
+    TlsConnector::from(Arc::clone(tls))
+        .connect(name, tcp)
+        .await
+        .map_err(|source| UpstreamError::Tls {
+            address: address.clone(),
+            remedy: tls_remedy(&source),
+            source,
+        })
+}
+
+/// What an administrator can do about a failed TLS handshake.
+fn tls_remedy(error: &io::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>());
+    match inner {
+        Some(Error::InvalidCertificate(why)) => match why {
+            CertificateError::UnknownIssuer => {
+                "set ca_file to the authority that signed this certificate"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "the certificate is for another host: use the name it carries"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the certificate has expired: renew it there, or correct this host's clock"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the certificate is not valid yet: correct this host's clock"
+            }
+            CertificateError::Revoked => "the certificate was revoked: renew it there",
+            _ => "the certificate was not accepted",
+        },
+        Some(Error::InvalidMessage(_)) => {
+            "that port does not speak TLS: for plain kdb+ write :host:port"
+        }
+        _ => "check that the port speaks TLS",
+    }
+}
+
+/// `None` when kdb+ closed instead of answering.
+async fn log_in(stream: &mut UpstreamStream, hello: &Hello) -> io::Result<Option<u8>> {
+    stream.write_all(hello.encode().expose()).await?;
+    stream.flush().await?;
+    let mut answer = [0];
+    match stream.read(&mut answer).await {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(answer[0])),
+        // A TLS peer that closes without saying so.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_in_the_resolvers_order() {
+        let parse = |list: &[&str]| -> Vec<SocketAddr> {
+            list.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        assert_eq!(
+            interleave(parse(&[
+                "[::1]:1",
+                "[::2]:1",
+                "1.1.1.1:1",
+                "1.1.1.2:1",
+                "1.1.1.3:1"
+            ])),
+            parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "1.1.1.3:1"])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_does_not_keep_from_a_live_one() {
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dead = {
+            let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            gone.local_addr().unwrap()
+        };
+        let stream = connect(vec![dead, live.local_addr().unwrap()])
+            .await
+            .unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live.local_addr().unwrap());
+        assert_eq!(
+            connect(vec![dead]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+    }
+}

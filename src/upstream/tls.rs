@@ -1,0 +1,101 @@
+//! Which certificates are believed, and the sessions that may be resumed.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::Resumption;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+/// Servers whose last session ticket is kept, for each set of authorities.
+const RESUMED_SERVERS: usize = 1_024;
+
+/// Why no TLS configuration could be made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TlsError {
+    /// The file can't be read, or is no PEM.
+    #[error("{path}: {why}; ca_file needs the PEM certificates of the authorities", path = .path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        why: String,
+    },
+    /// The host has no trusted roots.
+    #[error(
+        "the system has no trusted roots ({0}); install ca-certificates or set ca_file on the endpoint"
+    )]
+    NoSystemRoots(String),
+    /// rustls refused the combination.
+    #[error("TLS: {0}")]
+    Configuration(String),
+}
+
+/// TLS configurations by the file of their authorities, made when first asked for: connections that
+/// trust the same authorities resume each other's sessions.
+#[derive(Debug, Default)]
+pub struct TlsConfigs {
+    made: Mutex<HashMap<Option<PathBuf>, Arc<ClientConfig>>>,
+}
+
+impl TlsConfigs {
+    /// The configuration that trusts `ca_file`, or the system's roots without one. Reads files; call
+    /// it where blocking does no harm.
+    pub fn config(&self, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+        let key = ca_file.map(Path::to_path_buf);
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = made.get(&key) {
+            return Ok(Arc::clone(config));
+        }
+        let roots = match ca_file {
+            Some(path) => roots_from_file(path)?,
+            None => system_roots()?,
+        };
+        let config = Arc::new(client_config(roots)?);
+        made.insert(key, Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+fn client_config(roots: RootCertStore) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Configuration(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::in_memory_sessions(RESUMED_SERVERS);
+    Ok(config)
+}
+
+fn roots_from_file(path: &Path) -> Result<RootCertStore, TlsError> {
+    let failed = |why: String| TlsError::CaFile {
+        path: path.to_path_buf(),
+        why,
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| failed(e.to_string()))? {
+        let certificate = certificate.map_err(|e| failed(e.to_string()))?;
+        roots.add(certificate).map_err(|e| failed(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(failed("no certificate in it".into()));
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = found
+            .errors
+            .first()
+            .map_or_else(|| "none found".into(), ToString::to_string);
+        return Err(TlsError::NoSystemRoots(why));
+    }
+    Ok(roots)
+}
