@@ -20,6 +20,7 @@ pub mod relay;
 pub mod route;
 pub mod secret;
 pub mod session;
+pub mod sim;
 pub mod socket;
 pub mod stop;
 pub mod upstream;

@@ -3,6 +3,8 @@
 //! Source: <https://code.kx.com/q/basics/ipc/> and
 //! <https://code.kx.com/q/kb/serialization/>.
 
+pub mod compress;
 pub mod frame;
 pub mod handshake;
 pub mod message;
+pub mod value;

@@ -1,0 +1,291 @@
+//! Compression of whole messages, as kdb+ does it towards peers on other hosts.
+//!
+//! A control byte says, lowest bit first, what follows: 0 a literal byte; 1 two bytes, a slot and a
+//! count, for a copy of 2 + count bytes from where the slot points. A slot is the exclusive or of
+//! two neighbours and points to where they were last seen.
+//!
+//! Source: <https://code.kx.com/q/kb/serialization/> and the behaviour of KX's c.java.
+
+use super::frame::{HEADER_LEN, Header, HeaderError};
+
+/// Messages up to this many bytes are sent plain.
+pub const THRESHOLD: usize = 2_000;
+
+/// Most bytes that one compressed byte can stand for: eight copies of 257 in 17 bytes.
+const MOST_EXPANSION: u64 = 128;
+
+/// Why a message could not be decompressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecompressError {
+    /// No header.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// Byte 2 of the header is 0.
+    #[error("the message is not compressed")]
+    Plain,
+    /// The message ends too early.
+    #[error("a compressed message ends too early")]
+    Truncated,
+    /// The size it promises is not possible for its length.
+    #[error("a compressed message promises {0} bytes, which its length can't hold")]
+    Size(u64),
+    /// The size it promises is over the caller's limit.
+    #[error("a compressed message of {size} bytes (at most {limit} are taken)")]
+    TooLong {
+        /// Bytes promised.
+        size: u64,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// A copy from beyond what was written, or one that runs over the end.
+    #[error("a compressed message refers to what it does not hold")]
+    Reference,
+}
+
+/// A plain message compressed: `None` when it would not shrink below half, as kdb+ decides it.
+pub fn compress(message: &[u8]) -> Option<Vec<u8>> {
+    let head = Header::parse(*message.first_chunk::<HEADER_LEN>()?).ok()?;
+    let total = message.len();
+    if head.compression != 0 || head.length != total as u64 {
+        return None;
+    }
+    let (flag, size) = match u32::try_from(total) {
+        Ok(size) => (1, size.to_le_bytes().to_vec()),
+        Err(_) => (2, (total as u64).to_le_bytes().to_vec()),
+    };
+    let mut out = vec![0; HEADER_LEN];
+    out.extend(size);
+    if !head.little_endian {
+        out[HEADER_LEN..].reverse();
+    }
+    // A control byte and eight pairs always fit below this.
+    let most = (total / 2).checked_sub(17)?;
+    let mut slots = [0usize; 256];
+    let mut pending = None;
+    let mut control = out.len();
+    let mut bit = 0u8;
+    let mut at = HEADER_LEN;
+    while at < total {
+        if bit == 0 {
+            if out.len() > most {
+                return None;
+            }
+            bit = 1;
+            control = out.len();
+            out.push(0);
+        }
+        let slot = (at + 2 < total).then(|| usize::from(message[at] ^ message[at + 1]));
+        let seen = slot
+            .map(|slot| slots[slot])
+            .filter(|&seen| seen != 0 && message[seen] == message[at]);
+        if let Some((slot, position)) = pending.take() {
+            slots[slot] = position;
+        }
+        match (slot, seen) {
+            (Some(slot), Some(seen)) => {
+                slots[slot] = at;
+                let more = message[seen + 2..]
+                    .iter()
+                    .zip(&message[at + 2..])
+                    .take(255)
+                    .take_while(|(a, b)| a == b)
+                    .count();
+                out[control] |= bit;
+                out.push(u8::try_from(slot).unwrap_or_default());
+                out.push(u8::try_from(more).unwrap_or_default());
+                at += 2 + more;
+            }
+            _ => {
+                pending = slot.map(|slot| (slot, at));
+                out.push(message[at]);
+                at += 1;
+            }
+        }
+        bit <<= 1;
+    }
+    let header = Header {
+        compression: flag,
+        length: out.len() as u64,
+        ..head
+    };
+    out[..HEADER_LEN].copy_from_slice(&header.encode());
+    Some(out)
+}
+
+/// The plain message that a compressed one stands for, of `limit` bytes at the most.
+pub fn decompress(message: &[u8], limit: usize) -> Result<Vec<u8>, DecompressError> {
+    let head = message
+        .first_chunk::<HEADER_LEN>()
+        .ok_or(DecompressError::Truncated)?;
+    let head = Header::parse(*head)?;
+    let mut input = message[HEADER_LEN..].iter().copied();
+    let width = match head.compression {
+        0 => return Err(DecompressError::Plain),
+        1 => 4,
+        _ => 8,
+    };
+    let mut size = [0; 8];
+    for slot in &mut size[..width] {
+        *slot = input.next().ok_or(DecompressError::Truncated)?;
+    }
+    if !head.little_endian {
+        size[..width].reverse();
+    }
+    let size = u64::from_le_bytes(size);
+    let longest = (message.len() as u64).saturating_mul(MOST_EXPANSION);
+    if size <= HEADER_LEN as u64 || size > longest {
+        return Err(DecompressError::Size(size));
+    }
+    let total = usize::try_from(size)
+        .ok()
+        .filter(|&total| total <= limit)
+        .ok_or(DecompressError::TooLong { size, limit })?;
+
+    let mut out = Vec::with_capacity(total);
+    let plain = Header {
+        compression: 0,
+        length: size,
+        ..head
+    };
+    out.extend_from_slice(&plain.encode());
+    let mut slots = [0usize; 256];
+    let mut noted = HEADER_LEN;
+    let (mut control, mut bit) = (0u8, 0u8);
+    while out.len() < total {
+        let mut next = || input.next().ok_or(DecompressError::Truncated);
+        if bit == 0 {
+            control = next()?;
+            bit = 1;
+        }
+        let copy = control & bit != 0;
+        let mut more = 0;
+        let mut from = 0;
+        if copy {
+            from = slots[usize::from(next()?)];
+            more = usize::from(next()?);
+            if from < HEADER_LEN || from + 1 >= out.len() || out.len() + 2 + more > total {
+                return Err(DecompressError::Reference);
+            }
+            out.push(out[from]);
+            out.push(out[from + 1]);
+            from += 2;
+        } else {
+            out.push(next()?);
+        }
+        while noted + 1 < out.len() {
+            slots[usize::from(out[noted] ^ out[noted + 1])] = noted;
+            noted += 1;
+        }
+        if copy {
+            for step in 0..more {
+                out.push(out[from + step]);
+            }
+            noted = out.len();
+        }
+        bit <<= 1;
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::q::frame::MessageType;
+    use crate::q::message::message;
+
+    #[test]
+    fn equal_items_shrink() {
+        let plain = message(
+            MessageType::Response,
+            &crate::q::value::Value::Longs(vec![7; 1000]).encode(),
+        );
+        let small = compress(&plain).unwrap();
+        assert_eq!(small[..4], [1, 2, 1, 0]);
+        assert_eq!(small[8..12], 8014u32.to_le_bytes());
+        assert!(small.len() < 250, "{}", small.len());
+        assert_eq!(decompress(&small, 8014), Ok(plain));
+        assert_eq!(
+            decompress(&small, 8013),
+            Err(DecompressError::TooLong {
+                size: 8014,
+                limit: 8013
+            })
+        );
+    }
+
+    #[test]
+    fn what_does_not_shrink_stays_plain() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let body: Vec<u8> = (0..4000).map(|_| random.u8(..)).collect();
+        assert_eq!(compress(&message(MessageType::Async, &body)), None);
+        assert_eq!(compress(b"short"), None);
+    }
+
+    #[test]
+    fn eight_bytes_of_size_are_read_in_both_orders() {
+        let plain = message(MessageType::Sync, &[9; 3000]);
+        let small = compress(&plain).unwrap();
+        for little in [true, false] {
+            let mut long = Header {
+                little_endian: little,
+                message_type: MessageType::Sync,
+                compression: 2,
+                length: small.len() as u64 + 4,
+            }
+            .encode()
+            .to_vec();
+            let size = 3008u64;
+            long.extend(if little {
+                size.to_le_bytes()
+            } else {
+                size.to_be_bytes()
+            });
+            long.extend_from_slice(&small[12..]);
+            let out = decompress(&long, 1 << 20).unwrap();
+            assert_eq!(out[8..], plain[8..]);
+            assert_eq!(
+                Header::parse(*out.first_chunk().unwrap()).unwrap().length,
+                3008
+            );
+        }
+    }
+
+    #[test]
+    fn a_promise_that_can_not_be_kept_allocates_nothing() {
+        let bytes = [1, 2, 2, 0, 18, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0];
+        assert_eq!(
+            decompress(&bytes, usize::MAX),
+            Err(DecompressError::Size(1 << 32))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn decompressing_undoes_compressing(
+            items in proptest::collection::vec((0u8..6, 1usize..600), 1..40)
+        ) {
+            let body: Vec<u8> = items.iter().flat_map(|&(b, n)| (0..n).map(move |i| {
+                if n % 3 == 0 { b } else { b.wrapping_add((i % 7) as u8) }
+            })).collect();
+            let plain = message(MessageType::Response, &body);
+            if let Some(small) = compress(&plain) {
+                prop_assert!(small.len() <= plain.len() / 2);
+                prop_assert_eq!(decompress(&small, plain.len()), Ok(plain));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            size in 0u32..5000, rest in proptest::collection::vec(any::<u8>(), 0..300)
+        ) {
+            let mut bytes = vec![1, 2, 1, 0, 255, 0, 0, 0];
+            bytes.extend(size.to_le_bytes());
+            bytes.extend(rest);
+            if let Ok(plain) = decompress(&bytes, 10_000) {
+                prop_assert_eq!(plain.len(), size as usize);
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Authorities and server certificates made for one run.
+
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::SimError;
+
+/// Names that a cluster's certificate is good for.
+const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// What is wrong with the certificate that a listener shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Flaw {
+    /// Signed by an authority that is not in the simulator's CA file.
+    OtherAuthority,
+    /// Good for `elsewhere.example` only.
+    OtherHost,
+    /// Ended in 2020.
+    Expired,
+}
+
+/// The TLS side of every listener.
+pub(super) struct Certificates {
+    /// The authority, for `ca_file`.
+    pub(super) ca_pem: String,
+    /// What a listener shows when nothing is wrong.
+    pub(super) good: Arc<ServerConfig>,
+    flawed: [(Flaw, Arc<ServerConfig>); 3],
+}
+
+impl Certificates {
+    pub(super) fn generate() -> Result<Self, SimError> {
+        let (ca, ca_pem) = authority("hopend simulator CA")?;
+        let (other, _) = authority("another CA")?;
+        Ok(Self {
+            ca_pem,
+            good: server(&ca, &NAMES, false)?,
+            flawed: [
+                (Flaw::OtherAuthority, server(&other, &NAMES, false)?),
+                (Flaw::OtherHost, server(&ca, &["elsewhere.example"], false)?),
+                (Flaw::Expired, server(&ca, &NAMES, true)?),
+            ],
+        })
+    }
+
+    pub(super) fn flawed(&self, flaw: Flaw) -> Arc<ServerConfig> {
+        self.flawed
+            .iter()
+            .find(|(with, _)| *with == flaw)
+            .map_or_else(|| self.good.clone(), |(_, config)| config.clone())
+    }
+}
+
+fn authority(name: &str) -> Result<(Issuer<'static, KeyPair>, String), SimError> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let pem = params.self_signed(&key)?.pem();
+    Ok((Issuer::new(params, key), pem))
+}
+
+fn server(
+    authority: &Issuer<'static, KeyPair>,
+    names: &[&str],
+    expired: bool,
+) -> Result<Arc<ServerConfig>, SimError> {
+    let key = KeyPair::generate()?;
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let common_name = names.first().cloned().unwrap_or_default();
+    let mut params = CertificateParams::new(names)?;
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    if expired {
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(2020, 1, 1);
+    }
+    let certificate: CertificateDer<'static> = params.signed_by(&key, authority)?.der().clone();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(Arc::new(config))
+}

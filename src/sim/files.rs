@@ -1,0 +1,185 @@
+//! The files with which `hopend run` finds the simulator.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use argon2::password_hash::PasswordHasher;
+use argon2::{Algorithm, Argon2, Params, Version};
+
+use super::state::{BASE64, random};
+use super::{REGION, SimError, Simulator};
+
+/// The keepalive that hopend has of its own accord is short enough from this idle limit on.
+const ROOMY: Duration = Duration::from_secs(120);
+
+impl Simulator {
+    /// Writes `dir/hopend.toml` and all it needs: the CA, the profile with the credentials, the
+    /// passwords.
+    ///
+    /// `account`, which should be the one that runs this, becomes the first user, told by the
+    /// kernel. The second is `alice` (`alice2`, where the account is called `alice`) with the
+    /// password in `dir/alice.password`. Both are added to FinSpace. A FinSpace user's name has
+    /// letters, digits, `_` and `-` only, so other characters of `account` become `-` there.
+    pub fn write_files(&self, dir: &Path, account: &str) -> Result<PathBuf, SimError> {
+        let dir = std::path::absolute(dir).map_err(failed(dir))?;
+        fs::create_dir_all(&dir).map_err(failed(&dir))?;
+        fs::set_permissions(&dir, Permissions::from_mode(0o700)).map_err(failed(&dir))?;
+
+        let second = if account == "alice" {
+            "alice2"
+        } else {
+            "alice"
+        };
+        let kx_user = kx_name(account);
+        self.add_user(&kx_user);
+        self.add_user(second);
+        let password = random(20, BASE64);
+        self.shared
+            .with(|state| state.secrets.push(password.clone()));
+
+        let (access_key, secret_key) = self.base_credentials();
+        let credentials = format!(
+            "[sim]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n"
+        );
+        let (_, _, plain_password) = self.plain();
+        for (name, content) in [
+            ("ca.pem", self.ca_pem()),
+            ("credentials", credentials.as_str()),
+            ("alice.password", &format!("{password}\n")),
+            ("plain.password", &format!("{plain_password}\n")),
+        ] {
+            write_private(&dir.join(name), content)?;
+        }
+
+        let hash = hash(&password)?;
+        let toml = self.toml(&dir, account, &kx_user, (second, &hash))?;
+        let path = dir.join("hopend.toml");
+        write_private(&path, &toml)?;
+        Ok(path)
+    }
+
+    fn toml(
+        &self,
+        dir: &Path,
+        account: &str,
+        kx_user: &str,
+        (second, hash): (&str, &str),
+    ) -> Result<String, SimError> {
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let file = |name: &str| quoted(&dir.join(name).to_string_lossy());
+        let [hdb, rdb, plain] = free_ports().map_err(SimError::Listen)?;
+        let keepalive = self.keepalive();
+        let (plain_port, plain_user, _) = self.plain();
+        let mut kx = String::new();
+        if kx_user != account {
+            let _ = writeln!(kx, "kx_user = {}", quoted(kx_user));
+        }
+        Ok(format!(
+            r#"# Written by the hopend simulator, for as long as it runs.
+
+[environment.sim]
+id = "{id}"
+region = "{REGION}"
+profile = "sim"
+credentials_file = {credentials}
+endpoint_url = "{api}"
+sts_endpoint_url = "{sts}"
+ca_file = {ca}
+
+[[user]]
+name = {account}
+os_user = {account}
+{kx}
+[[user]]
+name = "{second}"
+password = "{hash}"          # the one in alice.password
+
+[[endpoint]]
+name = "hdb"
+listen = ["127.0.0.1:{hdb}", "unix:{hdb}"]
+cluster = "hdb-cluster"
+{keepalive}
+[[endpoint]]
+name = "rdb"
+listen = ["127.0.0.1:{rdb}"]
+cluster = "rdb-cluster"
+{keepalive}
+[[endpoint]]                  # kdb+ that needs no FinSpace
+name = "plain"
+listen = ["127.0.0.1:{plain}"]
+connect = [":tcps://localhost:{plain_port}"]
+login = {{ user = "{plain_user}", password_file = {plain_password} }}
+ca_file = {ca}
+"#,
+            id = self.environment_id(),
+            credentials = file("credentials"),
+            api = self.api_url(),
+            sts = self.sts_url(),
+            ca = file("ca.pem"),
+            account = quoted(account),
+            plain_password = file("plain.password"),
+        ))
+    }
+
+    /// A third of the idle limit, where that is short.
+    fn keepalive(&self) -> String {
+        let limit = self.shared.options.idle_limit;
+        if limit >= ROOMY {
+            return String::new();
+        }
+        format!("keepalive = \"{}ms\"\n", (limit / 3).as_millis().max(1))
+    }
+}
+
+/// Three ports that were free a moment ago.
+fn free_ports() -> io::Result<[u16; 3]> {
+    let bind = || TcpListener::bind("127.0.0.1:0");
+    let held = [bind()?, bind()?, bind()?];
+    let mut ports = [0; 3];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+fn write_private(path: &Path, content: &str) -> Result<(), SimError> {
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(content.as_bytes())
+    };
+    write().map_err(failed(path))
+}
+
+/// Cheap on purpose: it protects nothing.
+fn hash(password: &str) -> Result<String, SimError> {
+    let params = Params::new(8 * 1024, 1, 1, None).map_err(|e| SimError::Hash(e.to_string()))?;
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password(password.as_bytes())
+        .map(|hash| hash.to_string())
+        .map_err(|error| SimError::Hash(error.to_string()))
+}
+
+fn kx_name(account: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    account
+        .chars()
+        .map(|c| if allowed(c) { c } else { '-' })
+        .take(50)
+        .collect()
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> SimError {
+    let path = path.to_owned();
+    move |source| SimError::File { path, source }
+}

@@ -1,0 +1,240 @@
+//! Messages from and to a stream, in memory that does not grow with what a node can't keep.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::data::Data;
+use crate::q::compress::{THRESHOLD, compress, decompress};
+use crate::q::frame::{HEADER_LEN, Header, MessageType};
+use crate::q::message::error_response;
+use crate::q::value::{Value, decode, decode_message, vector_header};
+
+/// Bodies up to this many bytes are kept for evaluation; longer ones are counted.
+pub(super) const KEPT: usize = 256 << 20;
+
+/// Of a body that is counted, this much is kept: enough to see what it is.
+const HEAD: usize = 4 << 10;
+
+/// KiB of messages that wait for their evaluation.
+const QUEUE: u32 = 320 << 10;
+
+/// Bytes made at a time of an answer that is not held.
+const CHUNK: usize = 64 << 10;
+
+/// A message as it came.
+pub(super) struct Frame {
+    pub(super) header: Header,
+    /// The body, or its start when it is longer than [`KEPT`].
+    body: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Frame {
+    /// The keepalive: an async empty char vector.
+    pub(super) fn is_ping(&self) -> bool {
+        self.header.message_type == MessageType::Async && self.body == [10, 0, 0, 0, 0, 0]
+    }
+
+    /// What the message says. One that was only counted says how many items it held, or bytes.
+    pub(super) fn value(&self) -> Result<Arc<Value>, String> {
+        let length = self.header.length - HEADER_LEN as u64;
+        let value = if self.body.len() as u64 != length {
+            Ok(Value::Long(
+                i64::try_from(self.counted().unwrap_or(length)).unwrap_or(i64::MAX),
+            ))
+        } else if self.header.compression == 0 {
+            decode(&self.body, self.header.little_endian)
+        } else {
+            let mut message = self.header.encode().to_vec();
+            message.extend_from_slice(&self.body);
+            let plain = decompress(&message, KEPT).map_err(|error| format!("badmsg: {error}"))?;
+            decode_message(&plain).map(|(_, value)| value)
+        };
+        value
+            .map(Arc::new)
+            .map_err(|error| format!("badmsg: {error}"))
+    }
+
+    /// The count of the vector that a list of a function and one argument ends with.
+    fn counted(&self) -> Option<u64> {
+        let number = |bytes: &[u8]| {
+            let mut wide = [0; 8];
+            wide[..bytes.len()].copy_from_slice(bytes);
+            if !self.header.little_endian {
+                wide[..bytes.len()].reverse();
+            }
+            u64::from_le_bytes(wide)
+        };
+        let rest = match self.body.get(..6)? {
+            [0, _, count @ ..] if number(count) == 2 => &self.body[6..],
+            _ => return None,
+        };
+        let [10, _, count @ ..] = rest.get(..6)? else {
+            return None;
+        };
+        let function = usize::try_from(number(count)).ok()?;
+        let vector = rest.get(6 + function..)?;
+        match vector.get(..2)? {
+            [1..=19, long] if long & 0x80 != 0 => Some(number(vector.get(2..10)?)),
+            [1..=19, _] => Some(number(vector.get(2..6)?)),
+            _ => None,
+        }
+    }
+}
+
+/// Reads messages into the queue until the stream ends.
+pub(super) async fn read<R>(mut reader: R, queue: mpsc::UnboundedSender<Frame>) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+{
+    let room = Arc::new(Semaphore::new(QUEUE as usize));
+    loop {
+        let mut head = [0; HEADER_LEN];
+        if reader.read(&mut head[..1]).await? == 0 {
+            return Ok(());
+        }
+        reader.read_exact(&mut head[1..]).await?;
+        let header = Header::parse(head)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let length = header.length - HEADER_LEN as u64;
+        let keep = match usize::try_from(length) {
+            Ok(length) if length <= KEPT => length,
+            _ => HEAD,
+        };
+        let kibibytes = u32::try_from(keep / 1024 + 1).unwrap_or(QUEUE);
+        let permit = room.clone().acquire_many_owned(kibibytes.min(QUEUE)).await;
+        let permit = permit.map_err(io::Error::other)?;
+        let mut body = Vec::new();
+        let kept = (&mut reader)
+            .take(keep as u64)
+            .read_to_end(&mut body)
+            .await?;
+        if kept < keep {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let rest = length - keep as u64;
+        let skipped = tokio::io::copy_buf(
+            &mut tokio::io::BufReader::with_capacity(CHUNK, (&mut reader).take(rest)),
+            &mut tokio::io::sink(),
+        )
+        .await?;
+        if skipped < rest {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let frame = Frame {
+            header,
+            body,
+            _room: permit,
+        };
+        if queue.send(frame).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// How a message is to be written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form {
+    pub(super) message_type: MessageType,
+    pub(super) capability: u8,
+    pub(super) compress: bool,
+    pub(super) little_endian: bool,
+}
+
+/// Writes one message. An answer that is not held is made piece by piece.
+pub(super) async fn write<W>(writer: &mut W, form: Form, data: &Data) -> io::Result<()>
+where
+    W: AsyncWrite + Unpin,
+{
+    match data {
+        Data::Til(count) => {
+            let start = vector_header(7, *count, form.little_endian);
+            let pieces = (0..*count).step_by(CHUNK / 8).map(|from| {
+                let items = from..(*count).min(from + CHUNK as u64 / 8);
+                items
+                    .flat_map(|item| form.order(item.to_le_bytes()))
+                    .collect()
+            });
+            stream(writer, form, (start, 8, *count), pieces).await
+        }
+        Data::Repeat { kind, item, count } => {
+            let start = vector_header(*kind, *count, form.little_endian);
+            let mut item = item.to_vec();
+            if !form.little_endian {
+                item.reverse();
+            }
+            let width = item.len() as u64;
+            let each = CHUNK as u64 / width;
+            let pieces = (0..*count).step_by(CHUNK / item.len()).map(|from| {
+                let here = usize::try_from(each.min(count - from)).unwrap_or_default();
+                item.repeat(here)
+            });
+            stream(writer, form, (start, width, *count), pieces).await
+        }
+        Data::Value(_) | Data::Function(_) => {
+            let body = match data.value() {
+                Ok(value) => value.encode_in(form.little_endian),
+                Err(_) => return Ok(()),
+            };
+            let length = (HEADER_LEN + body.len()) as u64;
+            let mut message = form.header(length).encode().to_vec();
+            message.extend_from_slice(&body);
+            let small = (form.compress && message.len() > THRESHOLD)
+                .then(|| compress(&message))
+                .flatten();
+            writer.write_all(&small.unwrap_or(message)).await?;
+            writer.flush().await
+        }
+    }
+}
+
+impl Form {
+    fn header(self, length: u64) -> Header {
+        Header {
+            little_endian: self.little_endian,
+            message_type: self.message_type,
+            compression: 0,
+            length,
+        }
+    }
+
+    fn order<const N: usize>(self, mut bytes: [u8; N]) -> [u8; N] {
+        if !self.little_endian {
+            bytes.reverse();
+        }
+        bytes
+    }
+}
+
+async fn stream<W>(
+    writer: &mut W,
+    form: Form,
+    (start, width, count): (Vec<u8>, u64, u64),
+    pieces: impl Iterator<Item = Vec<u8>>,
+) -> io::Result<()>
+where
+    W: AsyncWrite + Unpin,
+{
+    let body = count
+        .checked_mul(width)
+        .map(|items| items + start.len() as u64 + HEADER_LEN as u64);
+    let needs = match body {
+        _ if i32::try_from(count).is_err() => 6,
+        Some(length) if i32::try_from(length).is_ok() => 0,
+        _ => 5,
+    };
+    let Some(length) = body.filter(|&length| length < 1 << 40 && form.capability >= needs) else {
+        writer.write_all(&error_response("limit")).await?;
+        return writer.flush().await;
+    };
+    let mut head = form.header(length).encode().to_vec();
+    head.extend(start);
+    writer.write_all(&head).await?;
+    for piece in pieces {
+        writer.write_all(&piece).await?;
+    }
+    writer.flush().await
+}
