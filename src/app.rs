@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Authenticator, Penalties};
-use crate::config::{self, Config, Endpoint, ListenAddress, Problems};
+use crate::config::{self, Config, Endpoint, ListenAddress};
 use crate::credential::{Clock, Credentials, Fetch, Sources};
 use crate::error::chain;
 use crate::listener::{self, BindError, Listener, Served};
@@ -36,9 +36,6 @@ pub enum Order {
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The configuration is not right.
-    #[error(transparent)]
-    Configuration(#[from] Problems),
     /// Not one address could be bound.
     #[error("no address could be bound; the first: {}", chain(.0))]
     NothingBound(BindError),
@@ -57,9 +54,14 @@ pub struct Summary {
 pub async fn run(
     path: &Path,
     config: Config,
-    mut orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<Order>,
 ) -> Result<Summary, AppError> {
-    let mut app = App::start(config, Arc::new(Sources::default()), Clock::system())?;
+    let app = App::start(config, Arc::new(Sources::default()), Clock::system())?;
+    Ok(serve(app, path, orders).await)
+}
+
+/// Serves until told to stop, then drains. `path` is read again on [`Order::Reload`].
+pub async fn serve(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) -> Summary {
     for (endpoint, address) in app.addresses() {
         tracing::info!(%endpoint, %address, "listening");
     }
@@ -69,7 +71,7 @@ pub async fn run(
         reload(&mut app, path).await;
     }
     notify(&[sd_notify::NotifyState::Stopping]);
-    Ok(app.stop().await)
+    app.stop().await
 }
 
 async fn reload(app: &mut App, path: &Path) {

@@ -1,6 +1,88 @@
-use super::Exit;
+//! `hopend demo`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::sim::{Simulated, account};
+use super::{Exit, LogArgument, complain, runtime, say, signals};
+use crate::app::{self, App};
+use crate::config::{self, ListenAddress, LogFormat};
+use crate::credential::{Clock, Sources};
+use crate::error::chain;
+use crate::log;
+use crate::sim::Simulator;
+
+/// Arguments of `hopend demo`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {}
-pub(super) fn run(_arguments: &Arguments) -> Exit {
-    Exit::Unavailable
+pub(super) struct Arguments {
+    #[command(flatten)]
+    simulated: Simulated,
+    #[command(flatten)]
+    log: LogArgument,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Exit {
+    log::start(LogFormat::Text, arguments.log.log_level);
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(exit) => return exit,
+    };
+    match runtime.block_on(demonstrate(arguments)) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            complain(format_args!("hopend demo: {}", chain(error.as_ref())));
+            Exit::Unavailable
+        }
+    }
+}
+
+async fn demonstrate(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let orders = signals::orders()?;
+    let folder = tempfile::Builder::new().prefix("hopend-demo-").tempdir()?;
+    let simulator = Simulator::start(arguments.simulated.options()).await?;
+    let path = simulator.write_files(folder.path(), &account())?;
+    let config = config::load(&path)?;
+    let app = App::start(config, Arc::new(Sources::default()), Clock::system())?;
+    introduce(&app, folder.path());
+    app::serve(app, &path, orders).await;
+    simulator.shutdown().await;
+    Ok(())
+}
+
+/// What to type next.
+fn introduce(app: &App, folder: &Path) {
+    let addresses = app.addresses();
+    let port = addresses
+        .iter()
+        .find_map(|(endpoint, address)| match address {
+            ListenAddress::Tcp(address) if endpoint == "hdb" => Some(address.port()),
+            _ => None,
+        });
+    let Some(port) = port else { return };
+    let password = folder.join("alice.password");
+    say(format_args!(
+        r#"A simulated FinSpace and hopend, in one process. Its clusters are behind TLS and signed
+connection strings; the handle below needs neither. Ctrl-C ends it all.
+
+q:
+  h:hopen `:localhost:{port}
+  h"1+1"
+
+PyKX, without a licence:
+  PYKX_UNLICENSED=true python3 -c 'import pykx as kx
+  with kx.SyncQConnection("localhost", {port}, no_ctx=True) as h: print(h("trades").pd())'
+
+A shell, with nothing installed (the last byte but seven of the answer is 2):
+  bash -c 'exec 3<>/dev/tcp/localhost/{port}
+  printf ":\6\0\1\1\0\0\21\0\0\0\12\0\3\0\0\0001+1" >&3; head -c 18 <&3 | od -An -tx1'
+
+Another user, by password:
+  h:hopen `$":localhost:{port}:alice:",first read0`:{password}
+
+The configuration behind it:
+  cat {config}
+"#,
+        password = password.display(),
+        config = folder.join("hopend.toml").display(),
+    ));
 }

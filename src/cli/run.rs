@@ -1,8 +1,7 @@
 //! `hopend run`.
 
 use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals};
-use crate::app::{self, AppError};
-use crate::{config, log};
+use crate::{app, config, log};
 
 /// Arguments of `hopend run`.
 #[derive(Debug, clap::Args)]
@@ -35,11 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     runtime.shutdown_background();
     match served {
         Ok(Ok(_)) => Exit::Ok,
-        Ok(Err(AppError::Configuration(problems))) => {
-            complain(problems);
-            Exit::Configuration
-        }
-        Ok(Err(error @ AppError::NothingBound(_))) => {
+        Ok(Err(error)) => {
             complain(format_args!("hopend: {error}"));
             Exit::Unavailable
         }

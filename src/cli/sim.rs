@@ -1,6 +1,118 @@
-use super::Exit;
+//! `hopend sim`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Exit, LogArgument, complain, runtime, say, signals};
+use crate::app::Order;
+use crate::config::LogFormat;
+use crate::log;
+use crate::sim::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
+
+/// Arguments of `hopend sim`.
+///
+/// Runs a FinSpace of its own on this host's loopback: the management API and STS, with signatures
+/// verified, and clusters with nodes over TLS that check the signed login and drop idle connections.
+///
+/// The nodes are test doubles and no q: they know the few expressions that `--expressions` lists,
+/// and take data of any size.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {}
-pub(super) fn run(_arguments: &Arguments) -> Exit {
-    Exit::Unavailable
+pub(super) struct Arguments {
+    /// Where to write hopend.toml and what it needs; made if it is not there
+    #[arg(long, value_name = "DIR", required_unless_present = "expressions")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) simulated: Simulated,
+    /// List what the nodes can evaluate, and end
+    #[arg(long)]
+    expressions: bool,
+    #[command(flatten)]
+    log: LogArgument,
+}
+
+/// What can be set of the simulated FinSpace.
+#[derive(Debug, clap::Args)]
+pub(super) struct Simulated {
+    /// A connection without a byte for this long is cut
+    #[arg(long, value_name = "TIME", default_value = "350s", value_parser = time)]
+    idle_limit: Duration,
+    /// How long a connection string can be used
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = time)]
+    string_life: Duration,
+    /// Nodes of each cluster
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
+    nodes: u8,
+}
+
+impl Simulated {
+    pub(super) fn options(&self) -> Options {
+        Options {
+            idle_limit: self.idle_limit,
+            string_life: self.string_life,
+            nodes: self.nodes.into(),
+            ..Options::default()
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Exit {
+    if arguments.expressions {
+        say(OFFERED_EXPRESSIONS);
+        return Exit::Ok;
+    }
+    let Some(dir) = &arguments.dir else {
+        return Exit::Usage;
+    };
+    log::start(LogFormat::Text, arguments.log.log_level);
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(exit) => return exit,
+    };
+    let served: Result<(), SimError> = runtime.block_on(async {
+        let mut orders = signals::orders().map_err(SimError::Listen)?;
+        let simulator = Simulator::start(arguments.simulated.options()).await?;
+        let path = simulator.write_files(dir, &account())?;
+        say(format_args!(
+            "simulated FinSpace {}",
+            simulator.environment_id()
+        ));
+        say(format_args!("  management API  {}", simulator.api_url()));
+        say(format_args!("  STS             {}", simulator.sts_url()));
+        say(format_args!(
+            "  clusters        {}",
+            simulator.clusters().join(" ")
+        ));
+        say("its nodes are test doubles; `hopend sim --expressions` lists what they can evaluate");
+        say("next:");
+        say(format_args!("  hopend run --config {}", path.display()));
+        say("ready");
+        while let Some(Order::Reload) = orders.recv().await {}
+        simulator.shutdown().await;
+        Ok(())
+    });
+    match served {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            complain(format_args!("hopend sim: {}", crate::error::chain(&error)));
+            Exit::Unavailable
+        }
+    }
+}
+
+/// The account that runs this, by name or, where it has none, by number.
+pub(super) fn account() -> String {
+    let uid = nix::unistd::getuid();
+    nix::unistd::User::from_uid(uid)
+        .ok()
+        .flatten()
+        .map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let help = || "write a time such as 350s or 15m".to_owned();
+    let time: jiff::SignedDuration = text.parse().map_err(|_| help())?;
+    Duration::try_from(time)
+        .ok()
+        .filter(|time| !time.is_zero())
+        .ok_or_else(help)
 }

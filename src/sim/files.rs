@@ -115,7 +115,7 @@ listen = ["127.0.0.1:{plain}"]
 connect = [":tcps://localhost:{plain_port}"]
 login = {{ user = "{plain_user}", password_file = {plain_password} }}
 ca_file = {ca}
-"#,
+{keepalive}"#,
             id = self.environment_id(),
             credentials = file("credentials"),
             api = self.api_url(),
