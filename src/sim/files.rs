@@ -126,13 +126,13 @@ ca_file = {ca}
         ))
     }
 
-    /// A third of the idle limit, where that is short.
+    /// A third of the idle limit, where that is short, but no less than hopend takes.
     fn keepalive(&self) -> String {
         let limit = self.shared.options.idle_limit;
         if limit >= ROOMY {
             return String::new();
         }
-        format!("keepalive = \"{}ms\"\n", (limit / 3).as_millis().max(1))
+        format!("keepalive = \"{}ms\"\n", (limit / 3).as_millis().max(100))
     }
 }
 
