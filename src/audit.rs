@@ -76,7 +76,7 @@ impl Record {
 
     /// The session did not come about. `noise`: nobody meant to open one.
     pub fn refused(&self, kind: ErrorKind, reason: &str, noise: bool) {
-        if noise && self.said_user.is_none() {
+        if noise && self.user.is_none() {
             tracing::debug!(session = self.session, endpoint = self.endpoint, "{reason}");
             return;
         }

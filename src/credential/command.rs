@@ -40,7 +40,7 @@ pub async fn run(
     local_user: &str,
 ) -> Result<Credential, FetchError> {
     let Some((program, arguments)) = argv.split_first() else {
-        return Err(failed("login.command is empty".into(), Retry::Refused));
+        return Err(failed("login.command is empty", Retry::Refused));
     };
     let output = timeout(
         TIME_LIMIT,
@@ -49,7 +49,7 @@ pub async fn run(
     .await;
     let output = output.unwrap_or_else(|_| {
         Err(failed(
-            format!(
+            &format!(
                 "{program} printed no login within {} s",
                 TIME_LIMIT.as_secs()
             ),
@@ -58,7 +58,7 @@ pub async fn run(
     })?;
     read(output.expose()).map_err(|why| {
         failed(
-            format!("what {program} printed is no login: {why}"),
+            &format!("what {program} printed is no login: {why}"),
             Retry::Refused,
         )
     })
@@ -78,25 +78,25 @@ async fn output_of(
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| failed(format!("{program} can't be run: {error}"), Retry::Refused))?;
+        .map_err(|error| failed(&format!("{program} can't be run: {error}"), Retry::Refused))?;
     let mut printed = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         stdout
             .take(OUTPUT_LIMIT)
             .read_to_end(&mut printed)
             .await
-            .map_err(|error| failed(format!("{program}: {error}"), Retry::Soon))?;
+            .map_err(|error| failed(&format!("{program}: {error}"), Retry::Soon))?;
     }
     let printed = Secret::new(printed);
     let status = child
         .wait()
         .await
-        .map_err(|error| failed(format!("{program}: {error}"), Retry::Soon))?;
+        .map_err(|error| failed(&format!("{program}: {error}"), Retry::Soon))?;
     if status.success() {
         Ok(printed)
     } else {
         Err(failed(
-            format!("{program} ended with {status}"),
+            &format!("{program} ended with {status}"),
             Retry::Soon,
         ))
     }
@@ -148,7 +148,7 @@ fn from_string(string: ConnectionString, expires: Option<SystemTime>) -> Credent
     }
 }
 
-fn failed(message: String, retry: Retry) -> FetchError {
+fn failed(message: &str, retry: Retry) -> FetchError {
     FetchError {
         kind: ErrorKind::ControlPlane,
         retry,

@@ -15,6 +15,8 @@ pub struct AwsError {
     pub kind: ErrorKind,
     /// Whether the same call may succeed later without any change.
     pub passing: bool,
+    /// Whether the daemon's own AWS credentials are what is wrong.
+    pub credentials: bool,
     /// What happened.
     pub message: String,
     /// What to do.
@@ -40,6 +42,7 @@ impl AwsError {
         Self {
             kind: ErrorKind::ControlPlane,
             passing: true,
+            credentials: false,
             message,
             remedy: "check endpoint_url; if it is AWS itself, report it there".into(),
         }
@@ -74,6 +77,18 @@ where
     } = asked;
     let message =
         format!("{action} on {resource}, as {as_whom}: AWS answered {code}: {said}{request_id}");
+    let credentials = matches!(
+        code,
+        "ExpiredToken"
+            | "ExpiredTokenException"
+            | "InvalidClientTokenId"
+            | "UnrecognizedClientException"
+            | "SignatureDoesNotMatch"
+            | "InvalidSignatureException"
+            | "MissingAuthenticationToken"
+            | "MissingAuthenticationTokenException"
+            | "RequestExpired"
+    );
     let (kind, passing, remedy) = match code {
         "AccessDenied" | "AccessDeniedException" => (ErrorKind::Denied, false, remedy.clone()),
         "ResourceNotFoundException" => (
@@ -90,15 +105,7 @@ where
             "hopend goes on trying with growing pauses; ask AWS for a higher rate if it lasts"
                 .into(),
         ),
-        "ExpiredToken"
-        | "ExpiredTokenException"
-        | "InvalidClientTokenId"
-        | "UnrecognizedClientException"
-        | "SignatureDoesNotMatch"
-        | "InvalidSignatureException"
-        | "MissingAuthenticationToken"
-        | "MissingAuthenticationTokenException"
-        | "RequestExpired" => (
+        _ if credentials => (
             ErrorKind::ControlPlane,
             true,
             "the AWS credentials of the daemon are not accepted: renew them, and check this \
@@ -119,6 +126,7 @@ where
     AwsError {
         kind,
         passing,
+        credentials,
         message,
         remedy,
     }
@@ -135,6 +143,7 @@ where
         return AwsError {
             kind: ErrorKind::Configuration,
             passing: true,
+            credentials: true,
             message: format!(
                 "{}: the daemon has no AWS credentials: {}",
                 asked.action,
@@ -158,6 +167,7 @@ where
     AwsError {
         kind: ErrorKind::ControlPlane,
         passing: true,
+        credentials: false,
         message: format!("{} on {}: {what}{why}", asked.action, asked.resource),
         remedy: "check the way from this host to AWS (VPC endpoint, proxy, DNS), or endpoint_url"
             .into(),

@@ -1,16 +1,15 @@
 //! The only place that knows the AWS SDK: a user's signed connection string, as that user's role.
 
 mod error;
+mod profile;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
-use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_finspace as finspace;
 use aws_sdk_sts as sts;
 use tokio::sync::Mutex;
@@ -19,6 +18,7 @@ use crate::config::{Environment, RoleArn};
 use crate::connection_string::ConnectionString;
 use error::Asked;
 pub use error::AwsError;
+use profile::Profile;
 
 /// One attempt of one call.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,32 +80,22 @@ impl FinSpace {
         request: &StringRequest<'_>,
     ) -> Result<SignedString, AwsError> {
         let clients = self.clients(request.environment).await;
-        let user = match request.role {
-            Some(role) => KxUser {
-                arn: user_arn(request, role),
-                role: role.text.clone(),
-            },
-            None => clients.kx_user(request).await?,
-        };
-        let session = clients.assume_role(&user.role, request.local_user).await?;
-        let session_end = session.expiry();
-        let text = clients.string_as(session, &user, request).await?;
-        let string = ConnectionString::parse(&text).map_err(|why| {
-            AwsError::garbled(format!(
-                "GetKxConnectionString for cluster {} returned no connection string: {why}",
-                request.cluster
-            ))
-        })?;
-        let expires = [string.expires(), session_end].into_iter().flatten().min();
-        Ok(SignedString {
-            expires: expires.ok_or_else(|| {
-                AwsError::garbled(format!(
-                    "GetKxConnectionString for cluster {} returned a string without an expiry",
-                    request.cluster
-                ))
-            })?,
-            string,
-        })
+        let signed = clients.signed_string(request).await;
+        if signed.as_ref().is_err_and(|error| error.credentials) {
+            // The SDK keeps what it once read: only new clients read it anew.
+            self.forget(request.environment, &clients).await;
+        }
+        signed
+    }
+
+    async fn forget(&self, environment: &Arc<Environment>, unfit: &Arc<Clients>) {
+        let mut clients = self.clients.lock().await;
+        if clients
+            .get(environment)
+            .is_some_and(|now| Arc::ptr_eq(now, unfit))
+        {
+            clients.remove(environment);
+        }
     }
 
     async fn clients(&self, environment: &Arc<Environment>) -> Arc<Clients> {
@@ -132,7 +122,7 @@ impl Clients {
             .timeout_config(timeouts);
         // A profile that is named is meant: the default chain would let variables go first.
         if environment.profile.is_some() || environment.credentials_file.is_some() {
-            loader = loader.credentials_provider(profile_credentials(environment));
+            loader = loader.credentials_provider(Profile::of(environment));
         }
         let config = loader.load().await;
         let mut finspace = finspace::config::Builder::from(&config);
@@ -143,6 +133,35 @@ impl Clients {
             finspace: finspace::Client::from_conf(finspace.build()),
             sts: sts::Client::from_conf(sts.build()),
         }
+    }
+
+    async fn signed_string(&self, request: &StringRequest<'_>) -> Result<SignedString, AwsError> {
+        let user = match request.role {
+            Some(role) => KxUser {
+                arn: user_arn(request, role),
+                role: role.text.clone(),
+            },
+            None => self.kx_user(request).await?,
+        };
+        let session = self.assume_role(&user.role, request.local_user).await?;
+        let session_end = session.expiry();
+        let text = self.string_as(session, &user, request).await?;
+        let string = ConnectionString::parse(&text).map_err(|why| {
+            AwsError::garbled(format!(
+                "GetKxConnectionString for cluster {} returned no connection string: {why}",
+                request.cluster
+            ))
+        })?;
+        let expires = [string.expires(), session_end].into_iter().flatten().min();
+        Ok(SignedString {
+            expires: expires.ok_or_else(|| {
+                AwsError::garbled(format!(
+                    "GetKxConnectionString for cluster {} returned a string without an expiry",
+                    request.cluster
+                ))
+            })?,
+            string,
+        })
     }
 
     async fn kx_user(&self, request: &StringRequest<'_>) -> Result<KxUser, AwsError> {
@@ -248,21 +267,6 @@ impl Clients {
             .signed_connection_string
             .ok_or_else(|| AwsError::garbled("GetKxConnectionString returned no string".into()))
     }
-}
-
-fn profile_credentials(environment: &Environment) -> ProfileFileCredentialsProvider {
-    let mut builder = ProfileFileCredentialsProvider::builder();
-    if let Some(profile) = &environment.profile {
-        builder = builder.profile_name(profile);
-    }
-    if let Some(file) = &environment.credentials_file {
-        let files = EnvConfigFiles::builder()
-            .include_default_config_file(true)
-            .with_file(EnvConfigFileKind::Credentials, file)
-            .build();
-        builder = builder.profile_files(files);
-    }
-    builder.build()
 }
 
 /// The ARN of a user whose role is configured: same partition and account as the role.

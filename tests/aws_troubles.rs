@@ -1,0 +1,148 @@
+//! When AWS does not give what is asked for, the client sees a failure of the right kind and the log
+//! says which call, as whom, on what, and what to do.
+
+use hopend::sim::{ApiFault, Options, Simulator, Times};
+
+use crate::support::qclient::Refused;
+use crate::support::{Log, QClient, Stage, account, any_ports};
+
+async fn denied(action: &str) -> (Stage, Log, tracing::subscriber::DefaultGuard) {
+    let (log, guard) = Log::capture();
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    sim.faults().deny("*", action, "*");
+    (Stage::before(sim, any_ports).await, log, guard)
+}
+
+async fn hopen(stage: &Stage) -> Refused {
+    let opened = QClient::open(stage.address("hdb"), "", "").await;
+    opened.err().expect("it was let in")
+}
+
+#[tokio::test]
+async fn access_denied_at_each_of_the_three_calls_names_action_role_and_resource() {
+    let role = format!("role/user-{}", account());
+    for (action, resource) in [
+        ("finspace:GetKxUser", "in environment"),
+        ("sts:AssumeRole", role.as_str()),
+        ("finspace:GetKxConnectionString", "cluster hdb-cluster"),
+    ] {
+        let (stage, log, _guard) = denied(action).await;
+        let refused = hopen(&stage).await;
+        assert!(matches!(refused, Refused::Access), "{action}: {refused:?}");
+        let line = log
+            .line_with(&["session refused", action, "AccessDenied", "kind=\"denied\""])
+            .await;
+        assert!(line.contains(resource), "{line}");
+        assert!(line.contains("allow "), "a remedy: {line}");
+        let as_whom = if action == "finspace:GetKxConnectionString" {
+            role.as_str()
+        } else {
+            "the daemon's own AWS credentials"
+        };
+        assert!(line.contains(as_whom), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_there() {
+    let (log, _guard) = Log::capture();
+    let stage = Stage::with(Options::default(), |text| {
+        any_ports(text).replace("\"hdb-cluster\"", "\"no-such-cluster\"")
+    })
+    .await;
+    assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
+    log.line_with(&[
+        "session refused",
+        "ResourceNotFoundException",
+        "no-such-cluster",
+        "kind=\"configuration\"",
+    ])
+    .await;
+    stage.open("rdb").await;
+}
+
+#[tokio::test]
+async fn throttled_is_told_and_tried_again() {
+    let (log, _guard) = Log::capture();
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    sim.faults()
+        .api("AssumeRole", ApiFault::Throttle, Times::Always);
+    let stage = Stage::before(sim, any_ports).await;
+    log.line_with(&["sts:AssumeRole", "Throttling", "goes on trying"])
+        .await;
+    assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
+    stage.sim.faults().clear();
+    // The keepers find it again by themselves.
+    stage.sim.wait_for_calls("GetKxConnectionString", 4).await;
+    log.line_with(&["credential fetched", "hdb-cluster"]).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_connection_string_is_never_shown() {
+    let (log, _guard) = Log::capture();
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    sim.faults()
+        .api("GetKxConnectionString", ApiFault::Garbage, Times::Always);
+    let stage = Stage::before(sim, any_ports).await;
+    assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
+    log.line_with(&["session refused", "GetKxConnectionString"])
+        .await;
+}
+
+#[tokio::test]
+async fn no_aws_credentials_at_all() {
+    let (log, _guard) = Log::capture();
+    let stage = Stage::with(Options::default(), |text| {
+        any_ports(text).replace("profile = \"sim\"", "profile = \"not-there\"")
+    })
+    .await;
+    let file = stage.folder.path().join("credentials");
+    assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
+    log.line_with(&[
+        "session refused",
+        "the daemon has no AWS credentials",
+        "not-there",
+        "set profile",
+    ])
+    .await;
+    // Mended while the daemon runs: found without a restart.
+    let keys = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, keys.replace("[sim]", "[not-there]")).unwrap();
+    stage.sim.wait_for_calls("GetKxConnectionString", 4).await;
+}
+
+#[tokio::test]
+async fn credentials_that_aws_does_not_accept() {
+    let (log, _guard) = Log::capture();
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (key, _) = sim.base_credentials();
+    let wrong = format!("[sim]\naws_access_key_id = {key}\naws_secret_access_key = wrong\n");
+    let file = folder.path().join("credentials");
+    std::fs::write(&file, wrong).unwrap();
+    let stage = Stage::before(sim, |text| {
+        let lines = text.lines().map(|line| {
+            if line.starts_with("credentials_file = ") {
+                format!("credentials_file = {file:?}\n")
+            } else {
+                format!("{line}\n")
+            }
+        });
+        any_ports(lines.collect())
+    })
+    .await;
+    assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
+    log.line_with(&["session refused", "Signature", "renew them"])
+        .await;
+}
+
+#[tokio::test]
+async fn trouble_with_one_cluster_does_not_disturb_another() {
+    let (_log, _guard) = Log::capture();
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    sim.faults().deny("*", "*", "*hdb-cluster*");
+    let stage = Stage::before(sim, any_ports).await;
+    assert!(matches!(hopen(&stage).await, Refused::Access));
+    stage.open("rdb").await;
+    stage.open("plain").await;
+}

@@ -1,0 +1,130 @@
+//! Credentials are ready before they are asked for, one fetch serves all, and a refused login is
+//! fetched anew, once.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use hopend::q::value::Value;
+use hopend::sim::{ApiFault, ClusterFault, Options, Simulator, Times};
+
+use crate::support::qclient::Refused;
+use crate::support::{QClient, Stage, any_ports};
+
+/// A simulator whose first calls take a second, so that they are under way when everybody comes.
+async fn slow_to_answer() -> Stage {
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let slow = ApiFault::Delay(Duration::from_secs(1));
+    sim.faults().api("AssumeRole", slow, Times::Always);
+    Stage::before(sim, |text| only_hdb_of_one_user(&any_ports(text))).await
+}
+
+/// The first endpoint and the first user only: one credential in all.
+fn only_hdb_of_one_user(text: &str) -> String {
+    let end = text.match_indices("[[endpoint]]").nth(1).unwrap().0;
+    let (start, stop) = (
+        text.match_indices("[[user]]").nth(1).unwrap().0,
+        text.find("[[endpoint]]").unwrap(),
+    );
+    format!("{}{}", &text[..start], &text[stop..end])
+}
+
+#[tokio::test]
+async fn a_thousand_hopens_on_a_cold_cache_make_one_assume_role_and_one_connection_string() {
+    let stage = slow_to_answer().await;
+    let address = stage.address("hdb");
+    let opened = join_all((0..1_000).map(|_| QClient::open(address, "", ""))).await;
+    let failed: Vec<_> = opened.iter().filter_map(|o| o.as_ref().err()).collect();
+    assert!(
+        failed.is_empty(),
+        "{} failed: {:?}",
+        failed.len(),
+        failed[0]
+    );
+    for operation in ["GetKxUser", "AssumeRole", "GetKxConnectionString"] {
+        assert_eq!(stage.sim.calls(operation), 1, "{operation}");
+    }
+    assert_eq!(stage.sim.live("hdb-cluster"), 1_000);
+}
+
+#[tokio::test]
+async fn fetched_ahead_for_every_user_and_endpoint_that_can_be_told_apart() {
+    let stage = Stage::with(Options::default(), any_ports).await;
+    // Two users, two FinSpace endpoints.
+    stage.sim.wait_for_calls("GetKxConnectionString", 4).await;
+    let slow = ApiFault::Hang;
+    stage.sim.faults().api("*", slow, Times::Always);
+    while stage
+        .app
+        .services()
+        .credentials
+        .states()
+        .iter()
+        .any(|state| state.left.is_none())
+    {
+        tokio::task::yield_now().await;
+    }
+    let mut handle = stage.open("hdb").await;
+    assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+    let who: Vec<_> = stage
+        .sim
+        .assumed()
+        .into_iter()
+        .map(|a| (a.1, a.2))
+        .collect();
+    let account = crate::support::account();
+    assert!(who.contains(&(account.clone(), Some(account))), "{who:?}");
+    assert!(
+        who.contains(&("alice".into(), Some("alice".into()))),
+        "{who:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_login_is_fetched_anew_and_tried_once_more() {
+    let stage = Stage::with(Options::default(), any_ports).await;
+    stage.open("hdb").await;
+    let before = stage.sim.calls("GetKxConnectionString");
+    stage
+        .sim
+        .faults()
+        .cluster("hdb-cluster", ClusterFault::RefuseLogin, Times::Next(1));
+    let mut handle = stage.open("hdb").await;
+    assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+    assert_eq!(stage.sim.calls("GetKxConnectionString"), before + 1);
+}
+
+#[tokio::test]
+async fn a_login_refused_twice_is_an_access_error() {
+    let stage = Stage::with(Options::default(), any_ports).await;
+    let mut live = stage.open("hdb").await;
+    stage
+        .sim
+        .faults()
+        .cluster("hdb-cluster", ClusterFault::RefuseLogin, Times::Always);
+    let refused = QClient::open(stage.address("hdb"), "", "").await;
+    assert!(matches!(refused, Err(Refused::Access)));
+    assert_eq!(
+        live.ask("1+1").await,
+        Ok(Value::Long(2)),
+        "live sessions stay"
+    );
+}
+
+#[tokio::test]
+async fn strings_of_a_second_are_replaced_again_and_again() {
+    let options = Options {
+        string_life: Duration::from_secs(4),
+        ..Options::default()
+    };
+    let stage = Stage::with(options, |text| only_hdb_of_one_user(&any_ports(text))).await;
+    stage.open("hdb").await;
+    let first = stage.sim.calls("GetKxConnectionString");
+    stage
+        .sim
+        .wait_for_calls("GetKxConnectionString", first + 2)
+        .await;
+    let start = Instant::now();
+    stage.open("hdb").await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert_eq!(stage.sim.refusals(), Vec::<String>::new());
+}

@@ -1,0 +1,138 @@
+//! Who a client is: by account, by password, and nobody else.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream as StdUnixStream};
+use std::process::Command;
+
+use hopend::config::ListenAddress;
+use hopend::q::value::Value;
+use hopend::sim::Options;
+use tokio::net::UnixStream;
+
+use crate::support::qclient::Refused;
+use crate::support::{QClient, Stage, account, any_ports};
+
+async fn stage() -> Stage {
+    Stage::with(Options::default(), any_ports).await
+}
+
+async fn user_of(handle: &mut QClient) -> Value {
+    handle.ask(".z.u").await.unwrap()
+}
+
+#[tokio::test]
+async fn by_account_by_password_and_each_with_a_string_of_their_own() {
+    let stage = stage().await;
+    let mut mine = stage.open("hdb").await;
+    assert_eq!(user_of(&mut mine).await, Value::Symbol(account()));
+    let hers = QClient::open(stage.address("hdb"), "alice", &stage.password()).await;
+    assert_eq!(
+        user_of(&mut hers.unwrap()).await,
+        Value::Symbol("alice".into())
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_name_or_password_is_an_access_error() {
+    let stage = stage().await;
+    for (user, password) in [
+        ("alice", "wrong"),
+        ("alice", ""),
+        ("nobody-here", ""),
+        ("nobody-here", "wrong"),
+    ] {
+        let refused = QClient::open(stage.address("hdb"), user, password).await;
+        assert!(matches!(refused, Err(Refused::Access)), "{user} {password}");
+    }
+    assert_eq!(stage.sim.live("hdb-cluster"), 0);
+}
+
+#[tokio::test]
+async fn over_ipv6_and_both_kinds_of_unix_sockets() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hdb");
+    // A number of this process's own: abstract names are shared by the whole host.
+    let number = 1 + std::process::id() % 65_000;
+    let listen = format!(
+        "listen = [\"[::1]:0\", \"unix:{number}\", \"unix:{}\"]",
+        path.display()
+    );
+    let stage = Stage::with(Options::default(), |text| {
+        any_ports(text).replacen("listen = [\"127.0.0.1:0\"]", &listen, 1)
+    })
+    .await;
+    let mut v6 = stage.open("hdb").await;
+    assert_eq!(user_of(&mut v6).await, Value::Symbol(account()));
+
+    let name = UnixAddress::from_abstract_name(format!("/tmp/kx.{number}")).unwrap();
+    let abstract_socket = StdUnixStream::connect_addr(&name).unwrap();
+    abstract_socket.set_nonblocking(true).unwrap();
+    for stream in [
+        UnixStream::from_std(abstract_socket).unwrap(),
+        UnixStream::connect(&path).await.unwrap(),
+    ] {
+        let mut handle = QClient::log_in(stream, "", "").await.unwrap();
+        assert_eq!(handle.ask(".z.u").await, Ok(Value::Symbol(account())));
+    }
+    let listed = stage.app.addresses();
+    assert!(listed.contains(&("hdb".into(), ListenAddress::Path(path))));
+}
+
+/// Needs root, as becoming somebody else does; CI has it.
+#[tokio::test]
+async fn another_account_is_refused_and_never_taken_for_the_one_that_runs_the_daemon() {
+    if !nix::unistd::getuid().is_root() {
+        println!("skipped: only root can become another account");
+        return;
+    }
+    let stage = stage().await;
+    let port = stage.address("hdb").port();
+    for hello in [":", "root:", "alice:"] {
+        let script = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/{port}; printf '{hello}\\6\\0' >&3; head -c 1 <&3 | od -An -tx1"
+        );
+        let output = tokio::task::spawn_blocking(move || {
+            Command::new("setpriv")
+                .args(["--reuid=65534", "--clear-groups", "bash", "-c", &script])
+                .output()
+                .unwrap()
+        })
+        .await
+        .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(output.stdout, b"", "{hello} was let in");
+    }
+    assert_eq!(stage.sim.live("hdb-cluster"), 0);
+}
+
+#[tokio::test]
+async fn users_of_an_endpoint_are_its_users_only() {
+    let stage = Stage::with(Options::default(), |text| {
+        any_ports(text).replacen("cluster = ", "users = [\"alice\"]\ncluster = ", 1)
+    })
+    .await;
+    let refused = QClient::open(stage.address("hdb"), "", "").await;
+    assert!(matches!(refused, Err(Refused::Access)));
+    stage.open("rdb").await;
+}
+
+#[tokio::test]
+async fn an_exposed_endpoint_counts_passwords_only() {
+    let stage = Stage::with(Options::default(), |text| {
+        any_ports(text).replacen(
+            "listen = [\"127.0.0.1:0\"]",
+            "listen = [\"0.0.0.0:0\"]\nexpose = true",
+            1,
+        )
+    })
+    .await;
+    let mut address = stage.address("hdb");
+    address.set_ip("127.0.0.1".parse().unwrap());
+    for user in ["", &account()] {
+        let refused = QClient::open(address, user, "").await;
+        assert!(matches!(refused, Err(Refused::Access)), "{user:?}");
+    }
+    QClient::open(address, "alice", &stage.password())
+        .await
+        .unwrap();
+}

@@ -1,0 +1,92 @@
+//! No handle is lost to the idle limit, neither an idle one nor one that waits for a query; without
+//! keepalives both are.
+
+use std::time::{Duration, Instant};
+
+use hopend::q::value::Value;
+use hopend::sim::{Ended, Options};
+
+use crate::support::{Stage, any_ports};
+
+const IDLE_LIMIT: Duration = Duration::from_millis(400);
+
+/// Short enough that a busy machine still keeps it.
+const EVERY: &str = "keepalive = \"100ms\"";
+
+async fn stage(keepalive: &str) -> Stage {
+    let options = Options {
+        idle_limit: IDLE_LIMIT,
+        ..Options::default()
+    };
+    Stage::with(options, |text| {
+        let lines: Vec<_> = text
+            .lines()
+            .map(|line| {
+                if line.starts_with("keepalive = ") {
+                    keepalive
+                } else {
+                    line
+                }
+            })
+            .collect();
+        any_ports(lines.join("\n"))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_query_that_takes_longer_than_the_idle_limit_returns() {
+    let stage = stage(EVERY).await;
+    let mut handle = stage.open("hdb").await;
+    let start = Instant::now();
+    handle.ask("system\"sleep 1.5\"").await.unwrap();
+    assert!(start.elapsed() > 3 * IDLE_LIMIT);
+    assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+}
+
+#[tokio::test]
+async fn an_idle_handle_outlives_ten_limits() {
+    let stage = stage(EVERY).await;
+    let mut handle = stage.open("hdb").await;
+    let start = Instant::now();
+    // Each ping that the cluster sees is an event.
+    stage
+        .sim
+        .wait_until(|sim| {
+            let records = sim.connections();
+            assert!(records.iter().all(|record| record.ended.is_none()));
+            start.elapsed() > 10 * IDLE_LIMIT
+        })
+        .await;
+    let Ok(Value::Long(pings)) = handle.ask("pings[]").await else {
+        panic!("no count of pings");
+    };
+    assert!(pings >= 30, "{pings} pings in ten limits");
+    assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+}
+
+#[tokio::test]
+async fn without_keepalives_both_are_lost() {
+    let stage = stage("keepalive = \"off\"").await;
+    let (mut idle, mut busy) = (stage.open("hdb").await, stage.open("hdb").await);
+    let lost = busy.ask("system\"sleep 1.5\"").await.unwrap_err();
+    assert!(lost.contains("hopend: the cluster closed"), "{lost}");
+    assert!(idle.sees_end().await);
+    let ended: Vec<_> = stage.sim.connections().iter().map(|r| r.ended).collect();
+    assert_eq!(ended, [Some(Ended::Idle), Some(Ended::Idle)]);
+}
+
+#[tokio::test]
+async fn a_sync_ping_is_answered_and_its_answer_kept_from_the_client() {
+    let stage =
+        stage("keepalive = { every = \"100ms\", message = \"1+1\", mode = \"sync\" }").await;
+    let mut handle = stage.open("hdb").await;
+    stage
+        .sim
+        .wait_until(|sim| sim.connections().iter().any(|record| record.syncs >= 5))
+        .await;
+    for number in 0..100 {
+        let answer = handle.ask(&format!("{number}+0")).await;
+        assert_eq!(answer, Ok(Value::Long(number)));
+    }
+}

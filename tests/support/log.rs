@@ -1,0 +1,80 @@
+//! The log lines of a test's own daemon. Works where the daemon runs on the test's thread, as it
+//! does under `#[tokio::test]`.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hopend::config::LogFormat;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines as they would stand in the journal, at the finest level of hopend's own.
+#[derive(Clone, Default)]
+pub struct Log {
+    text: Arc<Mutex<String>>,
+    more: Arc<Notify>,
+}
+
+impl Log {
+    /// Captures from now until the guard is dropped.
+    pub fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let level = tracing::level_filters::LevelFilter::TRACE;
+        let subscriber = hopend::log::subscriber(LogFormat::Text, level, false, log.clone());
+        let guard = tracing::subscriber::set_default(subscriber);
+        (log, guard)
+    }
+
+    /// The first line with all of these, now or soon.
+    pub async fn line_with(&self, parts: &[&str]) -> String {
+        let found = timeout(Duration::from_secs(30), async {
+            loop {
+                let more = self.more.notified();
+                if let Some(line) = self.find(parts) {
+                    return line;
+                }
+                more.await;
+            }
+        });
+        found
+            .await
+            .unwrap_or_else(|_| panic!("no line with {parts:?} in\n{}", self.text()))
+    }
+
+    pub fn find(&self, parts: &[&str]) -> Option<String> {
+        let text = self.text.lock().unwrap();
+        let mut lines = text.lines();
+        lines
+            .find(|line| parts.iter().all(|part| line.contains(part)))
+            .map(str::to_owned)
+    }
+
+    pub fn text(&self) -> String {
+        self.text.lock().unwrap().clone()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text
+            .lock()
+            .unwrap()
+            .push_str(&String::from_utf8_lossy(bytes));
+        self.more.notify_one();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}

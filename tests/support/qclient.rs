@@ -1,0 +1,94 @@
+//! The least q client: a handshake, and messages as bytes.
+
+use std::io;
+use std::net::SocketAddr;
+
+use hopend::q::frame::{HEADER_LEN, Header, MessageType};
+use hopend::q::message;
+use hopend::q::value::{self, Value};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// An open handle.
+pub struct QClient<S = TcpStream> {
+    pub stream: S,
+    pub capability: u8,
+}
+
+/// How opening a handle failed, as a q client tells it apart.
+#[derive(Debug)]
+pub enum Refused {
+    /// The end of the stream in place of the capability byte: `'access`.
+    Access,
+    /// A broken connection.
+    Broken(io::Error),
+}
+
+impl QClient {
+    /// `hopen` over TCP.
+    pub async fn open(address: SocketAddr, user: &str, password: &str) -> Result<Self, Refused> {
+        let stream = TcpStream::connect(address).await.map_err(Refused::Broken)?;
+        QClient::log_in(stream, user, password).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> QClient<S> {
+    /// The handshake on a connection that stands.
+    pub async fn log_in(mut stream: S, user: &str, password: &str) -> Result<Self, Refused> {
+        let hello = format!("{user}:{password}\x06\0");
+        // A connection that is refused at once may break under the write; reading tells how.
+        let _ = stream.write_all(hello.as_bytes()).await;
+        let mut answer = [0];
+        match stream.read(&mut answer).await {
+            Ok(0) => Err(Refused::Access),
+            Ok(_) => Ok(Self {
+                stream,
+                capability: answer[0],
+            }),
+            Err(error) => Err(Refused::Broken(error)),
+        }
+    }
+
+    /// A sync call: its answer, or q's error.
+    pub async fn ask(&mut self, text: &str) -> Result<Value, String> {
+        self.send(MessageType::Sync, text).await;
+        self.answer().await
+    }
+
+    /// Sends a text.
+    pub async fn send(&mut self, message_type: MessageType, text: &str) {
+        let message = message::text(message_type, text);
+        self.stream.write_all(&message).await.unwrap();
+    }
+
+    /// Reads until the answer of a sync call, passing over what else the other side sends.
+    pub async fn answer(&mut self) -> Result<Value, String> {
+        loop {
+            let (header, body) = self.message().await.map_err(|error| error.to_string())?;
+            if header.message_type != MessageType::Response {
+                continue;
+            }
+            return match value::decode(&body, header.little_endian) {
+                Ok(Value::Error(text)) => Err(text),
+                Ok(value) => Ok(value),
+                Err(error) => panic!("no q value: {error}"),
+            };
+        }
+    }
+
+    /// One message.
+    pub async fn message(&mut self) -> io::Result<(Header, Vec<u8>)> {
+        let mut head = [0; HEADER_LEN];
+        self.stream.read_exact(&mut head).await?;
+        let header = Header::parse(head).map_err(io::Error::other)?;
+        let length = usize::try_from(header.length).unwrap() - HEADER_LEN;
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).await?;
+        Ok((header, body))
+    }
+
+    /// Whether the other side has ended the stream in order, with nothing before.
+    pub async fn sees_end(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]).await, Ok(0))
+    }
+}
