@@ -63,7 +63,7 @@ pub async fn run(
 /// Serves until told to stop, then drains. `path` is read again on [`Order::Reload`].
 pub async fn serve(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) -> Summary {
     for (endpoint, address) in app.addresses() {
-        tracing::info!(%endpoint, %address, "listening");
+        tracing::info!(endpoint, %address, "listening");
     }
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(endpoints = app.config.endpoints.len(), "ready");
@@ -75,7 +75,9 @@ pub async fn serve(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>)
 }
 
 async fn reload(app: &mut App, path: &Path) {
-    notify(&[sd_notify::NotifyState::Reloading]);
+    let mut reloading = vec![sd_notify::NotifyState::Reloading];
+    reloading.extend(sd_notify::NotifyState::monotonic_usec_now().ok());
+    notify(&reloading);
     let path = PathBuf::from(path);
     let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
     match loaded {
@@ -166,7 +168,7 @@ impl App {
             let bound = match Listener::bind(&key.address) {
                 Ok(listener) => Ok(listener),
                 Err(error) => {
-                    tracing::error!(%endpoint, "{}; hopend goes on trying", chain(&error));
+                    tracing::error!(endpoint, "{}; hopend goes on trying", chain(&error));
                     let address = error.address.clone();
                     first_failure.get_or_insert(error);
                     Err(address)

@@ -10,7 +10,12 @@ mod support;
 
 mod aws_troubles;
 mod bad_input;
+mod big_messages;
+mod command;
 mod credentials;
 mod identity;
 mod keepalive;
+mod reload;
+mod secrets;
+mod stopping;
 mod upstream_troubles;

@@ -1,0 +1,137 @@
+//! A reload changes what the file changed, and nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use hopend::config::{self, ListenAddress};
+use hopend::q::value::Value;
+use hopend::sim::Options;
+use tokio::net::TcpStream;
+
+use crate::support::qclient::Refused;
+use crate::support::{Log, QClient, Stage, any_ports};
+
+fn without_rdb(text: &str) -> String {
+    let starts: Vec<_> = text.match_indices("[[endpoint]]").map(|m| m.0).collect();
+    format!("{}{}", &text[..starts[1]], &text[starts[2]..])
+}
+
+/// Sessions that ask all the time, on every endpoint, while the file is changed again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_no_live_session_is_disturbed() {
+    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicU64::new(0));
+    let mut sessions = Vec::new();
+    for endpoint in ["hdb", "rdb", "plain"].repeat(8) {
+        let mut handle = stage.open(endpoint).await;
+        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        sessions.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+            handle
+        }));
+    }
+    let original = std::fs::read_to_string(stage.config_path()).unwrap();
+    for round in 0..20 {
+        let before = asked.load(Ordering::Relaxed);
+        let changed = original.replace("\"hdb-cluster\"", "\"gateway-cluster\"");
+        let changes = stage.reload(|_| without_rdb(&changed));
+        assert_eq!(changes.changed, ["hdb"], "round {round}");
+        assert_eq!(changes.removed, ["rdb"]);
+        let changes = stage.reload(|_| original.clone());
+        assert_eq!(changes.added, ["rdb"]);
+        while asked.load(Ordering::Relaxed) < before + 24 {
+            tokio::task::yield_now().await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for session in sessions {
+        let mut handle = session.await.unwrap();
+        assert_eq!(handle.ask("2+2").await, Ok(Value::Long(4)));
+    }
+}
+
+#[tokio::test]
+async fn a_removed_endpoint_stops_accepting_and_a_changed_one_changes() {
+    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let (hdb, rdb) = (stage.address("hdb"), stage.address("rdb"));
+    let (mut old_hdb, mut old_rdb) = (stage.open("hdb").await, stage.open("rdb").await);
+    let changes =
+        stage.reload(|text| without_rdb(&text).replace("\"hdb-cluster\"", "\"gateway-cluster\""));
+    assert_eq!(
+        (changes.changed, changes.removed),
+        (vec!["hdb".into()], vec!["rdb".into()])
+    );
+
+    // The listener goes with its task; from then on nobody is let in.
+    while TcpStream::connect(rdb).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stage.address("hdb"), hdb, "the same socket");
+    let cluster = |text: &str| Ok(Value::Symbol(text.into()));
+    assert_eq!(
+        stage.open("hdb").await.ask("clusterName[]").await,
+        cluster("gateway-cluster")
+    );
+    assert_eq!(old_hdb.ask("clusterName[]").await, cluster("hdb-cluster"));
+    assert_eq!(old_rdb.ask("clusterName[]").await, cluster("rdb-cluster"));
+}
+
+#[tokio::test]
+async fn users_change_too() {
+    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let address = stage.address("hdb");
+    let password = stage.password();
+    QClient::open(address, "alice", &password).await.unwrap();
+    stage.reload(|text| text.replacen("cluster = ", "users = [\"alice\"]\ncluster = ", 1));
+    let refused = QClient::open(address, "", "").await;
+    assert!(matches!(refused, Err(Refused::Access)));
+    QClient::open(address, "alice", &password).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_changes_nothing() {
+    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken_address = taken.local_addr().unwrap();
+    let text = std::fs::read_to_string(stage.config_path()).unwrap();
+    let text = text
+        .replacen("127.0.0.1:0", &taken_address.to_string(), 1)
+        .replace("cluster = \"rdb-cluster\"", "cluster = \"gateway-cluster\"");
+    std::fs::write(stage.config_path(), text).unwrap();
+    let config = config::load(&stage.config_path()).unwrap();
+    let error = stage.app.reload(config).unwrap_err();
+    assert_eq!(error.address, ListenAddress::Tcp(taken_address));
+    assert!(
+        error.to_string().contains("another process listens there"),
+        "{error}"
+    );
+    let mut handle = stage.open("rdb").await;
+    assert_eq!(
+        handle.ask("clusterName[]").await,
+        Ok(Value::Symbol("rdb-cluster".into()))
+    );
+}
+
+#[tokio::test]
+async fn at_start_one_taken_address_keeps_no_other_from_serving() {
+    let (log, _guard) = Log::capture();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let stage = Stage::with(Options::default(), |text| {
+        any_ports(text).replacen("127.0.0.1:0", &address, 1)
+    })
+    .await;
+    stage.open("rdb").await;
+    log.line_with(&[
+        "ERROR",
+        "endpoint=\"hdb\"",
+        &address,
+        "goes on trying",
+        "ss -ltnp",
+    ])
+    .await;
+}

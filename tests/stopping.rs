@@ -1,0 +1,155 @@
+//! SIGTERM lets what is outstanding finish, SIGHUP reloads, systemd is told.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use hopend::q::frame::MessageType;
+use hopend::q::value::Value;
+use hopend::sim::{Options, Simulator};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::support::{Process, QClient, account, process};
+
+/// A daemon of its own in front of a simulator, its log up to `ready` read.
+struct Daemon {
+    sim: Simulator,
+    folder: TempDir,
+    process: Process,
+    hdb: std::net::SocketAddr,
+}
+
+async fn daemon(edit: impl FnOnce(String) -> String, environment: &[(&str, &str)]) -> Daemon {
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = sim.write_files(folder.path(), &account()).unwrap();
+    let text = edit(std::fs::read_to_string(&path).unwrap());
+    std::fs::write(&path, text).unwrap();
+    let mut command = process::command(&["run", "--config", path.to_str().unwrap()]);
+    command.envs(environment.iter().copied());
+    let mut process = Process::spawn(&mut command);
+    let line = process.line_with("endpoint=\"hdb\" address=127.0.0.1:");
+    process.line_with("ready");
+    let hdb = line.rsplit("address=").next().unwrap().parse().unwrap();
+    Daemon {
+        sim,
+        folder,
+        process,
+        hdb,
+    }
+}
+
+fn drain(limit: &str) -> impl FnOnce(String) -> String {
+    let daemon = format!("\n[daemon]\ndrain = \"{limit}\"\n");
+    move |text| text + &daemon
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_idle_sessions_and_lets_a_query_finish() {
+    let daemon = daemon(|text| text, &[]).await;
+    let mut idle = QClient::open(daemon.hdb, "", "").await.unwrap();
+    let mut busy = QClient::open(daemon.hdb, "", "").await.unwrap();
+    busy.send(MessageType::Sync, "system\"sleep 1\"").await;
+    daemon
+        .sim
+        .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
+        .await;
+    daemon.process.signal(Signal::SIGTERM);
+    assert!(idle.sees_end().await);
+    assert!(
+        TcpStream::connect(daemon.hdb).await.is_err(),
+        "still accepting"
+    );
+    busy.answer().await.unwrap();
+    assert!(busy.sees_end().await);
+    drop((idle, busy));
+    let (status, output) = daemon.process.end();
+    assert!(status.success(), "{status} {output}");
+    assert!(output.contains("stopped sessions=2 cut=0"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_finish_within_the_drain_is_cut_and_counted() {
+    let daemon = daemon(drain("200ms"), &[]).await;
+    let mut busy = QClient::open(daemon.hdb, "", "").await.unwrap();
+    busy.send(MessageType::Sync, "system\"sleep 600\"").await;
+    daemon
+        .sim
+        .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
+        .await;
+    daemon.process.signal(Signal::SIGTERM);
+    let lost = busy.answer().await.unwrap_err();
+    assert!(lost.contains("reset"), "{lost}");
+    let (status, output) = daemon.process.end();
+    assert!(status.success(), "{status} {output}");
+    assert!(output.contains("stopped sessions=1 cut=1"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_sigterm_ends_at_once() {
+    let mut daemon = daemon(drain("1h"), &[]).await;
+    let mut busy = QClient::open(daemon.hdb, "", "").await.unwrap();
+    busy.send(MessageType::Sync, "system\"sleep 600\"").await;
+    daemon
+        .sim
+        .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
+        .await;
+    daemon.process.signal(Signal::SIGTERM);
+    daemon.process.line_with("stopping");
+    let start = Instant::now();
+    daemon.process.signal(Signal::SIGTERM);
+    let (status, _) = daemon.process.end();
+    assert_eq!(status.code(), Some(143));
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_reloads_and_a_broken_file_changes_nothing() {
+    let mut daemon = daemon(|text| text, &[]).await;
+    let path = daemon.folder.path().join("hopend.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("\"hdb-cluster\"", "\"gateway-cluster\""),
+    )
+    .unwrap();
+    daemon.process.signal(Signal::SIGHUP);
+    daemon.process.line_with("reloaded: changed hdb");
+    let mut handle = QClient::open(daemon.hdb, "", "").await.unwrap();
+    let gateway = Ok(Value::Symbol("gateway-cluster".into()));
+    assert_eq!(handle.ask("clusterName[]").await, gateway);
+
+    std::fs::write(&path, text.replace("cluster = ", "clutser = ")).unwrap();
+    daemon.process.signal(Signal::SIGHUP);
+    daemon.process.line_with("did you mean `cluster`?");
+    daemon.process.line_with("reload changed nothing");
+    let mut handle = QClient::open(daemon.hdb, "", "").await.unwrap();
+    assert_eq!(handle.ask("clusterName[]").await, gateway);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_is_told_ready_reloading_and_stopping() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let told = || {
+        let mut buffer = [0; 1024];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let environment = [("NOTIFY_SOCKET", path.to_str().unwrap())];
+    let daemon = daemon(|text| text, &environment).await;
+    assert!(told().contains("READY=1"));
+    daemon.process.signal(Signal::SIGHUP);
+    let reloading = told();
+    assert!(reloading.contains("RELOADING=1"), "{reloading}");
+    assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    assert!(told().contains("READY=1"));
+    daemon.process.signal(Signal::SIGTERM);
+    assert!(told().contains("STOPPING=1"));
+    assert!(daemon.process.end().0.success());
+}
