@@ -2,6 +2,7 @@
 //! what, how much, why.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::auth::Peer;
@@ -17,6 +18,7 @@ pub struct Record {
     endpoint: String,
     listen: String,
     peer: Option<Peer>,
+    account: Option<Arc<str>>,
     said_user: Option<String>,
     user: Option<String>,
     target: Option<SocketAddr>,
@@ -31,6 +33,7 @@ impl Record {
             endpoint: endpoint.to_owned(),
             listen: listen.to_string(),
             peer: None,
+            account: None,
             said_user: None,
             user: None,
             target: None,
@@ -39,8 +42,9 @@ impl Record {
     }
 
     /// The kernel has said whose it is.
-    pub fn peer(&mut self, peer: &Peer) {
+    pub fn peer(&mut self, peer: &Peer, account: Option<Arc<str>>) {
         self.peer = Some(peer.clone());
+        self.account = account;
     }
 
     /// It has said its name.
@@ -67,6 +71,7 @@ impl Record {
             endpoint = self.endpoint,
             listen = self.listen,
             client = %self.client(),
+            account = self.account.as_deref().unwrap_or_default(),
             user = self.user.as_deref().unwrap_or_default(),
             to = %self.target(),
             open_ms = self.milliseconds(),
@@ -86,6 +91,7 @@ impl Record {
             endpoint = self.endpoint,
             listen = self.listen,
             client = %self.client(),
+            account = self.account.as_deref().unwrap_or_default(),
             hopen_user = ?self.said_user.as_deref().unwrap_or_default(),
             user = self.user.as_deref().unwrap_or_default(),
             kind = kind.name(),
@@ -101,6 +107,7 @@ impl Record {
             session = self.session,
             endpoint = self.endpoint,
             client = %self.client(),
+            account = self.account.as_deref().unwrap_or_default(),
             user = self.user.as_deref().unwrap_or_default(),
             to = %self.target(),
             seconds = self.began.elapsed().as_secs(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
@@ -27,6 +27,8 @@ const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];
 /// What an HTTP client reports.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
     Content-Length: 44\r\nConnection: close\r\n\r\nThis port speaks q IPC: dial it with hopen.\n";
+/// How long a cluster may take to take in that a session is over.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// Bytes of the first read of a handshake.
 const FIRST_READ: usize = 512;
 
@@ -70,13 +72,19 @@ pub enum Refusal {
     NotQ(#[from] HelloError),
     /// It took too long over it.
     #[error("the client sent no complete handshake within {} s", .0.as_secs_f32())]
-    HelloTimeout(std::time::Duration),
+    HelloTimeout(Duration),
     /// It went away before it was through.
     #[error("the client went away before its handshake was complete")]
     Vanished,
     /// The kernel does not say whose connection it is.
     #[error(transparent)]
     Peer(#[from] PeerError),
+    /// Its password could not be checked in time.
+    #[error(
+        "too many passwords are being checked at once: no turn within {} s; find out who guesses",
+        .0.as_secs_f32()
+    )]
+    Crowded(Duration),
     /// It is nobody who may use the endpoint.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -97,7 +105,7 @@ impl Refusal {
             }
             Self::Denied(_) => ErrorKind::Denied,
             Self::Open(error) => error.kind(),
-            Self::Stopped => ErrorKind::Internal,
+            Self::Stopped | Self::Crowded(_) => ErrorKind::Internal,
         }
     }
 
@@ -146,7 +154,7 @@ async fn open(
     let _ = client.tune();
 
     let peer = peer_of(client, session.exposed)?;
-    record.peer(&peer);
+    record.peer(&peer, services.authenticator.account(&peer).await);
     let (hello, early) = read_hello(client, endpoint).await?;
     record.said(&hello);
 
@@ -210,9 +218,12 @@ async fn identify(
     sleep(services.penalties.delay(peer, Instant::now())).await;
     let identified = services
         .authenticator
-        .identify(endpoint, exposed, peer, hello)
-        .await;
-    match identified {
+        .identify(endpoint, exposed, peer, hello);
+    let limit = endpoint.handshake_timeout;
+    match timeout(limit, identified)
+        .await
+        .map_err(|_| Refusal::Crowded(limit))?
+    {
         Ok(user) => {
             services.penalties.succeeded(peer, &hello.user);
             Ok(user)
@@ -233,7 +244,7 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
         Refusal::NotQ(HelloError::Tls) => TLS_ALERT,
         Refusal::NotQ(HelloError::Http) => HTTP_ANSWER,
         Refusal::Open(error) if error.kind() != ErrorKind::Denied => return client.reset(),
-        Refusal::Stopped => return client.reset(),
+        Refusal::Stopped | Refusal::Crowded(_) => return client.reset(),
         _ => &[],
     };
     // The answer fits any socket buffer; a client that is gone does not need it.
@@ -278,8 +289,7 @@ async fn relay(
     // Both sides take their time to notice; neither has to wait for the other.
     let goodbye = async {
         if !resets {
-            let limit = std::time::Duration::from_secs(1);
-            let _ = timeout(limit, upstream.stream.shutdown()).await;
+            let _ = timeout(GOODBYE, upstream.stream.shutdown()).await;
         }
         drop(upstream);
     };

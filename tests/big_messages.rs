@@ -58,7 +58,7 @@ async fn a_hundred_megabytes_there_and_back_are_the_same() {
     let stage = Stage::with(Options::default(), any_ports).await;
     let mut handle = stage.open("hdb").await;
     let bytes: Vec<u8> = (0..COUNT)
-        .map(|i| (i.wrapping_mul(31) >> 3) as u8)
+        .map(|i| (i.wrapping_mul(31) >> 3).to_le_bytes()[0])
         .collect();
     let call = Value::List(vec![
         Value::Chars("{x}".into()),

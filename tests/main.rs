@@ -1,10 +1,19 @@
 //! The behaviours of hopend, one file each, in one program: real sockets, real TLS, the real AWS SDK
 //! against the simulator.
 
-// A test that can't go on stops with what it found.
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
-// Each module uses its own part of the support.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that can't go on stops with what it found"
+)]
+#![allow(
+    clippy::print_stdout,
+    reason = "figures and skipped steps are for whoever runs the tests"
+)]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    reason = "this is a program, not a library"
+)]
 
 mod support;
 

@@ -62,15 +62,14 @@ async fn everything_that_logs(format: &str) -> (String, Vec<String>) {
             .await
             .unwrap();
         hers.ask("til 10").await.unwrap();
-        for wrong in ["mistyped-password", "another-mistake"] {
-            assert!(QClient::open(address, "alice", wrong).await.is_err());
-        }
-        for (user, password) in [
-            ("nobody-here", "mistyped-password"),
-            ("", "another-mistake"),
-        ] {
-            let _ = QClient::open(address, user, password).await;
-        }
+    }
+    // Each failure makes the next one slower, so there are few.
+    for (user, wrong) in [
+        ("alice", "mistyped-password"),
+        ("nobody-here", "another-mistake"),
+    ] {
+        let refused = QClient::open(addresses[0], user, wrong).await;
+        assert!(refused.is_err());
     }
     for fault in [
         ClusterFault::RefuseLogin,

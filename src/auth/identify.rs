@@ -142,6 +142,12 @@ impl Authenticator {
         }
     }
 
+    /// The name of the account that a peer runs as, if the kernel told its number and the account
+    /// database knows it.
+    pub async fn account(&self, peer: &Peer) -> Option<Arc<str>> {
+        self.accounts.name(peer.uid()?).await
+    }
+
     /// The user of `endpoint` that `peer` is, by the kernel's word or by the password of `hello`;
     /// on an `exposed` listener by the password alone.
     ///

@@ -97,6 +97,10 @@ fn edit_file(path: &Path, edit: impl FnOnce(String) -> String) {
 }
 
 /// Every local address with the port left to the system, so that nobody else can have taken it.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is an edit of `Stage::with`"
+)]
 pub fn any_ports(text: String) -> String {
     let lines = text.lines().map(|line| {
         if line.starts_with("listen = ") {
