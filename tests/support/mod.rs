@@ -26,11 +26,6 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// With what the simulator does of its own accord.
-    pub async fn start() -> Self {
-        Self::with(Options::default(), |text| text).await
-    }
-
     /// With other options, and the configuration edited.
     pub async fn with(options: Options, edit: impl FnOnce(String) -> String) -> Self {
         let sim = Simulator::start(options).await.unwrap();

@@ -12,7 +12,6 @@ use tokio::net::TcpStream;
 /// An open handle.
 pub struct QClient<S = TcpStream> {
     pub stream: S,
-    pub capability: u8,
 }
 
 /// How opening a handle failed, as a q client tells it apart.
@@ -21,7 +20,7 @@ pub enum Refused {
     /// The end of the stream in place of the capability byte: `'access`.
     Access,
     /// A broken connection.
-    Broken(io::Error),
+    Broken(#[expect(dead_code, reason = "shown where a test fails")] io::Error),
 }
 
 impl QClient {
@@ -41,10 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> QClient<S> {
         let mut answer = [0];
         match stream.read(&mut answer).await {
             Ok(0) => Err(Refused::Access),
-            Ok(_) => Ok(Self {
-                stream,
-                capability: answer[0],
-            }),
+            Ok(_) => Ok(Self { stream }),
             Err(error) => Err(Refused::Broken(error)),
         }
     }
