@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::admin;
 use crate::auth::{Authenticator, Penalties};
 use crate::config::{self, Config, Endpoint, ListenAddress};
 use crate::credential::{Clock, Credentials, Fetch, Sources};
@@ -65,13 +66,18 @@ pub async fn serve(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>)
     for (endpoint, address) in app.addresses() {
         tracing::info!(endpoint, %address, "listening");
     }
+    let admin = app.start_admin().await;
     notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(endpoints = app.config.endpoints.len(), "ready");
     while let Some(Order::Reload) = orders.recv().await {
         reload(&mut app, path).await;
     }
     notify(&[sd_notify::NotifyState::Stopping]);
-    app.stop().await
+    let summary = app.stop().await;
+    if let Some(task) = admin {
+        task.abort();
+    }
+    summary
 }
 
 async fn reload(app: &mut App, path: &Path) {
@@ -193,6 +199,23 @@ impl App {
             .collect();
         addresses.sort_by_cached_key(|(endpoint, address)| (endpoint.clone(), address.to_string()));
         addresses
+    }
+
+    /// Serves health over HTTP, if the configuration names an address. The daemon does its work
+    /// without it, too.
+    async fn start_admin(&self) -> Option<AbortHandle> {
+        let address = self.config.daemon.admin?;
+        match admin::bind(address).await {
+            Ok(listener) => {
+                tracing::info!(%address, "admin");
+                let serving = tokio::spawn(admin::serve(listener, self.stop.listen()));
+                Some(serving.abort_handle())
+            }
+            Err(error) => {
+                tracing::error!("[daemon] admin {address} can't be bound: {error}");
+                None
+            }
+        }
     }
 
     /// What the sessions share.

@@ -46,6 +46,11 @@ impl Stop {
 }
 
 impl Stopping {
+    /// Whether draining has begun.
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow() >= Phase::Draining
+    }
+
     /// Returns when draining has begun.
     pub async fn draining(&mut self) {
         self.reached(Phase::Draining).await;

@@ -20,6 +20,8 @@ async fn a_response_of_five_gigabytes_passes_with_little_memory() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = sim.write_files(folder.path(), &account()).unwrap();
+    let text = any_ports(std::fs::read_to_string(&path).unwrap());
+    std::fs::write(&path, text).unwrap();
     let mut daemon = Process::start(&["run", "--config", path.to_str().unwrap()]);
     let line = daemon.line_with("endpoint=\"hdb\" address=127.0.0.1:");
     daemon.line_with("ready");

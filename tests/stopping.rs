@@ -8,9 +8,10 @@ use hopend::q::value::Value;
 use hopend::sim::{Options, Simulator};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Process, QClient, account, process};
+use crate::support::{Process, QClient, account, any_ports, process};
 
 /// A daemon of its own in front of a simulator, its log up to `ready` read.
 struct Daemon {
@@ -24,7 +25,7 @@ async fn daemon(edit: impl FnOnce(String) -> String, environment: &[(&str, &str)
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = edit(std::fs::read_to_string(&path).unwrap());
+    let text = edit(any_ports(std::fs::read_to_string(&path).unwrap()));
     std::fs::write(&path, text).unwrap();
     let mut command = process::command(&["run", "--config", path.to_str().unwrap()]);
     command.envs(environment.iter().copied());
@@ -152,4 +153,35 @@ async fn systemd_is_told_ready_reloading_and_stopping() {
     daemon.process.signal(Signal::SIGTERM);
     assert!(told().contains("STOPPING=1"));
     assert!(daemon.process.end().0.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_ready_until_the_drain_and_alive_to_the_end() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = free.local_addr().unwrap();
+    drop(free);
+    let limited = move |text: String| format!("{text}\n[daemon]\nadmin = \"{admin}\"\n");
+    let mut daemon = daemon(limited, &[]).await;
+    let status = async |path: &str| {
+        let mut stream = TcpStream::connect(admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(
+        (status("/livez").await, status("/readyz").await),
+        ("200".into(), "200".into())
+    );
+    let mut busy = QClient::open(daemon.hdb, "", "").await.unwrap();
+    busy.send(MessageType::Sync, "system\"sleep 600\"").await;
+    daemon
+        .sim
+        .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
+        .await;
+    daemon.process.signal(Signal::SIGTERM);
+    daemon.process.line_with("stopping");
+    while status("/readyz").await != "503" {}
+    assert_eq!(status("/livez").await, "200");
 }

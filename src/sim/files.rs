@@ -14,6 +14,12 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use super::state::{BASE64, random};
 use super::{REGION, SimError, Simulator};
 
+/// Below Linux's ephemeral ports, which begin at 32768.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// Ports that are tried before one of the system's choice has to do.
+const PORT_TRIES: usize = 100;
+
 /// The keepalive that hopend has of its own accord is short enough from this idle limit on.
 const ROOMY: Duration = Duration::from_secs(120);
 
@@ -136,15 +142,27 @@ ca_file = {ca}
     }
 }
 
-/// Three ports that were free a moment ago.
+/// Three ports that were free a moment ago, below those that the system gives to connections: one
+/// of those could be taken again before it is listened on.
 fn free_ports() -> io::Result<[u16; 3]> {
-    let bind = || TcpListener::bind("127.0.0.1:0");
-    let held = [bind()?, bind()?, bind()?];
+    let mut held = Vec::new();
     let mut ports = [0; 3];
-    for (port, listener) in ports.iter_mut().zip(&held) {
+    for port in &mut ports {
+        let listener = bind_somewhere()?;
         *port = listener.local_addr()?.port();
+        held.push(listener);
     }
     Ok(ports)
+}
+
+fn bind_somewhere() -> io::Result<TcpListener> {
+    for _ in 0..PORT_TRIES {
+        let port = fastrand::u16(PORTS);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return Ok(listener);
+        }
+    }
+    TcpListener::bind(("127.0.0.1", 0))
 }
 
 fn write_private(path: &Path, content: &str) -> Result<(), SimError> {

@@ -47,7 +47,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> QClient<S> {
 
     /// A sync call: its answer, or q's error.
     pub async fn ask(&mut self, text: &str) -> Result<Value, String> {
-        self.send(MessageType::Sync, text).await;
+        let message = message::text(MessageType::Sync, text);
+        let sent = self.stream.write_all(&message).await;
+        sent.map_err(|error| error.to_string())?;
         self.answer().await
     }
 
