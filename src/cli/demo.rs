@@ -69,8 +69,7 @@ q:
   h"1+1"
 
 PyKX, without a licence:
-  PYKX_UNLICENSED=true python3 -c 'import pykx as kx
-  with kx.SyncQConnection("localhost", {port}, no_ctx=True) as h: print(h("trades").pd())'
+  PYKX_UNLICENSED=true python3 -c 'import pykx as kx; h = kx.SyncQConnection("localhost", {port}, no_ctx=True); print(h("trades").pd())'
 
 A shell, with nothing installed (the last byte but seven of the answer is 2):
   bash -c 'exec 3<>/dev/tcp/localhost/{port}
