@@ -122,7 +122,15 @@ pub struct App {
 #[derive(Debug, Clone)]
 struct Running {
     endpoint: Arc<Endpoint>,
+    /// The endpoint's authorities, as their file held them: it may change under its name.
+    authorities: Option<Vec<u8>>,
     served: Served,
+}
+
+impl Running {
+    fn is(&self, endpoint: &Endpoint, authorities: Option<&[u8]>) -> bool {
+        *self.endpoint == *endpoint && self.authorities.as_deref() == authorities
+    }
 }
 
 /// What makes a listener the same one across a reload: its address, and for port 0 whose it is.
@@ -321,8 +329,8 @@ impl App {
         for (name, running) in new {
             match self.endpoints.get(name) {
                 None => changes.added.push(name.clone()),
-                Some(old) if old.endpoint != running.endpoint => changes.changed.push(name.clone()),
-                Some(_) => {}
+                Some(old) if old.is(&running.endpoint, running.authorities.as_deref()) => {}
+                Some(_) => changes.changed.push(name.clone()),
             }
         }
         let gone = self
@@ -363,8 +371,10 @@ fn prepare(config: &Config, old: &HashMap<String, Running>) -> HashMap<String, R
     let endpoints = config.endpoints.iter();
     endpoints
         .map(|endpoint| {
+            // A file that can't be read is told by the route.
+            let authorities = endpoint.ca_file().and_then(|path| std::fs::read(path).ok());
             let running = match old.get(&endpoint.name) {
-                Some(running) if running.endpoint == *endpoint => running.clone(),
+                Some(running) if running.is(endpoint, authorities.as_deref()) => running.clone(),
                 known => {
                     // Sessions that run count against the new limit only where it is the old one.
                     let permits = known
@@ -375,6 +385,7 @@ fn prepare(config: &Config, old: &HashMap<String, Running>) -> HashMap<String, R
                         );
                     Running {
                         endpoint: Arc::clone(endpoint),
+                        authorities,
                         served: Served {
                             route: Arc::new(Route::new(Arc::clone(endpoint), &tls)),
                             permits,

@@ -75,12 +75,8 @@ impl Route {
     /// Prepares an endpoint. A fault of its TLS set-up is kept and told to its sessions, so that it
     /// does not keep other endpoints from starting.
     pub fn new(endpoint: Arc<Endpoint>, tls: &TlsConfigs) -> Self {
-        let ca_file = match &endpoint.target {
-            Target::FinSpace { environment, .. } => environment.ca_file.as_deref(),
-            Target::Addresses { ca_file, .. } => ca_file.as_deref(),
-        };
         Self {
-            tls: tls.config(ca_file),
+            tls: tls.config(endpoint.ca_file()),
             endpoint,
             turn: AtomicUsize::new(0),
         }

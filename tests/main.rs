@@ -24,6 +24,7 @@ mod command;
 mod credentials;
 mod identity;
 mod keepalive;
+mod logins;
 mod reload;
 mod secrets;
 mod stopping;

@@ -31,7 +31,7 @@ pub use problem::{Problem, Problems};
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -265,6 +265,17 @@ pub enum KeepaliveMode {
     Async,
     /// Answered, and the answer kept from the client; only while nothing is outstanding.
     Sync,
+}
+
+impl Endpoint {
+    /// PEM file of the authorities that sign the certificates of its kdb+; the system's roots
+    /// without one.
+    pub fn ca_file(&self) -> Option<&Path> {
+        match &self.target {
+            Target::FinSpace { environment, .. } => environment.ca_file.as_deref(),
+            Target::Addresses { ca_file, .. } => ca_file.as_deref(),
+        }
+    }
 }
 
 impl fmt::Display for ListenAddress {

@@ -1,0 +1,166 @@
+//! kdb+ without FinSpace: fixed, computed and passed-on logins, several addresses, new authorities.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+use hopend::q::value::Value;
+use hopend::sim::{ClusterFault, Flaw, Options, Times};
+
+use crate::support::qclient::Refused;
+use crate::support::{Log, QClient, Stage, account, any_ports};
+
+/// The `plain` endpoint of the simulator with another `connect` and `login`.
+fn plain_with(text: &str, edit: impl Fn(&str) -> Option<String>) -> String {
+    let at = text.find("name = \"plain\"").unwrap();
+    let (before, plain) = text.split_at(at);
+    let lines = plain
+        .lines()
+        .map(|line| edit(line).unwrap_or_else(|| line.into()) + "\n");
+    before.to_owned() + &lines.collect::<String>()
+}
+
+fn login(text: &str, login: &str) -> String {
+    plain_with(text, |line| {
+        line.starts_with("login = ").then(|| login.to_owned())
+    })
+}
+
+fn script(stage_folder: &std::path::Path, body: &str) -> std::path::PathBuf {
+    let path = stage_folder.join("login.sh");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o700)
+        .open(&path)
+        .unwrap();
+    write!(file, "#!/bin/sh\n{body}\n").unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_fixed_login_and_a_password_that_changes() {
+    let stage = Stage::with(Options::default(), any_ports).await;
+    let mut handle = stage.open("plain").await;
+    assert_eq!(handle.ask(".z.u").await, Ok(Value::Symbol("svc".into())));
+    let file = stage.folder.path().join("plain.password");
+    let right = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, "old\n").unwrap();
+    let refused = QClient::open(stage.address("plain"), "", "").await;
+    assert!(matches!(refused, Err(Refused::Access)));
+    std::fs::write(&file, right).unwrap();
+    stage.open("plain").await;
+}
+
+#[tokio::test]
+async fn a_login_command_is_told_who_and_run_again_when_its_login_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path().join("runs");
+    // The first login is an old one.
+    let body = |password: &str| {
+        format!(
+            "echo \"$HOPEND_USER at $HOPEND_ENDPOINT\" >> {runs}\n\
+             if [ $(wc -l < {runs}) = 1 ]; then p=old; else p={password}; fi\n\
+             echo \"{{\\\"user\\\": \\\"svc\\\", \\\"password\\\": \\\"$p\\\"}}\"",
+            runs = runs.display()
+        )
+    };
+    let path = script(folder.path(), &body("unknown-yet"));
+    let command = format!("users = [\"alice\"]\nlogin = {{ command = [{path:?}] }}");
+    let stage = Stage::with(Options::default(), |text| login(&any_ports(text), &command)).await;
+    let password = std::fs::read_to_string(stage.folder.path().join("plain.password")).unwrap();
+    script(folder.path(), &body(password.trim_end()));
+    let address = stage.address("plain");
+    let mut handle = QClient::open(address, "alice", &stage.password())
+        .await
+        .unwrap();
+    assert_eq!(handle.ask(".z.u").await, Ok(Value::Symbol("svc".into())));
+    let told = std::fs::read_to_string(&runs).unwrap();
+    assert_eq!(told, "alice at plain\n".repeat(2));
+}
+
+#[tokio::test]
+async fn what_hopen_gave_is_passed_on() {
+    let me = account();
+    let stage = Stage::with(Options::default(), |text| {
+        let user = format!("[[user]]\nname = \"svc\"\nos_user = \"{me}\"\n\n[[endpoint]]");
+        let text = any_ports(text).replacen("[[endpoint]]", &user, 1);
+        login(&text, "login = \"client\"\nusers = [\"svc\"]")
+    })
+    .await;
+    let password = std::fs::read_to_string(stage.folder.path().join("plain.password")).unwrap();
+    let address = stage.address("plain");
+    QClient::open(address, "svc", password.trim_end())
+        .await
+        .unwrap();
+    let refused = QClient::open(address, "svc", "wrong").await;
+    assert!(matches!(refused, Err(Refused::Access)));
+}
+
+#[tokio::test]
+async fn the_second_address_serves_while_the_first_is_down() {
+    let (log, _guard) = Log::capture();
+    let dead = {
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        gone.local_addr().unwrap().port()
+    };
+    let stage = Stage::with(Options::default(), |text| {
+        plain_with(&any_ports(text), |line| {
+            let live = line.strip_prefix("connect = [")?;
+            Some(format!("connect = [\":tcps://localhost:{dead}\", {live}"))
+        })
+    })
+    .await;
+    stage.open("plain").await;
+    log.line_with(&["WARN", &dead.to_string(), "no connection"])
+        .await;
+}
+
+#[tokio::test]
+async fn a_login_without_tls_is_sent_only_where_that_is_said() {
+    let (log, _guard) = Log::capture();
+    let folder = tempfile::tempdir().unwrap();
+    let path = script(folder.path(), "echo :localhost:1:svc:secret");
+    let stage = Stage::with(Options::default(), |text| {
+        plain_with(&any_ports(text), |line| {
+            if line.starts_with("connect = ") {
+                return Some(String::new());
+            }
+            line.starts_with("login = ")
+                .then(|| format!("login = {{ command = [{path:?}] }}"))
+        })
+    })
+    .await;
+    let refused = QClient::open(stage.address("plain"), "", "").await;
+    assert!(matches!(refused, Err(Refused::Broken(_))));
+    let line = log
+        .line_with(&["session refused", "plaintext = true"])
+        .await;
+    assert!(!line.contains("secret"), "{line}");
+}
+
+#[tokio::test]
+async fn a_reload_notices_that_the_authorities_changed_in_their_file() {
+    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let flaw = ClusterFault::Certificate(Flaw::OtherAuthority);
+    stage.sim.faults().cluster("plain", flaw, Times::Always);
+    let file = stage.folder.path().join("ca.pem");
+    let right = std::fs::read_to_string(&file).unwrap();
+    let refused = QClient::open(stage.address("plain"), "", "").await;
+    assert!(matches!(refused, Err(Refused::Broken(_))));
+    stage.sim.faults().clear();
+
+    // Another authority in the same file: not believed until the reload, then believed.
+    let other = hopend::sim::Simulator::start(Options::default())
+        .await
+        .unwrap();
+    std::fs::write(&file, other.ca_pem()).unwrap();
+    stage.open("plain").await;
+    let changes = stage.reload(|text| text);
+    assert_eq!(changes.changed, ["hdb", "plain", "rdb"]);
+    let refused = QClient::open(stage.address("plain"), "", "").await;
+    assert!(matches!(refused, Err(Refused::Broken(_))));
+    std::fs::write(&file, right).unwrap();
+    stage.reload(|text| text);
+    stage.open("plain").await;
+}
