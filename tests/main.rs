@@ -28,4 +28,5 @@ mod logins;
 mod reload;
 mod secrets;
 mod stopping;
+mod tls;
 mod upstream_troubles;

@@ -21,6 +21,18 @@ struct Daemon {
     hdb: std::net::SocketAddr,
 }
 
+impl Daemon {
+    /// A handle whose query the cluster has begun to compute.
+    async fn busy(&self, query: &str) -> QClient {
+        let mut handle = QClient::open(self.hdb, "", "").await.unwrap();
+        handle.send(MessageType::Sync, query).await;
+        self.sim
+            .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
+            .await;
+        handle
+    }
+}
+
 async fn daemon(edit: impl FnOnce(String) -> String, environment: &[(&str, &str)]) -> Daemon {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -50,12 +62,7 @@ fn drain(limit: &str) -> impl FnOnce(String) -> String {
 async fn sigterm_ends_idle_sessions_and_lets_a_query_finish() {
     let daemon = daemon(|text| text, &[]).await;
     let mut idle = QClient::open(daemon.hdb, "", "").await.unwrap();
-    let mut busy = QClient::open(daemon.hdb, "", "").await.unwrap();
-    busy.send(MessageType::Sync, "system\"sleep 1\"").await;
-    daemon
-        .sim
-        .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
-        .await;
+    let mut busy = daemon.busy("system\"sleep 1\"").await;
     daemon.process.signal(Signal::SIGTERM);
     assert!(idle.sees_end().await);
     assert!(
@@ -73,12 +80,7 @@ async fn sigterm_ends_idle_sessions_and_lets_a_query_finish() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_finish_within_the_drain_is_cut_and_counted() {
     let daemon = daemon(drain("200ms"), &[]).await;
-    let mut busy = QClient::open(daemon.hdb, "", "").await.unwrap();
-    busy.send(MessageType::Sync, "system\"sleep 600\"").await;
-    daemon
-        .sim
-        .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
-        .await;
+    let mut busy = daemon.busy("system\"sleep 600\"").await;
     daemon.process.signal(Signal::SIGTERM);
     let lost = busy.answer().await.unwrap_err();
     assert!(lost.contains("reset"), "{lost}");
@@ -90,12 +92,7 @@ async fn what_does_not_finish_within_the_drain_is_cut_and_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_sigterm_ends_at_once() {
     let mut daemon = daemon(drain("1h"), &[]).await;
-    let mut busy = QClient::open(daemon.hdb, "", "").await.unwrap();
-    busy.send(MessageType::Sync, "system\"sleep 600\"").await;
-    daemon
-        .sim
-        .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
-        .await;
+    let _busy = daemon.busy("system\"sleep 600\"").await;
     daemon.process.signal(Signal::SIGTERM);
     daemon.process.line_with("stopping");
     let start = Instant::now();
@@ -174,12 +171,7 @@ async fn health_is_ready_until_the_drain_and_alive_to_the_end() {
         (status("/livez").await, status("/readyz").await),
         ("200".into(), "200".into())
     );
-    let mut busy = QClient::open(daemon.hdb, "", "").await.unwrap();
-    busy.send(MessageType::Sync, "system\"sleep 600\"").await;
-    daemon
-        .sim
-        .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
-        .await;
+    let _busy = daemon.busy("system\"sleep 600\"").await;
     daemon.process.signal(Signal::SIGTERM);
     daemon.process.line_with("stopping");
     while status("/readyz").await != "503" {}
