@@ -25,7 +25,31 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
         .with_interval(PROBE_EVERY)
         .with_retries(PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    Patience::Usual.apply(stream)
+}
+
+/// How long a peer that takes no bytes is waited for.
+///
+/// TCP_USER_TIMEOUT finds a peer that vanished with bytes under way, but Linux applies it to one
+/// that is alive and has closed its window as well: a q that computes for minutes would lose its
+/// connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// A minute without an acknowledgement, and it is gone.
+    Usual,
+    /// As long as it acknowledges: only the system's own retransmission limit counts.
+    Endless,
+}
+
+impl Patience {
+    /// Sets it on a connection.
+    pub fn apply(self, stream: &TcpStream) -> io::Result<()> {
+        let timeout = match self {
+            Self::Usual => Some(USER_TIMEOUT),
+            Self::Endless => None,
+        };
+        SockRef::from(stream).set_tcp_user_timeout(timeout)
+    }
 }
 
 /// Makes the close that follows a reset, so that the peer sees a broken connection and not the

@@ -25,9 +25,13 @@ use keepalive::{Keepalive, Stream};
 use lane::{Lane, Verdict};
 pub use meters::{Direction, Meters};
 
-/// How long one side may take to finish after the other has, with nothing moving and no request
-/// outstanding.
-pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to close after it was sent the end of the stream.
+pub const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a cluster may take to close after it was sent the end of the stream and owes no answer:
+/// q may be busy with somebody else's query and has yet to read the client's last messages.
+pub const UPSTREAM_CLOSE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A side that takes nothing for this long is slow, and to be told from one that is gone.
+pub const STALL: Duration = Duration::from_secs(20);
 
 /// What the relay of one session needs to know.
 #[derive(Debug, Clone)]
@@ -101,6 +105,27 @@ fn unanswered(outstanding: &u64) -> String {
     }
 }
 
+/// One of the two connections of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The client's.
+    Client,
+    /// The cluster's.
+    Upstream,
+}
+
+/// What [`Relay::run`] comes back with.
+#[derive(Debug)]
+pub enum Turn {
+    /// The session is over.
+    Ended(End),
+    /// A side has taken nothing for [`STALL`] though there is something for it. It may be busy: no
+    /// timeout of the socket's may end it now.
+    Stalled(Side),
+    /// A side that stalled takes bytes again.
+    Resumed(Side),
+}
+
 /// A session's relay. Its state is all here, so [`Relay::run`] may be dropped and called again.
 #[derive(Debug)]
 pub struct Relay<'a, C, U> {
@@ -117,8 +142,16 @@ pub struct Relay<'a, C, U> {
     meters: &'a Meters,
     timer: Pin<Box<Sleep>>,
     last_progress: Instant,
+    stalls: [Stall; 2],
     /// What ended the session first; what follows it is only tidying up.
     reason: Option<End>,
+}
+
+/// Since when a side takes nothing, and whether that has been told.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stall {
+    since: Option<Instant>,
+    told: bool,
 }
 
 /// Whether a step moved anything, or the session is over at once.
@@ -151,6 +184,7 @@ where
             meters,
             timer: Box::pin(sleep_until(now)),
             last_progress: now,
+            stalls: [Stall::default(); 2],
             reason: None,
         }
     }
@@ -160,21 +194,38 @@ where
         self.draining = true;
     }
 
-    /// Relays until the session ends. Cancel-safe.
-    pub async fn run(&mut self) -> End {
+    /// The client's side.
+    pub fn client(&self) -> &C {
+        self.client
+    }
+
+    /// The cluster's side.
+    pub fn upstream(&self) -> &U {
+        self.upstream
+    }
+
+    /// Relays until the session ends, or there is something to tell. Cancel-safe.
+    pub async fn run(&mut self) -> Turn {
         poll_fn(|context| self.poll(context)).await
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Turn> {
         loop {
-            match self.step(context) {
+            let step = self.step(context);
+            if let Some(turn) = self.stall_to_tell() {
+                // Whoever hears it calls again, and the step is made again.
+                if step.is_ok() {
+                    return Poll::Ready(turn);
+                }
+            }
+            match step {
                 Ok(true) => self.last_progress = Instant::now(),
                 Ok(false) => match self.poll_timer(context) {
-                    Poll::Ready(Some(end)) => return Poll::Ready(end),
+                    Poll::Ready(Some(end)) => return Poll::Ready(Turn::Ended(end)),
                     Poll::Ready(None) => {}
                     Poll::Pending => return Poll::Pending,
                 },
-                Err(end) => return Poll::Ready(self.reason.take().unwrap_or(end)),
+                Err(end) => return Poll::Ready(Turn::Ended(self.reason.take().unwrap_or(end))),
             }
         }
     }
@@ -241,10 +292,11 @@ where
             return false;
         }
         match self.up.poll_write(context, Pin::new(&mut *self.upstream)) {
-            Poll::Ready(Ok(0)) => {}
+            Poll::Ready(Ok(0)) => self.stalls[Side::Upstream as usize].since = None,
             Poll::Ready(Ok(count)) => {
                 self.meters.to_cluster.add_bytes(count);
                 self.keepalive.sent(Instant::now().into_std());
+                self.stalls[Side::Upstream as usize].since = None;
                 return true;
             }
             Poll::Ready(Err(_)) => {
@@ -252,7 +304,10 @@ where
                 self.up.write_done = true;
                 return true;
             }
-            Poll::Pending => return false,
+            Poll::Pending => {
+                self.stalled(Side::Upstream);
+                return false;
+            }
         }
         if !self.up.read_done || self.up.holds_message() {
             return false;
@@ -308,13 +363,17 @@ where
             return Ok(false);
         }
         match self.down.poll_write(context, Pin::new(&mut *self.client)) {
-            Poll::Ready(Ok(0)) => {}
+            Poll::Ready(Ok(0)) => self.stalls[Side::Client as usize].since = None,
             Poll::Ready(Ok(count)) => {
                 self.meters.to_client.add_bytes(count);
+                self.stalls[Side::Client as usize].since = None;
                 return Ok(true);
             }
             Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
-            Poll::Pending => return Ok(false),
+            Poll::Pending => {
+                self.stalled(Side::Client);
+                return Ok(false);
+            }
         }
         if !self.down.read_done {
             return Ok(false);
@@ -327,6 +386,31 @@ where
                 Ok(true)
             }
         }
+    }
+
+    fn stalled(&mut self, side: Side) {
+        self.stalls[side as usize]
+            .since
+            .get_or_insert_with(Instant::now);
+    }
+
+    /// The next news of a stall that has lasted, or has ended.
+    fn stall_to_tell(&mut self) -> Option<Turn> {
+        for side in [Side::Client, Side::Upstream] {
+            let stall = &mut self.stalls[side as usize];
+            match stall.since {
+                Some(since) if !stall.told && since.elapsed() >= STALL => {
+                    stall.told = true;
+                    return Some(Turn::Stalled(side));
+                }
+                None if stall.told => {
+                    stall.told = false;
+                    return Some(Turn::Resumed(side));
+                }
+                _ => {}
+            }
+        }
+        None
     }
 
     /// The cluster's stream is over. Between messages the client can be told; inside one it can't.
@@ -396,7 +480,10 @@ where
                 .due()
                 .map(Instant::from_std)
                 .filter(|&due| due > now);
-            let Some(wanted) = self.close_deadline().into_iter().chain(ping).min() else {
+            let stall = self.stalls.iter().filter(|stall| !stall.told);
+            let stall = stall.filter_map(|stall| Some(stall.since? + STALL)).min();
+            let deadlines = [self.close_deadline(), ping, stall];
+            let Some(wanted) = deadlines.into_iter().flatten().min() else {
                 return Poll::Pending;
             };
             // A timer that fires early is set anew then: cheaper than moving it with each message.
@@ -412,12 +499,15 @@ where
         }
     }
 
-    /// When the side that has not finished yet is given up: never while the cluster still owes an
-    /// answer to a client that has only closed its sending side.
+    /// When the side that has not finished yet is given up. Never while there is something left to
+    /// write to either side, nor while the cluster owes an answer to a client that has only closed
+    /// its sending side.
     fn close_deadline(&self) -> Option<Instant> {
         let write_failed = self.up.write_done && !self.up.read_done;
-        let closing =
-            self.down.read_done || write_failed || (self.up.read_done && self.outstanding == 0);
-        closing.then(|| self.last_progress + CLOSE_TIMEOUT)
+        if self.down.write_done || (write_failed && self.down.is_drained()) {
+            return Some(self.last_progress + CLIENT_CLOSE_TIMEOUT);
+        }
+        let sent_all = self.up.read_done && self.up.write_done && self.down.is_drained();
+        (sent_all && self.outstanding == 0).then(|| self.last_progress + UPSTREAM_CLOSE_TIMEOUT)
     }
 }

@@ -41,15 +41,22 @@ fn relayed_with(plan: Plan, size: usize, early: Vec<u8>) -> Pair {
     let (cluster, mut cluster_side) = duplex(size);
     let relay = tokio::spawn(async move {
         let meters = Meters::default();
-        let end = Relay::new(&mut client_side, &mut cluster_side, &early, &plan, &meters)
-            .run()
-            .await;
+        let mut relay = Relay::new(&mut client_side, &mut cluster_side, &early, &plan, &meters);
+        let end = end_of(&mut relay).await;
         (end, meters.pings())
     });
     Pair {
         client,
         cluster,
         relay,
+    }
+}
+
+async fn end_of(relay: &mut Relay<'_, DuplexStream, DuplexStream>) -> End {
+    loop {
+        if let Turn::Ended(end) = relay.run().await {
+            return end;
+        }
     }
 }
 
@@ -231,12 +238,12 @@ async fn a_client_that_closed_its_sending_side_still_gets_its_answer() {
     pair.client.shutdown().await.unwrap();
     read_exactly(&mut pair.cluster, &request).await;
     read_end(&mut pair.cluster).await;
-    advance(100 * CLOSE_TIMEOUT).await;
+    advance(100 * UPSTREAM_CLOSE_TIMEOUT).await;
     let answer = message(MessageType::Response, b"at last");
     pair.cluster.write_all(&answer).await.unwrap();
     read_exactly(&mut pair.client, &answer).await;
     // The cluster does not close: nothing is owed any more, so it is not waited for long.
-    let (end, _) = timeout(2 * CLOSE_TIMEOUT, pair.relay)
+    let (end, _) = timeout(2 * UPSTREAM_CLOSE_TIMEOUT, pair.relay)
         .await
         .unwrap()
         .unwrap();
@@ -435,6 +442,56 @@ async fn draining_ends_an_idle_session_at_once_and_a_busy_one_after_its_answer()
     read_exactly(&mut cluster, &request).await;
     let answer = message(MessageType::Response, b"done");
     cluster.write_all(&answer).await.unwrap();
-    assert!(matches!(relay.run().await, End::Drained));
+    assert!(matches!(relay.run().await, Turn::Ended(End::Drained)));
     read_exactly(&mut client, &answer).await;
+}
+
+/// A feed that sends its batch, closes and is gone; the cluster reads on only after an hour.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_sent_before_it_closed_waits_for_a_busy_cluster() {
+    let mut pair = relayed(plan(None), 64);
+    let batch = text(MessageType::Async, &"x".repeat(1_000));
+    pair.client.write_all(&batch).await.unwrap();
+    drop(pair.client);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let mut got = Vec::new();
+    pair.cluster.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, batch);
+}
+
+/// The cluster answers and goes; the client is busy and reads only after an hour.
+#[tokio::test(start_paused = true)]
+async fn what_a_cluster_sent_before_it_closed_waits_for_a_busy_client() {
+    let mut pair = relayed(plan(None), 64);
+    let update = text(MessageType::Async, &"x".repeat(1_000));
+    pair.cluster.write_all(&update).await.unwrap();
+    drop(pair.cluster);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let mut got = Vec::new();
+    pair.client.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, update);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_takes_nothing_is_told_and_told_again_when_it_does() {
+    let (mut client, mut client_side) = duplex(64);
+    let (mut cluster, mut cluster_side) = duplex(64);
+    let (meters, plan) = (Meters::default(), plan(None));
+    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let big = text(MessageType::Async, &"x".repeat(1_000));
+    let writes = client.write_all(&big);
+    let start = Instant::now();
+    let (written, turn) = tokio::join!(writes, relay.run());
+    written.unwrap();
+    assert!(matches!(turn, Turn::Stalled(Side::Upstream)), "{turn:?}");
+    assert_eq!(start.elapsed().as_secs(), STALL.as_secs());
+    let mut got = vec![0; big.len()];
+    let (read, turn) = tokio::join!(cluster.read_exact(&mut got), async {
+        let turn = relay.run().await;
+        assert!(timeout(Duration::from_secs(1), relay.run()).await.is_err());
+        turn
+    });
+    read.unwrap();
+    assert!(matches!(turn, Turn::Resumed(Side::Upstream)), "{turn:?}");
+    assert_eq!(got, big);
 }
