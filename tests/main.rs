@@ -13,4 +13,5 @@ mod bad_input;
 mod credentials;
 mod identity;
 mod keepalive;
+mod real_clients;
 mod upstream_troubles;
