@@ -25,6 +25,7 @@ mod credentials;
 mod identity;
 mod keepalive;
 mod logins;
+mod real_clients;
 mod reload;
 mod secrets;
 mod stopping;

@@ -3,6 +3,7 @@
 
 pub mod log;
 pub mod process;
+pub mod python;
 pub mod qclient;
 
 use std::net::SocketAddr;

@@ -1,0 +1,72 @@
+"""kola against an endpoint of hopend."""
+
+import time
+
+import kola
+import steps
+from steps import same
+
+
+def connect():
+    q = kola.Q(steps.HOST, steps.PORT, steps.USER, steps.PASSWORD)
+    q.connect()
+    return q
+
+
+def asks():
+    q = connect()
+    same(q.sync(".z.u"), steps.KX_USER)
+    same(q.sync("1+1"), 2)
+    q.asyn("a:41")
+    same(q.sync("a+1"), 42)
+    same(list(q.sync("til 10")), list(range(10)))
+    table = q.sync("trades")
+    same(table.columns, ["time", "sym", "price", "size"])
+    for name, expected in steps.TRADES.items():
+        same(table[name].to_list(), expected)
+    same([steps.since_2000(time) for time in table["time"].to_list()], steps.TIMES)
+    try:
+        q.sync("'mine")
+        raise AssertionError("no error of q's")
+    except kola.KolaError as error:
+        assert '"mine"' in str(error), error
+
+
+def large():
+    q = connect()
+    got = q.sync(f"{steps.LARGE}#0x01")
+    same(len(got), steps.LARGE)
+    same((got.min(), got.max()), (1, 1))
+    put = b"\x02" * steps.LARGE
+    same(q.sync("{count x}", put), steps.LARGE)
+
+
+def wrong_password():
+    try:
+        connect()
+        raise AssertionError("let in")
+    except kola.KolaAuthError:
+        # A broken connection is KolaIOError, which this is not.
+        pass
+
+
+def killed():
+    q = connect()
+    print("waiting")
+    started = time.monotonic()
+    try:
+        q.sync(steps.SLEEP)
+        raise AssertionError("answered")
+    except kola.KolaError as error:
+        assert steps.LOST in str(error), error
+    steps.soon(started)
+
+
+steps.run(
+    {
+        "asks": asks,
+        "large": large,
+        "wrong-password": wrong_password,
+        "killed": killed,
+    }
+)

@@ -1,0 +1,147 @@
+//! q clients that others wrote work through hopend as they do in front of q.
+
+mod kdb_codec;
+
+use hopend::sim::{Cut, Options};
+
+use crate::support::python::Script;
+use crate::support::{Stage, account, any_ports};
+
+/// One in Python, by its script.
+struct Client {
+    script: &'static str,
+    /// It says who it runs as, where no user is given; the others say nothing.
+    names_itself: bool,
+}
+
+const PYKX: Client = Client {
+    script: "pykx_client.py",
+    names_itself: false,
+};
+const KOLA: Client = Client {
+    script: "kola_client.py",
+    names_itself: true,
+};
+const AIOKDB: Client = Client {
+    script: "aiokdb_client.py",
+    names_itself: false,
+};
+
+impl Client {
+    /// As the account that runs this.
+    async fn start(&self, stage: &Stage, step: &str) -> Script {
+        let user = if self.names_itself {
+            account()
+        } else {
+            String::new()
+        };
+        let kx_user = kx_user(&account());
+        self.start_as(stage, step, [&user, "", &kx_user]).await
+    }
+
+    async fn start_as(&self, stage: &Stage, step: &str, [user, password, kx]: [&str; 3]) -> Script {
+        let port = stage.address("hdb").port().to_string();
+        let variables = [
+            ("HOPEND_PORT", port.as_str()),
+            ("HOPEND_USER", user),
+            ("HOPEND_PASSWORD", password),
+            ("HOPEND_KX_USER", kx),
+            ("PYKX_UNLICENSED", "true"),
+        ];
+        Script::start(self.script, &[step], &variables).await
+    }
+
+    async fn asks_and_is_answered(&self) {
+        let stage = stage().await;
+        self.start(&stage, "asks").await.succeeds().await;
+        let password = stage.password();
+        let alice = self.start_as(&stage, "asks", ["alice", &password, "alice"]);
+        alice.await.succeeds().await;
+
+        let users = [kx_user(&account()), "alice".into()];
+        stage
+            .sim
+            .wait_until(|sim| sim.live("hdb-cluster") == 0)
+            .await;
+        let connections = stage.sim.connections();
+        assert_eq!(connections.len(), users.len());
+        for (connection, user) in connections.iter().zip(users) {
+            assert_eq!(connection.user, user);
+            assert_eq!(connection.asyncs, 1, "{user}");
+            assert_eq!(connection.syncs, 6, "{user}");
+        }
+    }
+
+    async fn gets_and_puts_100_mb(&self) {
+        let stage = stage().await;
+        self.start(&stage, "large").await.succeeds().await;
+        stage
+            .sim
+            .wait_until(|sim| sim.live("hdb-cluster") == 0)
+            .await;
+        let connection = stage.sim.connections().remove(0);
+        assert!(connection.bytes_in > 100_000_000, "{connection:?}");
+        assert!(connection.bytes_out > 100_000_000, "{connection:?}");
+    }
+
+    async fn is_told_that_a_password_is_wrong(&self) {
+        let stage = stage().await;
+        let script = self.start_as(&stage, "wrong-password", ["alice", "wrong", ""]);
+        script.await.succeeds().await;
+        assert_eq!(stage.sim.connections().len(), 0);
+    }
+
+    async fn is_told_that_the_cluster_went_away_in_a_query(&self) {
+        let stage = stage().await;
+        let mut script = self.start(&stage, "killed").await;
+        script.says("waiting").await;
+        stage
+            .sim
+            .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
+            .await;
+        assert_eq!(stage.sim.cut("hdb-cluster", Cut::Fin), 1);
+        script.succeeds().await;
+    }
+}
+
+async fn stage() -> Stage {
+    Stage::with(Options::default(), any_ports).await
+}
+
+/// What FinSpace knows an account as.
+fn kx_user(account: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let letters = account.chars().map(|c| if allowed(c) { c } else { '-' });
+    letters.collect()
+}
+
+macro_rules! behaviours {
+    ($name:ident, $client:expr) => {
+        mod $name {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn asks_and_is_answered() {
+                $client.asks_and_is_answered().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn gets_and_puts_100_mb() {
+                $client.gets_and_puts_100_mb().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn is_told_that_a_password_is_wrong() {
+                $client.is_told_that_a_password_is_wrong().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn is_told_that_the_cluster_went_away_in_a_query() {
+                let client = $client;
+                client.is_told_that_the_cluster_went_away_in_a_query().await;
+            }
+        }
+    };
+}
+
+behaviours!(pykx, super::PYKX);
+behaviours!(kola, super::KOLA);
+behaviours!(aiokdb, super::AIOKDB);

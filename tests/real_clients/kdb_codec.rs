@@ -1,0 +1,107 @@
+//! The crate `kdb_codec`.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use hopend::sim::Cut;
+use kdb_codec::{ConnectionMethod, Error, K, QStream};
+use tokio::time::timeout;
+
+use super::{kx_user, stage};
+use crate::support::{Stage, account};
+
+const LARGE: usize = 100_000_000;
+
+async fn connect(stage: &Stage, credential: &str) -> Result<QStream, Error> {
+    let port = stage.address("hdb").port();
+    QStream::connect(ConnectionMethod::TCP, "127.0.0.1", port, credential).await
+}
+
+async fn ask(handle: &mut QStream, query: &str) -> K {
+    handle.send_sync_message(&query).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asks_and_is_answered() {
+    let stage = stage().await;
+    let alice = format!("alice:{}", stage.password());
+    for (credential, user) in [("", kx_user(&account())), (&alice, "alice".into())] {
+        let mut handle = connect(&stage, credential).await.unwrap();
+        assert_eq!(ask(&mut handle, ".z.u").await.get_symbol().unwrap(), user);
+        assert_eq!(ask(&mut handle, "1+1").await.get_long().unwrap(), 2);
+        handle.send_async_message(&"a:41").await.unwrap();
+        assert_eq!(ask(&mut handle, "a+1").await.get_long().unwrap(), 42);
+
+        let list = ask(&mut handle, "til 10").await;
+        let ten: Vec<i64> = (0..10).collect();
+        assert_eq!(*list.as_vec::<i64>().unwrap(), ten);
+
+        let table = ask(&mut handle, "trades").await;
+        let column = |name: &str| table.get_column(name).unwrap();
+        let start = 776_000_000_000_000_000;
+        let times: Vec<i64> = (0..5).map(|n| start + n * 60_000_000_000).collect();
+        assert_eq!(*column("time").as_vec::<i64>().unwrap(), times);
+        assert_eq!(
+            *column("sym").as_vec::<String>().unwrap(),
+            ["AAPL", "MSFT", "AAPL", "GOOG", "MSFT"]
+        );
+        assert_eq!(
+            *column("price").as_vec::<f64>().unwrap(),
+            [189.5, 411.25, 189.75, 141.0, 411.5]
+        );
+        assert_eq!(
+            *column("size").as_vec::<i64>().unwrap(),
+            [100, 200, 50, 75, 300]
+        );
+
+        let error = ask(&mut handle, "'mine").await;
+        assert_eq!(error.get_error_string().unwrap(), "mine");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gets_and_puts_100_mb() {
+    let stage = stage().await;
+    let mut handle = connect(&stage, "").await.unwrap();
+    let got = ask(&mut handle, &format!("{LARGE}#0x01")).await;
+    assert!(*got.as_vec::<u8>().unwrap() == vec![1; LARGE]);
+
+    let put = K::new_compound_list(vec![
+        K::new_string("{count x}".into(), 0),
+        K::new_byte_list(vec![2; LARGE], 0),
+    ]);
+    let count = handle.send_sync_message(&put).await.unwrap();
+    assert_eq!(count.get_long().unwrap(), i64::try_from(LARGE).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_told_that_a_password_is_wrong() {
+    let stage = stage().await;
+    // It has no error of its own for this: the stream ends where the capability byte should be.
+    match connect(&stage, "alice:wrong").await.map(|_| ()) {
+        Err(Error::IO(error)) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(stage.sim.connections().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_told_that_the_cluster_went_away_in_a_query() {
+    let stage = stage().await;
+    let mut handle = connect(&stage, "").await.unwrap();
+    let asked = async { ask(&mut handle, "system\"sleep 30\"").await };
+    let cut = async {
+        stage
+            .sim
+            .wait_until(|sim| sim.connections()[0].syncs == 1)
+            .await;
+        assert_eq!(stage.sim.cut("hdb-cluster", Cut::Fin), 1);
+    };
+    let both = timeout(Duration::from_secs(10), async { tokio::join!(asked, cut) });
+    let (error, ()) = both.await.unwrap();
+    let text = error.get_error_string().unwrap();
+    assert!(
+        text.contains("hopend: the cluster closed the connection with a request outstanding"),
+        "{text}"
+    );
+}
