@@ -10,6 +10,7 @@ mod support;
 
 mod aws_troubles;
 mod bad_input;
+mod boto3_judges_the_simulator;
 mod credentials;
 mod identity;
 mod keepalive;
