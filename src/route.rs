@@ -191,10 +191,16 @@ impl Route {
     /// The first address that can be had. One that refuses the login ends it: the others would not
     /// know better, and trying them looks like guessing.
     async fn dial(&self, addresses: &[Address], hello: &Hello) -> Result<Upstream, OpenError> {
-        let tls = self.tls.clone()?;
+        let limit = self.endpoint.connect_timeout;
         let mut failed = None;
         for address in addresses {
-            match upstream::open(address, &tls, hello, self.endpoint.connect_timeout).await {
+            // A fault of the TLS set-up is none of an address that needs no TLS.
+            let tls = match &self.tls {
+                Ok(tls) => Some(tls),
+                Err(error) if address.tls => return Err(error.clone().into()),
+                Err(_) => None,
+            };
+            match upstream::open(address, tls, hello, limit).await {
                 Ok(upstream) => return Ok(upstream),
                 Err(error @ UpstreamError::Rejected { .. }) => return Err(error.into()),
                 Err(error) => {

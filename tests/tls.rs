@@ -37,19 +37,19 @@ async fn the_second_connection_resumes_the_session_of_the_first() {
         port,
     };
     let localhost = address("localhost");
-    let first = upstream::open(&localhost, &tls, &hello, LIMIT)
+    let first = upstream::open(&localhost, Some(&tls), &hello, LIMIT)
         .await
         .unwrap();
     assert_eq!(handshake_of(&first), HandshakeKind::Full);
-    let second = upstream::open(&localhost, &tls, &hello, LIMIT)
+    let second = upstream::open(&localhost, Some(&tls), &hello, LIMIT)
         .await
         .unwrap();
     assert_eq!(handshake_of(&second), HandshakeKind::Resumed);
 
     // The certificate is for this address as well, and for no other of the loopback's.
-    let by_address = upstream::open(&address("127.0.0.1"), &tls, &hello, LIMIT).await;
+    let by_address = upstream::open(&address("127.0.0.1"), Some(&tls), &hello, LIMIT).await;
     assert!(by_address.is_ok(), "{by_address:?}");
-    let other = upstream::open(&address("127.1"), &tls, &hello, LIMIT).await;
+    let other = upstream::open(&address("127.1"), Some(&tls), &hello, LIMIT).await;
     assert!(
         matches!(
             other,

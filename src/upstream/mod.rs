@@ -65,6 +65,12 @@ pub enum UpstreamError {
         /// Where to.
         address: Address,
     },
+    /// Whoever dials has no TLS configuration.
+    #[error("{address}: TLS is not set up")]
+    NoTls {
+        /// Where to.
+        address: Address,
+    },
     /// The connection broke during the login.
     #[error("{address}: the connection broke during the login")]
     Login {
@@ -123,7 +129,7 @@ impl UpstreamError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Rejected { .. } => ErrorKind::Denied,
-            Self::ServerName { .. } => ErrorKind::Configuration,
+            Self::ServerName { .. } | Self::NoTls { .. } => ErrorKind::Configuration,
             _ => ErrorKind::Upstream,
         }
     }
@@ -140,10 +146,11 @@ pub struct Upstream {
     pub peer: SocketAddr,
 }
 
-/// Dials `address` and logs in as `hello` says, all within `limit`.
+/// Dials `address`, with TLS where it says so, and logs in as `hello` says, all within `limit`. An
+/// address with TLS needs `tls`.
 pub async fn open(
     address: &Address,
-    tls: &Arc<ClientConfig>,
+    tls: Option<&Arc<ClientConfig>>,
     hello: &Hello,
     limit: Duration,
 ) -> Result<Upstream, UpstreamError> {
@@ -160,7 +167,7 @@ pub async fn open(
 
 async fn open_unbounded(
     address: &Address,
-    tls: &Arc<ClientConfig>,
+    tls: Option<&Arc<ClientConfig>>,
     hello: &Hello,
     stage: &mut Stage,
 ) -> Result<Upstream, UpstreamError> {
@@ -176,6 +183,9 @@ async fn open_unbounded(
     })?;
     let mut stream = if address.tls {
         *stage = Stage::Tls;
+        let tls = tls.ok_or_else(|| UpstreamError::NoTls {
+            address: address.clone(),
+        })?;
         UpstreamStream::Tls(Box::new(shake_hands(address, tls, tcp).await?))
     } else {
         UpstreamStream::Plain(tcp)
