@@ -20,6 +20,7 @@ mod support;
 mod aws_troubles;
 mod bad_input;
 mod big_messages;
+mod boto3_judges_the_simulator;
 mod command;
 mod credentials;
 mod identity;

@@ -148,6 +148,8 @@ fn update_environment(call: &Call<'_>) -> Result<Json, ApiError> {
     Ok(call.shared.look(|state| environment(call, state)))
 }
 
+const AZ_MODES: [&str; 2] = ["SINGLE", "MULTI"];
+
 const CLUSTER_TYPES: [&str; 5] = ["HDB", "RDB", "GATEWAY", "GP", "TICKERPLANT"];
 
 fn list_clusters(call: &Call<'_>) -> Result<Json, ApiError> {
@@ -173,8 +175,11 @@ fn get_cluster(call: &Call<'_>, name: &str) -> Result<Json, ApiError> {
         .look(|state| state.clusters.get(name).cloned())
         .ok_or_else(|| missing(format!("Cluster {name} not found")))?;
     let mut json = cluster_json(&cluster);
-    json["capacityConfiguration"] =
-        json!({ "nodeType": "kx.s.xlarge", "nodeCount": cluster.nodes.len() });
+    // A count of nodes is at least 1.
+    if !cluster.nodes.is_empty() {
+        json["capacityConfiguration"] =
+            json!({ "nodeType": "kx.s.xlarge", "nodeCount": cluster.nodes.len() });
+    }
     Ok(json)
 }
 
@@ -184,7 +189,10 @@ fn create_cluster(call: &Call<'_>) -> Result<Json, ApiError> {
     let name = text("clusterName")?;
     let kind = text("clusterType")?;
     text("releaseLabel")?;
-    text("azMode")?;
+    let zones = text("azMode")?;
+    if !AZ_MODES.contains(&zones.as_str()) {
+        return Err(invalid(format!("azMode {zones} does not exist")));
+    }
     if !CLUSTER_TYPES.contains(&kind.as_str()) {
         return Err(invalid(format!("clusterType {kind} does not exist")));
     }
@@ -195,6 +203,7 @@ fn create_cluster(call: &Call<'_>) -> Result<Json, ApiError> {
             .as_str()
             .unwrap_or("created over the API")
             .into(),
+        az_mode: zones,
         status: "CREATING",
         port: None,
         nodes: Vec::new(),
@@ -260,9 +269,11 @@ fn list_users(call: &Call<'_>) -> Result<Json, ApiError> {
     let users = call.shared.look(|state| {
         let json = |user: &User| {
             let mut json = user_json(call, user);
+            // A user in a list is without it.
+            json["environmentId"].take();
             json["createTimestamp"] = seconds(user.created);
             json["updateTimestamp"] = seconds(user.updated);
-            json
+            without_null(json)
         };
         state.users.values().map(json).collect()
     });
@@ -355,7 +366,7 @@ fn cluster_json(cluster: &Cluster) -> Json {
         "clusterDescription": cluster.description,
         "status": cluster.status,
         "releaseLabel": "1.0",
-        "azMode": "MULTI",
+        "azMode": cluster.az_mode,
         "createdTimestamp": seconds(cluster.created),
         "lastModifiedTimestamp": seconds(cluster.created),
     })

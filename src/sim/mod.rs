@@ -182,6 +182,7 @@ impl Simulator {
                 name: name.to_owned(),
                 kind: kind.to_owned(),
                 description: description.to_owned(),
+                az_mode: "MULTI".to_owned(),
                 status: "RUNNING",
                 port: None,
                 nodes: Vec::new(),

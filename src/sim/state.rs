@@ -58,6 +58,7 @@ pub(super) struct Cluster {
     pub(super) name: String,
     pub(super) kind: String,
     pub(super) description: String,
+    pub(super) az_mode: String,
     pub(super) status: &'static str,
     /// `None` for one that was created over the API: it has no listener.
     pub(super) port: Option<u16>,
