@@ -122,6 +122,10 @@ fn interpreter() -> PathBuf {
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == requirements) {
         return python;
     }
+    // Gone before anything is touched: what is interrupted here must not look whole.
+    if stamp.exists() {
+        fs::remove_file(&stamp).unwrap();
+    }
     let venv = Command::new("python3")
         .args(["-m", "venv", "--clear"])
         .arg(&environment)
