@@ -2,7 +2,9 @@
 
 mod kdb_codec;
 
-use hopend::sim::{Cut, Options};
+use std::time::Duration;
+
+use hopend::sim::{ClusterFault, Cut, Ended, Options, Times};
 
 use crate::support::python::Script;
 use crate::support::{Stage, account, any_ports};
@@ -93,14 +95,67 @@ impl Client {
 
     async fn is_told_that_the_cluster_went_away_in_a_query(&self) {
         let stage = stage().await;
-        let mut script = self.start(&stage, "killed").await;
+        for how in [Cut::Fin, Cut::Reset] {
+            self.loses_its_cluster(&stage, "killed", how).await;
+        }
+    }
+
+    /// A part of an answer is no answer, and no client waits for the rest of it.
+    async fn is_told_that_the_cluster_went_away_in_an_answer(&self) {
+        let stage = stage().await;
+        for how in [Cut::InsideFrame, Cut::InsideFrameReset] {
+            self.loses_its_cluster(&stage, "torn", how).await;
+        }
+    }
+
+    /// The connection is cut while the cluster is at the script's query.
+    async fn loses_its_cluster(&self, stage: &Stage, step: &str, how: Cut) {
+        let mut script = self.start(stage, step).await;
         script.says("waiting").await;
         stage
             .sim
-            .wait_until(|sim| sim.connections().iter().any(|c| c.syncs == 1))
+            .wait_until(|sim| {
+                let connections = sim.connections();
+                let mut live = connections.iter().filter(|c| c.ended.is_none());
+                live.any(|connection| connection.syncs == 1)
+            })
             .await;
-        assert_eq!(stage.sim.cut("hdb-cluster", Cut::Fin), 1);
+        assert_eq!(stage.sim.cut("hdb-cluster", how), 1);
         script.succeeds().await;
+    }
+
+    /// No client takes that for a wrong password.
+    async fn is_told_that_the_cluster_cannot_be_had(&self) {
+        let stage = stage().await;
+        let fault = ClusterFault::CloseAtAccept;
+        stage.sim.faults().cluster("*", fault, Times::Always);
+        self.start(&stage, "unreachable").await.succeeds().await;
+    }
+
+    /// Compressed messages reach the client as they are.
+    async fn reads_what_the_cluster_compressed(&self) {
+        let options = Options {
+            compress: true,
+            ..Options::default()
+        };
+        let stage = Stage::with(options, any_ports).await;
+        self.start(&stage, "compressed").await.succeeds().await;
+        let sent = stage.sim.connections()[0].bytes_out;
+        assert!(sent < 100_000, "{sent} bytes: not compressed");
+    }
+
+    /// Idle for longer than the limit, and then waiting for an answer for longer than it.
+    async fn outlives_the_idle_limit(&self) {
+        let options = Options {
+            idle_limit: Duration::from_millis(900),
+            ..Options::default()
+        };
+        let stage = Stage::with(options, any_ports).await;
+        self.start(&stage, "idle").await.succeeds().await;
+        stage.sim.wait_for_connections("hdb-cluster", 0).await;
+        let connection = stage.sim.connections().remove(0);
+        assert_eq!(connection.ended, Some(Ended::ByClient));
+        assert!(connection.pings >= 8, "{connection:?}");
     }
 }
 
@@ -138,6 +193,29 @@ macro_rules! behaviours {
                 let client = $client;
                 client.is_told_that_the_cluster_went_away_in_a_query().await;
             }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn is_told_that_the_cluster_went_away_in_an_answer() {
+                let client = $client;
+                client
+                    .is_told_that_the_cluster_went_away_in_an_answer()
+                    .await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn is_told_that_the_cluster_cannot_be_had() {
+                $client.is_told_that_the_cluster_cannot_be_had().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn reads_what_the_cluster_compressed() {
+                $client.reads_what_the_cluster_compressed().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn outlives_the_idle_limit() {
+                $client.outlives_the_idle_limit().await;
+            }
         }
     };
 }
@@ -145,3 +223,20 @@ macro_rules! behaviours {
 behaviours!(pykx, super::PYKX);
 behaviours!(kola, super::KOLA);
 behaviours!(aiokdb, super::AIOKDB);
+
+/// As q does for `` `:unix://5010 ``: the abstract socket, by its exact name.
+#[tokio::test(flavor = "multi_thread")]
+async fn pykx_dials_the_unix_socket() {
+    // The simulator's files give the socket the number of the TCP port.
+    let stage = Stage::with(Options::default(), |text| text).await;
+    PYKX.start(&stage, "unix").await.succeeds().await;
+}
+
+/// A client that reads for itself hears what the cluster says unasked.
+#[tokio::test(flavor = "multi_thread")]
+async fn kola_and_aiokdb_are_called_back() {
+    let stage = stage().await;
+    KOLA.start(&stage, "told").await.succeeds().await;
+    AIOKDB.start(&stage, "told").await.succeeds().await;
+    assert_eq!(stage.sim.connections()[1].responses, 1);
+}

@@ -11,7 +11,7 @@ use super::api::{ApiError, Call};
 use super::faults::Cut;
 use super::operations::{Operation, REFUSED, labels, operation};
 use super::state::{Cluster, Node, State, User};
-use super::{ACCOUNT, REGION};
+use super::{ACCOUNT, REGION, names, tags};
 
 pub(super) fn answer(call: &Call<'_>, method: &Method) -> Result<String, ApiError> {
     let path = call.uri.path();
@@ -52,9 +52,9 @@ pub(super) fn answer(call: &Call<'_>, method: &Method) -> Result<String, ApiErro
         "ListKxDatabases" => page(call, "kxDatabases", Vec::new()),
         "ListKxScalingGroups" => page(call, "scalingGroups", Vec::new()),
         "ListKxVolumes" => page(call, "kxVolumeSummaries", Vec::new()),
-        "ListTagsForResource" => tags(call, label(0)),
-        "TagResource" => tag(call, label(0)),
-        "UntagResource" => untag(call, label(0)),
+        "ListTagsForResource" => tags::list(call, label(0)),
+        "TagResource" => tags::tag(call, label(0)),
+        "UntagResource" => tags::untag(call, label(0)),
         other => Err(invalid(format!("the simulator does not offer {other}"))),
     };
     Ok(json?.to_string())
@@ -193,6 +193,12 @@ fn create_cluster(call: &Call<'_>) -> Result<Json, ApiError> {
     if !AZ_MODES.contains(&zones.as_str()) {
         return Err(invalid(format!("azMode {zones} does not exist")));
     }
+    if !names::is_cluster(&name) {
+        return Err(invalid(format!("clusterName {name} is not valid")));
+    }
+    if !body["vpcConfiguration"].is_object() {
+        return Err(invalid("vpcConfiguration is required".into()));
+    }
     if !CLUSTER_TYPES.contains(&kind.as_str()) {
         return Err(invalid(format!("clusterType {kind} does not exist")));
     }
@@ -293,6 +299,12 @@ fn put_user(call: &Call<'_>, existing: Option<&str>) -> Result<Json, ApiError> {
         Some(name) => name.to_owned(),
         None => need(body["userName"].as_str().map(str::to_owned), "userName")?,
     };
+    if !names::is_user(&name) {
+        return Err(invalid(format!("userName {name} is not valid")));
+    }
+    if !names::is_role(&role) {
+        return Err(invalid(format!("iamRole {role} is not valid")));
+    }
     let now = call.shared.now();
     call.shared.with(|state| {
         let created = match (state.users.get(&name), existing) {
@@ -324,39 +336,6 @@ fn delete_user(call: &Call<'_>, name: &str) -> Result<Json, ApiError> {
         .with(|state| state.users.remove(name))
         .map(|_| json!({}))
         .ok_or_else(|| missing(format!("User {name} not found")))
-}
-
-fn tags(call: &Call<'_>, arn: &str) -> Result<Json, ApiError> {
-    let tags = call.shared.look(|state| state.tags.get(arn).cloned());
-    Ok(json!({ "tags": tags.unwrap_or_default() }))
-}
-
-fn tag(call: &Call<'_>, arn: &str) -> Result<Json, ApiError> {
-    let body = body(call)?;
-    let new = body["tags"]
-        .as_object()
-        .ok_or_else(|| invalid("tags is required".into()))?;
-    call.shared.with(|state| {
-        let tags = state.tags.entry(arn.to_owned()).or_default();
-        for (key, value) in new {
-            tags.insert(key.clone(), value.as_str().unwrap_or_default().to_owned());
-        }
-    });
-    Ok(json!({}))
-}
-
-fn untag(call: &Call<'_>, arn: &str) -> Result<Json, ApiError> {
-    let query = call.uri.query().unwrap_or_default();
-    call.shared.with(|state| {
-        if let Some(tags) = state.tags.get_mut(arn) {
-            for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-                if key == "tagKeys" {
-                    tags.remove(&*value);
-                }
-            }
-        }
-    });
-    Ok(json!({}))
 }
 
 fn cluster_json(cluster: &Cluster) -> Json {
@@ -416,7 +395,7 @@ fn page(call: &Call<'_>, name: &str, items: Vec<Json>) -> Result<Json, ApiError>
     Ok(json)
 }
 
-fn body(call: &Call<'_>) -> Result<Json, ApiError> {
+pub(super) fn body(call: &Call<'_>) -> Result<Json, ApiError> {
     serde_json::from_slice(call.body)
         .map_err(|error| ApiError::new(400, "SerializationException", error.to_string()))
 }
@@ -443,10 +422,10 @@ fn seconds(time: SystemTime) -> Json {
     json!(seconds)
 }
 
-fn invalid(message: String) -> ApiError {
+pub(super) fn invalid(message: String) -> ApiError {
     ApiError::new(400, "ValidationException", message)
 }
 
-fn missing(message: String) -> ApiError {
+pub(super) fn missing(message: String) -> ApiError {
     ApiError::new(404, "ResourceNotFoundException", message)
 }

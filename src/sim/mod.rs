@@ -15,11 +15,13 @@ mod faults;
 mod files;
 mod finspace;
 mod frames;
+mod names;
 mod node;
 mod operations;
 mod signature;
 mod state;
 mod sts;
+mod tags;
 #[cfg(test)]
 mod tests;
 

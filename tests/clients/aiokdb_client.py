@@ -5,7 +5,7 @@ import time
 
 import steps
 from aiokdb import KException, TypeEnum, cv, kk, ktn
-from aiokdb.client import open_qipc_connection
+from aiokdb.client import ClientContext, open_qipc_connection
 from aiokdb.server import CredentialsException
 from steps import same
 
@@ -67,11 +67,74 @@ async def killed():
     steps.soon(started)
 
 
+async def unreachable():
+    try:
+        await connect()
+        raise AssertionError("let in")
+    except ConnectionResetError:
+        pass
+
+
+async def torn():
+    q = await connect()
+    print("waiting")
+    started = time.monotonic()
+    try:
+        await q.sync_req(cv(steps.SLEEP))
+        raise AssertionError("answered")
+    except ConnectionResetError:
+        pass
+    steps.soon(started)
+
+
+async def compressed():
+    q = await connect()
+    got = await q.sync_req(cv("200000#0x07"))
+    assert bytes(got.kG()) == b"\x07" * 200_000
+    same((await q.sync_req(cv("1+1"))).aJ(), 2)
+
+
+async def idle():
+    q = await connect()
+    steps.idle()
+    await q.sync_req(cv('system"sleep 2"'))
+    same((await q.sync_req(cv("1+1"))).aJ(), 2)
+
+
+async def told():
+    """What the cluster sends of its own accord, and asks, before it answers."""
+    heard = []
+
+    class Context(ClientContext):
+        async def on_async_message(self, cmd, dotzw):
+            heard.append(cmd.kC().tounicode())
+
+        async def on_sync_request(self, cmd, dotzw):
+            return cv("you said " + cmd.kC().tounicode())
+
+    _, q = await open_qipc_connection(
+        steps.HOST,
+        steps.PORT,
+        user=steps.USER or None,
+        password=steps.PASSWORD or None,
+        context=Context(),
+    )
+    await q.sync_req(cv('callback["news"]'))
+    same(heard, ["news"])
+    answer = await q.sync_req(cv('ask["well"]'))
+    same(answer.kC().tounicode(), "you said well")
+
+
 steps.run(
     {
         "asks": lambda: asyncio.run(asks()),
         "large": lambda: asyncio.run(large()),
         "wrong-password": lambda: asyncio.run(wrong_password()),
         "killed": lambda: asyncio.run(killed()),
+        "unreachable": lambda: asyncio.run(unreachable()),
+        "torn": lambda: asyncio.run(torn()),
+        "compressed": lambda: asyncio.run(compressed()),
+        "idle": lambda: asyncio.run(idle()),
+        "told": lambda: asyncio.run(told()),
     }
 )

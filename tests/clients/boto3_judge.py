@@ -319,6 +319,11 @@ def refusals():
     finspace.refused("ValidationException", "ListKxClusters", **token, **here)
     twice = {"userName": "alice", "iamRole": ROLE}
     finspace.refused("ResourceAlreadyExistsException", "CreateKxUser", **twice, **here)
+    for wrong in ({"userName": "no good"}, {"iamRole": ROLE.replace("role", "user")}):
+        bob = {"userName": "bob", "iamRole": ROLE, **wrong}
+        finspace.refused("ValidationException", "CreateKxUser", **bob, **here)
+    untagged = {"resourceArn": USER.replace("alice", "nobody")}
+    finspace.refused("ResourceNotFoundException", "ListTagsForResource", **untagged)
     database = {"databaseName": "not-offered", "clientToken": "0" * 16}
     finspace.refused("ValidationException", "CreateKxDatabase", **database, **here)
 

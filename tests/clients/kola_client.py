@@ -62,11 +62,51 @@ def killed():
     steps.soon(started)
 
 
+def unreachable():
+    error = steps.fails(connect)
+    assert isinstance(error, kola.KolaIOError), repr(error)
+
+
+def torn():
+    q = connect()
+    print("waiting")
+    started = time.monotonic()
+    error = steps.fails(lambda: q.sync(steps.SLEEP))
+    assert isinstance(error, kola.KolaIOError), repr(error)
+    steps.soon(started)
+
+
+def compressed():
+    q = connect()
+    assert q.sync("200000#0x07").to_numpy().tobytes() == b"\x07" * 200_000
+    same(q.sync("1+1"), 2)
+
+
+def idle():
+    q = connect()
+    steps.idle()
+    q.sync('system"sleep 2"')
+    same(q.sync("1+1"), 2)
+
+
+def told():
+    """What the cluster sends of its own accord."""
+    q = connect()
+    q.asyn('callback["news"]')
+    same(q.receive(), "news")
+    same(q.sync("1+1"), 2)
+
+
 steps.run(
     {
         "asks": asks,
         "large": large,
         "wrong-password": wrong_password,
         "killed": killed,
+        "unreachable": unreachable,
+        "torn": torn,
+        "compressed": compressed,
+        "idle": idle,
+        "told": told,
     }
 )

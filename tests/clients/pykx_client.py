@@ -66,11 +66,49 @@ def killed():
     steps.soon(started)
 
 
+def unreachable():
+    error = steps.fails(connect)
+    assert isinstance(error, kx.PyKXException), repr(error)
+    same(str(error), "Connection error")
+
+
+def torn():
+    q = connect()
+    print("waiting")
+    started = time.monotonic()
+    error = steps.fails(lambda: q(steps.SLEEP))
+    assert isinstance(error, ConnectionResetError), repr(error)
+    steps.soon(started)
+
+
+def compressed():
+    q = connect()
+    assert q("200000#0x07").np().tobytes() == b"\x07" * 200_000
+    same(q("1+1").py(), 2)
+
+
+def idle():
+    q = connect()
+    steps.idle()
+    q('system"sleep 2"')
+    same(q("1+1").py(), 2)
+
+
+def unix():
+    q = kx.SyncQConnection(port=steps.PORT, unix=True, no_ctx=True)
+    same(q(".z.u").py(), steps.KX_USER)
+
+
 steps.run(
     {
         "asks": asks,
         "large": large,
         "wrong-password": wrong_password,
         "killed": killed,
+        "unreachable": unreachable,
+        "torn": torn,
+        "compressed": compressed,
+        "idle": idle,
+        "unix": unix,
     }
 )

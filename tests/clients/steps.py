@@ -25,6 +25,20 @@ TRADES = {
 TIMES = [776_000_000_000_000_000 + n * 60_000_000_000 for n in range(5)]
 
 
+def fails(action):
+    """The error that it fails with."""
+    try:
+        value = action()
+    except BaseException as error:  # a panic in a Rust client is no Exception
+        return error
+    raise AssertionError(f"no error, but {value!r:.200}")
+
+
+def idle():
+    """Says nothing for longer than the idle limit: time itself is what this is about."""
+    time.sleep(2)
+
+
 def since_2000(time):
     """Nanoseconds, of a datetime."""
     seconds = (time - datetime.datetime(2000, 1, 1)).total_seconds()

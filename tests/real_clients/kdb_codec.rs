@@ -3,12 +3,12 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use hopend::sim::Cut;
-use kdb_codec::{ConnectionMethod, Error, K, QStream};
+use hopend::sim::{Cut, Options};
+use kdb_codec::{ConnectionMethod, Error, K, QStream, qattribute, qmsg_type};
 use tokio::time::timeout;
 
 use super::{kx_user, stage};
-use crate::support::{Stage, account};
+use crate::support::{Stage, account, any_ports};
 
 const LARGE: usize = 100_000_000;
 
@@ -104,4 +104,48 @@ async fn is_told_that_the_cluster_went_away_in_a_query() {
         text.contains("hopend: the cluster closed the connection with a request outstanding"),
         "{text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dials_the_unix_socket() {
+    // The simulator's files give the socket the number of the TCP port.
+    let stage = Stage::with(Options::default(), |text| text).await;
+    let number = stage.address("hdb").port();
+    let connect = QStream::connect(ConnectionMethod::UDS, "", number, "");
+    let mut handle = connect.await.unwrap();
+    assert_eq!(ask(&mut handle, "1+1").await.get_long().unwrap(), 2);
+    assert_eq!(stage.sim.connections()[0].capability, Some(6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_what_the_cluster_compressed() {
+    let options = Options {
+        compress: true,
+        ..Options::default()
+    };
+    let stage = Stage::with(options, any_ports).await;
+    let mut handle = connect(&stage, "").await.unwrap();
+    let numbers = ask(&mut handle, "1000000#7").await;
+    let numbers = numbers.as_vec::<i64>().unwrap();
+    assert!(numbers.len() == 1_000_000 && numbers.iter().all(|&n| n == 7));
+    let sent = stage.sim.connections()[0].bytes_out;
+    assert!(sent < 4_000_000, "{sent} bytes: not compressed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_called_back_before_the_answer() {
+    let stage = stage().await;
+    let mut handle = connect(&stage, "").await.unwrap();
+    let question = "ask[\"well\"]";
+    let sent = handle.send_message(&question, qmsg_type::synchronous);
+    sent.await.unwrap();
+    let (message_type, asked) = handle.receive_message().await.unwrap();
+    assert_eq!(message_type, qmsg_type::synchronous);
+    assert_eq!(asked.as_string().unwrap(), "well");
+    let answer = K::new_string("nothing".to_owned(), qattribute::NONE);
+    let sent = handle.send_message(&answer, qmsg_type::response);
+    sent.await.unwrap();
+    let (message_type, answer) = handle.receive_message().await.unwrap();
+    assert_eq!(message_type, qmsg_type::response);
+    assert_eq!(answer.as_string().unwrap(), "nothing");
 }
