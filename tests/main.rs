@@ -23,6 +23,7 @@ mod big_messages;
 mod boto3_judges_the_simulator;
 mod command;
 mod credentials;
+mod discovery;
 mod identity;
 mod keepalive;
 mod logins;

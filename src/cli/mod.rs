@@ -2,10 +2,12 @@
 
 mod check;
 mod demo;
+mod discover;
 mod hash_password;
 mod run;
 mod signals;
 mod sim;
+mod table;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -65,6 +67,12 @@ enum Subcommands {
     Demo(demo::Arguments),
     /// Run a simulated FinSpace with kdb+ test doubles, and write a configuration for it
     Sim(sim::Arguments),
+    /// List the clusters of an environment
+    Clusters(discover::ClustersArguments),
+    /// List the nodes of a cluster
+    Nodes(discover::NodesArguments),
+    /// Print a user's signed connection string for a cluster, for debugging. It is a secret
+    ConnectionString(discover::StringArguments),
     /// Make a hash for `password` of a [[user]]
     HashPassword(hash_password::Arguments),
 }
@@ -105,6 +113,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Subcommands::Check(arguments) => check::run(&arguments),
         Subcommands::Demo(arguments) => demo::run(&arguments),
         Subcommands::Sim(arguments) => sim::run(&arguments),
+        Subcommands::Clusters(arguments) => discover::clusters(&arguments),
+        Subcommands::Nodes(arguments) => discover::nodes(&arguments),
+        Subcommands::ConnectionString(arguments) => discover::connection_string(&arguments),
         Subcommands::HashPassword(arguments) => hash_password::run(&arguments),
     };
     exit.code().into()

@@ -1,5 +1,6 @@
 //! The only place that knows the AWS SDK: a user's signed connection string, as that user's role.
 
+mod discovery;
 mod error;
 mod profile;
 
@@ -16,6 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::config::{Environment, RoleArn};
 use crate::connection_string::ConnectionString;
+pub use discovery::{Cluster, Node};
 use error::Asked;
 pub use error::AwsError;
 use profile::Profile;

@@ -1,0 +1,61 @@
+//! Rows under headings, as wide as what stands in them.
+
+use std::fmt;
+
+/// A table of `N` columns.
+#[derive(Debug)]
+pub(super) struct Table<const N: usize> {
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    pub(super) fn new(headings: [&str; N]) -> Self {
+        Self {
+            rows: vec![headings.map(str::to_owned)],
+        }
+    }
+
+    pub(super) fn row(&mut self, row: [String; N]) {
+        self.rows.push(row);
+    }
+}
+
+impl<const N: usize> fmt::Display for Table<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = |column: usize| {
+            self.rows
+                .iter()
+                .map(|row| row[column].chars().count())
+                .max()
+        };
+        let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or_default());
+        let lines: Vec<_> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let cells = row.iter().zip(widths);
+                let padded: Vec<_> = cells
+                    .map(|(cell, width)| format!("{cell:width$}"))
+                    .collect();
+                padded.join("  ").trim_end().to_owned()
+            })
+            .collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(["NAME", "X"]);
+        table.row(["a".into(), "long".into()]);
+        table.row(["zoë-cluster".into(), String::new()]);
+        assert_eq!(
+            table.to_string(),
+            "NAME         X\na            long\nzoë-cluster"
+        );
+    }
+}
