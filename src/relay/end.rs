@@ -1,0 +1,69 @@
+//! How a session ends, and what that means for the client.
+
+use std::io;
+
+use crate::error::ErrorKind;
+use crate::q::frame::HeaderError;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The client closed its handle.
+    #[error("the client closed")]
+    ClientClosed,
+    /// The client's connection broke.
+    #[error("the client's connection broke")]
+    ClientLost(#[source] io::Error),
+    /// The cluster closed, or its connection broke, between messages.
+    #[error("the cluster closed the connection{}", unanswered(.outstanding))]
+    UpstreamClosed {
+        /// Sync requests that were left without an answer of the cluster's.
+        outstanding: u64,
+        /// What broke, unless it was a plain end of the stream.
+        #[source]
+        error: Option<io::Error>,
+    },
+    /// The cluster's connection ended inside a message.
+    #[error("the cluster's connection ended inside a message")]
+    UpstreamCut(#[source] Option<io::Error>),
+    /// What the client sent is no q message.
+    #[error("the client sent what is no q message")]
+    ClientMessage(#[source] HeaderError),
+    /// What the cluster sent is no q message.
+    #[error("the cluster sent what is no q message")]
+    UpstreamMessage(#[source] HeaderError),
+    /// The daemon is stopping and nothing was outstanding.
+    #[error("hopend is stopping")]
+    Drained,
+    /// The session was ended by hopend, whatever was under way.
+    #[error("hopend cut the session")]
+    Cut,
+}
+
+impl End {
+    /// Whose side the end came from; `None` for one that was meant.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::ClientClosed | Self::Drained => None,
+            Self::ClientLost(_) | Self::ClientMessage(_) => Some(ErrorKind::Client),
+            Self::UpstreamClosed { .. } | Self::UpstreamCut(_) | Self::UpstreamMessage(_) => {
+                Some(ErrorKind::Upstream)
+            }
+            Self::Cut => Some(ErrorKind::Internal),
+        }
+    }
+
+    /// Whether the client has to see a reset: a plain end inside a message would leave it waiting
+    /// for the rest, or taking a part for the whole.
+    pub fn resets_client(&self) -> bool {
+        matches!(self, Self::UpstreamCut(_) | Self::Cut)
+    }
+}
+
+fn unanswered(outstanding: &u64) -> String {
+    match outstanding {
+        0 => String::new(),
+        1 => " with a request outstanding".into(),
+        n => format!(" with {n} requests outstanding"),
+    }
+}
