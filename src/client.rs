@@ -32,14 +32,6 @@ impl ClientStream {
         }
     }
 
-    /// The TCP connection, if it is one.
-    pub fn tcp(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Tcp(stream) => Some(stream),
-            Self::Unix(_) => None,
-        }
-    }
-
     /// Ends the connection in order: what was written arrives, then the end of the stream. What the
     /// client still sends is read, as closing over it would turn the end into a reset.
     pub async fn close(mut self) {

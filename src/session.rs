@@ -17,11 +17,10 @@ use crate::config::{Endpoint, ListenAddress, User};
 use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain};
 use crate::q::handshake::{Hello, HelloError, common_capability};
-use crate::relay::{self, End, Meters, Relay, Side, Turn};
+use crate::relay::{self, End, Meters, Relay};
 use crate::route::{OpenError, Route};
-use crate::socket::Patience;
 use crate::stop::Stopping;
-use crate::upstream::{Upstream, UpstreamStream};
+use crate::upstream::Upstream;
 
 /// `fatal(2) protocol_version(70)`: what a TLS client reports at once, instead of waiting.
 const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];
@@ -275,11 +274,7 @@ async fn relay(
         let mut told = false;
         loop {
             tokio::select! {
-                turn = relay.run() => match turn {
-                    Turn::Ended(end) => break end,
-                    Turn::Stalled(side) => wait_for(&relay, side, Patience::Endless),
-                    Turn::Resumed(side) => wait_for(&relay, side, Patience::Usual),
-                },
+                end = relay.run() => break end,
                 () = cutting.cutting() => break End::Cut,
                 () = draining.draining(), if !told => {
                     told = true;
@@ -303,18 +298,5 @@ async fn relay(
         goodbye.await;
     } else {
         tokio::join!(client.close(), goodbye);
-    }
-}
-
-/// A side that is busy must not be taken for one that is gone.
-fn wait_for(relay: &Relay<'_, ClientStream, UpstreamStream>, side: Side, patience: Patience) {
-    let stream = match side {
-        Side::Client => relay.client().tcp(),
-        Side::Upstream => Some(relay.upstream().tcp()),
-    };
-    if let Some(stream) = stream {
-        tracing::debug!(?side, ?patience, "a side stalls, or takes bytes again");
-        // A socket that can't be set any more is about to fail; the relay will tell.
-        let _ = patience.apply(stream);
     }
 }

@@ -1,9 +1,11 @@
 //! Credentials kept ready: one keeper a recipe fetches and refreshes, everybody else only reads.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -102,6 +104,8 @@ impl Credentials {
                         if let Some(issued) = state.issued.clone() {
                             return Ok(issued);
                         }
+                        state.schedule.rejected();
+                        continue;
                     }
                     (Demand::Refuse(_), Some(error)) => return Err(Arc::clone(error)),
                     (_, Some(error)) if waited => return Err(Arc::clone(error)),
@@ -198,8 +202,9 @@ async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
             let mut state = entry.lock();
             let step = state.schedule.step(now);
             let serving = state.schedule.usable(now);
-            if !serving {
-                state.issued = None;
+            // Both go together: a clock that jumps back must not revive what has left memory.
+            if !serving && state.issued.take().is_some() {
+                state.schedule.rejected();
             }
             (step, serving)
         };
@@ -234,7 +239,22 @@ async fn fetch(shared: &Shared, entry: &Entry) -> Result<Credential, FetchError>
         turn = shared.ahead.acquire() => turn.ok(),
         () = entry.demand.notified() => None,
     };
-    let fetched = timeout(FETCH_TIMEOUT, shared.source.fetch(&entry.recipe)).await;
+    // A source that panics fails like any other: the keeper has to go on.
+    let fetch = AssertUnwindSafe(shared.source.fetch(&entry.recipe)).catch_unwind();
+    let fetched = timeout(FETCH_TIMEOUT, fetch).await;
+    let fetched = fetched.map(|fetched| {
+        fetched.unwrap_or_else(|_| {
+            Err(FetchError {
+                kind: ErrorKind::Internal,
+                retry: Retry::Soon,
+                message: format!(
+                    "a fault of hopend's own while fetching the {}",
+                    entry.recipe
+                ),
+                remedy: "report it, with the panic in the log".into(),
+            })
+        })
+    });
     fetched.unwrap_or_else(|_| {
         Err(FetchError {
             kind: ErrorKind::ControlPlane,
@@ -297,7 +317,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::SystemTime;
 
-    use futures_util::FutureExt;
     use futures_util::future::{BoxFuture, join_all};
     use tokio::time::{Instant, advance};
 

@@ -35,40 +35,67 @@ pub struct Served {
 /// Accepts until told to stop, or until the sender of `served` is gone.
 pub async fn run(
     listener: Listener,
-    served: watch::Receiver<Served>,
+    mut served: watch::Receiver<Served>,
     services: Arc<Services>,
     mut stopping: Stopping,
 ) {
     let mut pause = FIRST_PAUSE;
-    let mut changes = served.clone();
     loop {
         let accepted = tokio::select! {
             () = stopping.draining() => return,
-            // Another route, perhaps with other permits, or none at all.
-            changed = changes.changed() => match changed {
+            // Another route, or none at all.
+            changed = served.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
             },
-            accepted = accept(&listener, &served) => accepted,
+            accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, permit)) => {
-                pause = FIRST_PAUSE;
-                let session = Session {
-                    exposed: is_exposed(listener.address()),
-                    listen: listener.address().clone(),
-                    route: Arc::clone(&served.borrow().route),
-                    services: Arc::clone(&services),
-                    stopping: stopping.clone(),
-                    permit,
-                };
-                services.tasks.spawn(session::serve(stream, session));
-            }
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(address = %listener.address(), pause_ms = pause.as_millis(), "accept failed: {error}");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
             }
+        };
+        pause = FIRST_PAUSE;
+        let Some(permit) = permit(&listener, &mut served, &mut stopping).await else {
+            return;
+        };
+        let session = Session {
+            exposed: is_exposed(listener.address()),
+            listen: listener.address().clone(),
+            route: Arc::clone(&served.borrow().route),
+            services: Arc::clone(&services),
+            stopping: stopping.clone(),
+            permit,
+        };
+        services.tasks.spawn(session::serve(stream, session));
+    }
+}
+
+/// A place among the endpoint's sessions for the one client that was accepted; further ones wait in
+/// the kernel. It is taken behind the accept, as the endpoint's other listeners need it while
+/// nobody comes in here.
+async fn permit(
+    listener: &Listener,
+    served: &mut watch::Receiver<Served>,
+    stopping: &mut Stopping,
+) -> Option<OwnedSemaphorePermit> {
+    loop {
+        let permits = Arc::clone(&served.borrow().permits);
+        if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+            return Some(permit);
+        }
+        tracing::warn!(
+            address = %listener.address(),
+            "max_sessions reached: further clients wait until a session ends"
+        );
+        tokio::select! {
+            () = stopping.draining() => return None,
+            changed = served.changed() => changed.ok()?,
+            permit = permits.acquire_owned() => return permit.ok(),
         }
     }
 }
@@ -85,23 +112,4 @@ pub async fn bind_when_free(address: &ListenAddress) -> Listener {
             Err(error) => tracing::debug!("{}", crate::error::chain(&error)),
         }
     }
-}
-
-/// A permit first, then a connection: what is over the limit waits in the kernel.
-async fn accept(
-    listener: &Listener,
-    served: &watch::Receiver<Served>,
-) -> std::io::Result<(crate::client::ClientStream, OwnedSemaphorePermit)> {
-    let permits = Arc::clone(&served.borrow().permits);
-    if permits.available_permits() == 0 {
-        tracing::warn!(
-            address = %listener.address(),
-            "max_sessions reached: further clients wait until a session ends"
-        );
-    }
-    let permit = permits
-        .acquire_owned()
-        .await
-        .map_err(std::io::Error::other)?;
-    Ok((listener.accept().await?, permit))
 }

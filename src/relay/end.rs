@@ -28,7 +28,13 @@ pub enum End {
     UpstreamCut(#[source] Option<io::Error>),
     /// What the client sent is no q message.
     #[error("the client sent what is no q message")]
-    ClientMessage(#[source] HeaderError),
+    ClientMessage {
+        /// What is wrong with it.
+        #[source]
+        error: HeaderError,
+        /// Whether the client was in the middle of a message from the cluster.
+        torn: bool,
+    },
     /// What the cluster sent is no q message.
     #[error("the cluster sent what is no q message")]
     UpstreamMessage(#[source] HeaderError),
@@ -45,7 +51,7 @@ impl End {
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
             Self::ClientClosed | Self::Drained => None,
-            Self::ClientLost(_) | Self::ClientMessage(_) => Some(ErrorKind::Client),
+            Self::ClientLost(_) | Self::ClientMessage { .. } => Some(ErrorKind::Client),
             Self::UpstreamClosed { .. } | Self::UpstreamCut(_) | Self::UpstreamMessage(_) => {
                 Some(ErrorKind::Upstream)
             }
@@ -56,7 +62,10 @@ impl End {
     /// Whether the client has to see a reset: a plain end inside a message would leave it waiting
     /// for the rest, or taking a part for the whole.
     pub fn resets_client(&self) -> bool {
-        matches!(self, Self::UpstreamCut(_) | Self::Cut)
+        matches!(
+            self,
+            Self::UpstreamCut(_) | Self::Cut | Self::ClientMessage { torn: true, .. }
+        )
     }
 }
 

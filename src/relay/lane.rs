@@ -34,6 +34,8 @@ pub(super) struct Lane {
     /// The writing side has been shut down, or has failed.
     pub(super) write_done: bool,
     unflushed: bool,
+    /// Nothing was read for want of room, so nobody will call when there is more to read.
+    full: bool,
 }
 
 /// What to do with a message whose header has come.
@@ -62,7 +64,15 @@ impl Lane {
             read_done: false,
             write_done: false,
             unflushed: false,
+            full: false,
         }
+    }
+
+    /// Whether reading, which stopped for want of room, has room now without a write.
+    pub(super) fn has_room_again(&mut self) -> bool {
+        let room = self.full && (self.start == self.end || self.start >= self.buffer.len() / 2);
+        self.full &= !room;
+        room
     }
 
     /// Whether nothing waits to be written.
@@ -92,7 +102,8 @@ impl Lane {
             return Poll::Pending;
         }
         self.make_room();
-        if self.end == self.buffer.len() {
+        self.full = self.end == self.buffer.len();
+        if self.full {
             return Poll::Pending;
         }
         let mut space = ReadBuf::new(&mut self.buffer[self.end..]);

@@ -13,7 +13,8 @@ pub struct Direction {
     responses: AtomicU64,
 }
 
-/// Counts of one session. Bytes of the handshake and of pings are not among them.
+/// Counts of one session. Bytes of pings and of hopend's own error answers are among them, those of
+/// the handshake are not.
 #[derive(Debug, Default)]
 pub struct Meters {
     /// From the client to the cluster.

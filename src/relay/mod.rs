@@ -31,8 +31,6 @@ pub const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a cluster may take to close after it was sent the end of the stream and owes no answer:
 /// q may be busy with somebody else's query and has yet to read the client's last messages.
 pub const UPSTREAM_CLOSE_TIMEOUT: Duration = Duration::from_secs(300);
-/// A side that takes nothing for this long is slow, and to be told from one that is gone.
-pub const STALL: Duration = Duration::from_secs(20);
 
 /// What the relay of one session needs to know.
 #[derive(Debug, Clone)]
@@ -41,27 +39,6 @@ pub struct Plan {
     pub keepalive: config::Keepalive,
     /// Bytes of the longest message, either way.
     pub max_message: Option<u64>,
-}
-
-/// One of the two connections of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The client's.
-    Client,
-    /// The cluster's.
-    Upstream,
-}
-
-/// What [`Relay::run`] comes back with.
-#[derive(Debug)]
-pub enum Turn {
-    /// The session is over.
-    Ended(End),
-    /// A side has taken nothing for [`STALL`] though there is something for it. It may be busy: no
-    /// timeout of the socket's may end it now.
-    Stalled(Side),
-    /// A side that stalled takes bytes again.
-    Resumed(Side),
 }
 
 /// A session's relay. Its state is all here, so [`Relay::run`] may be dropped and called again.
@@ -80,16 +57,8 @@ pub struct Relay<'a, C, U> {
     meters: &'a Meters,
     timer: Pin<Box<Sleep>>,
     last_progress: Instant,
-    stalls: [Stall; 2],
     /// What ended the session first; what follows it is only tidying up.
     reason: Option<End>,
-}
-
-/// Since when a side takes nothing, and whether that has been told.
-#[derive(Debug, Clone, Copy, Default)]
-struct Stall {
-    since: Option<Instant>,
-    told: bool,
 }
 
 /// Whether a step moved anything, or the session is over at once.
@@ -122,7 +91,6 @@ where
             meters,
             timer: Box::pin(sleep_until(now)),
             last_progress: now,
-            stalls: [Stall::default(); 2],
             reason: None,
         }
     }
@@ -132,38 +100,23 @@ where
         self.draining = true;
     }
 
-    /// The client's side.
-    pub fn client(&self) -> &C {
-        self.client
-    }
-
-    /// The cluster's side.
-    pub fn upstream(&self) -> &U {
-        self.upstream
-    }
-
-    /// Relays until the session ends, or there is something to tell. Cancel-safe.
-    pub async fn run(&mut self) -> Turn {
+    /// Relays until the session ends. Cancel-safe.
+    pub async fn run(&mut self) -> End {
         poll_fn(|context| self.poll(context)).await
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Turn> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         loop {
-            let step = self.step(context);
-            if let Some(turn) = self.stall_to_tell() {
-                // Whoever hears it calls again, and the step is made again.
-                if step.is_ok() {
-                    return Poll::Ready(turn);
-                }
-            }
-            match step {
+            match self.step(context) {
                 Ok(true) => self.last_progress = Instant::now(),
                 Ok(false) => match self.poll_timer(context) {
-                    Poll::Ready(Some(end)) => return Poll::Ready(Turn::Ended(end)),
+                    Poll::Ready(Some(end)) => return Poll::Ready(end),
                     Poll::Ready(None) => {}
                     Poll::Pending => return Poll::Pending,
                 },
-                Err(end) => return Poll::Ready(Turn::Ended(self.reason.take().unwrap_or(end))),
+                // A message that was torn for the client is told to it, whatever came before.
+                Err(end) if end.resets_client() => return Poll::Ready(end),
+                Err(end) => return Poll::Ready(self.reason.take().unwrap_or(end)),
             }
         }
     }
@@ -197,7 +150,7 @@ where
         if self.up.write_done {
             // The cluster hears nothing any more; reading on lets the client finish.
             self.up.discard();
-            return Ok(progress);
+            return Ok(progress | self.up.has_room_again());
         }
         let (keepalive, meters) = (&self.keepalive, self.meters);
         let (outstanding, asked) = (&mut self.outstanding, &mut self.asked);
@@ -212,13 +165,17 @@ where
             Verdict::Pass
         });
         match cleared {
-            Ok(()) => Ok(progress),
+            Ok(()) => Ok(progress | self.up.has_room_again()),
             Err(error) => {
+                let torn = !self.down.passed_whole_messages();
+                if torn {
+                    return Err(End::ClientMessage { error, torn });
+                }
                 if self.up.waiting_for_answer() {
                     self.outstanding += 1;
                 }
                 let text = format!("hopend: {error}");
-                self.conclude(End::ClientMessage(error), &text);
+                self.conclude(End::ClientMessage { error, torn }, &text);
                 self.up.stop_reading();
                 Ok(true)
             }
@@ -230,11 +187,10 @@ where
             return false;
         }
         match self.up.poll_write(context, Pin::new(&mut *self.upstream)) {
-            Poll::Ready(Ok(0)) => self.stalls[Side::Upstream as usize].since = None,
+            Poll::Ready(Ok(0)) => {}
             Poll::Ready(Ok(count)) => {
                 self.meters.to_cluster.add_bytes(count);
                 self.keepalive.sent(Instant::now().into_std());
-                self.stalls[Side::Upstream as usize].since = None;
                 return true;
             }
             Poll::Ready(Err(_)) => {
@@ -242,10 +198,7 @@ where
                 self.up.write_done = true;
                 return true;
             }
-            Poll::Pending => {
-                self.stalled(Side::Upstream);
-                return false;
-            }
+            Poll::Pending => return false,
         }
         if !self.up.read_done || self.up.holds_message() {
             return false;
@@ -287,7 +240,7 @@ where
             Verdict::Pass
         });
         match cleared {
-            Ok(()) => Ok(progress),
+            Ok(()) => Ok(progress | self.down.has_room_again()),
             Err(error) => {
                 let text = format!("hopend: the cluster sent what is no q message: {error}");
                 self.conclude(End::UpstreamMessage(error), &text);
@@ -301,17 +254,13 @@ where
             return Ok(false);
         }
         match self.down.poll_write(context, Pin::new(&mut *self.client)) {
-            Poll::Ready(Ok(0)) => self.stalls[Side::Client as usize].since = None,
+            Poll::Ready(Ok(0)) => {}
             Poll::Ready(Ok(count)) => {
                 self.meters.to_client.add_bytes(count);
-                self.stalls[Side::Client as usize].since = None;
                 return Ok(true);
             }
             Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
-            Poll::Pending => {
-                self.stalled(Side::Client);
-                return Ok(false);
-            }
+            Poll::Pending => return Ok(false),
         }
         if !self.down.read_done {
             return Ok(false);
@@ -324,31 +273,6 @@ where
                 Ok(true)
             }
         }
-    }
-
-    fn stalled(&mut self, side: Side) {
-        self.stalls[side as usize]
-            .since
-            .get_or_insert_with(Instant::now);
-    }
-
-    /// The next news of a stall that has lasted, or has ended.
-    fn stall_to_tell(&mut self) -> Option<Turn> {
-        for side in [Side::Client, Side::Upstream] {
-            let stall = &mut self.stalls[side as usize];
-            match stall.since {
-                Some(since) if !stall.told && since.elapsed() >= STALL => {
-                    stall.told = true;
-                    return Some(Turn::Stalled(side));
-                }
-                None if stall.told => {
-                    stall.told = false;
-                    return Some(Turn::Resumed(side));
-                }
-                _ => {}
-            }
-        }
-        None
     }
 
     /// The cluster's stream is over. Between messages the client can be told; inside one it can't.
@@ -369,7 +293,16 @@ where
     /// error, then the end of the stream.
     fn conclude(&mut self, end: End, text: &str) {
         let tell = self.waiting_for_answer() > 0 && self.down.passed_whole_messages();
-        self.reason.get_or_insert(end);
+        match (&self.reason, &end) {
+            // A client that only closed its sending side still waited: that is the news.
+            (Some(End::ClientClosed), End::UpstreamClosed { outstanding, .. })
+                if *outstanding > 0 =>
+            {
+                self.reason = Some(end);
+            }
+            (Some(_), _) => {}
+            (None, _) => self.reason = Some(end),
+        }
         self.down.stop_reading();
         if tell {
             self.down.append(&error_response(text));
@@ -418,10 +351,7 @@ where
                 .due()
                 .map(Instant::from_std)
                 .filter(|&due| due > now);
-            let stall = self.stalls.iter().filter(|stall| !stall.told);
-            let stall = stall.filter_map(|stall| Some(stall.since? + STALL)).min();
-            let deadlines = [self.close_deadline(), ping, stall];
-            let Some(wanted) = deadlines.into_iter().flatten().min() else {
+            let Some(wanted) = self.close_deadline().into_iter().chain(ping).min() else {
                 return Poll::Pending;
             };
             // A timer that fires early is set anew then: cheaper than moving it with each message.

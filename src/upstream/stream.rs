@@ -17,16 +17,6 @@ pub enum UpstreamStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl UpstreamStream {
-    /// The TCP connection under it.
-    pub fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-        }
-    }
-}
-
 impl AsyncRead for UpstreamStream {
     fn poll_read(
         self: Pin<&mut Self>,
