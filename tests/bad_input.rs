@@ -1,12 +1,13 @@
 //! What no q client sends gets a clear end at once, and a line that says what it was.
 
+use hopend::config::ListenAddress;
 use hopend::q::frame::{Header, MessageType};
 use hopend::q::message;
 use hopend::sim::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Log, Stage, any_ports};
+use crate::support::{Log, QClient, Stage, any_ports};
 
 /// What a client reads until the end after it has sent `bytes`.
 async fn answer_to(stage: &Stage, bytes: &[u8]) -> Vec<u8> {
@@ -129,5 +130,32 @@ async fn the_forms_of_handshake_that_clients_have() {
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(answer[0], capability, "{hello:?}");
         assert_eq!(answer[9..], [0xf9, 2, 0, 0, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// An endpoint of two addresses and one place: whichever is dialled has it.
+#[tokio::test]
+async fn the_last_place_of_an_endpoint_is_free_at_each_of_its_addresses() {
+    let stage = Stage::with(Options::default(), |text| {
+        any_ports(text).replacen(
+            "listen = [\"127.0.0.1:0\"]",
+            "listen = [\"127.0.0.1:0\", \"[::1]:0\"]\nmax_sessions = 1",
+            1,
+        )
+    })
+    .await;
+    let addresses: Vec<_> = stage
+        .app
+        .addresses()
+        .into_iter()
+        .filter_map(|(name, address)| match address {
+            ListenAddress::Tcp(address) if name == "hdb" => Some(address),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(addresses.len(), 2);
+    for &address in addresses.iter().cycle().take(6) {
+        let mut handle = QClient::open(address, "", "").await.unwrap();
+        handle.ask("1+1").await.unwrap();
     }
 }
