@@ -499,6 +499,35 @@ mod tests {
         );
     }
 
+    /// The clock jumps past the string's end, a fetch fails meanwhile, and the clock is corrected.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumped_and_came_back_leaves_nobody_waiting() {
+        let (started, wall) = (Instant::now(), SystemTime::now());
+        let ahead = Arc::new(AtomicUsize::new(0));
+        let minutes = Arc::clone(&ahead);
+        let clock = Clock::from_fn(move || Now {
+            wall: wall
+                + started.elapsed()
+                + MINUTE * u32::try_from(minutes.load(Ordering::Relaxed)).unwrap(),
+            mono: Instant::now().into_std(),
+        });
+        let outcomes = [Ok(60 * MINUTE), Err(Retry::Refused), Ok(60 * MINUTE)];
+        let script = Arc::new(Script {
+            outcomes: Mutex::new(outcomes.into_iter().collect()),
+            clock: clock.clone(),
+            fetches: AtomicUsize::new(0),
+        });
+        let source: Arc<dyn Fetch> = Arc::<Script>::clone(&script);
+        let (credentials, recipe) = (Credentials::new(source, clock), recipe("alice"));
+        credentials.obtain(&recipe).await.unwrap();
+        ahead.store(120, Ordering::Relaxed);
+        sleep(LONGEST_SLEEP + Duration::from_secs(5)).await;
+        assert_eq!(fetches(&script), 2, "the keeper noticed");
+        ahead.store(0, Ordering::Relaxed);
+        let answered = timeout(Duration::from_secs(5), credentials.obtain(&recipe)).await;
+        answered.expect("a demand waits for ever").unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_keepers_end_with_the_cache() {
         let (credentials, script, recipe) = cache(&[Ok(15 * MINUTE)]);
