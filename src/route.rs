@@ -109,7 +109,7 @@ impl Route {
                 endpoint: self.endpoint.name.clone(),
                 local_user: user.name.clone(),
             }),
-            Target::Addresses { .. } => None,
+            Target::Addresses { .. } | Target::Console { .. } => None,
         }
     }
 
@@ -172,6 +172,7 @@ impl Route {
                 plaintext,
                 ..
             } => (self.in_order(addresses), *plaintext),
+            Target::Console { .. } => return Err(OpenError::NoAddress),
         };
         let hello = Hello {
             user: credential.user.clone(),

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::auth::password;
-use crate::config::{Keepalive, Login, OsUser, Policy, Target};
+use crate::config::{Errors, Keepalive, Login, OsUser, Policy, Target};
 
 /// An account that is not in any database.
 const BOB: u32 = 3_999_990_001;
@@ -21,6 +21,7 @@ fn user(name: &str, os_user: Option<(&str, u32)>, password: Option<&str>) -> Arc
         password: password.map(|plain| Verifier::Plain(plain.into())),
         kx_user: name.into(),
         role_arn: None,
+        console: false,
     })
 }
 
@@ -43,6 +44,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         handshake_timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(5),
         max_sessions: 16,
+        errors: Errors::Close,
     }
 }
 

@@ -1,7 +1,7 @@
 //! `hopend check`.
 
 use super::{ConfigArgument, Exit, complain, say};
-use crate::config::{self, Config, Target};
+use crate::config::{self, Config};
 
 /// Arguments of `hopend check`.
 #[derive(Debug, clap::Args)]
@@ -30,24 +30,11 @@ fn summarise(config: &Config) {
     for endpoint in &config.endpoints {
         let listen: Vec<_> = endpoint.listen.iter().map(ToString::to_string).collect();
         let users: Vec<_> = endpoint.users.iter().map(|user| &*user.name).collect();
-        let target = match &endpoint.target {
-            Target::FinSpace {
-                environment,
-                cluster,
-                ..
-            } => format!("cluster {cluster} in {}", environment.name),
-            Target::Addresses { addresses, .. } if addresses.is_empty() => {
-                "where its login command says".into()
-            }
-            Target::Addresses { addresses, .. } => {
-                let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-                addresses.join(" ")
-            }
-        };
         say(format_args!(
-            "  {}: {} -> {target}, for {}",
+            "  {}: {} -> {}, for {}",
             endpoint.name,
             listen.join(" "),
+            endpoint.target,
             users.join(" ")
         ));
     }

@@ -1,13 +1,17 @@
 //! `[daemon]`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::endpoint::Claims;
 use super::reader::{Table, Value};
 use super::{Daemon, ListenAddress, LogFormat};
 
-pub(super) const KEYS: &[&str] = &["admin", "log", "drain"];
+pub(super) const KEYS: &[&str] = &["admin", "log", "drain", "control", "zone"];
+
+/// Where the daemon is asked how it does.
+const CONTROL: &str = "/run/hopend/control";
 
 /// Longest drain: a day.
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -18,6 +22,8 @@ impl Default for Daemon {
             admin: None,
             log: LogFormat::Text,
             drain: Duration::from_secs(30),
+            control: Some(PathBuf::from(CONTROL)),
+            zone: None,
         }
     }
 }
@@ -47,7 +53,23 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
     {
         daemon.drain = drain;
     }
+    if let Some(value) = table.get("control") {
+        daemon.control = control(&value);
+    }
+    daemon.zone = table.get("zone").and_then(|zone| {
+        zone.made_of(
+            1..=32,
+            |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
+            "write the availability zone's id, such as \"use1-az1\" (not its name, \"us-east-1a\", \
+             which differs from account to account)",
+        )
+    });
     daemon
+}
+
+/// A path, or `"off"`.
+fn control(value: &Value<'_>) -> Option<PathBuf> {
+    (value.text()? != "off").then(|| value.path())?
 }
 
 fn admin(value: &Value<'_>, claims: &mut Claims) -> Option<SocketAddr> {

@@ -9,15 +9,17 @@ use super::reader::{Table, Value};
 use super::source::Basis;
 use super::target;
 use super::value;
-use super::{Endpoint, Environment, Keepalive, ListenAddress, User};
+use super::{Endpoint, Environment, Errors, Keepalive, ListenAddress, User};
 
 pub(super) const KEYS: &[&str] = &[
     "name",
+    "kind",
     "listen",
     "expose",
     "cluster",
     "environment",
     "node",
+    "node_via",
     "plaintext",
     "users",
     "keepalive",
@@ -30,6 +32,7 @@ pub(super) const KEYS: &[&str] = &[
     "handshake_timeout",
     "connect_timeout",
     "max_sessions",
+    "errors",
 ];
 
 /// KX's own C library has been seen to send 70,000 bytes of password.
@@ -120,6 +123,10 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         .map_or(Some(MAX_SESSIONS), |value| {
             usize::try_from(value.count(1, 1 << 20)?).ok()
         });
+    let words = [("close", Errors::Close), ("explain", Errors::Explain)];
+    let errors = table
+        .get("errors")
+        .map_or(Some(Errors::Close), |errors| errors.word(&words));
     Some(Endpoint {
         name: name.to_owned(),
         listen: listen?,
@@ -135,6 +142,7 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         handshake_timeout: handshake_timeout?,
         connect_timeout: connect_timeout?,
         max_sessions: max_sessions?,
+        errors: errors?,
     })
 }
 

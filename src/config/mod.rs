@@ -59,6 +59,11 @@ pub struct Daemon {
     pub log: LogFormat,
     /// How long sessions with something outstanding may go on after SIGTERM.
     pub drain: Duration,
+    /// The Unix socket that `hopend status` and `hopend kill` ask; none is bound without one.
+    pub control: Option<PathBuf>,
+    /// Availability zone id of this host, for `node = "zone"`; asked of instance metadata without
+    /// one.
+    pub zone: Option<String>,
 }
 
 /// Form of the log.
@@ -105,6 +110,8 @@ pub struct User {
     pub kx_user: String,
     /// The role to assume; asked of FinSpace (GetKxUser) without one.
     pub role_arn: Option<RoleArn>,
+    /// Whether a console shows this user everybody's rows, and not only the user's own.
+    pub console: bool,
 }
 
 /// A local account.
@@ -165,6 +172,18 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// Most sessions at a time.
     pub max_sessions: usize,
+    /// What a client is told when kdb+ can't be had.
+    pub errors: Errors,
+}
+
+/// What a client is told when kdb+ can't be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Errors {
+    /// hopen fails.
+    Close,
+    /// hopen succeeds and the first sync request is answered with the reason: for people at a
+    /// prompt.
+    Explain,
 }
 
 /// Where an endpoint listens.
@@ -188,8 +207,17 @@ pub enum Target {
         environment: Arc<Environment>,
         /// Its name.
         cluster: String,
+        /// Which of its nodes.
+        node: Node,
+        /// How a node's connection string is had.
+        node_via: NodeVia,
         /// Dial without TLS when the connection string says so.
         plaintext: bool,
+    },
+    /// Nowhere: hopend itself answers.
+    Console {
+        /// The environment that `.aws.*` functions ask, if there is one.
+        environment: Option<Arc<Environment>>,
     },
     /// kdb+ run elsewhere.
     Addresses {
@@ -204,6 +232,28 @@ pub enum Target {
         /// Dial without TLS when the login command's connection string says so.
         plaintext: bool,
     },
+}
+
+/// Which nodes of a cluster an endpoint leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Node {
+    /// The cluster's own endpoint, whose choice it is.
+    Any,
+    /// The node of this id.
+    Id(String),
+    /// Each session the next of the RUNNING nodes.
+    Spread,
+    /// As `Spread`, but nodes in this host's availability zone first.
+    Zone,
+}
+
+/// How a node's connection string is had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NodeVia {
+    /// GetKxConnectionString with the node's id for the cluster's name.
+    Api,
+    /// `.aws.get_kx_node_connection_string`, asked of the cluster's endpoint in a q session.
+    Cluster,
 }
 
 /// `:tcps://host:port` or `:host:port`.
@@ -274,6 +324,7 @@ impl Endpoint {
         match &self.target {
             Target::FinSpace { environment, .. } => environment.ca_file.as_deref(),
             Target::Addresses { ca_file, .. } => ca_file.as_deref(),
+            Target::Console { .. } => None,
         }
     }
 }
@@ -284,6 +335,45 @@ impl fmt::Display for ListenAddress {
             Self::Tcp(address) => address.fmt(f),
             Self::Abstract(port) => write!(f, "unix:{port}"),
             Self::Path(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// For people to read.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FinSpace {
+                environment,
+                cluster,
+                node,
+                ..
+            } => {
+                match node {
+                    Node::Any => {}
+                    Node::Id(id) => write!(f, "node {id} of ")?,
+                    Node::Spread => f.write_str("all nodes of ")?,
+                    Node::Zone => f.write_str("the nearest nodes of ")?,
+                }
+                write!(f, "cluster {cluster} in {}", environment.name)
+            }
+            Self::Console { .. } => f.write_str("console"),
+            Self::Addresses { addresses, .. } if addresses.is_empty() => {
+                f.write_str("where its login command says")
+            }
+            Self::Addresses {
+                addresses, policy, ..
+            } => {
+                let separator = match policy {
+                    Policy::Failover => ", else ",
+                    Policy::Spread => " and ",
+                };
+                for (nth, address) in addresses.iter().enumerate() {
+                    let separator = if nth == 0 { "" } else { separator };
+                    write!(f, "{separator}{address}")?;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -1,21 +1,42 @@
-//! Where an endpoint leads: `cluster` and what goes with it, or `connect` and what goes with it.
+//! Where an endpoint leads: `cluster` and what goes with it, `connect` and what goes with it, or a
+//! console.
 
 use super::login;
 use super::named::{Found, Named};
 use super::reader::{Table, Value};
 use super::source::Basis;
-use super::{Address, Environment, Login, Policy, Target};
+use super::{Address, Environment, Login, Node, NodeVia, Policy, Target};
 
 /// Keys that only make sense beside `cluster`.
-const CLUSTER_KEYS: [&str; 2] = ["environment", "node"];
+const CLUSTER_KEYS: [&str; 3] = ["environment", "node", "node_via"];
 /// Keys that only make sense beside `connect` or a login command.
 const CONNECT_KEYS: [&str; 3] = ["login", "policy", "ca_file"];
+/// Keys that make no sense where hopend itself answers.
+const KDB_KEYS: [&str; 11] = [
+    "cluster",
+    "node",
+    "node_via",
+    "plaintext",
+    "connect",
+    "login",
+    "policy",
+    "ca_file",
+    "keepalive",
+    "connect_timeout",
+    "errors",
+];
 
 /// Reads the target. None if it is not valid, which has been reported.
 pub(super) fn read(table: &Table<'_>, environments: &Named<Environment>) -> Option<Target> {
     let plaintext = table
         .get("plaintext")
         .map_or(Some(false), |value| value.boolean());
+    let kinds = [("kdb", false), ("console", true)];
+    match table.get("kind").map(|kind| kind.word(&kinds)) {
+        Some(None) => return None,
+        Some(Some(true)) => return console(table, environments),
+        Some(Some(false)) | None => {}
+    }
     match (table.get("cluster"), table.get("connect")) {
         (Some(_), Some(connect)) => {
             connect.problem(
@@ -46,14 +67,23 @@ fn finspace(
         };
         value.problem("does not go with a cluster", remedy);
     }
-    if let Some(node) = table.get("node")
-        && node.text().is_some_and(|node| node != "any")
-    {
-        node.problem(
-            "is not offered by this version: only \"any\"",
-            "write \"any\", or remove it",
-        );
-    }
+    let node = table
+        .get("node")
+        .map_or(Some(Node::Any), |value| one_of(&value));
+    let ways = [("api", NodeVia::Api), ("cluster", NodeVia::Cluster)];
+    let node_via = match table.get("node_via") {
+        None => Some(NodeVia::Api),
+        Some(value) => {
+            let via = value.word(&ways);
+            if via == Some(NodeVia::Cluster) && node == Some(Node::Any) {
+                value.problem(
+                    "has no effect: no node is chosen",
+                    "remove it, or add node = \"spread\", \"zone\" or a node's id",
+                );
+            }
+            via
+        }
+    };
     let name = cluster.made_of(
         3..=63,
         |c| c.is_ascii_alphanumeric() || c == '_' || c == '-',
@@ -64,10 +94,60 @@ fn finspace(
         Found::Valid(environment) => Some(Target::FinSpace {
             environment,
             cluster: name?,
+            node: node?,
+            node_via: node_via?,
             plaintext: plaintext?,
         }),
         Found::Invalid => None,
     }
+}
+
+fn one_of(value: &Value<'_>) -> Option<Node> {
+    match value.text()? {
+        "any" => Some(Node::Any),
+        "spread" => Some(Node::Spread),
+        "zone" => Some(Node::Zone),
+        _ => value
+            .made_of(
+                1..=40,
+                |c| c.is_ascii_alphanumeric() || c == '-' || c == '_',
+                "write \"any\", \"spread\", \"zone\", or a node's id as `hopend nodes` lists it",
+            )
+            .map(Node::Id),
+    }
+}
+
+fn console(table: &Table<'_>, environments: &Named<Environment>) -> Option<Target> {
+    for key in KDB_KEYS {
+        if let Some(value) = table.get(key) {
+            value.problem(
+                "does not go with a console, which hopend itself answers",
+                "remove it",
+            );
+        }
+    }
+    let environment = match table.get("environment") {
+        Some(value) => Some(environments.find(&value, value.text()?)),
+        None if environments.is_empty() => None,
+        None => {
+            let only = environments.only();
+            if only.is_none() {
+                table.absent(
+                    "environment",
+                    "is missing: which one do its .aws functions ask",
+                    format!("add environment = one of {}", environments.names()),
+                );
+            }
+            Some(only?)
+        }
+    };
+    Some(Target::Console {
+        environment: match environment {
+            None => None,
+            Some(Found::Valid(environment)) => Some(environment),
+            Some(Found::Invalid) => return None,
+        },
+    })
 }
 
 fn environment(

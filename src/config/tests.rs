@@ -85,6 +85,7 @@ region = "eu-west-1"
 [[user]]
 name = "alice"
 os_user = "1001"
+console = true
 kx_user = "alice-kx"
 role_arn = "arn:aws:iam::111122223333:role/user-alice"
 [[user]]
@@ -97,6 +98,9 @@ listen = "0.0.0.0:0"
 expose = true
 cluster = "testhdb-cluster"
 environment = "test"
+node = "zone"
+node_via = "cluster"
+errors = "explain"
 plaintext = true
 users = ["carol"]
 keepalive = "off"
@@ -117,7 +121,14 @@ keepalive = { every = "100ms", message = "Ping", mode = "sync" }
 name = "vault"
 listen = "127.0.0.1:0"
 login = { command = ["@/program", "x"] }
+[[endpoint]]
+name = "console"
+kind = "console"
+listen = "127.0.0.1:0"
+environment = "test"
 [daemon]
+control = "control"
+zone = "use1-az1"
 admin = "127.0.0.1:0"
 log = "json"
 drain = "0s"
@@ -143,6 +154,8 @@ fn the_smallest_useful_file_gets_every_default() {
         Target::FinSpace {
             environment: Arc::clone(&config.environments[0]),
             cluster: "testhdb-cluster".into(),
+            node: Node::Any,
+            node_via: NodeVia::Api,
             plaintext: false
         }
     );
@@ -159,6 +172,7 @@ fn the_smallest_useful_file_gets_every_default() {
     assert_eq!(endpoint.handshake_timeout, Duration::from_secs(10));
     assert_eq!(endpoint.connect_timeout, Duration::from_secs(10));
     assert_eq!(endpoint.max_sessions, 4096);
+    assert_eq!(endpoint.errors, Errors::Close);
 }
 
 #[test]
@@ -179,19 +193,22 @@ fn every_key_arrives() {
     };
     assert_eq!(alice.os_user.as_ref().unwrap().uid, 1001);
     assert_eq!(alice.kx_user, "alice-kx");
+    assert!(alice.console && !carol.console);
     assert_eq!(alice.role_arn.as_ref().unwrap().account, "111122223333");
     assert_eq!(
         carol.password,
         Some(Verifier::Plain(Secret::from("hunter2")))
     );
-    let [hdb, rdb, vault] = config.endpoints.as_slice() else {
-        panic!("not three endpoints")
+    let [hdb, rdb, vault, console] = config.endpoints.as_slice() else {
+        panic!("not four endpoints")
     };
     assert!(hdb.expose);
     assert_eq!(hdb.users, [Arc::clone(carol)]);
     assert_eq!(hdb.keepalive, Keepalive::Off);
     let Target::FinSpace {
         environment,
+        node: Node::Zone,
+        node_via: NodeVia::Cluster,
         plaintext: true,
         ..
     } = &hdb.target
@@ -199,6 +216,7 @@ fn every_key_arrives() {
         panic!("{:?}", hdb.target)
     };
     assert_eq!(environment.name, "test");
+    assert_eq!(hdb.errors, Errors::Explain);
     assert_eq!(
         rdb.target,
         Target::Addresses {
@@ -233,6 +251,15 @@ fn every_key_arrives() {
     };
     assert!(addresses.is_empty());
     assert!(matches!(login, Login::Command(words) if words[1] == "x"));
+    let Target::Console {
+        environment: Some(environment),
+    } = &console.target
+    else {
+        panic!("{:?}", console.target)
+    };
+    assert_eq!(environment.name, "test");
+    assert_eq!(config.daemon.control, Some(directory.join("control")));
+    assert_eq!(config.daemon.zone.as_deref(), Some("use1-az1"));
     assert_eq!(config.daemon.admin, Some("127.0.0.1:0".parse().unwrap()));
     assert_eq!(config.daemon.log, LogFormat::Json);
     assert_eq!(config.daemon.drain, Duration::ZERO);

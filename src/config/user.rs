@@ -18,6 +18,7 @@ pub(super) const KEYS: &[&str] = &[
     "password_file",
     "kx_user",
     "role_arn",
+    "console",
 ];
 
 /// Reads every `[[user]]`.
@@ -66,12 +67,16 @@ fn read(name: &str, table: &Table<'_>, accounts: &Accounts<'_>) -> Option<User> 
     let role_arn = table
         .get("role_arn")
         .map(|value| value.text().and_then(|text| value.check(text.parse())));
+    let console = table
+        .get("console")
+        .map_or(Some(false), |value| value.boolean());
     Some(User {
         name: name.to_owned(),
         os_user: all_or_none(os_user)?,
         password: all_or_none(password.or(from_file))?,
         kx_user: kx_user?,
         role_arn: all_or_none(role_arn)?,
+        console: console?,
     })
 }
 

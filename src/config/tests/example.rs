@@ -39,7 +39,7 @@ fn every_key_of_the_example_is_valid_and_the_defaults_are_what_it_says() {
     let full = read(&placed).unwrap();
     let short = read(EXAMPLE).unwrap();
     assert_eq!(full.users.len(), 3);
-    assert_eq!(full.endpoints.len(), 4);
+    assert_eq!(full.endpoints.len(), 5);
 
     let (full, short) = (&full.endpoints[0], &short.endpoints[0]);
     assert_eq!(full.keepalive, short.keepalive);
@@ -48,6 +48,7 @@ fn every_key_of_the_example_is_valid_and_the_defaults_are_what_it_says() {
     assert_eq!(full.handshake_timeout, short.handshake_timeout);
     assert_eq!(full.connect_timeout, short.connect_timeout);
     assert_eq!(full.max_sessions, short.max_sessions);
+    assert_eq!(full.errors, short.errors);
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! What a running daemon shows of itself: the rows behind `hopend status`, its JSON, and the q
+//! tables of a console endpoint. Data only; nothing in it is a secret.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Everything at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// When this was true.
+    pub now: Timestamp,
+    /// In the order of the configuration.
+    pub endpoints: Vec<EndpointRow>,
+    /// Open sessions, oldest first.
+    pub sessions: Vec<SessionRow>,
+    /// By endpoint and user.
+    pub credentials: Vec<CredentialRow>,
+    /// The last of each endpoint, user and reason; newest first, bounded in number.
+    pub errors: Vec<ErrorRow>,
+}
+
+/// One endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndpointRow {
+    /// What the configuration calls it.
+    pub name: String,
+    /// Addresses it is bound to.
+    pub listen: Vec<String>,
+    /// Where it leads, for people to read.
+    pub target: String,
+    /// Open sessions.
+    pub sessions: u64,
+    /// How many there may be.
+    pub max_sessions: u64,
+    /// Sessions opened since the daemon started.
+    pub opened: u64,
+    /// Sessions refused since the daemon started.
+    pub refused: u64,
+    /// Where its sessions can go: addresses of `connect`, or nodes.
+    pub places: Vec<PlaceRow>,
+}
+
+/// One address of `connect`, or one node of a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlaceRow {
+    /// The address or the node's id.
+    pub name: String,
+    /// A node's availability zone; empty for an address.
+    pub zone: String,
+    /// Seconds that it is left alone after a failure; none while it is used.
+    pub resting_s: Option<f64>,
+    /// Why it rests.
+    pub reason: Option<String>,
+}
+
+/// One open session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// Its number, as in the log: what `hopend kill` takes.
+    pub session: u64,
+    /// The endpoint it came in by.
+    pub endpoint: String,
+    /// The `[[user]]` it was found to be.
+    pub user: String,
+    /// The local account, where the kernel tells.
+    pub account: Option<String>,
+    /// The client's process, where the kernel tells.
+    pub pid: Option<u32>,
+    /// Its program.
+    pub program: Option<String>,
+    /// Where the client is.
+    pub client: String,
+    /// The address of kdb+ that was dialled.
+    pub target: String,
+    /// The node, where one was chosen.
+    pub node: Option<String>,
+    /// When it opened.
+    pub since: Timestamp,
+    /// Seconds since a byte went either way, keepalives apart.
+    pub idle_s: f64,
+    /// Bytes from the client to the cluster.
+    pub bytes_up: u64,
+    /// Bytes from the cluster to the client.
+    pub bytes_down: u64,
+    /// Messages from the client to the cluster.
+    pub messages_up: u64,
+    /// Messages from the cluster to the client.
+    pub messages_down: u64,
+    /// Sync requests without an answer yet.
+    pub outstanding: u64,
+    /// Keepalives sent.
+    pub pings: u64,
+}
+
+/// One credential that is kept ready.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CredentialRow {
+    /// The `[[user]]` whose it is.
+    pub user: String,
+    /// Endpoints that use it.
+    pub endpoints: Vec<String>,
+    /// What it is, for people to read.
+    pub what: String,
+    /// Seconds since it was fetched.
+    pub age_s: Option<f64>,
+    /// Seconds that it may still be used.
+    pub left_s: Option<f64>,
+    /// Seconds until it is fetched again; none while nobody uses it.
+    pub refresh_s: Option<f64>,
+    /// Successful fetches so far.
+    pub fetches: u64,
+    /// What the last failed fetch said, with its remedy, if none succeeded since.
+    pub last_error: Option<String>,
+}
+
+/// One failure that was told to a client, or would have been.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ErrorRow {
+    /// When it last happened.
+    pub time: Timestamp,
+    /// At which endpoint.
+    pub endpoint: String,
+    /// The `[[user]]`, where it was known.
+    pub user: Option<String>,
+    /// The side at fault, as [`crate::error::ErrorKind::name`] has it.
+    pub side: String,
+    /// What happened and what to do.
+    pub message: String,
+    /// How often since the daemon started.
+    pub count: u64,
+}
