@@ -1,6 +1,6 @@
 //! The daemon: configuration, binding, serving, reloading, draining.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,14 +9,15 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
 use crate::auth::{Authenticator, Penalties};
 use crate::config::{self, Config, Endpoint, ListenAddress};
-use crate::credential::{Clock, Credentials, Fetch, Sources};
+use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::chain;
 use crate::listener::{self, BindError, Listener, Served};
+use crate::nodes::Nodes;
 use crate::route::Route;
 use crate::session::Services;
 use crate::stop::Stop;
@@ -113,6 +114,7 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 pub struct App {
     config: Config,
     services: Arc<Services>,
+    nodes: Nodes,
     stop: Stop,
     endpoints: HashMap<String, Running>,
     listeners: HashMap<Key, Bound>,
@@ -125,6 +127,8 @@ struct Running {
     /// The endpoint's authorities, as their file held them: it may change under its name.
     authorities: Option<Vec<u8>>,
     served: Served,
+    /// Has the credentials of new nodes fetched.
+    _expecting: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 impl Running {
@@ -163,17 +167,20 @@ pub struct Changes {
 impl App {
     /// Binds every endpoint and begins to serve. An address that can't be bound keeps nobody else
     /// from starting: it is tried again until it can. Must be called within a tokio runtime.
-    pub fn start(config: Config, source: Arc<dyn Fetch>, clock: Clock) -> Result<Self, AppError> {
+    pub fn start(config: Config, source: Arc<dyn Source>, clock: Clock) -> Result<Self, AppError> {
+        let services = Arc::new(Services {
+            authenticator: Authenticator::default(),
+            penalties: Penalties::default(),
+            credentials: Credentials::new(Arc::clone(&source) as _, clock),
+            tasks: TaskTracker::new(),
+            sessions: 0.into(),
+        });
+        let nodes = Nodes::new(source);
         let mut app = Self {
-            services: Arc::new(Services {
-                authenticator: Authenticator::default(),
-                penalties: Penalties::default(),
-                credentials: Credentials::new(source, clock),
-                tasks: TaskTracker::new(),
-                sessions: 0.into(),
-            }),
             stop: Stop::default(),
-            endpoints: prepare(&config, &HashMap::new()),
+            endpoints: prepare(&config, &HashMap::new(), &nodes, &services),
+            services,
+            nodes,
             listeners: HashMap::new(),
             config,
         };
@@ -241,7 +248,7 @@ impl App {
                 fresh.push((key.clone(), endpoint.clone(), Listener::bind(&key.address)?));
             }
         }
-        let endpoints = prepare(&config, &self.endpoints);
+        let endpoints = prepare(&config, &self.endpoints, &self.nodes, &self.services);
         let changes = self.changes(&endpoints);
         self.config = config;
         self.endpoints = endpoints;
@@ -349,7 +356,7 @@ impl App {
         for running in self.endpoints.values() {
             let route = &running.served.route;
             for user in &running.endpoint.users {
-                if let Some(recipe) = route.recipe(user) {
+                for recipe in route.recipes(user) {
                     self.services.credentials.expect(&recipe);
                 }
             }
@@ -366,8 +373,18 @@ impl Drop for App {
 }
 
 /// Every endpoint ready for use; those that have not changed are taken over as they are.
-fn prepare(config: &Config, old: &HashMap<String, Running>) -> HashMap<String, Running> {
+fn prepare(
+    config: &Config,
+    old: &HashMap<String, Running>,
+    nodes: &Nodes,
+    services: &Arc<Services>,
+) -> HashMap<String, Running> {
     let tls = TlsConfigs::default();
+    let by_zone = |endpoint: &Arc<Endpoint>| endpoint.target.node() == Some(&config::Node::Zone);
+    nodes.tell_zone(
+        config.daemon.zone.as_deref(),
+        config.endpoints.iter().any(by_zone),
+    );
     let endpoints = config.endpoints.iter();
     endpoints
         .map(|endpoint| {
@@ -383,19 +400,39 @@ fn prepare(config: &Config, old: &HashMap<String, Running>) -> HashMap<String, R
                             || Arc::new(Semaphore::new(endpoint.max_sessions)),
                             |known| Arc::clone(&known.served.permits),
                         );
+                    let route = Arc::new(Route::new(Arc::clone(endpoint), &tls, nodes));
+                    let expecting = route.listing().map(|_| {
+                        let expecting = expect_nodes(Arc::clone(&route), Arc::clone(services));
+                        Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
+                    });
                     Running {
                         endpoint: Arc::clone(endpoint),
                         authorities,
-                        served: Served {
-                            route: Arc::new(Route::new(Arc::clone(endpoint), &tls)),
-                            permits,
-                        },
+                        served: Served { route, permits },
+                        _expecting: expecting,
                     }
                 }
             };
             (endpoint.name.clone(), running)
         })
         .collect()
+}
+
+/// Has the credentials fetched that the nodes of a list need, as the list changes.
+async fn expect_nodes(route: Arc<Route>, services: Arc<Services>) {
+    let Some(mut listing) = route.listing().cloned() else {
+        return;
+    };
+    let mut expected = HashSet::new();
+    loop {
+        listing.changed().await;
+        let users = route.endpoint().users.iter();
+        let recipes: HashSet<_> = users.flat_map(|user| route.recipes(user)).collect();
+        for recipe in recipes.difference(&expected) {
+            services.credentials.expect(recipe);
+        }
+        expected = recipes;
+    }
 }
 
 fn keys(config: &Config) -> Vec<(Key, String)> {

@@ -16,6 +16,7 @@ pub mod error;
 pub mod finspace;
 pub mod listener;
 pub mod log;
+pub mod nodes;
 pub mod policy;
 pub mod q;
 pub mod relay;

@@ -18,7 +18,7 @@ use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Meters, Relay};
-use crate::route::{OpenError, Route};
+use crate::route::{OpenError, Reached, Route};
 use crate::stop::Stopping;
 use crate::upstream::Upstream;
 
@@ -161,7 +161,7 @@ async fn open(
     let user = identify(services, endpoint, session.exposed, &peer, &hello).await?;
     record.user(&user);
 
-    let upstream = session
+    let Reached { upstream, .. } = session
         .route
         .open(&user, &hello, &services.credentials)
         .await?;

@@ -27,6 +27,7 @@ mod discovery;
 mod identity;
 mod keepalive;
 mod logins;
+mod nodes;
 mod real_clients;
 mod reload;
 mod secrets;

@@ -339,6 +339,16 @@ impl fmt::Display for ListenAddress {
     }
 }
 
+impl Target {
+    /// Which nodes of a cluster, where it is one.
+    pub fn node(&self) -> Option<&Node> {
+        match self {
+            Self::FinSpace { node, .. } => Some(node),
+            Self::Addresses { .. } | Self::Console { .. } => None,
+        }
+    }
+}
+
 /// For people to read.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,6 +3,7 @@
 
 mod cache;
 pub mod command;
+mod node;
 pub mod schedule;
 mod source;
 
@@ -12,13 +13,13 @@ use std::time::{Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 
-use crate::config::{Address, Environment, RoleArn};
+use crate::config::{Address, Environment, NodeVia, RoleArn};
 use crate::error::ErrorKind;
 use crate::secret::Secret;
 
 pub use cache::{Credentials, State};
 pub use schedule::{Now, Retry};
-pub use source::Sources;
+pub use source::{Source, Sources};
 
 /// Everything that decides what is fetched, and so the key that a credential is kept under: only
 /// who would fetch the same is ever given it.
@@ -30,6 +31,8 @@ pub enum Recipe {
         environment: Arc<Environment>,
         /// Its name.
         cluster: String,
+        /// The node, where it is not the cluster's own endpoint, and how its string is had.
+        node: Option<(String, NodeVia)>,
         /// Whose string.
         kx_user: String,
         /// The role to assume; asked of FinSpace without one.
@@ -54,13 +57,16 @@ impl fmt::Display for Recipe {
             Self::FinSpace {
                 environment,
                 cluster,
+                node,
                 kx_user,
                 ..
-            } => write!(
-                f,
-                "connection string of {kx_user} for cluster {cluster} in {}",
-                environment.name
-            ),
+            } => {
+                write!(f, "connection string of {kx_user} for ")?;
+                if let Some((id, _)) = node {
+                    write!(f, "node {id} of ")?;
+                }
+                write!(f, "cluster {cluster} in {}", environment.name)
+            }
             Self::Command {
                 endpoint,
                 local_user,

@@ -1,16 +1,26 @@
 //! The real sources: FinSpace and login commands.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Credential, Fetch, FetchError, Recipe, Retry, command};
-use crate::finspace::{AwsError, FinSpace, StringRequest};
+use super::{Credential, Fetch, FetchError, Recipe, Retry, command, node};
+use crate::config::{Environment, NodeVia};
+use crate::error::ErrorKind;
+use crate::finspace::{AwsError, FinSpace, Node, SignedString, StringRequest, zone_of_host};
+use crate::nodes::Discover;
 
 /// Fetches from AWS and from login commands.
 #[derive(Debug, Default)]
 pub struct Sources {
     finspace: FinSpace,
 }
+
+/// Everything that the daemon asks the outside for: logins, nodes, the host's zone.
+pub trait Source: Fetch + Discover {}
+
+impl<T: Fetch + Discover> Source for T {}
 
 impl Fetch for Sources {
     fn fetch<'a>(&'a self, recipe: &'a Recipe) -> BoxFuture<'a, Result<Credential, FetchError>> {
@@ -19,24 +29,28 @@ impl Fetch for Sources {
                 Recipe::FinSpace {
                     environment,
                     cluster,
+                    node,
                     kx_user,
                     role,
                     local_user,
                 } => {
                     let request = StringRequest {
                         environment,
-                        cluster,
+                        cluster: match node {
+                            Some((id, NodeVia::Api)) => id,
+                            Some((_, NodeVia::Cluster)) | None => cluster,
+                        },
                         kx_user,
                         role: role.as_ref(),
                         local_user,
                     };
                     let signed = self.finspace.connection_string(&request).await?;
-                    Ok(Credential {
-                        address: Some(signed.string.address),
-                        user: signed.string.user,
-                        password: signed.string.password,
-                        expires: Some(signed.expires),
-                    })
+                    match node {
+                        Some((id, NodeVia::Cluster)) => {
+                            node::ask_cluster(environment, cluster, id, signed.into()).await
+                        }
+                        Some((_, NodeVia::Api)) | None => Ok(signed.into()),
+                    }
                 }
                 Recipe::Command {
                     argv,
@@ -46,6 +60,41 @@ impl Fetch for Sources {
             }
         }
         .boxed()
+    }
+}
+
+impl Discover for Sources {
+    fn nodes<'a>(
+        &'a self,
+        environment: &'a Arc<Environment>,
+        cluster: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Node>, FetchError>> {
+        async move { Ok(self.finspace.nodes(environment, cluster).await?) }.boxed()
+    }
+
+    fn zone(&self) -> BoxFuture<'_, Result<String, FetchError>> {
+        async {
+            zone_of_host().await.map_err(|why| FetchError {
+                kind: ErrorKind::Configuration,
+                retry: Retry::Soon,
+                message: format!(
+                    "instance metadata does not tell this host's availability zone: {why}"
+                ),
+                remedy: "set zone in [daemon]".into(),
+            })
+        }
+        .boxed()
+    }
+}
+
+impl From<SignedString> for Credential {
+    fn from(signed: SignedString) -> Self {
+        Self {
+            address: Some(signed.string.address),
+            user: signed.string.user,
+            password: signed.string.password,
+            expires: Some(signed.expires),
+        }
     }
 }
 

@@ -33,6 +33,13 @@ pub struct Node {
     pub status: String,
 }
 
+impl Node {
+    /// Whether it takes connections.
+    pub fn is_running(&self) -> bool {
+        self.status == "RUNNING"
+    }
+}
+
 impl FinSpace {
     /// Every cluster of an environment, in the service's order, with the daemon's own credentials.
     pub async fn clusters(&self, environment: &Arc<Environment>) -> Result<Vec<Cluster>, AwsError> {

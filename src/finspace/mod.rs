@@ -3,6 +3,7 @@
 mod discovery;
 mod error;
 mod profile;
+mod zone;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub use discovery::{Cluster, Node};
 use error::Asked;
 pub use error::AwsError;
 use profile::Profile;
+pub use zone::zone_of_host;
 
 /// One attempt of one call.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);

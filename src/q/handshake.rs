@@ -40,6 +40,15 @@ pub enum HelloError {
 }
 
 impl Hello {
+    /// The same capability with another login.
+    pub fn with_login(&self, user: &str, password: Secret) -> Self {
+        Self {
+            user: user.to_owned(),
+            password,
+            capability: self.capability,
+        }
+    }
+
     /// Reads a handshake from the start of `bytes`.
     ///
     /// `Ok(None)` asks for more bytes. `Ok(Some((hello, n)))` used the first `n` of them; what

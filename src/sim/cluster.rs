@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -12,13 +13,16 @@ use tokio_rustls::TlsAcceptor;
 use super::connection::{Connection, Ended, Meter, Socket};
 use super::faults::{ClusterFault, Cut};
 use super::node::Node;
-use super::state::Shared;
+use super::state::{Power, Shared};
 use crate::q::frame::{HEADER_LEN, Header, MessageType};
 use crate::q::handshake::{Hello, common_capability};
 use crate::secret::Secret;
 
 /// Most bytes of a login that are read.
 const LONGEST_LOGIN: usize = 128 * 1024;
+
+/// Between attempts of a node to have its port back.
+const REBIND_EVERY: Duration = Duration::from_millis(50);
 
 /// What stands behind a listener.
 #[derive(Debug, Clone)]
@@ -59,6 +63,41 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener, place: Pla
             },
             Some(_) = connections.join_next() => {}
         }
+    }
+}
+
+/// As [`serve`], for a node whose machine can be switched off: then its port is closed.
+pub(super) async fn serve_node(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    place: Place,
+    power: Power,
+) {
+    let mut wanted = power.wanted.subscribe();
+    let port = listener.local_addr();
+    let mut listener = Some(listener);
+    loop {
+        if let Some(listener) = listener.take() {
+            power.on.send_replace(true);
+            tokio::select! {
+                () = serve(shared.clone(), listener, place.clone()) => {}
+                _ = wanted.wait_for(|on| !on) => {}
+            }
+        }
+        power.on.send_replace(false);
+        let on = wanted.wait_for(|on| *on).await.is_ok();
+        let (true, Ok(port)) = (on, &port) else {
+            return;
+        };
+        listener = loop {
+            match TcpListener::bind(port).await {
+                Ok(listener) => break Some(listener),
+                Err(error) => {
+                    tracing::warn!(%error, "the simulator could not listen again");
+                    tokio::time::sleep(REBIND_EVERY).await;
+                }
+            }
+        };
     }
 }
 
@@ -113,9 +152,14 @@ fn land(shared: &Shared, place: &Place) -> Option<Landing> {
     match place {
         Place::Cluster(name) => shared.with(|state| {
             let cluster = state.clusters.get_mut(name)?;
-            let at = cluster.next % cluster.nodes.len().max(1);
+            let on: Vec<_> = cluster
+                .nodes
+                .iter()
+                .filter(|n| *n.power.on.borrow())
+                .collect();
+            let at = cluster.next % on.len().max(1);
             cluster.next = cluster.next.wrapping_add(1);
-            let node = cluster.nodes.get(at)?;
+            let node = on.get(at)?;
             Some(landing(name, &node.id, name))
         }),
         Place::Node(cluster, node) => shared.look(|state| {

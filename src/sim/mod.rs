@@ -43,7 +43,7 @@ pub use operations::{OFFERED as OFFERED_OPERATIONS, Operation};
 use api::Service;
 use certificates::Certificates;
 use cluster::Place;
-use state::{BASE64, Cluster, Node, Shared, User, random};
+use state::{BASE64, Cluster, Node, Power, Shared, State, User, random};
 
 use crate::secret::Secret;
 
@@ -270,6 +270,48 @@ impl Simulator {
         })
     }
 
+    /// Switches a node off: its connections end and further ones are refused, while it is still
+    /// listed as RUNNING, as it takes a service time to notice. Comes back when it is off.
+    pub async fn stop_node(&self, node: &str) {
+        self.switch(node, false).await;
+    }
+
+    /// Switches a node on again. Comes back when it takes connections.
+    pub async fn start_node(&self, node: &str) {
+        self.switch(node, true).await;
+    }
+
+    async fn switch(&self, node: &str, on: bool) {
+        let found = |state: &State| Some(state.find(node)?.1?.power.clone());
+        if let Some(power) = self.shared.look(found) {
+            power.wanted.send_replace(on);
+            // The node's task, which holds the sender, may end with the simulator.
+            let _ = power.on.subscribe().wait_for(|now| *now == on).await;
+        }
+    }
+
+    /// Takes a node out of its cluster's list; it goes on serving whoever knows it.
+    pub fn delist_node(&self, node: &str) {
+        self.shared.with(|state| {
+            for cluster in state.clusters.values_mut() {
+                let gone = cluster.nodes.extract_if(.., |known| known.id == node);
+                let gone = gone.map(|node| (cluster.name.clone(), node));
+                state.delisted.extend(gone);
+            }
+        });
+    }
+
+    /// Puts a delisted node back.
+    pub fn relist_node(&self, node: &str) {
+        self.shared.with(|state| {
+            for (cluster, node) in state.delisted.extract_if(.., |(_, known)| known.id == node) {
+                if let Some(cluster) = state.clusters.get_mut(&cluster) {
+                    cluster.nodes.push(node);
+                }
+            }
+        });
+    }
+
     /// The port of a cluster's endpoint or of a node.
     pub fn port(&self, name: &str) -> Option<u16> {
         self.shared.look(|state| {
@@ -422,9 +464,11 @@ async fn open_cluster(
             zone: format!("use1-az{}", (number - 1) % 3 + 1),
             launched: shared.started,
             port,
+            power: Power::on(),
         };
         let place = Place::Node(cluster.name.clone(), node.id.clone());
-        tasks.spawn(cluster::serve(shared.clone(), listener, place));
+        let power = node.power.clone();
+        tasks.spawn(cluster::serve_node(shared.clone(), listener, place, power));
         cluster.nodes.push(node);
     }
     let place = Place::Cluster(cluster.name.clone());

@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) secrets: Vec<String>,
     pub(super) connections: Vec<Arc<Connection>>,
     pub(super) refusals: Vec<String>,
+    /// Nodes that are not listed for the time being, each with its cluster's name.
+    pub(super) delisted: Vec<(String, Node)>,
     /// Role, session name and SourceIdentity of each AssumeRole.
     pub(super) assumed: Vec<(String, String, Option<String>)>,
 }
@@ -73,6 +75,23 @@ pub(super) struct Node {
     pub(super) zone: String,
     pub(super) launched: SystemTime,
     pub(super) port: u16,
+    pub(super) power: Power,
+}
+
+/// Whether a node's machine is on, and whether its listener has followed.
+#[derive(Debug, Clone)]
+pub(super) struct Power {
+    pub(super) wanted: watch::Sender<bool>,
+    pub(super) on: watch::Sender<bool>,
+}
+
+impl Power {
+    pub(super) fn on() -> Self {
+        Self {
+            wanted: watch::Sender::new(true),
+            on: watch::Sender::new(true),
+        }
+    }
 }
 
 /// What AssumeRole hands out.

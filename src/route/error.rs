@@ -1,0 +1,92 @@
+//! Why a session got no kdb+.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Address;
+use crate::credential::FetchError;
+use crate::error::ErrorKind;
+use crate::upstream::UpstreamError;
+use crate::upstream::tls::TlsError;
+
+/// Why a session got no kdb+.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No login.
+    #[error(transparent)]
+    Credential(#[from] Arc<FetchError>),
+    /// No kdb+, or it refused.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The cluster's nodes can't be listed, and one of them is needed.
+    #[error("no node can be chosen: {0}")]
+    Nodes(Arc<FetchError>),
+    /// The node of the configuration is none of the cluster's.
+    #[error(
+        "node {node} is not in cluster {cluster}; there are: {there}. Write one of them, or \
+         node = \"spread\""
+    )]
+    NodeGone {
+        /// What the configuration names.
+        node: String,
+        /// The cluster.
+        cluster: String,
+        /// Those that there are.
+        there: String,
+    },
+    /// No node can be used.
+    #[error(
+        "no node of cluster {cluster} is RUNNING; there are: {there}. Wait until one runs, or \
+         start one"
+    )]
+    NoneRunning {
+        /// The cluster.
+        cluster: String,
+        /// Those that there are.
+        there: String,
+    },
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The login would go over the wire in the clear.
+    #[error(
+        "{0}: the connection string is without TLS; set plaintext = true on the endpoint if that \
+         is meant"
+    )]
+    Plaintext(Address),
+    /// The password can't be read.
+    #[error("password_file {path}: {source}; it needs the password on its first line", path = .path.display())]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Neither the endpoint nor the login command says where kdb+ is.
+    #[error(
+        "the login command gave no address; have it print a connection string, or set connect on \
+         the endpoint"
+    )]
+    NoAddress,
+    /// Nothing lies behind it.
+    #[error("a console leads to no kdb+")]
+    Console,
+}
+
+impl OpenError {
+    /// Whose side.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Credential(error) | Self::Nodes(error) => error.kind,
+            Self::Upstream(error) => error.kind(),
+            Self::NoneRunning { .. } => ErrorKind::Upstream,
+            Self::NodeGone { .. }
+            | Self::Tls(_)
+            | Self::Plaintext(_)
+            | Self::PasswordFile { .. }
+            | Self::NoAddress
+            | Self::Console => ErrorKind::Configuration,
+        }
+    }
+}
