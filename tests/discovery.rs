@@ -60,6 +60,28 @@ async fn clusters_and_nodes_as_tables_and_as_json_all_pages_of_them() {
         "{table}"
     );
 
+    let before = sim.assumed().len();
+    let as_alice = [
+        "nodes",
+        "hdb-cluster",
+        "--user",
+        "alice",
+        "--config",
+        &config,
+    ];
+    let (code, _, said) = hopend(&as_alice).await;
+    assert_eq!(code, Some(77), "her role may log in and no more");
+    assert!(
+        said.contains("allow finspace:ListKxClusterNodes to arn:aws:iam::")
+            && said.contains("/user-alice"),
+        "{said}"
+    );
+    let assumed = sim.assumed();
+    assert_eq!(assumed[before..].len(), 1, "{assumed:?}");
+    assert!(assumed[before].0.ends_with("/user-alice"), "{assumed:?}");
+    let as_nobody = ["clusters", "--user", "carol", "--config", &config];
+    assert_eq!(hopend(&as_nobody).await.0, Some(78));
+
     let (code, _, said) = hopend(&["nodes", "no-such-cluster", "--config", &config]).await;
     assert_eq!(code, Some(78));
     assert!(
@@ -87,6 +109,16 @@ async fn a_connection_string_with_a_warning_beside_it() {
         "{string}"
     );
     assert!(warning.contains("secret"));
+    let of_node = [&ask[..], &["alice", "--node", "sim-hdb-node-2"]].concat();
+    for via in ["api", "cluster"] {
+        let (code, string, said) = hopend(&[&of_node[..], &["--node-via", via]].concat()).await;
+        assert_eq!(code, Some(0), "{via}: {said}");
+        let port = sim.port("sim-hdb-node-2").unwrap();
+        assert!(
+            string.starts_with(&format!(":tcps://localhost:{port}:alice:")),
+            "{via}: {string}"
+        );
+    }
     let (code, nothing, said) = hopend(&[&ask[..], &["carol"]].concat()).await;
     assert_eq!((code, nothing.as_str()), (Some(78), ""));
     assert!(said.contains("alice"), "the names that there are: {said}");

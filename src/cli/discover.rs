@@ -7,21 +7,33 @@ use serde_json::json;
 
 use super::table::Table;
 use super::{ConfigArgument, Exit, complain, runtime, say};
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, Environment, NodeVia, User};
+use crate::credential::{Fetch, FetchError, Recipe, Sources};
 use crate::error::ErrorKind;
-use crate::finspace::{AwsError, FinSpace, StringRequest};
+use crate::finspace::{AwsError, FinSpace};
 
-/// Where to look, and how to print what is found.
+/// Where to look, as whom, and how to print what is found.
 #[derive(Debug, clap::Args)]
 struct Looking {
+    #[command(flatten)]
+    place: Place,
+    /// As whom: the name of a [[user]], whose role is assumed. Without it, the daemon's own
+    /// credentials
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which environment of which configuration.
+#[derive(Debug, clap::Args)]
+struct Place {
     #[command(flatten)]
     config: ConfigArgument,
     /// The environment, where the configuration has several
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Arguments of `hopend clusters`.
@@ -44,141 +56,170 @@ pub(super) struct NodesArguments {
 #[derive(Debug, clap::Args)]
 pub(super) struct StringArguments {
     #[command(flatten)]
-    config: ConfigArgument,
-    /// The environment, where the configuration has several
-    #[arg(long, value_name = "NAME")]
-    environment: Option<String>,
+    place: Place,
     /// Whose string: the name of a [[user]]
     #[arg(long, value_name = "NAME")]
     user: String,
     /// The cluster's name
     #[arg(long, value_name = "NAME")]
     cluster: String,
+    /// One of its nodes, by id
+    #[arg(long, value_name = "ID")]
+    node: Option<String>,
+    /// How the node's string is had: as node_via of an [[endpoint]]
+    #[arg(long, value_name = "WAY", default_value = "api", requires = "node")]
+    node_via: Via,
+}
+
+/// As `node_via` of an endpoint.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Via {
+    Api,
+    Cluster,
 }
 
 pub(super) fn clusters(arguments: &ClustersArguments) -> Exit {
     let looking = &arguments.looking;
-    ask(
-        &looking.config,
-        looking.environment.as_deref(),
-        async |_, environment| {
-            let clusters = FinSpace::default().clusters(&environment).await?;
-            if looking.json {
-                let rows = clusters.iter().map(|cluster| {
-                    json!({
-                        "cluster_name": cluster.name,
-                        "cluster_type": cluster.kind,
-                        "status": cluster.status,
-                        "description": cluster.description,
-                    })
-                });
-                say(serde_json::Value::from_iter(rows));
-                return Ok(());
-            }
-            let mut table = Table::new(["NAME", "TYPE", "STATUS", "DESCRIPTION"]);
-            for cluster in clusters {
-                table.row([
-                    cluster.name,
-                    cluster.kind,
-                    cluster.status,
-                    cluster.description,
-                ]);
-            }
-            say(table);
-            Ok(())
-        },
-    )
+    ask(&looking.place, async |config, environment| {
+        let user = looking.user(config)?;
+        let clusters = FinSpace::default()
+            .clusters(&environment, user.as_deref())
+            .await?;
+        if looking.json {
+            let rows = clusters.iter().map(|cluster| {
+                json!({
+                    "cluster_name": cluster.name,
+                    "cluster_type": cluster.kind,
+                    "status": cluster.status,
+                    "description": cluster.description,
+                })
+            });
+            say(serde_json::Value::from_iter(rows));
+            return Ok(());
+        }
+        let mut table = Table::new(["NAME", "TYPE", "STATUS", "DESCRIPTION"]);
+        for cluster in clusters {
+            table.row([
+                cluster.name,
+                cluster.kind,
+                cluster.status,
+                cluster.description,
+            ]);
+        }
+        say(table);
+        Ok(())
+    })
 }
 
 pub(super) fn nodes(arguments: &NodesArguments) -> Exit {
     let looking = &arguments.looking;
-    ask(
-        &looking.config,
-        looking.environment.as_deref(),
-        async |_, environment| {
-            let nodes = FinSpace::default()
-                .nodes(&environment, &arguments.cluster)
-                .await?;
-            let rows = nodes.into_iter().map(|node| {
-                let launched = node
-                    .launched
-                    .and_then(|time| Timestamp::try_from(time).ok())
-                    .map_or_else(String::new, |time| format!("{time:.0}"));
-                [node.id, node.zone, launched, node.status]
-            });
-            if looking.json {
-                let rows = rows.map(|[id, zone, launched, status]| {
+    ask(&looking.place, async |config, environment| {
+        let user = looking.user(config)?;
+        let nodes = FinSpace::default()
+            .nodes(&environment, &arguments.cluster, user.as_deref())
+            .await?;
+        let rows = nodes.into_iter().map(|node| {
+            let launched = node
+                .launched
+                .and_then(|time| Timestamp::try_from(time).ok())
+                .map_or_else(String::new, |time| format!("{time:.0}"));
+            [node.id, node.zone, launched, node.status]
+        });
+        if looking.json {
+            let rows = rows.map(|[id, zone, launched, status]| {
                 json!({ "node_id": id, "az_id": zone, "launch_time": launched, "status": status })
             });
-                say(serde_json::Value::from_iter(rows));
-                return Ok(());
-            }
-            let mut table = Table::new(["NODE", "ZONE", "LAUNCHED", "STATUS"]);
-            for row in rows {
-                table.row(row);
-            }
-            say(table);
-            Ok(())
-        },
-    )
+            say(serde_json::Value::from_iter(rows));
+            return Ok(());
+        }
+        let mut table = Table::new(["NODE", "ZONE", "LAUNCHED", "STATUS"]);
+        for row in rows {
+            table.row(row);
+        }
+        say(table);
+        Ok(())
+    })
 }
 
 pub(super) fn connection_string(arguments: &StringArguments) -> Exit {
-    ask(
-        &arguments.config,
-        arguments.environment.as_deref(),
-        async |config, environment| {
-            let user = config
-                .users
-                .iter()
-                .find(|user| user.name == arguments.user)
-                .ok_or_else(|| {
-                    let names: Vec<_> = config.users.iter().map(|user| &*user.name).collect();
-                    Failed::Configuration(format!(
-                        "no [[user]] is called {:?}; there are: {}",
-                        arguments.user,
-                        names.join(" ")
-                    ))
-                })?;
-            let signed = FinSpace::default()
-                .connection_string(&StringRequest {
-                    environment: &environment,
-                    cluster: &arguments.cluster,
-                    kx_user: &user.kx_user,
-                    role: user.role_arn.as_ref(),
-                    local_user: &user.name,
-                })
-                .await?;
-            complain("This is a secret: whoever has it is that user until it expires.");
-            let password = String::from_utf8_lossy(signed.string.password.expose());
-            say(format_args!(
-                "{}:{}:{password}",
-                signed.string.address, signed.string.user
-            ));
-            Ok(())
-        },
-    )
+    ask(&arguments.place, async |config, environment| {
+        let user = user(config, &arguments.user)?;
+        let via = match arguments.node_via {
+            Via::Api => NodeVia::Api,
+            Via::Cluster => NodeVia::Cluster,
+        };
+        let recipe = Recipe::FinSpace {
+            environment,
+            cluster: arguments.cluster.clone(),
+            node: arguments.node.clone().map(|node| (node, via)),
+            kx_user: user.kx_user.clone(),
+            role: user.role_arn.clone(),
+            local_user: user.name.clone(),
+        };
+        let credential = Sources::default().fetch(&recipe).await?;
+        let address = credential
+            .address
+            .map_or_else(String::new, |address| address.to_string());
+        complain("This is a secret: whoever has it is that user until it expires.");
+        let password = String::from_utf8_lossy(credential.password.expose());
+        say(format_args!("{address}:{}:{password}", credential.user));
+        Ok(())
+    })
+}
+
+impl Looking {
+    fn user(&self, config: &Config) -> Result<Option<Arc<User>>, Failed> {
+        self.user
+            .as_deref()
+            .map(|name| user(config, name))
+            .transpose()
+    }
+}
+
+fn user(config: &Config, name: &str) -> Result<Arc<User>, Failed> {
+    let found = config.users.iter().find(|user| user.name == name);
+    found.cloned().ok_or_else(|| {
+        let names: Vec<_> = config.users.iter().map(|user| &*user.name).collect();
+        Failed {
+            kind: ErrorKind::Configuration,
+            why: format!(
+                "no [[user]] is called {name:?}; there are: {}",
+                names.join(" ")
+            ),
+        }
+    })
 }
 
 /// Why there is no answer.
-enum Failed {
-    Aws(AwsError),
-    Configuration(String),
+struct Failed {
+    kind: ErrorKind,
+    why: String,
 }
 
 impl From<AwsError> for Failed {
     fn from(error: AwsError) -> Self {
-        Self::Aws(error)
+        Self {
+            kind: error.kind,
+            why: error.to_string(),
+        }
+    }
+}
+
+impl From<FetchError> for Failed {
+    fn from(error: FetchError) -> Self {
+        Self {
+            kind: error.kind,
+            why: error.to_string(),
+        }
     }
 }
 
 /// Reads the configuration, finds the environment, and asks AWS about it.
 fn ask(
-    config: &ConfigArgument,
-    environment: Option<&str>,
+    place: &Place,
     question: impl AsyncFnOnce(&Config, Arc<Environment>) -> Result<(), Failed>,
 ) -> Exit {
-    let config = match config::load(&config.config) {
+    let config = match config::load(&place.config.config) {
         Ok(config) => config,
         Err(problems) => {
             complain(problems);
@@ -189,19 +230,18 @@ fn ask(
         Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
-    let answered = match choose(&config, environment) {
+    let answered = match choose(&config, place.environment.as_deref()) {
         Ok(environment) => runtime.block_on(question(&config, environment)),
-        Err(why) => Err(Failed::Configuration(why)),
+        Err(why) => Err(Failed {
+            kind: ErrorKind::Configuration,
+            why,
+        }),
     };
     match answered {
         Ok(()) => Exit::Ok,
-        Err(Failed::Configuration(why)) => {
+        Err(Failed { kind, why }) => {
             complain(format_args!("hopend: {why}"));
-            Exit::Configuration
-        }
-        Err(Failed::Aws(error)) => {
-            complain(format_args!("hopend: {error}"));
-            match error.kind {
+            match kind {
                 ErrorKind::Denied => Exit::NoPermission,
                 ErrorKind::Configuration => Exit::Configuration,
                 _ => Exit::Unavailable,

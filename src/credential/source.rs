@@ -69,7 +69,7 @@ impl Discover for Sources {
         environment: &'a Arc<Environment>,
         cluster: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Node>, FetchError>> {
-        async move { Ok(self.finspace.nodes(environment, cluster).await?) }.boxed()
+        async move { Ok(self.finspace.nodes(environment, cluster, None).await?) }.boxed()
     }
 
     fn zone(&self) -> BoxFuture<'_, Result<String, FetchError>> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::Asked;
-use super::{AwsError, FinSpace};
-use crate::config::Environment;
+use super::{AwsError, FinSpace, StringRequest, finspace};
+use crate::config::{Environment, User};
 
 /// A cluster, as ListKxClusters tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,19 +41,24 @@ impl Node {
 }
 
 impl FinSpace {
-    /// Every cluster of an environment, in the service's order, with the daemon's own credentials.
-    pub async fn clusters(&self, environment: &Arc<Environment>) -> Result<Vec<Cluster>, AwsError> {
+    /// Every cluster of an environment, in the service's order. Asked with the daemon's own
+    /// credentials, or as the role of a user.
+    pub async fn clusters(
+        &self,
+        environment: &Arc<Environment>,
+        user: Option<&User>,
+    ) -> Result<Vec<Cluster>, AwsError> {
+        let (client, as_whom) = self.asker(environment, user).await?;
         let asked = asked(
             "finspace:ListKxClusters",
+            as_whom,
             format!("environment {}", environment.id),
         );
-        let clients = self.clients(environment).await;
         let mut clusters = Vec::new();
         let mut next = None;
         // The model has no paginator for this one.
         loop {
-            let page = clients
-                .finspace
+            let page = client
                 .list_kx_clusters()
                 .environment_id(&environment.id)
                 .set_next_token(next)
@@ -75,19 +80,21 @@ impl FinSpace {
         Ok(clusters.collect())
     }
 
-    /// Every node of a cluster, in the service's order, with the daemon's own credentials.
+    /// Every node of a cluster, in the service's order. Asked with the daemon's own credentials, or
+    /// as the role of a user.
     pub async fn nodes(
         &self,
         environment: &Arc<Environment>,
         cluster: &str,
+        user: Option<&User>,
     ) -> Result<Vec<Node>, AwsError> {
+        let (client, as_whom) = self.asker(environment, user).await?;
         let asked = asked(
             "finspace:ListKxClusterNodes",
+            as_whom,
             format!("cluster {cluster} in environment {}", environment.id),
         );
-        let clients = self.clients(environment).await;
-        let mut pages = clients
-            .finspace
+        let mut pages = client
             .list_kx_cluster_nodes()
             .environment_id(&environment.id)
             .cluster_name(cluster)
@@ -108,14 +115,40 @@ impl FinSpace {
         });
         Ok(nodes.collect())
     }
+
+    /// Who asks: a client, and whose credentials it has; none for the daemon's own.
+    async fn asker(
+        &self,
+        environment: &Arc<Environment>,
+        user: Option<&User>,
+    ) -> Result<(finspace::Client, Option<String>), AwsError> {
+        let clients = self.clients(environment).await;
+        let Some(user) = user else {
+            return Ok((clients.finspace.clone(), None));
+        };
+        let request = StringRequest {
+            environment,
+            cluster: "",
+            kx_user: &user.kx_user,
+            role: user.role_arn.as_ref(),
+            local_user: &user.name,
+        };
+        let known = clients.user(&request).await?;
+        let session = clients.assume_role(&known.role, &user.name).await?;
+        Ok((clients.as_role(session), Some(known.role)))
+    }
 }
 
-fn asked(action: &'static str, resource: String) -> Asked {
+fn asked(action: &'static str, as_whom: Option<String>, resource: String) -> Asked {
+    let role = as_whom.clone();
     Asked {
         action,
-        as_whom: "the daemon's own AWS credentials".into(),
+        as_whom: as_whom.unwrap_or_else(|| "the daemon's own AWS credentials".into()),
         resource,
-        remedy: format!("allow {action} to the daemon's role"),
+        remedy: format!(
+            "allow {action} to {}",
+            role.as_deref().unwrap_or("the daemon's role")
+        ),
     }
 }
 

@@ -140,13 +140,7 @@ impl Clients {
     }
 
     async fn signed_string(&self, request: &StringRequest<'_>) -> Result<SignedString, AwsError> {
-        let user = match request.role {
-            Some(role) => KxUser {
-                arn: user_arn(request, role),
-                role: role.text.clone(),
-            },
-            None => self.kx_user(request).await?,
-        };
+        let user = self.user(request).await?;
         let session = self.assume_role(&user.role, request.local_user).await?;
         let session_end = session.expiry();
         let text = self.string_as(session, &user, request).await?;
@@ -166,6 +160,17 @@ impl Clients {
             })?,
             string,
         })
+    }
+
+    /// The user as the configuration tells it, or else FinSpace.
+    async fn user(&self, request: &StringRequest<'_>) -> Result<KxUser, AwsError> {
+        match request.role {
+            Some(role) => Ok(KxUser {
+                arn: user_arn(request, role),
+                role: role.text.clone(),
+            }),
+            None => self.kx_user(request).await,
+        }
     }
 
     async fn kx_user(&self, request: &StringRequest<'_>) -> Result<KxUser, AwsError> {
@@ -234,6 +239,11 @@ impl Clients {
         ))
     }
 
+    fn as_role(&self, session: aws_credential_types::Credentials) -> finspace::Client {
+        let config = self.finspace.config().to_builder();
+        finspace::Client::from_conf(config.credentials_provider(session).build())
+    }
+
     async fn string_as(
         &self,
         session: aws_credential_types::Credentials,
@@ -252,14 +262,8 @@ impl Clients {
                 user.role
             ),
         };
-        let client = finspace::Client::from_conf(
-            self.finspace
-                .config()
-                .to_builder()
-                .credentials_provider(session)
-                .build(),
-        );
-        let answer = client
+        let answer = self
+            .as_role(session)
             .get_kx_connection_string()
             .environment_id(&request.environment.id)
             .user_arn(&user.arn)
