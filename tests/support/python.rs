@@ -108,7 +108,7 @@ pub async fn run(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> 
 
 /// The interpreter of the virtual environment, which is made where it is missing, was interrupted,
 /// or has other requirements. Blocks meanwhile, also for another process that makes it.
-fn interpreter() -> PathBuf {
+pub fn interpreter() -> PathBuf {
     let folder = home();
     fs::create_dir_all(&folder).unwrap();
     let lock = File::create(folder.join("lock")).unwrap();
