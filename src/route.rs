@@ -11,6 +11,7 @@ use crate::credential::{Credentials, FetchError, Issued, Recipe};
 use crate::error::ErrorKind;
 use crate::q::handshake::Hello;
 use crate::secret::Secret;
+use crate::status::PlaceRow;
 use crate::upstream::tls::{TlsConfigs, TlsError};
 use crate::upstream::{self, Upstream, UpstreamError};
 
@@ -85,6 +86,11 @@ impl Route {
     /// The endpoint as configured.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
+    }
+
+    /// The addresses or nodes that sessions can go to, and which of them rest.
+    pub fn places(&self) -> Vec<PlaceRow> {
+        Vec::new()
     }
 
     /// What is fetched for a user of this endpoint, if anything is.
