@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -17,9 +17,11 @@ use crate::config::{self, Config, Endpoint, ListenAddress};
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::chain;
 use crate::listener::{self, BindError, Listener, Served};
+use crate::live::{Live, Shown};
 use crate::nodes::Nodes;
 use crate::route::Route;
 use crate::session::Services;
+use crate::status::Status;
 use crate::stop::Stop;
 use crate::upstream::tls::TlsConfigs;
 
@@ -147,8 +149,8 @@ struct Key {
 #[derive(Debug)]
 struct Bound {
     endpoint: String,
-    /// `None` while the address is taken by somebody else.
-    address: Option<ListenAddress>,
+    /// Not set while the address is taken by somebody else.
+    address: Arc<OnceLock<ListenAddress>>,
     served: watch::Sender<Served>,
     task: AbortHandle,
 }
@@ -174,6 +176,7 @@ impl App {
             credentials: Credentials::new(Arc::clone(&source) as _, clock),
             tasks: TaskTracker::new(),
             sessions: 0.into(),
+            live: Live::default(),
         });
         let nodes = Nodes::new(source);
         let mut app = Self {
@@ -197,12 +200,15 @@ impl App {
             };
             app.listen(key, endpoint, bound);
         }
-        if app.listeners.values().all(|bound| bound.address.is_none())
+        if app
+            .listeners
+            .values()
+            .all(|bound| bound.address.get().is_none())
             && let Some(error) = first_failure
         {
             return Err(AppError::NothingBound(error));
         }
-        app.expect_credentials();
+        app.taken_over();
         Ok(app)
     }
 
@@ -210,7 +216,7 @@ impl App {
     pub fn addresses(&self) -> Vec<(String, ListenAddress)> {
         let bound = self.listeners.values();
         let mut addresses: Vec<_> = bound
-            .filter_map(|bound| Some((bound.endpoint.clone(), bound.address.clone()?)))
+            .filter_map(|bound| Some((bound.endpoint.clone(), bound.address.get()?.clone())))
             .collect();
         addresses.sort_by_cached_key(|(endpoint, address)| (endpoint.clone(), address.to_string()));
         addresses
@@ -236,6 +242,11 @@ impl App {
     /// What the sessions share.
     pub fn services(&self) -> &Arc<Services> {
         &self.services
+    }
+
+    /// What it shows of itself. Blocks, as [`Services::status`] does.
+    pub fn status(&self) -> Status {
+        self.services.status()
     }
 
     /// Takes another configuration over. Endpoints that are the same go on as they are, and no live
@@ -277,7 +288,7 @@ impl App {
         for (key, endpoint, listener) in fresh {
             self.listen(key, endpoint, Ok(listener));
         }
-        self.expect_credentials();
+        self.taken_over();
         Ok(changes)
     }
 
@@ -308,14 +319,21 @@ impl App {
         let sender = watch::Sender::new(running.served.clone());
         let served = sender.subscribe();
         let (services, stopping) = (Arc::clone(&self.services), self.stop.listen());
-        let address = bound.as_ref().ok().map(|l| l.address().clone());
+        let address = Arc::new(match &bound {
+            Ok(listener) => OnceLock::from(listener.address().clone()),
+            Err(_) => OnceLock::new(),
+        });
+        let bound_late = Arc::clone(&address);
         let task = tokio::spawn(async move {
             let listener = match bound {
                 Ok(listener) => listener,
                 Err(taken) => {
                     let mut stopping = stopping.clone();
                     tokio::select! {
-                        listener = listener::bind_when_free(&taken) => listener,
+                        listener = listener::bind_when_free(&taken) => {
+                            bound_late.get_or_init(|| listener.address().clone());
+                            listener
+                        }
                         () = stopping.draining() => return,
                     }
                 }
@@ -349,6 +367,24 @@ impl App {
         changes.changed.sort();
         changes.removed.sort();
         changes
+    }
+
+    /// The configuration counts from here on: shows its endpoints and has their credentials fetched.
+    fn taken_over(&self) {
+        let keys = keys(&self.config);
+        let endpoints = self.config.endpoints.iter().filter_map(|endpoint| {
+            let running = self.endpoints.get(&endpoint.name)?;
+            let of_endpoint = keys.iter().filter(|(_, name)| *name == endpoint.name);
+            let addresses = of_endpoint
+                .filter_map(|(key, _)| self.listeners.get(key))
+                .map(|bound| Arc::clone(&bound.address));
+            Some(Shown {
+                route: Arc::clone(&running.served.route),
+                listen: addresses.collect(),
+            })
+        });
+        self.services.live.serves(endpoints.collect());
+        self.expect_credentials();
     }
 
     /// Has the credentials of every endpoint and user fetched that are known beforehand.

@@ -1,6 +1,7 @@
 //! One line when a session has opened, one when it has ended or was refused: who, from where, to
 //! what, how much, why.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,16 +13,18 @@ use crate::q::handshake::Hello;
 use crate::relay::Meters;
 
 /// What is known of a session so far.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Record {
     session: u64,
     endpoint: String,
     listen: String,
     peer: Option<Peer>,
+    server: Option<SocketAddr>,
     account: Option<Arc<str>>,
     said_user: Option<String>,
     user: Option<String>,
-    target: Option<SocketAddr>,
+    target: Option<String>,
+    node: Option<String>,
     began: Instant,
 }
 
@@ -33,17 +36,20 @@ impl Record {
             endpoint: endpoint.to_owned(),
             listen: listen.to_string(),
             peer: None,
+            server: None,
             account: None,
             said_user: None,
             user: None,
             target: None,
+            node: None,
             began: Instant::now(),
         }
     }
 
-    /// The kernel has said whose it is.
-    pub fn peer(&mut self, peer: &Peer, account: Option<Arc<str>>) {
+    /// The kernel has said whose it is. `server` is the address that was dialled, over TCP.
+    pub fn peer(&mut self, peer: &Peer, server: Option<SocketAddr>, account: Option<Arc<str>>) {
         self.peer = Some(peer.clone());
+        self.server = server;
         self.account = account;
     }
 
@@ -58,9 +64,51 @@ impl Record {
         self.user = Some(user.name.clone());
     }
 
-    /// kdb+ has taken the connection.
-    pub fn reached(&mut self, target: SocketAddr) {
-        self.target = Some(target);
+    /// kdb+ has taken the connection: its address, and its node where one was chosen.
+    pub fn reached(&mut self, target: impl fmt::Display, node: Option<&str>) {
+        self.target = Some(target.to_string());
+        self.node = node.map(str::to_owned);
+    }
+
+    /// The session's number.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// The name of the endpoint.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Who is on the other end, once the kernel has said so.
+    pub fn met(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+
+    /// The address that the client dialled, over TCP.
+    pub fn server(&self) -> Option<SocketAddr> {
+        self.server
+    }
+
+    /// The name of the local account, or its number where it has none.
+    pub fn account(&self) -> Option<String> {
+        let uid = || self.peer.as_ref()?.uid().map(|uid| uid.to_string());
+        self.account.as_deref().map(str::to_owned).or_else(uid)
+    }
+
+    /// The `[[user]]` it was found to be.
+    pub fn user_name(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// Where it leads.
+    pub fn target(&self) -> &str {
+        self.target.as_deref().unwrap_or("nowhere")
+    }
+
+    /// The node, where one was chosen.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
     }
 
     /// The session is open.
@@ -125,11 +173,6 @@ impl Record {
         self.peer
             .as_ref()
             .map_or_else(|| "unknown".into(), ToString::to_string)
-    }
-
-    fn target(&self) -> String {
-        self.target
-            .map_or_else(|| "nowhere".into(), |target| target.to_string())
     }
 
     fn milliseconds(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! A connection from a q client on this host.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -29,6 +30,14 @@ impl ClientStream {
         match self {
             Self::Tcp(stream) => socket::tune(stream),
             Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// The address that was dialled, over TCP.
+    pub fn server(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
         }
     }
 

@@ -15,6 +15,7 @@ pub mod credential;
 pub mod error;
 pub mod finspace;
 pub mod listener;
+pub mod live;
 pub mod log;
 pub mod nodes;
 pub mod policy;

@@ -16,9 +16,11 @@ use crate::client::ClientStream;
 use crate::config::{Endpoint, ListenAddress, User};
 use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain};
+use crate::live::{Live, OpenSession};
 use crate::q::handshake::{Hello, HelloError, common_capability};
-use crate::relay::{self, End, Meters, Relay};
+use crate::relay::{self, End, Relay};
 use crate::route::{OpenError, Reached, Route};
+use crate::status::Status;
 use crate::stop::Stopping;
 use crate::upstream::Upstream;
 
@@ -45,6 +47,16 @@ pub struct Services {
     pub tasks: TaskTracker,
     /// Numbers them.
     pub sessions: AtomicU64,
+    /// What is open, and what went wrong last.
+    pub live: Live,
+}
+
+impl Services {
+    /// Everything that the daemon shows of itself. Blocks for as long as it takes to look through
+    /// `/proc` for the clients' processes.
+    pub fn status(&self) -> Status {
+        self.live.status(&self.credentials)
+    }
 }
 
 /// What one session starts with.
@@ -116,7 +128,7 @@ impl Refusal {
 }
 
 /// Serves one connection from its first byte to its last.
-pub async fn serve(mut client: ClientStream, mut session: Session) {
+pub async fn serve(mut client: ClientStream, session: Session) {
     let number = session.services.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
@@ -127,10 +139,15 @@ pub async fn serve(mut client: ClientStream, mut session: Session) {
     match opened {
         Ok(opened) => {
             record.opened();
-            relay(client, opened, &mut session, &mut record).await;
+            let open = session.services.live.opened(&record);
+            relay(client, opened, &session, open, &record).await;
         }
         Err(refusal) => {
-            record.refused(refusal.kind(), &chain(&refusal), refusal.is_noise());
+            let (kind, reason, noise) = (refusal.kind(), chain(&refusal), refusal.is_noise());
+            record.refused(kind, &reason, noise);
+            if !noise {
+                session.services.live.refused(&record, kind, &reason);
+            }
             turn_away(client, &refusal).await;
         }
     }
@@ -154,18 +171,19 @@ async fn open(
     let _ = client.tune();
 
     let peer = peer_of(client, session.exposed)?;
-    record.peer(&peer, services.authenticator.account(&peer).await);
+    let account = services.authenticator.account(&peer).await;
+    record.peer(&peer, client.server(), account);
     let (hello, early) = read_hello(client, endpoint).await?;
     record.said(&hello);
 
     let user = identify(services, endpoint, session.exposed, &peer, &hello).await?;
     record.user(&user);
 
-    let Reached { upstream, .. } = session
+    let Reached { upstream, node } = session
         .route
         .open(&user, &hello, &services.credentials)
         .await?;
-    record.reached(upstream.peer);
+    record.reached(upstream.peer, node.as_deref());
 
     // By itself: some clients hang when a message arrives in the same read.
     let answer = common_capability(hello.capability, upstream.capability);
@@ -255,8 +273,9 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
 async fn relay(
     mut client: ClientStream,
     opened: Opened,
-    session: &mut Session,
-    record: &mut audit::Record,
+    session: &Session,
+    mut open: OpenSession,
+    record: &audit::Record,
 ) {
     let Opened {
         mut upstream,
@@ -267,8 +286,8 @@ async fn relay(
         keepalive: endpoint.keepalive.clone(),
         max_message: endpoint.max_message,
     };
-    let meters = Meters::default();
     let end = {
+        let meters = Arc::clone(open.meters());
         let mut relay = Relay::new(&mut client, &mut upstream.stream, &early, &plan, &meters);
         let (mut draining, mut cutting) = (session.stopping.clone(), session.stopping.clone());
         let mut told = false;
@@ -276,6 +295,7 @@ async fn relay(
             tokio::select! {
                 end = relay.run() => break end,
                 () = cutting.cutting() => break End::Cut,
+                uid = open.killed() => break End::Killed { uid },
                 () = draining.draining(), if !told => {
                     told = true;
                     relay.drain();
@@ -283,7 +303,13 @@ async fn relay(
             }
         }
     };
-    record.ended(end.kind(), &chain(&end), &meters);
+    record.ended(end.kind(), &chain(&end), open.meters());
+    if let (Some(kind), Some(remedy)) = (end.kind(), end.remedy()) {
+        let reason = format!("{}; {remedy}", chain(&end));
+        session.services.live.failed(record, kind, &reason);
+    }
+    // What follows is tidying up.
+    drop(open);
     let resets = end.resets_client();
     drop(end);
     // Both sides take their time to notice; neither has to wait for the other.

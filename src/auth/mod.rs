@@ -9,6 +9,7 @@ pub mod password;
 mod peer;
 mod penalty;
 mod proc_net;
+pub mod process;
 mod sock_diag;
 mod socket;
 

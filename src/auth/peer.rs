@@ -94,6 +94,14 @@ impl Peer {
         })
     }
 
+    /// Its address, over TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Local { address, .. } | Self::Unidentified { address, .. } => *address,
+            Self::Remote { address } => Some(*address),
+        }
+    }
+
     /// The account, where the kernel told it.
     pub fn uid(&self) -> Option<u32> {
         match self {

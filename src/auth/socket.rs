@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 ///
 /// Addresses are canonical: `::ffff:127.0.0.1` and `127.0.0.1` are the same one. The kernel keeps
 /// an AF_INET6 socket that talks IPv4 in one hash with the AF_INET ones, so either form finds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Ends {
     pub(super) client: (IpAddr, u16),
     pub(super) server: (IpAddr, u16),

@@ -57,8 +57,12 @@ struct EntryState {
 pub struct State {
     /// What it is.
     pub recipe: Recipe,
+    /// How long ago it was fetched, while it may be used.
+    pub age: Option<Duration>,
     /// How long it may still be used.
     pub left: Option<Duration>,
+    /// How long until it is fetched again; `None` while nobody uses it.
+    pub refresh: Option<Duration>,
     /// Successful fetches so far.
     pub fetches: u64,
     /// What the last failed fetch said, if none succeeded since.
@@ -146,7 +150,9 @@ impl Credentials {
                 let state = entry.lock();
                 State {
                     recipe: entry.recipe.clone(),
+                    age: state.schedule.age(now),
                     left: state.schedule.left(now),
+                    refresh: state.schedule.next(now),
                     fetches: state.generation,
                     last_error: state.last_error.clone(),
                 }

@@ -51,6 +51,15 @@ pub enum Recipe {
     },
 }
 
+impl Recipe {
+    /// The `[[user]]` it is fetched for.
+    pub fn local_user(&self) -> &str {
+        match self {
+            Self::FinSpace { local_user, .. } | Self::Command { local_user, .. } => local_user,
+        }
+    }
+}
+
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

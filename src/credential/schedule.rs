@@ -161,22 +161,36 @@ impl Schedule {
         life.unusable.duration_since(now.wall).ok()
     }
 
+    /// How long ago the credential at hand was fetched, while it may be used.
+    pub fn age(&self, now: Now) -> Option<Duration> {
+        let life = self.life.filter(|_| self.usable(now))?;
+        let by_wall = now.wall.duration_since(life.obtained.wall);
+        let by_mono = now.mono.duration_since(life.obtained.mono);
+        // The monotonic clock stands still while a machine sleeps.
+        Some(by_wall.unwrap_or_default().max(by_mono))
+    }
+
+    /// How long until the next fetch; zero while one is under way. `None` when nobody will have
+    /// asked for so long by then that there will be none.
+    pub fn next(&self, now: Now) -> Option<Duration> {
+        if self.fetching {
+            return Some(Duration::ZERO);
+        }
+        let wait = self.wanted(now)?.duration_since(now.wall);
+        let wait = wait.unwrap_or_default();
+        let last_use = self.last_use?;
+        let unused = now.mono.saturating_duration_since(last_use) + wait;
+        (unused < IDLE_AFTER).then_some(wait)
+    }
+
     /// What the keeper does now. [`Step::Fetch`] counts as done: report how it went.
     pub fn step(&mut self, now: Now) -> Step {
         if self.fetching {
             return Step::Idle;
         }
-        let (wanted_at, paused_until) = if self.demanded && !self.usable(now) {
-            (now.wall, self.pause(now).map(|pause| pause.demand))
-        } else if self.in_use(now) {
-            (
-                self.refresh_at(now),
-                self.pause(now).map(|pause| pause.ahead),
-            )
-        } else {
+        let Some(at) = self.wanted(now) else {
             return Step::Idle;
         };
-        let at = paused_until.map_or(wanted_at, |until| until.max(wanted_at));
         if at > now.wall {
             return Step::SleepUntil(at);
         }
@@ -241,6 +255,21 @@ impl Schedule {
     /// The other side refused the credential at hand.
     pub fn rejected(&mut self) {
         self.life = None;
+    }
+
+    /// When to fetch, the limiter apart; `None` while nobody needs it.
+    fn wanted(&self, now: Now) -> Option<SystemTime> {
+        let (wanted_at, paused_until) = if self.demanded && !self.usable(now) {
+            (now.wall, self.pause(now).map(|pause| pause.demand))
+        } else if self.in_use(now) {
+            (
+                self.refresh_at(now),
+                self.pause(now).map(|pause| pause.ahead),
+            )
+        } else {
+            return None;
+        };
+        Some(paused_until.map_or(wanted_at, |until| until.max(wanted_at)))
     }
 
     /// Whether a demand came within the last hour.
@@ -356,6 +385,39 @@ mod tests {
             Demand::Use,
             "meanwhile the old one serves"
         );
+    }
+
+    #[test]
+    fn what_is_shown_of_it_is_what_will_happen() {
+        let mut hands = Hands::new();
+        let mut schedule = Schedule::new(hands.0);
+        assert_eq!(
+            (schedule.age(hands.0), schedule.next(hands.0)),
+            (None, None)
+        );
+        schedule.expect(hands.0);
+        assert_eq!(schedule.next(hands.0), Some(Duration::ZERO));
+        schedule = live(hands, 15 * MINUTE);
+        hands.pass(MINUTE);
+        assert_eq!(schedule.age(hands.0), Some(MINUTE));
+        let next = schedule.next(hands.0).unwrap();
+        assert_eq!(next, (15 * MINUTE).mul_f64(0.75) - MINUTE);
+        hands.pass(next);
+        assert_eq!(schedule.next(hands.0), Some(Duration::ZERO));
+        assert_eq!(schedule.step(hands.0), Step::Fetch);
+        schedule.failed(hands.0, Retry::Refused, 0.0);
+        assert_eq!(schedule.next(hands.0), Some(REFUSAL_PAUSE));
+        hands.pass(4 * MINUTE);
+        assert_eq!(schedule.age(hands.0), None, "its life is over");
+        // Nobody asks any more: the refresh that falls behind the idle hour is none.
+        let mut hands = Hands::new();
+        let mut schedule = live(hands, 60 * MINUTE);
+        assert!(schedule.next(hands.0).is_some());
+        hands.pass(20 * MINUTE);
+        schedule.fetched(hands.0, Some(hands.0.wall + 60 * MINUTE), 0.5);
+        assert_eq!(schedule.next(hands.0), None);
+        schedule.demand(hands.0);
+        assert!(schedule.next(hands.0).is_some());
     }
 
     #[test]

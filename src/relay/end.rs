@@ -44,13 +44,19 @@ pub enum End {
     /// The session was ended by hopend, whatever was under way.
     #[error("hopend cut the session")]
     Cut,
+    /// The session was ended by `hopend kill`.
+    #[error("killed by `hopend kill`, which uid {uid} ran")]
+    Killed {
+        /// Whose order it was.
+        uid: u32,
+    },
 }
 
 impl End {
     /// Whose side the end came from; `None` for one that was meant.
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
-            Self::ClientClosed | Self::Drained => None,
+            Self::ClientClosed | Self::Drained | Self::Killed { .. } => None,
             Self::ClientLost(_) | Self::ClientMessage { .. } => Some(ErrorKind::Client),
             Self::UpstreamClosed { .. } | Self::UpstreamCut(_) | Self::UpstreamMessage(_) => {
                 Some(ErrorKind::Upstream)
@@ -59,12 +65,35 @@ impl End {
         }
     }
 
+    /// What to do about it, where a handle was lost and somebody will ask why.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::UpstreamClosed { .. } | Self::UpstreamCut(_) => {
+                Some("look for the reason in the log of kdb+ there, and hopen again")
+            }
+            Self::UpstreamMessage(_) => Some("check what listens at that address"),
+            Self::ClientMessage {
+                error: HeaderError::TooLong { .. },
+                ..
+            } => Some("send less at a time, or raise max_message of the endpoint"),
+            Self::ClientMessage { .. } => Some("check what the client sends"),
+            Self::ClientClosed
+            | Self::ClientLost(_)
+            | Self::Drained
+            | Self::Cut
+            | Self::Killed { .. } => None,
+        }
+    }
+
     /// Whether the client has to see a reset: a plain end inside a message would leave it waiting
     /// for the rest, or taking a part for the whole.
     pub fn resets_client(&self) -> bool {
         matches!(
             self,
-            Self::UpstreamCut(_) | Self::Cut | Self::ClientMessage { torn: true, .. }
+            Self::UpstreamCut(_)
+                | Self::Cut
+                | Self::Killed { .. }
+                | Self::ClientMessage { torn: true, .. }
         )
     }
 }

@@ -1,6 +1,9 @@
 //! What a session has carried, readable while it runs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::q::frame::MessageType;
 
@@ -15,13 +18,30 @@ pub struct Direction {
 
 /// Counts of one session. Bytes of pings and of hopend's own error answers are among them, those of
 /// the handshake are not.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meters {
     /// From the client to the cluster.
     pub to_cluster: Direction,
     /// From the cluster to the client.
     pub to_client: Direction,
     pings: AtomicU64,
+    outstanding: AtomicU64,
+    opened: Instant,
+    /// Milliseconds from `opened` to the last byte of the client's or for it.
+    last_byte: AtomicU64,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self {
+            to_cluster: Direction::default(),
+            to_client: Direction::default(),
+            pings: AtomicU64::new(0),
+            outstanding: AtomicU64::new(0),
+            opened: Instant::now(),
+            last_byte: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Direction {
@@ -61,6 +81,26 @@ impl Meters {
     /// Keepalives sent.
     pub fn pings(&self) -> u64 {
         self.pings.load(Ordering::Relaxed)
+    }
+
+    /// Sync requests of the client's that have no answer yet.
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// How long ago a byte came from the client or went to it. Keepalives are neither.
+    pub fn idle(&self) -> Duration {
+        let last = Duration::from_millis(self.last_byte.load(Ordering::Relaxed));
+        self.opened.elapsed().saturating_sub(last)
+    }
+
+    pub(super) fn set_outstanding(&self, count: u64) {
+        self.outstanding.store(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn active(&self) {
+        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_byte.store(now, Ordering::Relaxed);
     }
 
     pub(super) fn add_ping(&self) {

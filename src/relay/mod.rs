@@ -108,7 +108,10 @@ where
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         loop {
             match self.step(context) {
-                Ok(true) => self.last_progress = Instant::now(),
+                Ok(true) => {
+                    self.last_progress = Instant::now();
+                    self.meters.set_outstanding(self.outstanding);
+                }
                 Ok(false) => match self.poll_timer(context) {
                     Poll::Ready(Some(end)) => return Poll::Ready(end),
                     Poll::Ready(None) => {}
@@ -142,6 +145,8 @@ where
             Poll::Ready(Ok(count)) => {
                 if count == 0 {
                     self.reason.get_or_insert(End::ClientClosed);
+                } else {
+                    self.meters.active();
                 }
                 true
             }
@@ -257,6 +262,7 @@ where
             Poll::Ready(Ok(0)) => {}
             Poll::Ready(Ok(count)) => {
                 self.meters.to_client.add_bytes(count);
+                self.meters.active();
                 return Ok(true);
             }
             Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),

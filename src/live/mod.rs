@@ -1,0 +1,185 @@
+//! What lives in this daemon now: open sessions, what each endpoint has seen, what went wrong last.
+//!
+//! Sessions enter themselves and leave by a drop guard; everything else only reads.
+
+mod errors;
+mod sessions;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use jiff::Timestamp;
+
+use crate::audit::Record;
+use crate::config::ListenAddress;
+use crate::credential::{Credentials, State};
+use crate::error::ErrorKind;
+use crate::route::Route;
+use crate::status::{CredentialRow, EndpointRow, Status};
+
+use errors::LastErrors;
+use sessions::Sessions;
+pub use sessions::{NoSession, OpenSession};
+
+/// Everything that `hopend status` shows and nobody else keeps.
+#[derive(Debug)]
+pub struct Live {
+    started: Timestamp,
+    endpoints: Mutex<Vec<Shown>>,
+    counts: Mutex<HashMap<String, Counts>>,
+    sessions: Sessions,
+    errors: Mutex<LastErrors>,
+}
+
+/// An endpoint as it is served now.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// Where it leads, and its configuration.
+    pub route: Arc<Route>,
+    /// Its listeners' addresses; one that could not be bound yet is not set.
+    pub listen: Vec<Arc<OnceLock<ListenAddress>>>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    opened: u64,
+    refused: u64,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            started: Timestamp::now(),
+            endpoints: Mutex::default(),
+            counts: Mutex::default(),
+            sessions: Sessions::default(),
+            errors: Mutex::default(),
+        }
+    }
+}
+
+impl Live {
+    /// These are the endpoints from now on, in the order of the configuration.
+    pub fn serves(&self, endpoints: Vec<Shown>) {
+        *lock(&self.endpoints) = endpoints;
+    }
+
+    /// A session is open; it is shown until what this returns is dropped.
+    pub fn opened(&self, record: &Record) -> OpenSession {
+        self.count(record.endpoint(), |counts| counts.opened += 1);
+        self.sessions.enter(record)
+    }
+
+    /// A session did not come about.
+    pub fn refused(&self, record: &Record, kind: ErrorKind, reason: &str) {
+        self.count(record.endpoint(), |counts| counts.refused += 1);
+        self.failed(record, kind, reason);
+    }
+
+    /// Something went wrong in a session, as the client was told or would have been.
+    pub fn failed(&self, record: &Record, kind: ErrorKind, reason: &str) {
+        let (endpoint, user) = (record.endpoint(), record.user_name());
+        lock(&self.errors).add(Timestamp::now(), endpoint, user, kind, reason);
+    }
+
+    /// Ends a session as `hopend kill` does, for the account `uid`. Returns when it has left.
+    pub async fn kill(&self, session: u64, uid: u32) -> Result<(), NoSession> {
+        self.sessions.kill(session, uid).await
+    }
+
+    /// Everything at one moment. Blocks for as long as it takes to look through `/proc` for the
+    /// clients' processes, when sessions came in over TCP.
+    pub fn status(&self, credentials: &Credentials) -> Status {
+        let sessions = self.sessions.rows();
+        let mut open: HashMap<&str, u64> = HashMap::new();
+        for row in &sessions {
+            *open.entry(&row.endpoint).or_default() += 1;
+        }
+        let shown = lock(&self.endpoints).clone();
+        let counts = lock(&self.counts).clone();
+        let endpoints = shown.iter().map(|shown| {
+            let name = &shown.route.endpoint().name;
+            let counts = counts.get(name).copied().unwrap_or_default();
+            endpoint_row(
+                shown,
+                counts,
+                open.get(&**name).copied().unwrap_or_default(),
+            )
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            now: Timestamp::now(),
+            endpoints: endpoints.collect(),
+            credentials: credential_rows(&shown, credentials.states()),
+            errors: lock(&self.errors).rows(),
+            sessions,
+        }
+    }
+
+    fn count(&self, endpoint: &str, change: impl FnOnce(&mut Counts)) {
+        let mut counts = lock(&self.counts);
+        if let Some(counts) = counts.get_mut(endpoint) {
+            return change(counts);
+        }
+        change(counts.entry(endpoint.to_owned()).or_default());
+    }
+}
+
+fn endpoint_row(shown: &Shown, counts: Counts, sessions: u64) -> EndpointRow {
+    let endpoint = shown.route.endpoint();
+    let listen = shown.listen.iter().filter_map(|address| address.get());
+    EndpointRow {
+        name: endpoint.name.clone(),
+        listen: listen.map(ToString::to_string).collect(),
+        target: endpoint.target.to_string(),
+        sessions,
+        max_sessions: endpoint.max_sessions as u64,
+        opened: counts.opened,
+        refused: counts.refused,
+        places: shown.route.places(),
+    }
+}
+
+/// In the order of the endpoints and their users; what no endpoint uses any more comes last, for as
+/// long as it could be used.
+fn credential_rows(endpoints: &[Shown], states: Vec<State>) -> Vec<CredentialRow> {
+    let mut used: HashMap<_, (usize, Vec<String>)> = HashMap::new();
+    for shown in endpoints {
+        let endpoint = shown.route.endpoint();
+        for user in &endpoint.users {
+            for recipe in shown.route.recipes(user) {
+                let next = used.len();
+                let (_, names) = used.entry(recipe).or_insert_with(|| (next, Vec::new()));
+                names.push(endpoint.name.clone());
+            }
+        }
+    }
+    let mut rows: Vec<_> = states
+        .into_iter()
+        .filter_map(|state| {
+            let (order, endpoints) = used.remove(&state.recipe).unwrap_or((usize::MAX, vec![]));
+            (!endpoints.is_empty() || state.left.is_some())
+                .then(|| (order, credential_row(&state, endpoints)))
+        })
+        .collect();
+    rows.sort_by(|(a, row), (b, other)| a.cmp(b).then_with(|| row.what.cmp(&other.what)));
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+fn credential_row(state: &State, endpoints: Vec<String>) -> CredentialRow {
+    CredentialRow {
+        user: state.recipe.local_user().to_owned(),
+        endpoints,
+        what: state.recipe.to_string(),
+        age_s: state.age.map(|age| age.as_secs_f64()),
+        left_s: state.left.map(|left| left.as_secs_f64()),
+        refresh_s: state.refresh.map(|refresh| refresh.as_secs_f64()),
+        fetches: state.fetches,
+        last_error: state.last_error.as_ref().map(ToString::to_string),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
