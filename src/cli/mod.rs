@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod discover;
 mod hash_password;
+mod policy;
 mod run;
 mod signals;
 mod sim;
@@ -73,6 +74,9 @@ enum Subcommands {
     Nodes(discover::NodesArguments),
     /// Print a user's signed connection string for a cluster, for debugging. It is a secret
     ConnectionString(discover::StringArguments),
+    /// Print the least IAM policies that the configuration needs
+    #[command(long_about = policy::ABOUT, after_long_help = policy::EXAMPLES)]
+    Policy(policy::Arguments),
     /// Make a hash for `password` of a [[user]]
     HashPassword(hash_password::Arguments),
 }
@@ -116,6 +120,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Subcommands::Clusters(arguments) => discover::clusters(&arguments),
         Subcommands::Nodes(arguments) => discover::nodes(&arguments),
         Subcommands::ConnectionString(arguments) => discover::connection_string(&arguments),
+        Subcommands::Policy(arguments) => policy::run(&arguments),
         Subcommands::HashPassword(arguments) => hash_password::run(&arguments),
     };
     exit.code().into()
