@@ -7,6 +7,7 @@ mod discover;
 mod hash_password;
 mod kill;
 mod overview;
+mod policy;
 mod run;
 mod screen;
 mod signals;
@@ -82,6 +83,9 @@ enum Subcommands {
     Nodes(discover::NodesArguments),
     /// Print a user's signed connection string for a cluster, for debugging. It is a secret
     ConnectionString(discover::StringArguments),
+    /// Print the least IAM policies that the configuration needs
+    #[command(long_about = policy::ABOUT, after_long_help = policy::EXAMPLES)]
+    Policy(policy::Arguments),
     /// Make a hash for `password` of a [[user]]
     HashPassword(hash_password::Arguments),
 }
@@ -127,6 +131,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Subcommands::Clusters(arguments) => discover::clusters(&arguments),
         Subcommands::Nodes(arguments) => discover::nodes(&arguments),
         Subcommands::ConnectionString(arguments) => discover::connection_string(&arguments),
+        Subcommands::Policy(arguments) => policy::run(&arguments),
         Subcommands::HashPassword(arguments) => hash_password::run(&arguments),
     };
     exit.code().into()

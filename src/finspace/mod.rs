@@ -16,7 +16,7 @@ use aws_sdk_finspace as finspace;
 use aws_sdk_sts as sts;
 use tokio::sync::Mutex;
 
-use crate::config::{Environment, RoleArn};
+use crate::config::{Environment, RoleArn, User};
 use crate::connection_string::ConnectionString;
 pub use discovery::{Cluster, Node};
 use error::Asked;
@@ -90,6 +90,26 @@ impl FinSpace {
             self.forget(request.environment, &clients).await;
         }
         signed
+    }
+
+    /// The role of a user, as GetKxUser tells it.
+    pub async fn role(
+        &self,
+        environment: &Arc<Environment>,
+        user: &User,
+    ) -> Result<RoleArn, AwsError> {
+        let request = StringRequest {
+            environment,
+            cluster: "",
+            kx_user: &user.kx_user,
+            role: None,
+            local_user: &user.name,
+        };
+        let found = self.clients(environment).await.kx_user(&request).await?;
+        found
+            .role
+            .parse()
+            .map_err(|why| AwsError::garbled(format!("the iamRole of user {} {why}", user.kx_user)))
     }
 
     async fn forget(&self, environment: &Arc<Environment>, unfit: &Arc<Clients>) {
@@ -290,7 +310,7 @@ fn user_arn(request: &StringRequest<'_>, role: &RoleArn) -> String {
 }
 
 /// A local user as RoleSessionName and SourceIdentity take it: 2 to 64 of `[A-Za-z0-9_+=,.@-]`.
-fn session_name(local_user: &str) -> String {
+pub(crate) fn session_name(local_user: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
     let mut name: String = local_user
         .chars()
