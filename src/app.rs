@@ -14,6 +14,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::admin;
 use crate::auth::{Authenticator, Penalties};
 use crate::config::{self, Config, Endpoint, ListenAddress};
+use crate::console::Lists;
 use crate::control;
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::chain;
@@ -180,6 +181,7 @@ impl App {
             tasks: TaskTracker::new(),
             sessions: 0.into(),
             live: Live::default(),
+            lists: Lists::new(Arc::clone(&source) as _),
         });
         let nodes = Nodes::new(source);
         let mut app = Self {

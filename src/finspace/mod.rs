@@ -3,6 +3,7 @@
 mod discovery;
 mod error;
 mod profile;
+pub mod q_api;
 mod steps;
 mod zone;
 
