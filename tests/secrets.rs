@@ -41,14 +41,20 @@ async fn everything_that_logs(format: &str) -> (String, Vec<String>) {
         "trace",
     ]);
     let mut addresses = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         let line = daemon.line_with("listening");
         if let Some(at) = line.find("127.0.0.1:") {
             let digits: String = line[at + 10..]
                 .chars()
                 .take_while(char::is_ascii_digit)
                 .collect();
-            addresses.push(format!("127.0.0.1:{digits}").parse().unwrap());
+            let address = format!("127.0.0.1:{digits}").parse().unwrap();
+            let at = if line.contains("hdb") {
+                0
+            } else {
+                addresses.len()
+            };
+            addresses.insert(at, address);
         }
     }
     daemon.line_with("ready");
