@@ -6,12 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::buffer::Buffer;
 use crate::q::frame::{HEADER_LEN, Header, HeaderError, Piece, Tracker};
-
-/// A lane with little to do holds this much.
-const SMALL: usize = 4 * 1024;
-/// A lane that carries a large message grows to this.
-const LARGE: usize = 128 * 1024;
 
 /// Bytes on their way from one socket to the other.
 ///
@@ -20,7 +16,7 @@ const LARGE: usize = 128 * 1024;
 /// be put in front of a header of which only a part has come.
 #[derive(Debug)]
 pub(super) struct Lane {
-    buffer: Vec<u8>,
+    buffer: Buffer,
     /// `buffer[start..cleared]` may be written; `buffer[cleared..end]` has not been looked at, or
     /// is held.
     start: usize,
@@ -52,7 +48,8 @@ pub(super) enum Verdict {
 impl Lane {
     /// A lane that already holds `bytes`.
     pub(super) fn new(limit: Option<u64>, bytes: &[u8]) -> Self {
-        let mut buffer = vec![0; SMALL.max(bytes.len())];
+        let mut buffer = Buffer::default();
+        buffer.hold(bytes.len());
         buffer[..bytes.len()].copy_from_slice(bytes);
         Self {
             buffer,
@@ -102,13 +99,14 @@ impl Lane {
             return Poll::Pending;
         }
         self.make_room();
+        self.buffer.lend();
         self.full = self.end == self.buffer.len();
         if self.full {
             return Poll::Pending;
         }
         let mut space = ReadBuf::new(&mut self.buffer[self.end..]);
         let polled = from.poll_read(context, &mut space);
-        let (count, filled) = (space.filled().len(), space.remaining() == 0);
+        let count = space.filled().len();
         match polled {
             Poll::Pending => {
                 self.give_back();
@@ -119,8 +117,6 @@ impl Lane {
         self.end += count;
         if count == 0 {
             self.read_done = true;
-        } else if filled && self.buffer.len() < LARGE {
-            self.buffer.resize((self.buffer.len() * 4).min(LARGE), 0);
         }
         Poll::Ready(Ok(count))
     }
@@ -230,9 +226,7 @@ impl Lane {
         // Bytes that wait behind `cleared` (part of a header, or a held message) stay behind.
         let waiting = self.buffer[self.cleared..self.end].to_vec();
         let needed = message.len() + waiting.len();
-        if self.buffer.len() < needed {
-            self.buffer.resize(needed, 0);
-        }
+        self.buffer.hold(needed);
         self.buffer[..message.len()].copy_from_slice(message);
         self.buffer[message.len()..needed].copy_from_slice(&waiting);
         (self.start, self.cleared, self.end) = (0, message.len(), needed);
@@ -247,10 +241,10 @@ impl Lane {
     /// Puts a message of hopend's own behind everything that was let through.
     pub(super) fn append(&mut self, message: &[u8]) {
         debug_assert!(self.cleared == self.end, "nothing may wait");
-        self.buffer.truncate(self.end);
-        self.buffer.extend_from_slice(message);
-        self.end = self.buffer.len();
-        self.cleared = self.end;
+        let end = self.end + message.len();
+        self.buffer.hold(end);
+        self.buffer[self.end..end].copy_from_slice(message);
+        (self.cleared, self.end) = (end, end);
     }
 
     /// Whether a message that has come is held back.
@@ -276,10 +270,11 @@ impl Lane {
         }
     }
 
-    /// A lane that waits for something to read holds no large buffer.
+    /// A lane that waits for something to read holds no buffer.
     fn give_back(&mut self) {
-        if self.start == self.end && self.buffer.len() > SMALL {
-            self.buffer = vec![0; SMALL];
+        if self.start == self.end {
+            (self.start, self.cleared, self.end) = (0, 0, 0);
+            self.buffer.give_back();
         }
     }
 }

@@ -4,6 +4,7 @@ mod ask;
 mod dial;
 mod stream;
 pub mod tls;
+mod tls_stream;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +16,6 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::config::Address;
 use crate::error::ErrorKind;
@@ -23,6 +23,7 @@ use crate::q::handshake::Hello;
 pub use ask::{AskError, ask};
 pub use dial::{connect, resolve};
 pub use stream::UpstreamStream;
+pub use tls_stream::TlsStream;
 
 /// Why a kdb+ could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -200,13 +201,12 @@ pub async fn shake_hands(
     address: &Address,
     tls: &Arc<ClientConfig>,
     tcp: TcpStream,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, UpstreamError> {
+) -> Result<TlsStream, UpstreamError> {
     let name =
         ServerName::try_from(address.host.clone()).map_err(|_| UpstreamError::ServerName {
             address: address.clone(),
         })?;
-    TlsConnector::from(Arc::clone(tls))
-        .connect(name, tcp)
+    TlsStream::connect(Arc::clone(tls), name, tcp)
         .await
         .map_err(|source| UpstreamError::Tls {
             address: address.clone(),

@@ -1,0 +1,409 @@
+//! TLS towards kdb+, over rustls' unbuffered interface: records are read from the socket by the
+//! hundred kilobytes rather than by four, and an idle connection holds no buffer.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+};
+use rustls::{ClientConfig, CommonState};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::buffer::{self, Buffer};
+
+/// Plaintext that is encrypted at a time: the records fit into a [`Buffer`] with what TLS adds to
+/// each, and a key update beside them.
+const PLAINTEXT: usize = 7 * 16 * 1024;
+
+/// A TLS connection to a server, past its handshake.
+pub struct TlsStream {
+    tcp: TcpStream,
+    tls: UnbufferedClientConnection,
+    incoming: Window,
+    /// Decrypted, for want of room where it was asked for.
+    plain: Plain,
+    outgoing: Window,
+    /// The server has said that nothing follows.
+    closed: bool,
+    /// That nothing follows has been said to the server.
+    told: bool,
+    /// What went wrong behind plaintext that was handed out first.
+    failed: Option<io::Error>,
+}
+
+/// A buffer with the part that holds something.
+#[derive(Debug, Default)]
+struct Window {
+    buffer: Buffer,
+    start: usize,
+    end: usize,
+}
+
+/// Plaintext that waits to be read.
+#[derive(Debug, Default)]
+struct Plain {
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+/// Where the protocol stands once everything that came has been looked at.
+enum Standing {
+    /// More has to come before anything can be sent.
+    Handshake,
+    /// Data may flow.
+    Traffic,
+    /// There is plaintext, and no room for it.
+    Full,
+}
+
+impl TlsStream {
+    /// Shakes hands with the server, whose certificate has to be for `name`.
+    ///
+    /// # Errors
+    /// The connection broke, or a `rustls::Error` within the `io::Error`.
+    pub async fn connect(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        tcp: TcpStream,
+    ) -> io::Result<Self> {
+        let tls = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
+        let mut stream = Self {
+            tcp,
+            tls,
+            incoming: Window::default(),
+            plain: Plain::default(),
+            outgoing: Window::default(),
+            closed: false,
+            told: false,
+            failed: None,
+        };
+        std::future::poll_fn(|context| stream.poll_handshake(context)).await?;
+        Ok(stream)
+    }
+
+    /// The socket, and what was agreed on.
+    pub fn get_ref(&self) -> (&TcpStream, &CommonState) {
+        (&self.tcp, &self.tls)
+    }
+
+    fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let standing = self.advance(None);
+            if standing.is_err() {
+                // The reason is in the queue as well: the server may want to log it.
+                let _ = self.advance(None);
+                let _ = self.poll_send(context);
+            }
+            let standing = standing?;
+            ready!(self.poll_send(context))?;
+            match standing {
+                Standing::Handshake if self.closed => {
+                    return Poll::Ready(Err(ended()));
+                }
+                Standing::Handshake => {
+                    if ready!(self.poll_receive(context))? == 0 {
+                        return Poll::Ready(Err(ended()));
+                    }
+                }
+                Standing::Traffic | Standing::Full => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    /// Looks at what came, until all of it is used up: plaintext goes to `room`, or waits in
+    /// `self.plain` where nobody reads; what the protocol itself has to say goes to `self.outgoing`.
+    fn advance(&mut self, mut room: Option<&mut ReadBuf<'_>>) -> io::Result<Standing> {
+        loop {
+            let incoming = &mut self.incoming;
+            let bytes = &mut incoming.buffer[incoming.start..incoming.end];
+            let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(bytes);
+            let mut standing = None;
+            match state {
+                Err(error) => {
+                    self.incoming.consume(discard);
+                    return Err(invalid(error));
+                }
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(length) = traffic.peek_len() {
+                        let fits = room
+                            .as_ref()
+                            .is_none_or(|room| room.remaining() >= length.get());
+                        let begun = room.as_ref().is_some_and(|room| !room.filled().is_empty());
+                        if !fits && begun {
+                            standing = Some(Standing::Full);
+                            break;
+                        }
+                        let Some(record) = traffic.next_record() else {
+                            break;
+                        };
+                        let record = record.map_err(invalid)?;
+                        discard += record.discard;
+                        match &mut room {
+                            Some(room) => {
+                                let now = record.payload.len().min(room.remaining());
+                                let (now, later) = record.payload.split_at(now);
+                                room.put_slice(now);
+                                self.plain.push(later);
+                            }
+                            None => self.plain.push(record.payload),
+                        }
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    let outgoing = &mut self.outgoing;
+                    let space = outgoing.space();
+                    let written = match data.encode(space) {
+                        Ok(written) => written,
+                        Err(error) => return Err(too_small(&error)),
+                    };
+                    outgoing.end += written;
+                }
+                // What is in `outgoing` leaves in the order it came in.
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => self.closed = true,
+                Ok(ConnectionState::Closed) => standing = Some(Standing::Traffic),
+                Ok(ConnectionState::BlockedHandshake) => standing = Some(Standing::Handshake),
+                Ok(ConnectionState::WriteTraffic(_)) => standing = Some(Standing::Traffic),
+                Ok(other) => return Err(invalid(format!("TLS came to {other:?}"))),
+            }
+            self.incoming.consume(discard);
+            if let Some(standing) = standing {
+                return Ok(standing);
+            }
+        }
+    }
+
+    /// Encrypts as much of `bytes` as fits behind what waits to be sent.
+    fn encrypt(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.advance(None)?;
+        let incoming = &mut self.incoming;
+        let waiting = &mut incoming.buffer[incoming.start..incoming.end];
+        let UnbufferedStatus { discard, state } = self.tls.process_tls_records(waiting);
+        let encrypted = match state.map_err(invalid)? {
+            ConnectionState::WriteTraffic(mut traffic) => {
+                let bytes = &bytes[..bytes.len().min(PLAINTEXT)];
+                let space = self.outgoing.space();
+                let written = traffic.encrypt(bytes, space).map_err(|error| match error {
+                    EncryptError::InsufficientSize(error) => insufficient(error),
+                    EncryptError::EncryptExhausted => invalid(error),
+                })?;
+                self.outgoing.end += written;
+                bytes.len()
+            }
+            _ => return Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        self.incoming.consume(discard);
+        Ok(encrypted)
+    }
+
+    /// Decrypts what has come into `room`, which is empty. Ready without a byte at the end.
+    fn poll_decrypt(
+        &mut self,
+        context: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.plain.read(room);
+        if let (true, Some(error)) = (room.filled().is_empty(), self.failed.take()) {
+            return Poll::Ready(Err(error));
+        }
+        loop {
+            if room.filled().is_empty() || self.incoming.start < self.incoming.end {
+                self.advance(Some(room))?;
+            }
+            // An answer to a key update leaves with the next bytes at the latest.
+            if self.outgoing.start < self.outgoing.end {
+                let _ = self.poll_send(context)?;
+            }
+            if !room.filled().is_empty() || self.closed {
+                return Poll::Ready(Ok(()));
+            }
+            if ready!(self.poll_receive(context))? == 0 {
+                // Without a word of TLS before it, this may be a cut.
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// Sends what waits to be sent.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let outgoing = &mut self.outgoing;
+        while outgoing.start < outgoing.end {
+            let bytes = &outgoing.buffer[outgoing.start..outgoing.end];
+            let sent = ready!(Pin::new(&mut self.tcp).poll_write(context, bytes))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            outgoing.consume(sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Receives what has come; the count of bytes, 0 at the end of the connection.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let incoming = &mut self.incoming;
+        let mut space = ReadBuf::new(incoming.space());
+        let received = Pin::new(&mut self.tcp).poll_read(context, &mut space);
+        let count = space.filled().len();
+        incoming.end += count;
+        if incoming.start == incoming.end {
+            incoming.clear();
+        }
+        ready!(received)?;
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let stream = self.get_mut();
+        let mut free = ReadBuf::new(room.initialize_unfilled());
+        let polled = if free.remaining() == 0 {
+            Poll::Ready(Ok(()))
+        } else {
+            stream.poll_decrypt(context, &mut free)
+        };
+        let count = free.filled().len();
+        room.advance(count);
+        match polled {
+            Poll::Ready(Err(error)) if count > 0 => {
+                stream.failed = Some(error);
+                Poll::Ready(Ok(()))
+            }
+            polled => polled,
+        }
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let stream = self.get_mut();
+        ready!(stream.poll_send(context))?;
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let count = stream.encrypt(bytes)?;
+        // What does not leave now leaves with the next write or flush.
+        match stream.poll_send(context) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(count)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_send(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = self.get_mut();
+        ready!(stream.poll_send(context))?;
+        if !stream.told {
+            stream.told = true;
+            stream.say_closed();
+        }
+        ready!(stream.poll_send(context))?;
+        Pin::new(&mut stream.tcp).poll_shutdown(context)
+    }
+}
+
+impl TlsStream {
+    /// Queues the word that nothing follows. A connection that is past it needs none.
+    fn say_closed(&mut self) {
+        if self.advance(None).is_err() {
+            return;
+        }
+        let incoming = &mut self.incoming;
+        let waiting = &mut incoming.buffer[incoming.start..incoming.end];
+        let UnbufferedStatus { discard, state } = self.tls.process_tls_records(waiting);
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state {
+            let written = traffic.queue_close_notify(self.outgoing.space());
+            self.outgoing.end += written.unwrap_or_default();
+        }
+        self.incoming.consume(discard);
+    }
+}
+
+impl std::fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("tcp", &self.tcp)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Window {
+    /// The free part behind what it holds.
+    fn space(&mut self) -> &mut [u8] {
+        self.buffer.lend();
+        if self.start > 0 && self.end > buffer::SIZE / 2 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Forgets what stands first; a window that holds nothing has no buffer.
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+        self.buffer.give_back();
+    }
+}
+
+impl Plain {
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn read(&mut self, room: &mut ReadBuf<'_>) {
+        let waiting = &self.bytes[self.read..];
+        let count = waiting.len().min(room.remaining());
+        room.put_slice(&waiting[..count]);
+        self.read += count;
+        if self.read == self.bytes.len() {
+            *self = Self::default();
+        }
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the connection ended within the TLS handshake",
+    )
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+fn too_small(error: &EncodeError) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+fn insufficient(error: InsufficientSizeError) -> io::Error {
+    io::Error::other(format!(
+        "a buffer of {} bytes is too small for a TLS record",
+        error.required_size
+    ))
+}
