@@ -28,6 +28,7 @@ mod identity;
 mod keepalive;
 mod logins;
 mod nodes;
+mod policies;
 mod readme;
 mod real_clients;
 mod reload;

@@ -291,7 +291,7 @@ impl Route {
         }
     }
 
-    /// A cluster of FinSpace says nothing when it refuses; a string that is new leaves one cause.
+    /// A cluster of FinSpace says nothing when it refuses; with a new string it is likely the policy.
     fn refused_anew(&self, error: OpenError, user: &User) -> OpenError {
         match (error, &self.endpoint.target) {
             (
