@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::audit;
 use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties};
 use crate::client::ClientStream;
-use crate::config::{Endpoint, ListenAddress, User};
+use crate::config::{Endpoint, ListenAddress, Target, User};
+use crate::console;
 use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain};
 use crate::live::{Live, OpenSession};
@@ -49,6 +51,8 @@ pub struct Services {
     pub sessions: AtomicU64,
     /// What is open, and what went wrong last.
     pub live: Live,
+    /// What consoles have listed.
+    pub lists: console::Lists,
 }
 
 impl Services {
@@ -137,10 +141,17 @@ pub async fn serve(mut client: ClientStream, session: Session) {
         () = stopping.cutting() => Err(Refusal::Stopped),
     };
     match opened {
-        Ok(opened) => {
+        Ok(Opened { behind, early }) => {
             record.opened();
             let open = session.services.live.opened(&record);
-            relay(client, opened, &session, open, &record).await;
+            match behind {
+                Behind::Kdb(upstream) => {
+                    relay(client, (upstream, &early), &session, open, &record).await;
+                }
+                Behind::Console(user) => {
+                    console(client, (&user, &early), &session, open, &record).await;
+                }
+            }
         }
         Err(refusal) => {
             let (kind, reason, noise) = (refusal.kind(), chain(&refusal), refusal.is_noise());
@@ -155,9 +166,17 @@ pub async fn serve(mut client: ClientStream, session: Session) {
 }
 
 struct Opened {
-    upstream: Upstream,
+    behind: Behind,
     /// What the client sent behind its handshake.
     early: Vec<u8>,
+}
+
+/// Who answers.
+enum Behind {
+    /// A cluster, a node, or another kdb+.
+    Kdb(Upstream),
+    /// hopend itself, to this user.
+    Console(Arc<User>),
 }
 
 async fn open(
@@ -179,19 +198,26 @@ async fn open(
     let user = identify(services, endpoint, session.exposed, &peer, &hello).await?;
     record.user(&user);
 
-    let Reached { upstream, node } = session
-        .route
-        .open(&user, &hello, &services.credentials)
-        .await?;
-    record.reached(upstream.peer, node.as_deref());
+    let (behind, capability) = if let Target::Console { .. } = endpoint.target {
+        record.reached(&endpoint.target, None);
+        (Behind::Console(user), console::CAPABILITY)
+    } else {
+        let Reached { upstream, node } = session
+            .route
+            .open(&user, &hello, &services.credentials)
+            .await?;
+        record.reached(upstream.peer, node.as_deref());
+        let capability = upstream.capability;
+        (Behind::Kdb(upstream), capability)
+    };
 
     // By itself: some clients hang when a message arrives in the same read.
-    let answer = common_capability(hello.capability, upstream.capability);
+    let answer = common_capability(hello.capability, capability);
     client
         .write_all(&[answer])
         .await
         .map_err(|_| Refusal::Vanished)?;
-    Ok(Opened { upstream, early })
+    Ok(Opened { behind, early })
 }
 
 fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
@@ -272,15 +298,11 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
 
 async fn relay(
     mut client: ClientStream,
-    opened: Opened,
+    (mut upstream, early): (Upstream, &[u8]),
     session: &Session,
     mut open: OpenSession,
     record: &audit::Record,
 ) {
-    let Opened {
-        mut upstream,
-        early,
-    } = opened;
     let endpoint = session.route.endpoint();
     let plan = relay::Plan {
         keepalive: endpoint.keepalive.clone(),
@@ -288,7 +310,7 @@ async fn relay(
     };
     let end = {
         let meters = Arc::clone(open.meters());
-        let mut relay = Relay::new(&mut client, &mut upstream.stream, &early, &plan, &meters);
+        let mut relay = Relay::new(&mut client, &mut upstream.stream, early, &plan, &meters);
         let (mut draining, mut cutting) = (session.stopping.clone(), session.stopping.clone());
         let mut told = false;
         loop {
@@ -303,13 +325,7 @@ async fn relay(
             }
         }
     };
-    record.ended(end.kind(), &chain(&end), open.meters());
-    if let (Some(kind), Some(remedy)) = (end.kind(), end.remedy()) {
-        let reason = format!("{}; {remedy}", chain(&end));
-        session.services.live.failed(record, kind, &reason);
-    }
-    // What follows is tidying up.
-    drop(open);
+    report(&end, session, open, record);
     let resets = end.resets_client();
     drop(end);
     // Both sides take their time to notice; neither has to wait for the other.
@@ -325,4 +341,58 @@ async fn relay(
     } else {
         tokio::join!(client.close(), goodbye);
     }
+}
+
+/// A session that hopend itself answers.
+async fn console(
+    mut client: ClientStream,
+    (user, early): (&User, &[u8]),
+    session: &Session,
+    mut open: OpenSession,
+    record: &audit::Record,
+) {
+    let endpoint = session.route.endpoint();
+    let services = &session.services;
+    let status = || {
+        let services = Arc::clone(services);
+        spawn_blocking(move || services.status())
+    };
+    let dialled = record.server().map(|server| server.ip().to_canonical());
+    let meters = Arc::clone(open.meters());
+    let visit = console::Visit {
+        user: &user.name,
+        environment: match &endpoint.target {
+            Target::Console { environment } => environment.as_ref(),
+            _ => None,
+        },
+        dialled: dialled.filter(|address| !address.is_loopback()),
+        max_message: endpoint.max_message,
+        live: &services.live,
+        lists: &services.lists,
+        status: &status,
+        record,
+        meters: &meters,
+    };
+    let mut cutting = session.stopping.clone();
+    let end = tokio::select! {
+        end = console::serve(&visit, &mut client, early, session.stopping.clone()) => end,
+        () = cutting.cutting() => End::Cut,
+        uid = open.killed() => End::Killed { uid },
+    };
+    report(&end, session, open, record);
+    if end.resets_client() {
+        client.reset();
+    } else {
+        client.close().await;
+    }
+}
+
+/// The record of a session that is over. What follows it is only tidying up.
+fn report(end: &End, session: &Session, open: OpenSession, record: &audit::Record) {
+    record.ended(end.kind(), &chain(end), open.meters());
+    if let (Some(kind), Some(remedy)) = (end.kind(), end.remedy()) {
+        let reason = format!("{}; {remedy}", chain(end));
+        session.services.live.failed(record, kind, &reason);
+    }
+    drop(open);
 }

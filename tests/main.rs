@@ -22,6 +22,7 @@ mod bad_input;
 mod big_messages;
 mod boto3_judges_the_simulator;
 mod command;
+mod console;
 mod credentials;
 mod discovery;
 mod identity;

@@ -2,7 +2,7 @@
 
 use hopend::sim::{ApiFault, ClusterFault, Cut, Options, Simulator, Times};
 
-use crate::support::{Process, QClient, account, any_ports};
+use crate::support::{Process, QClient, account, any_ports, daemon_keys};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_in_any_log_line_at_the_finest_level() {
@@ -31,7 +31,7 @@ async fn everything_that_logs(format: &str) -> (String, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let path = sim.write_files(folder.path(), &account()).unwrap();
     let text = any_ports(std::fs::read_to_string(&path).unwrap());
-    let text = format!("{text}\n[daemon]\nlog = \"{format}\"\ndrain = \"100ms\"\n");
+    let text = daemon_keys(&text, &format!("log = \"{format}\"\ndrain = \"100ms\""));
     std::fs::write(&path, &text).unwrap();
     let mut daemon = Process::start(&[
         "run",

@@ -1,13 +1,18 @@
 //! The command line: one file a subcommand, each with its exit code.
 
 mod check;
+mod daemon;
 mod demo;
 mod discover;
 mod hash_password;
+mod kill;
+mod overview;
 mod policy;
 mod run;
+mod screen;
 mod signals;
 mod sim;
+mod status;
 mod table;
 
 use std::ffi::OsString;
@@ -68,6 +73,10 @@ enum Subcommands {
     Demo(demo::Arguments),
     /// Run a simulated FinSpace with kdb+ test doubles, and write a configuration for it
     Sim(sim::Arguments),
+    /// Show what a running daemon does: endpoints, sessions, credentials, the last errors
+    Status(status::Arguments),
+    /// End one session of a running daemon
+    Kill(kill::Arguments),
     /// List the clusters of an environment
     Clusters(discover::ClustersArguments),
     /// List the nodes of a cluster
@@ -117,6 +126,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Subcommands::Check(arguments) => check::run(&arguments),
         Subcommands::Demo(arguments) => demo::run(&arguments),
         Subcommands::Sim(arguments) => sim::run(&arguments),
+        Subcommands::Status(arguments) => status::run(&arguments),
+        Subcommands::Kill(arguments) => kill::run(&arguments),
         Subcommands::Clusters(arguments) => discover::clusters(&arguments),
         Subcommands::Nodes(arguments) => discover::nodes(&arguments),
         Subcommands::ConnectionString(arguments) => discover::connection_string(&arguments),

@@ -11,6 +11,8 @@ use std::time::Duration;
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 
+use crate::config::{LONGEST_SOCKET_PATH, fits_a_socket};
+
 use super::state::{BASE64, random};
 use super::{REGION, SimError, Simulator};
 
@@ -78,9 +80,10 @@ impl Simulator {
     ) -> Result<String, SimError> {
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let file = |name: &str| quoted(&dir.join(name).to_string_lossy());
-        let [hdb, rdb, plain] = free_ports().map_err(SimError::Listen)?;
+        let [hdb, rdb, plain, console] = free_ports().map_err(SimError::Listen)?;
         let keepalive = self.keepalive();
         let (plain_port, plain_user, _) = self.plain();
+        let control = control(&dir.join("control"));
         let mut kx = String::new();
         if kx_user != account {
             let _ = writeln!(kx, "kx_user = {}", quoted(kx_user));
@@ -100,7 +103,7 @@ ca_file = {ca}
 [[user]]
 name = {account}
 os_user = {account}
-{kx}
+{kx}console = true
 [[user]]
 name = "{second}"
 password = "{hash}"          # the one in alice.password
@@ -121,7 +124,15 @@ listen = ["127.0.0.1:{plain}"]
 connect = [":tcps://localhost:{plain_port}"]
 login = {{ user = "{plain_user}", password_file = {plain_password} }}
 ca_file = {ca}
-{keepalive}"#,
+{keepalive}
+[[endpoint]]                  # hopend's own tables, and what a cluster's .aws functions tell
+name = "console"
+kind = "console"
+listen = ["127.0.0.1:{console}"]
+
+[daemon]
+{control}
+"#,
             id = self.environment_id(),
             credentials = file("credentials"),
             api = self.api_url(),
@@ -142,11 +153,24 @@ ca_file = {ca}
     }
 }
 
-/// Three ports that were free a moment ago, below those that the system gives to connections: one
+/// Where `hopend status` asks. A folder may be too deep for a socket; the daemon works all the same.
+fn control(path: &Path) -> String {
+    if fits_a_socket(path) {
+        return format!("control = {}", toml::Value::from(&*path.to_string_lossy()));
+    }
+    format!(
+        "# The path of a socket has at most {LONGEST_SOCKET_PATH} bytes, and DIR/control would have \
+         {}: hopend status\n# can't ask this daemon. Choose a shorter DIR, or write another path.\n\
+         control = \"off\"",
+        path.as_os_str().len()
+    )
+}
+
+/// Ports that were free a moment ago, below those that the system gives to connections: one
 /// of those could be taken again before it is listened on.
-fn free_ports() -> io::Result<[u16; 3]> {
+fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     let mut held = Vec::new();
-    let mut ports = [0; 3];
+    let mut ports = [0; N];
     for port in &mut ports {
         let listener = bind_somewhere()?;
         *port = listener.local_addr()?.port();
