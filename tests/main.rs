@@ -28,6 +28,7 @@ mod discovery;
 mod identity;
 mod keepalive;
 mod logins;
+mod man;
 mod nodes;
 mod policies;
 mod readme;
