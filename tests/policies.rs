@@ -78,20 +78,34 @@ impl Place {
         App::start(config, Arc::new(Sources::default()), Clock::system()).unwrap()
     }
 
-    /// Whether every user gets an answer from every cluster.
-    async fn works(&self, app: &App) -> bool {
+    /// Whether every user gets an answer from every cluster and from the console, if there is one;
+    /// else what the console says.
+    async fn works(&self, app: &App) -> Result<(), String> {
+        let mut said = self.console_works(app).await;
         let password = std::fs::read_to_string(self.folder.path().join("alice.password")).unwrap();
-        let mut all = true;
         for endpoint in ["hdb", "rdb"] {
             for (user, password) in [("", ""), ("alice", password.trim_end())] {
                 let opened = QClient::open(address_of(app, endpoint), user, password).await;
-                all &= match opened {
-                    Ok(mut handle) => handle.ask("1+1").await == Ok(Value::Long(2)),
-                    Err(_) => false,
+                let answer = match opened {
+                    Ok(mut handle) => handle.ask("1+1").await,
+                    Err(_) => Err("no handle".into()),
                 };
+                said = said.and(answer.map(|answer| assert_eq!(answer, Value::Long(2))));
             }
         }
-        all
+        said
+    }
+
+    async fn console_works(&self, app: &App) -> Result<(), String> {
+        if !app.addresses().iter().any(|(name, _)| name == "console") {
+            return Ok(());
+        }
+        let opened = QClient::open(address_of(app, "console"), "", "").await;
+        let mut handle = opened.unwrap();
+        for question in ["clusters[]", "cluster_nodes[\"rdb-cluster\"]"] {
+            handle.ask(&format!(".aws.list_kx_{question}")).await?;
+        }
+        Ok(())
     }
 }
 
@@ -160,39 +174,53 @@ fn without(policies: &Json, list: &str, item: &Json) -> Json {
 async fn enough_and_no_more(place: &Place, policies: &Json) -> usize {
     let (log, guard) = Log::capture();
     place.apply(policies);
-    assert!(place.works(&place.daemon()).await, "{}", log.text());
+    let works = place.works(&place.daemon()).await;
+    assert_eq!(works, Ok(()), "{}", log.text());
     drop(guard);
     let lesser = one_less(policies);
     for (lesser, missing) in &lesser {
         let (log, _guard) = Log::capture();
         place.apply(lesser);
         let app = place.daemon();
-        assert!(
-            !place.works(&app).await,
-            "works without {missing:?}: {lesser:#}"
-        );
+        let Err(said) = place.works(&app).await else {
+            panic!("works without {missing:?}: {lesser:#}");
+        };
         let text = log.text();
-        let mut refusals = text.lines().filter(|line| line.contains("session refused"));
+        let mut refusals = text
+            .lines()
+            .filter(|line| line.contains("session refused"))
+            .chain([&*said]);
         assert!(
             refusals.any(|line| missing.iter().any(|action| line.contains(&**action))),
-            "no word of {missing:?} in\n{text}"
+            "no word of {missing:?} in {said}\n{text}"
         );
     }
     lesser.len()
 }
 
 #[tokio::test]
-async fn users_whose_role_is_asked_of_finspace() {
+async fn users_whose_role_is_asked_of_finspace_and_a_console() {
     let place = Place::with(|_, text| text).await;
     let policies = place.policies(&["--ask"]).await;
     let tried = enough_and_no_more(&place, &policies).await;
-    // The daemon's three actions and two users and roles each; of each role two actions, two
-    // clusters, two actions of trust and a name.
-    assert_eq!(tried, (3 + 2 + 2) + 2 * (2 + 2 + 2 + 1));
+    // Of the daemon an action and two users, two actions and two roles, and for the console two
+    // times an action and its resource; of each role two actions, two clusters, two actions of trust
+    // and a name.
+    assert_eq!(tried, (1 + 2) + (2 + 2) + 2 * (1 + 1) + 2 * (2 + 2 + 2 + 1));
     assert!(policies.to_string().contains("finspace:GetKxUser"));
 }
 
-fn with_roles(sim: &Simulator, text: String) -> String {
+/// Without the endpoint that is a console.
+fn without_console(text: &str) -> String {
+    let name = text.find("name = \"console\"").unwrap();
+    let start = text[..name].rfind("[[endpoint]]").unwrap();
+    let end = text.find("[daemon]").unwrap();
+    format!("{}{}", &text[..start], &text[end..])
+}
+
+/// With role_arn for each user, and no console.
+fn with_roles(sim: &Simulator, text: &str) -> String {
+    let text = without_console(text);
     let mut user = String::new();
     let lines = text.lines().map(|line| {
         if let Some(name) = line.strip_prefix("name = ") {
@@ -210,7 +238,7 @@ fn with_roles(sim: &Simulator, text: String) -> String {
 
 #[tokio::test]
 async fn users_whose_role_is_configured_and_a_daemon_that_alone_is_trusted() {
-    let place = Place::with(with_roles).await;
+    let place = Place::with(|sim, text| with_roles(sim, &text)).await;
     let daemon = place.sim.base_arn();
     let policies = place.policies(&["--daemon-role", &daemon]).await;
     let trust = &policies["roles"][0]["trust"]["Statement"][0];
@@ -222,7 +250,7 @@ async fn users_whose_role_is_configured_and_a_daemon_that_alone_is_trusted() {
 #[tokio::test]
 async fn nodes_that_are_chosen_here() {
     let place = Place::with(|sim, text| {
-        let text = with_roles(sim, text);
+        let text = with_roles(sim, &text);
         text.replace("-cluster\"\n", "-cluster\"\nnode = \"spread\"\n")
     })
     .await;
@@ -234,7 +262,7 @@ async fn nodes_that_are_chosen_here() {
 #[tokio::test]
 async fn a_node_whose_string_the_cluster_gives() {
     let place = Place::with(|sim, text| {
-        let mut text = with_roles(sim, text);
+        let mut text = with_roles(sim, &text);
         for short in ["hdb", "rdb"] {
             let cluster = format!("cluster = \"{short}-cluster\"\n");
             let node = format!("{cluster}node = \"sim-{short}-node-2\"\nnode_via = \"cluster\"\n");
@@ -259,7 +287,7 @@ async fn a_node_whose_string_the_cluster_gives() {
 
 #[tokio::test]
 async fn a_policy_that_is_enforced_allows_nothing_else() {
-    let place = Place::with(|_, text| text).await;
+    let place = Place::with(|_, text| without_console(&text)).await;
     let config = place.config.to_str().unwrap();
     let (code, ..) = hopend(&["clusters", "--config", config]).await;
     assert_eq!(code, Some(0));
