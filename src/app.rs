@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -15,6 +15,7 @@ use crate::admin;
 use crate::auth::{Authenticator, Penalties};
 use crate::config::{self, Config, Endpoint, ListenAddress};
 use crate::console::Lists;
+use crate::control;
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::chain;
 use crate::listener::{self, BindError, Listener, Served};
@@ -121,6 +122,8 @@ pub struct App {
     stop: Stop,
     endpoints: HashMap<String, Running>,
     listeners: HashMap<Key, Bound>,
+    /// The control socket, if it could be bound.
+    control: Option<(PathBuf, JoinHandle<()>)>,
 }
 
 /// One endpoint with what its listeners share.
@@ -187,6 +190,7 @@ impl App {
             services,
             nodes,
             listeners: HashMap::new(),
+            control: None,
             config,
         };
         let mut first_failure = None;
@@ -238,6 +242,31 @@ impl App {
                 tracing::error!("[daemon] admin {address} can't be bound: {error}");
                 None
             }
+        }
+    }
+
+    /// Answers `hopend status` at the socket that the configuration names. The daemon does its work
+    /// without it, too.
+    fn start_control(&mut self) {
+        let wanted = self.config.daemon.control.as_deref();
+        if wanted == self.control.as_ref().map(|(path, _)| &**path) {
+            return;
+        }
+        if let Some((_, former)) = self.control.take() {
+            former.abort();
+        }
+        let Some(path) = wanted else { return };
+        match control::bind(path) {
+            Ok(listener) => {
+                let serving = tokio::spawn(control::serve(listener, Arc::clone(&self.services)));
+                self.control = Some((path.to_path_buf(), serving));
+            }
+            Err(error) => tracing::warn!(
+                "[daemon] control {} can't be bound ({}), so `hopend status` will not find this \
+                 daemon; set it to a path in a folder that the daemon may write to, or to \"off\"",
+                path.display(),
+                error.source
+            ),
         }
     }
 
@@ -296,7 +325,7 @@ impl App {
 
     /// Accepts no more, lets what is outstanding finish within the drain, cuts the rest.
     /// Credentials work until the end.
-    pub async fn stop(self) -> Summary {
+    pub async fn stop(mut self) -> Summary {
         let tasks = &self.services.tasks;
         let open = tasks.len();
         let limit = self.config.daemon.drain;
@@ -309,6 +338,11 @@ impl App {
             self.stop.cut();
             // A task that does not end even then ends with the process.
             let _ = timeout(CUT_GRACE, tasks.wait()).await;
+        }
+        // Until here it could be asked what the drain waits for.
+        if let Some((_, control)) = self.control.take() {
+            control.abort();
+            let _ = control.await;
         }
         tracing::info!(sessions = open, cut, "stopped");
         Summary { open, cut }
@@ -372,7 +406,7 @@ impl App {
     }
 
     /// The configuration counts from here on: shows its endpoints and has their credentials fetched.
-    fn taken_over(&self) {
+    fn taken_over(&mut self) {
         let keys = keys(&self.config);
         let endpoints = self.config.endpoints.iter().filter_map(|endpoint| {
             let running = self.endpoints.get(&endpoint.name)?;
@@ -387,6 +421,7 @@ impl App {
         });
         self.services.live.serves(endpoints.collect());
         self.expect_credentials();
+        self.start_control();
     }
 
     /// Has the credentials of every endpoint and user fetched that are known beforehand.
@@ -406,6 +441,9 @@ impl Drop for App {
     fn drop(&mut self) {
         for bound in self.listeners.values() {
             bound.task.abort();
+        }
+        if let Some((_, control)) = &self.control {
+            control.abort();
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod client;
 pub mod config;
 pub mod connection_string;
 pub mod console;
+pub mod control;
 pub mod credential;
 pub mod error;
 pub mod finspace;

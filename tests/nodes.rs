@@ -100,7 +100,7 @@ async fn all_nodes_dead_is_an_error_and_one_back_is_enough() {
 #[tokio::test]
 async fn the_nearest_node_first_and_others_when_it_fails() {
     let stage = Stage::with(Options::default(), |text| {
-        with_lines(text, "node = \"zone\"") + "\n[daemon]\nzone = \"use1-az2\"\n"
+        with_lines(text, "node = \"zone\"").replace("[daemon]", "[daemon]\nzone = \"use1-az2\"")
     })
     .await;
     assert_eq!(opens(&stage, 5).await, [(NODES[1].to_owned(), 5)].into());

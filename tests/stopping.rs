@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Process, QClient, account, any_ports, process};
+use crate::support::{Process, QClient, account, any_ports, daemon_keys, process};
 
 /// A daemon of its own in front of a simulator, its log up to `ready` read.
 struct Daemon {
@@ -54,8 +54,8 @@ async fn daemon(edit: impl FnOnce(String) -> String, environment: &[(&str, &str)
 }
 
 fn drain(limit: &str) -> impl FnOnce(String) -> String {
-    let daemon = format!("\n[daemon]\ndrain = \"{limit}\"\n");
-    move |text| text + &daemon
+    let drain = format!("drain = \"{limit}\"");
+    move |text| daemon_keys(&text, &drain)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +157,7 @@ async fn health_is_ready_until_the_drain_and_alive_to_the_end() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = free.local_addr().unwrap();
     drop(free);
-    let limited = move |text: String| format!("{text}\n[daemon]\nadmin = \"{admin}\"\n");
+    let limited = move |text: String| daemon_keys(&text, &format!("admin = \"{admin}\""));
     let mut daemon = daemon(limited, &[]).await;
     let status = async |path: &str| {
         let mut stream = TcpStream::connect(admin).await.unwrap();

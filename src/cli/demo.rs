@@ -79,6 +79,9 @@ A shell, with nothing installed (the last byte but seven of the answer is 2):
   bash -c 'exec 3<>/dev/tcp/localhost/{port}
   printf ":\6\0\1\1\0\0\21\0\0\0\12\0\3\0\0\0001+1" >&3; head -c 18 <&3 | od -An -tx1'
 
+Who is connected, live (q ends it):
+  hopend status --watch --config {config}
+
 Another user, by password:
   h:hopen `$":localhost:{port}:alice:",first read0`:{password}
 

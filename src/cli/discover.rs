@@ -1,16 +1,20 @@
 //! `hopend clusters`, `hopend nodes` and `hopend connection-string`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::table::Table;
-use super::{ConfigArgument, Exit, complain, runtime, say};
+use super::{ConfigArgument, Exit, complain, runtime, screen};
 use crate::config::{self, Config, Environment, NodeVia, User};
 use crate::credential::{Fetch, FetchError, Recipe, Sources};
 use crate::error::ErrorKind;
 use crate::finspace::{AwsError, FinSpace};
+
+/// Between two looks of `--watch`: each is a call of the API.
+const EVERY: Duration = Duration::from_secs(5);
 
 /// Where to look, as whom, and how to print what is found.
 #[derive(Debug, clap::Args)]
@@ -24,6 +28,9 @@ struct Looking {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Look again every five seconds, until q or Ctrl-C
+    #[arg(long)]
+    watch: bool,
 }
 
 /// Which environment of which configuration.
@@ -80,76 +87,80 @@ enum Via {
 
 pub(super) fn clusters(arguments: &ClustersArguments) -> Exit {
     let looking = &arguments.looking;
-    ask(&looking.place, async |config, environment| {
-        let user = looking.user(config)?;
-        let clusters = FinSpace::default()
-            .clusters(&environment, user.as_deref())
-            .await?;
-        if looking.json {
-            let rows = clusters.iter().map(|cluster| {
-                json!({
-                    "cluster_name": cluster.name,
-                    "cluster_type": cluster.kind,
-                    "status": cluster.status,
-                    "description": cluster.description,
-                })
-            });
-            say(serde_json::Value::from_iter(rows));
-            return Ok(());
-        }
-        let mut table = Table::new(["NAME", "TYPE", "STATUS", "DESCRIPTION"]);
-        for cluster in clusters {
-            table.row([
-                cluster.name,
-                cluster.kind,
-                cluster.status,
-                cluster.description,
-            ]);
-        }
-        say(table);
-        Ok(())
-    })
+    let aws = FinSpace::default();
+    ask(
+        &looking.place,
+        looking.every(),
+        async |config, environment| {
+            let user = looking.user(config)?;
+            let clusters = aws.clusters(environment, user.as_deref()).await?;
+            if looking.json {
+                let rows = clusters.iter().map(|cluster| {
+                    json!({
+                        "cluster_name": cluster.name,
+                        "cluster_type": cluster.kind,
+                        "status": cluster.status,
+                        "description": cluster.description,
+                    })
+                });
+                return Ok(serde_json::Value::from_iter(rows).to_string());
+            }
+            let mut table = Table::new(["NAME", "TYPE", "STATUS", "DESCRIPTION"]);
+            for cluster in clusters {
+                table.row([
+                    cluster.name,
+                    cluster.kind,
+                    cluster.status,
+                    cluster.description,
+                ]);
+            }
+            Ok(table.to_string())
+        },
+    )
 }
 
 pub(super) fn nodes(arguments: &NodesArguments) -> Exit {
     let looking = &arguments.looking;
-    ask(&looking.place, async |config, environment| {
-        let user = looking.user(config)?;
-        let nodes = FinSpace::default()
-            .nodes(&environment, &arguments.cluster, user.as_deref())
-            .await?;
-        let rows = nodes.into_iter().map(|node| {
-            let launched = node
-                .launched
-                .and_then(|time| Timestamp::try_from(time).ok())
-                .map_or_else(String::new, |time| format!("{time:.0}"));
-            [node.id, node.zone, launched, node.status]
-        });
-        if looking.json {
-            let rows = rows.map(|[id, zone, launched, status]| {
+    let aws = FinSpace::default();
+    ask(
+        &looking.place,
+        looking.every(),
+        async |config, environment| {
+            let user = looking.user(config)?;
+            let nodes = aws
+                .nodes(environment, &arguments.cluster, user.as_deref())
+                .await?;
+            let rows = nodes.into_iter().map(|node| {
+                let launched = node
+                    .launched
+                    .and_then(|time| Timestamp::try_from(time).ok())
+                    .map_or_else(String::new, |time| format!("{time:.0}"));
+                [node.id, node.zone, launched, node.status]
+            });
+            if looking.json {
+                let rows = rows.map(|[id, zone, launched, status]| {
                 json!({ "node_id": id, "az_id": zone, "launch_time": launched, "status": status })
             });
-            say(serde_json::Value::from_iter(rows));
-            return Ok(());
-        }
-        let mut table = Table::new(["NODE", "ZONE", "LAUNCHED", "STATUS"]);
-        for row in rows {
-            table.row(row);
-        }
-        say(table);
-        Ok(())
-    })
+                return Ok(serde_json::Value::from_iter(rows).to_string());
+            }
+            let mut table = Table::new(["NODE", "ZONE", "LAUNCHED", "STATUS"]);
+            for row in rows {
+                table.row(row);
+            }
+            Ok(table.to_string())
+        },
+    )
 }
 
 pub(super) fn connection_string(arguments: &StringArguments) -> Exit {
-    ask(&arguments.place, async |config, environment| {
+    ask(&arguments.place, None, async |config, environment| {
         let user = user(config, &arguments.user)?;
         let via = match arguments.node_via {
             Via::Api => NodeVia::Api,
             Via::Cluster => NodeVia::Cluster,
         };
         let recipe = Recipe::FinSpace {
-            environment,
+            environment: Arc::clone(environment),
             cluster: arguments.cluster.clone(),
             node: arguments.node.clone().map(|node| (node, via)),
             kx_user: user.kx_user.clone(),
@@ -162,12 +173,15 @@ pub(super) fn connection_string(arguments: &StringArguments) -> Exit {
             .map_or_else(String::new, |address| address.to_string());
         complain("This is a secret: whoever has it is that user until it expires.");
         let password = String::from_utf8_lossy(credential.password.expose());
-        say(format_args!("{address}:{}:{password}", credential.user));
-        Ok(())
+        Ok(format!("{address}:{}:{password}", credential.user))
     })
 }
 
 impl Looking {
+    fn every(&self) -> Option<Duration> {
+        self.watch.then_some(EVERY)
+    }
+
     fn user(&self, config: &Config) -> Result<Option<Arc<User>>, Failed> {
         self.user
             .as_deref()
@@ -214,10 +228,12 @@ impl From<FetchError> for Failed {
     }
 }
 
-/// Reads the configuration, finds the environment, and asks AWS about it.
+/// Reads the configuration, finds the environment, asks about it and prints the answer; again and
+/// again with `every`.
 fn ask(
     place: &Place,
-    question: impl AsyncFnOnce(&Config, Arc<Environment>) -> Result<(), Failed>,
+    every: Option<Duration>,
+    question: impl AsyncFn(&Config, &Arc<Environment>) -> Result<String, Failed> + Copy,
 ) -> Exit {
     let config = match config::load(&place.config.config) {
         Ok(config) => config,
@@ -230,15 +246,17 @@ fn ask(
         Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
-    let answered = match choose(&config, place.environment.as_deref()) {
-        Ok(environment) => runtime.block_on(question(&config, environment)),
-        Err(why) => Err(Failed {
-            kind: ErrorKind::Configuration,
-            why,
-        }),
+    let environment = match choose(&config, place.environment.as_deref()) {
+        Ok(environment) => environment,
+        Err(why) => {
+            complain(format_args!("hopend: {why}"));
+            return Exit::Configuration;
+        }
     };
-    match answered {
-        Ok(()) => Exit::Ok,
+    let look = || runtime.block_on(question(&config, &environment));
+    match screen::print(every, look, |failed: Failed| failed.why) {
+        Ok(Ok(())) => Exit::Ok,
+        Ok(Err(error)) => screen::unusable(&error),
         Err(Failed { kind, why }) => {
             complain(format_args!("hopend: {why}"));
             match kind {

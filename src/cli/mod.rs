@@ -1,12 +1,18 @@
 //! The command line: one file a subcommand, each with its exit code.
 
 mod check;
+mod daemon;
 mod demo;
 mod discover;
 mod hash_password;
+mod kill;
+mod overview;
+mod policy;
 mod run;
+mod screen;
 mod signals;
 mod sim;
+mod status;
 mod table;
 
 use std::ffi::OsString;
@@ -67,12 +73,19 @@ enum Subcommands {
     Demo(demo::Arguments),
     /// Run a simulated FinSpace with kdb+ test doubles, and write a configuration for it
     Sim(sim::Arguments),
+    /// Show what a running daemon does: endpoints, sessions, credentials, the last errors
+    Status(status::Arguments),
+    /// End one session of a running daemon
+    Kill(kill::Arguments),
     /// List the clusters of an environment
     Clusters(discover::ClustersArguments),
     /// List the nodes of a cluster
     Nodes(discover::NodesArguments),
     /// Print a user's signed connection string for a cluster, for debugging. It is a secret
     ConnectionString(discover::StringArguments),
+    /// Print the least IAM policies that the configuration needs
+    #[command(long_about = policy::ABOUT, after_long_help = policy::EXAMPLES)]
+    Policy(policy::Arguments),
     /// Make a hash for `password` of a [[user]]
     HashPassword(hash_password::Arguments),
 }
@@ -113,9 +126,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Subcommands::Check(arguments) => check::run(&arguments),
         Subcommands::Demo(arguments) => demo::run(&arguments),
         Subcommands::Sim(arguments) => sim::run(&arguments),
+        Subcommands::Status(arguments) => status::run(&arguments),
+        Subcommands::Kill(arguments) => kill::run(&arguments),
         Subcommands::Clusters(arguments) => discover::clusters(&arguments),
         Subcommands::Nodes(arguments) => discover::nodes(&arguments),
         Subcommands::ConnectionString(arguments) => discover::connection_string(&arguments),
+        Subcommands::Policy(arguments) => policy::run(&arguments),
         Subcommands::HashPassword(arguments) => hash_password::run(&arguments),
     };
     exit.code().into()

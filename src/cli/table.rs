@@ -6,17 +6,29 @@ use std::fmt;
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
+    right: [bool; N],
 }
 
 impl<const N: usize> Table<N> {
     pub(super) fn new(headings: [&str; N]) -> Self {
         Self {
             rows: vec![headings.map(str::to_owned)],
+            right: [false; N],
         }
     }
 
+    /// With these columns, from 0, aligned to the right.
+    pub(super) fn right(mut self, columns: impl IntoIterator<Item = usize>) -> Self {
+        for column in columns {
+            self.right[column] = true;
+        }
+        self
+    }
+
+    /// Adds a row. What a terminal would take for an order is shown as a blank.
     pub(super) fn row(&mut self, row: [String; N]) {
-        self.rows.push(row);
+        self.rows
+            .push(row.map(|cell| cell.replace(char::is_control, " ")));
     }
 }
 
@@ -33,9 +45,12 @@ impl<const N: usize> fmt::Display for Table<N> {
             .rows
             .iter()
             .map(|row| {
-                let cells = row.iter().zip(widths);
+                let cells = row.iter().zip(widths).zip(self.right);
                 let padded: Vec<_> = cells
-                    .map(|(cell, width)| format!("{cell:width$}"))
+                    .map(|((cell, width), right)| match right {
+                        true => format!("{cell:>width$}"),
+                        false => format!("{cell:width$}"),
+                    })
                     .collect();
                 padded.join("  ").trim_end().to_owned()
             })
@@ -57,5 +72,12 @@ mod tests {
             table.to_string(),
             "NAME         X\na            long\nzoë-cluster"
         );
+    }
+
+    #[test]
+    fn numbers_stand_below_each_other_and_control_characters_do_nothing() {
+        let mut table = Table::new(["COUNT", "WHAT"]).right([0]);
+        table.row(["7".into(), "one\x1b[2J\ntwo".into()]);
+        assert_eq!(table.to_string(), "COUNT  WHAT\n    7  one [2J two");
     }
 }

@@ -1,14 +1,14 @@
 //! Addresses to listen on and addresses to dial.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::invalid::Invalid;
 use super::{Address, ListenAddress};
 
 /// Longest path the kernel takes for a socket: `sun_path` less its NUL.
-const LONGEST_SOCKET_PATH: usize = 107;
+pub(crate) const LONGEST_SOCKET_PATH: usize = 107;
 
 impl ListenAddress {
     /// Whether only this host can reach it.
@@ -29,6 +29,11 @@ impl ListenAddress {
             _ => self == other,
         }
     }
+}
+
+/// Whether the kernel takes a path for a socket.
+pub(crate) fn fits_a_socket(path: &Path) -> bool {
+    path.as_os_str().len() <= LONGEST_SOCKET_PATH
 }
 
 fn overlap(a: IpAddr, b: IpAddr) -> bool {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::address::{LONGEST_SOCKET_PATH, fits_a_socket};
 use super::endpoint::Claims;
 use super::reader::{Table, Value};
 use super::{Daemon, ListenAddress, LogFormat};
@@ -12,6 +13,9 @@ pub(super) const KEYS: &[&str] = &["admin", "log", "drain", "control", "zone"];
 
 /// Where the daemon is asked how it does.
 const CONTROL: &str = "/run/hopend/control";
+
+/// For a `daemon` that is no table.
+const REMEDY: &str = "write a table [daemon]";
 
 /// Longest drain: a day.
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -31,9 +35,7 @@ impl Default for Daemon {
 /// Reads `[daemon]`; all of it is optional.
 pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
     let mut daemon = Daemon::default();
-    let table = root
-        .get("daemon")
-        .and_then(|value| value.table("write a table [daemon]"));
+    let table = root.get("daemon").and_then(|value| value.table(REMEDY));
     let Some(table) = table else {
         return daemon;
     };
@@ -53,9 +55,7 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
     {
         daemon.drain = drain;
     }
-    if let Some(value) = table.get("control") {
-        daemon.control = control(&value);
-    }
+    daemon.control = control(&table);
     daemon.zone = table.get("zone").and_then(|zone| {
         zone.made_of(
             1..=32,
@@ -67,9 +67,31 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
     daemon
 }
 
+/// Reads `control` of `[daemon]`, whatever else stands there.
+pub(super) fn control_of(root: &Table<'_>) -> Option<PathBuf> {
+    match root.get("daemon").filter(|value| value.raw().is_table()) {
+        Some(value) => control(&value.table(REMEDY)?),
+        None => Daemon::default().control,
+    }
+}
+
 /// A path, or `"off"`.
-fn control(value: &Value<'_>) -> Option<PathBuf> {
-    (value.text()? != "off").then(|| value.path())?
+fn control(table: &Table<'_>) -> Option<PathBuf> {
+    let Some(value) = table.get("control") else {
+        return Daemon::default().control;
+    };
+    if value.text()? == "off" {
+        return None;
+    }
+    let path = value.path()?;
+    if !fits_a_socket(&path) {
+        value.problem(
+            "the path is too long for a socket",
+            format!("write a path of at most {LONGEST_SOCKET_PATH} bytes, or \"off\""),
+        );
+        return None;
+    }
+    Some(path)
 }
 
 fn admin(value: &Value<'_>, claims: &mut Claims) -> Option<SocketAddr> {

@@ -1,7 +1,7 @@
 //! The file as a whole.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 use zeroize::Zeroizing;
@@ -21,6 +21,29 @@ const KEYS: &[&str] = &["environment", "user", "endpoint", "daemon"];
 /// # Errors
 /// All problems at once.
 pub fn load(path: &Path) -> Result<Config, Problems> {
+    let text = text(path)?;
+    let mode = std::fs::metadata(path)
+        .ok()
+        .map(|metadata| metadata.permissions().mode());
+    read(&text, path, &system_account, mode)
+}
+
+/// Reads `[daemon] control` alone: where the daemon of a configuration file is asked, `None` for
+/// nowhere. The rest of the file may be wrong: a daemon that runs has read it when it was right.
+///
+/// # Errors
+/// What is wrong with the file or this value.
+pub fn control(path: &Path) -> Result<Option<PathBuf>, Problems> {
+    let text = text(path)?;
+    let source = Source::new(&text, path);
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let root = Table::root(&source, document.get_ref());
+    let control = daemon::control_of(&root);
+    source.conclude(Some(control))
+}
+
+/// The text of the file.
+fn text(path: &Path) -> Result<Zeroizing<String>, Problems> {
     let unreadable = |what: String, remedy: &str| {
         let problem = Problem {
             line: None,
@@ -38,15 +61,12 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         unreadable(format!("can't be read: {error}"), remedy)
     })?;
     let bytes = Zeroizing::new(bytes);
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
+    let text = std::str::from_utf8(&bytes).map(str::to_owned);
+    text.map(Zeroizing::new).map_err(|error| {
         let (before, _) = bytes.split_at(error.valid_up_to());
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         unreadable(format!("is not UTF-8 on line {line}"), "save it as UTF-8")
-    })?;
-    let mode = std::fs::metadata(path)
-        .ok()
-        .map(|metadata| metadata.permissions().mode());
-    read(text, path, &system_account, mode)
+    })
 }
 
 /// Checks a configuration, and the files that it names. `file` is what problems are told of; its

@@ -25,8 +25,9 @@ mod user;
 mod value;
 
 pub use account::{Accounts, system_account};
+pub(crate) use address::{LONGEST_SOCKET_PATH, fits_a_socket};
 pub use invalid::Invalid;
-pub use load::{load, parse};
+pub use load::{control, load, parse};
 pub use problem::{Problem, Problems};
 
 use std::fmt;

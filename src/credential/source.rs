@@ -116,8 +116,8 @@ impl From<AwsError> for FetchError {
             } else {
                 Retry::Refused
             },
+            remedy: error.advice(),
             message: error.message,
-            remedy: error.remedy,
         }
     }
 }

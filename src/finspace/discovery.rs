@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::error::Asked;
+use super::error::{Asked, partition_of};
 use super::{AwsError, FinSpace, StringRequest, finspace};
 use crate::config::{Environment, User};
 
@@ -50,9 +50,10 @@ impl FinSpace {
     ) -> Result<Vec<Cluster>, AwsError> {
         let (client, as_whom) = self.asker(environment, user).await?;
         let asked = asked(
-            "finspace:ListKxClusters",
+            &["finspace:ListKxClusters"],
             as_whom,
             format!("environment {}", environment.id),
+            arn(environment, ""),
         );
         let mut clusters = Vec::new();
         let mut next = None;
@@ -90,9 +91,10 @@ impl FinSpace {
     ) -> Result<Vec<Node>, AwsError> {
         let (client, as_whom) = self.asker(environment, user).await?;
         let asked = asked(
-            "finspace:ListKxClusterNodes",
+            &["finspace:ListKxClusterNodes"],
             as_whom,
             format!("cluster {cluster} in environment {}", environment.id),
+            arn(environment, &format!("/kxCluster/{cluster}")),
         );
         let mut pages = client
             .list_kx_cluster_nodes()
@@ -135,21 +137,36 @@ impl FinSpace {
         };
         let known = clients.user(&request).await?;
         let session = clients.assume_role(&known.role, &user.name).await?;
-        Ok((clients.as_role(session), Some(known.role)))
+        Ok((clients.as_role(&session), Some(known.role)))
     }
 }
 
-fn asked(action: &'static str, as_whom: Option<String>, resource: String) -> Asked {
+fn asked(
+    allow: &'static [&'static str; 1],
+    as_whom: Option<String>,
+    resource: String,
+    arn: String,
+) -> Asked {
+    let [action] = allow;
     let role = as_whom.clone();
     Asked {
         action,
+        allow,
         as_whom: as_whom.unwrap_or_else(|| "the daemon's own AWS credentials".into()),
         resource,
+        arn,
         remedy: format!(
             "allow {action} to {}",
             role.as_deref().unwrap_or("the daemon's role")
         ),
     }
+}
+
+/// Of the environment, or of what is in it. The account is not known here.
+fn arn(environment: &Environment, within: &str) -> String {
+    let Environment { region, id, .. } = environment;
+    let partition = partition_of(region);
+    format!("arn:{partition}:finspace:{region}:*:kxEnvironment/{id}{within}")
 }
 
 fn text(value: Option<impl AsRef<str>>) -> String {

@@ -71,6 +71,10 @@ pub(super) fn connection_string(
         Ok::<_, String>((role, port.ok_or("ValidationException: not RUNNING")?))
     })?;
     let session = shared.issue_session(&role, "node", NODE_SESSION);
+    let action = "finspace:GetKxConnectionString";
+    shared
+        .permit(&session.caller(), action, &shared.cluster_arn(cluster))
+        .map_err(|why| format!("AccessDeniedException: {why}"))?;
     let host = shared.inner_host(cluster, node);
     let password = shared
         .sign_login(&session.access_key, user, &host)

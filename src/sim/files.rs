@@ -11,6 +11,8 @@ use std::time::Duration;
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 
+use crate::config::{LONGEST_SOCKET_PATH, fits_a_socket};
+
 use super::state::{BASE64, random};
 use super::{REGION, SimError, Simulator};
 
@@ -81,6 +83,7 @@ impl Simulator {
         let [hdb, rdb, plain, console] = free_ports().map_err(SimError::Listen)?;
         let keepalive = self.keepalive();
         let (plain_port, plain_user, _) = self.plain();
+        let control = control(&dir.join("control"));
         let mut kx = String::new();
         if kx_user != account {
             let _ = writeln!(kx, "kx_user = {}", quoted(kx_user));
@@ -126,6 +129,9 @@ ca_file = {ca}
 name = "console"
 kind = "console"
 listen = ["127.0.0.1:{console}"]
+
+[daemon]
+{control}
 "#,
             id = self.environment_id(),
             credentials = file("credentials"),
@@ -145,6 +151,19 @@ listen = ["127.0.0.1:{console}"]
         }
         format!("keepalive = \"{}ms\"\n", (limit / 3).as_millis().max(100))
     }
+}
+
+/// Where `hopend status` asks. A folder may be too deep for a socket; the daemon works all the same.
+fn control(path: &Path) -> String {
+    if fits_a_socket(path) {
+        return format!("control = {}", toml::Value::from(&*path.to_string_lossy()));
+    }
+    format!(
+        "# The path of a socket has at most {LONGEST_SOCKET_PATH} bytes, and DIR/control would have \
+         {}: hopend status\n# can't ask this daemon. Choose a shorter DIR, or write another path.\n\
+         control = \"off\"",
+        path.as_os_str().len()
+    )
 }
 
 /// Ports that were free a moment ago, below those that the system gives to connections: one

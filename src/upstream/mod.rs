@@ -1,29 +1,28 @@
 //! From an address and a login to a kdb+ that has accepted it.
 
+mod ask;
+mod dial;
 mod stream;
 pub mod tls;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Address;
 use crate::error::ErrorKind;
 use crate::q::handshake::Hello;
-use crate::socket;
+pub use ask::{AskError, ask};
+pub use dial::{connect, resolve};
 pub use stream::UpstreamStream;
-
-/// Before the next address of a name is tried beside the one that has not answered (RFC 8305).
-const STAGGER: Duration = Duration::from_millis(250);
 
 /// Why a kdb+ could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -173,11 +172,8 @@ async fn open_unbounded(
 ) -> Result<Upstream, UpstreamError> {
     let addresses = resolve(address).await?;
     *stage = Stage::Connecting;
-    let tcp = connect(addresses)
-        .await
-        .and_then(|stream| socket::tune(&stream).map(|()| stream))
-        .and_then(|stream| stream.peer_addr().map(|peer| (stream, peer)));
-    let (tcp, peer) = tcp.map_err(|source| UpstreamError::Connect {
+    let tcp = connect(address, addresses).await?;
+    let peer = tcp.peer_addr().map_err(|source| UpstreamError::Connect {
         address: address.clone(),
         source,
     })?;
@@ -191,87 +187,16 @@ async fn open_unbounded(
         UpstreamStream::Plain(tcp)
     };
     *stage = Stage::LoggingIn;
-    let capability = log_in(&mut stream, hello)
-        .await
-        .map_err(|source| UpstreamError::Login {
-            address: address.clone(),
-            source,
-        })?;
-    match capability {
-        Some(capability) => Ok(Upstream {
-            stream,
-            capability,
-            peer,
-        }),
-        None => Err(UpstreamError::Rejected {
-            address: address.clone(),
-            user: hello.user.clone(),
-        }),
-    }
+    let capability = log_in(address, &mut stream, hello).await?;
+    Ok(Upstream {
+        stream,
+        capability,
+        peer,
+    })
 }
 
-async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
-    let failed = |source| UpstreamError::Resolve {
-        address: address.clone(),
-        source,
-    };
-    if let Ok(ip) = address.host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, address.port)]);
-    }
-    let found: Vec<_> = lookup_host((address.host.as_str(), address.port))
-        .await
-        .map_err(failed)?
-        .collect();
-    if found.is_empty() {
-        return Err(failed(io::Error::other("no address")));
-    }
-    Ok(interleave(found))
-}
-
-/// The resolver's order, with the families taking turns.
-fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (first, second): (Vec<_>, Vec<_>) = addresses
-        .into_iter()
-        .partition(|address| address.is_ipv6() == first_is_v6);
-    let (mut first, mut second) = (first.into_iter(), second.into_iter());
-    let mut mixed = Vec::new();
-    loop {
-        let pair = (first.next(), second.next());
-        if pair == (None, None) {
-            return mixed;
-        }
-        mixed.extend(pair.0.into_iter().chain(pair.1));
-    }
-}
-
-/// The first connection that stands: each address gets a head start on the next one, and a failure
-/// starts the next at once.
-async fn connect(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut waiting = addresses.into_iter();
-    let mut attempts = FuturesUnordered::new();
-    let mut last_error = io::Error::other("no address");
-    if let Some(address) = waiting.next() {
-        attempts.push(TcpStream::connect(address));
-    }
-    while !attempts.is_empty() {
-        tokio::select! {
-            Some(result) = attempts.next() => match result {
-                Ok(stream) => return Ok(stream),
-                Err(error) => {
-                    last_error = error;
-                    attempts.extend(waiting.next().map(TcpStream::connect));
-                }
-            },
-            () = sleep(STAGGER), if waiting.len() > 0 => {
-                attempts.extend(waiting.next().map(TcpStream::connect));
-            }
-        }
-    }
-    Err(last_error)
-}
-
-async fn shake_hands(
+/// The TLS handshake, with the host's name verified.
+pub async fn shake_hands(
     address: &Address,
     tls: &Arc<ClientConfig>,
     tcp: TcpStream,
@@ -320,8 +245,26 @@ fn tls_remedy(error: &io::Error) -> &'static str {
     }
 }
 
+/// Says `hello` and waits for the capability byte.
+pub async fn log_in(
+    address: &Address,
+    stream: &mut UpstreamStream,
+    hello: &Hello,
+) -> Result<u8, UpstreamError> {
+    let capability = capability(stream, hello)
+        .await
+        .map_err(|source| UpstreamError::Login {
+            address: address.clone(),
+            source,
+        })?;
+    capability.ok_or_else(|| UpstreamError::Rejected {
+        address: address.clone(),
+        user: hello.user.clone(),
+    })
+}
+
 /// `None` when kdb+ closed instead of answering.
-async fn log_in(stream: &mut UpstreamStream, hello: &Hello) -> io::Result<Option<u8>> {
+async fn capability(stream: &mut UpstreamStream, hello: &Hello) -> io::Result<Option<u8>> {
     stream.write_all(hello.encode().expose()).await?;
     stream.flush().await?;
     let mut answer = [0];
@@ -331,44 +274,5 @@ async fn log_in(stream: &mut UpstreamStream, hello: &Hello) -> io::Result<Option
         // A TLS peer that closes without saying so.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn families_take_turns_in_the_resolvers_order() {
-        let parse = |list: &[&str]| -> Vec<SocketAddr> {
-            list.iter().map(|text| text.parse().unwrap()).collect()
-        };
-        assert_eq!(
-            interleave(parse(&[
-                "[::1]:1",
-                "[::2]:1",
-                "1.1.1.1:1",
-                "1.1.1.2:1",
-                "1.1.1.3:1"
-            ])),
-            parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "1.1.1.3:1"])
-        );
-    }
-
-    #[tokio::test]
-    async fn a_dead_address_does_not_keep_from_a_live_one() {
-        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dead = {
-            let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            gone.local_addr().unwrap()
-        };
-        let stream = connect(vec![dead, live.local_addr().unwrap()])
-            .await
-            .unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), live.local_addr().unwrap());
-        assert_eq!(
-            connect(vec![dead]).await.unwrap_err().kind(),
-            io::ErrorKind::ConnectionRefused
-        );
     }
 }

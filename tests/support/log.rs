@@ -2,7 +2,7 @@
 //! does under `#[tokio::test]`.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use hopend::config::LogFormat;
@@ -20,6 +20,12 @@ pub struct Log {
 impl Log {
     /// Captures from now until the guard is dropped.
     pub fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+        // Where no subscriber is interested a place in the code is marked so, and that can come in
+        // the way of one that begins at the same moment: this one always is, and does nothing.
+        static INTERESTED: Once = Once::new();
+        INTERESTED.call_once(|| {
+            let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+        });
         let log = Self::default();
         let level = tracing::level_filters::LevelFilter::TRACE;
         let subscriber = hopend::log::subscriber(LogFormat::Text, level, false, log.clone());

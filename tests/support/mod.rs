@@ -107,3 +107,9 @@ pub fn any_ports(text: String) -> String {
     });
     lines.collect::<Vec<_>>().join("\n") + "\n"
 }
+
+/// More keys in the `[daemon]` table of a simulator's configuration.
+pub fn daemon_keys(text: &str, keys: &str) -> String {
+    assert!(text.contains("\n[daemon]\n"), "no [daemon] in\n{text}");
+    text.replace("\n[daemon]\n", &format!("\n[daemon]\n{keys}\n"))
+}

@@ -1,0 +1,69 @@
+//! Asking the daemon that serves a configuration.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Exit, complain};
+use crate::config;
+use crate::control::{self, Answer, AskError, Request};
+
+/// The control socket that a configuration names. Where there is none, the reason has been printed.
+pub(super) fn control(config: &Path) -> Result<PathBuf, Exit> {
+    if let Err(error) = std::fs::File::open(config)
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        complain(format_args!(
+            "hopend: {}: {error}; run this as root or as the daemon's account",
+            config.display()
+        ));
+        return Err(Exit::NoPermission);
+    }
+    match config::control(config) {
+        Ok(Some(path)) => Ok(path),
+        Ok(None) => {
+            complain(format_args!(
+                "hopend: control is \"off\" in [daemon] of {}, so its daemon can't be asked; set it \
+                 to a path and reload the daemon",
+                config.display()
+            ));
+            Err(Exit::Unavailable)
+        }
+        Err(problems) => {
+            complain(problems);
+            Err(Exit::Configuration)
+        }
+    }
+}
+
+/// Why the daemon gave no answer to what it was asked.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    pub(super) exit: Exit,
+    /// With the remedy.
+    pub(super) why: String,
+}
+
+/// Asks, and sorts out the answers that are none.
+pub(super) fn ask(control: &Path, request: &Request) -> Result<Answer, Unanswered> {
+    let no_permission = |why: String| Unanswered {
+        exit: Exit::NoPermission,
+        why: format!("{why}; run this as root or as the daemon's account"),
+    };
+    let unavailable = |why: String| Unanswered {
+        exit: Exit::Unavailable,
+        why,
+    };
+    match control::ask(control, request) {
+        Ok(Answer::Denied(why)) => Err(no_permission(why)),
+        Ok(Answer::Failed(why) | Answer::NoSession(why)) => Err(unavailable(why)),
+        Ok(answer @ (Answer::Status(_) | Answer::Killed)) => Ok(answer),
+        Err(error @ AskError::NotPermitted { .. }) => Err(no_permission(error.to_string())),
+        Err(error @ AskError::Nobody { .. }) => Err(unavailable(format!(
+            "{error}; start the daemon (systemctl start hopend), or name the configuration it runs \
+             with by --config"
+        ))),
+        Err(error @ AskError::Broken { .. }) => Err(unavailable(format!(
+            "{error}; look into its log, and whether it is the same version"
+        ))),
+    }
+}

@@ -1,0 +1,235 @@
+//! A status as a person reads it.
+
+use jiff::Timestamp;
+
+use super::table::Table;
+use crate::status::{EndpointRow, SessionRow, Status};
+
+/// The whole of it, without a line break at the end.
+pub(super) fn of(status: &Status) -> String {
+    let mut parts = vec![heading(status), endpoints(status)];
+    parts.extend(places(status));
+    parts.extend(sessions(status));
+    parts.extend(credentials(status));
+    parts.extend(errors(status));
+    parts.join("\n\n")
+}
+
+fn heading(status: &Status) -> String {
+    let count = status.sessions.len();
+    format!(
+        "hopend {}, up {}, {count} {}",
+        status.version,
+        time(since(status, status.started)),
+        if count == 1 { "session" } else { "sessions" },
+    )
+}
+
+fn endpoints(status: &Status) -> String {
+    let mut table = Table::new([
+        "ENDPOINT", "LISTEN", "SESSIONS", "MOST", "OPENED", "REFUSED", "TARGET",
+    ])
+    .right([2, 3, 4, 5]);
+    for endpoint in &status.endpoints {
+        let listen = match &endpoint.listen[..] {
+            [] => "not bound".to_owned(),
+            addresses => addresses.join(" "),
+        };
+        table.row([
+            endpoint.name.clone(),
+            listen,
+            endpoint.sessions.to_string(),
+            endpoint.max_sessions.to_string(),
+            endpoint.opened.to_string(),
+            endpoint.refused.to_string(),
+            endpoint.target.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn places(status: &Status) -> Option<String> {
+    let mut table = Table::new(["PLACE", "ENDPOINT", "ZONE", "STATE"]);
+    let of_endpoint = |endpoint: &EndpointRow| endpoint.places.len();
+    if status.endpoints.iter().map(of_endpoint).sum::<usize>() == 0 {
+        return None;
+    }
+    for endpoint in &status.endpoints {
+        for place in &endpoint.places {
+            let state = match (place.resting_s, &place.reason) {
+                (None, _) => "in use".to_owned(),
+                (Some(rest), None) => format!("rests for {}", time(rest)),
+                (Some(rest), Some(why)) => format!("rests for {}: {why}", time(rest)),
+            };
+            table.row([
+                place.name.clone(),
+                endpoint.name.clone(),
+                place.zone.clone(),
+                state,
+            ]);
+        }
+    }
+    Some(table.to_string())
+}
+
+fn sessions(status: &Status) -> Option<String> {
+    let mut table = Table::new([
+        "SESSION", "ENDPOINT", "USER", "ACCOUNT", "CLIENT", "OPEN", "IDLE", "WAITING", "UP",
+        "DOWN", "PINGS", "TARGET",
+    ])
+    .right([0, 5, 6, 7, 8, 9, 10]);
+    for row in &status.sessions {
+        table.row([
+            row.session.to_string(),
+            row.endpoint.clone(),
+            row.user.clone(),
+            row.account.clone().unwrap_or_default(),
+            client(row),
+            time(since(status, row.since)),
+            time(row.idle_s),
+            row.outstanding.to_string(),
+            bytes(row.bytes_up),
+            bytes(row.bytes_down),
+            row.pings.to_string(),
+            row.node.clone().unwrap_or_else(|| row.target.clone()),
+        ]);
+    }
+    (!status.sessions.is_empty()).then(|| table.to_string())
+}
+
+/// `python3[4711] 127.0.0.1:40112`
+fn client(row: &SessionRow) -> String {
+    match (&row.program, row.pid) {
+        (Some(program), Some(pid)) => format!("{program}[{pid}] {}", row.client),
+        (None, Some(pid)) => format!("[{pid}] {}", row.client),
+        (_, None) => row.client.clone(),
+    }
+}
+
+fn credentials(status: &Status) -> Option<String> {
+    let mut table = Table::new([
+        "USER",
+        "ENDPOINTS",
+        "AGE",
+        "LEFT",
+        "NEXT",
+        "FETCHED",
+        "CREDENTIAL",
+    ])
+    .right([2, 3, 4, 5]);
+    let or_none = |time_s: Option<f64>| time_s.map_or_else(|| "-".to_owned(), time);
+    for row in &status.credentials {
+        let what = match &row.last_error {
+            None => row.what.clone(),
+            Some(error) => format!("{}: {error}", row.what),
+        };
+        table.row([
+            row.user.clone(),
+            row.endpoints.join(" "),
+            or_none(row.age_s),
+            or_none(row.left_s),
+            or_none(row.refresh_s),
+            row.fetches.to_string(),
+            what,
+        ]);
+    }
+    (!status.credentials.is_empty()).then(|| table.to_string())
+}
+
+fn errors(status: &Status) -> Option<String> {
+    let mut table =
+        Table::new(["AGO", "TIMES", "ENDPOINT", "USER", "SIDE", "LAST ERRORS"]).right([0, 1]);
+    for row in &status.errors {
+        table.row([
+            time(since(status, row.time)),
+            row.count.to_string(),
+            row.endpoint.clone(),
+            row.user.clone().unwrap_or_default(),
+            row.side.clone(),
+            row.message.clone(),
+        ]);
+    }
+    (!status.errors.is_empty()).then(|| table.to_string())
+}
+
+fn since(status: &Status, then: Timestamp) -> f64 {
+    status.now.duration_since(then).as_secs_f64()
+}
+
+/// `0s`, `59s`, `4m 05s`, `2h 04m`, `3d 07h`: two units, seconds rounded down.
+fn time(seconds: f64) -> String {
+    // Float to integer saturates, so that nonsense is shown as nonsense and does no harm.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturating is meant"
+    )]
+    let seconds = seconds as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {:02}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {:02}m", minutes % 60),
+        _ => format!("{days}d {:02}h", hours % 24),
+    }
+}
+
+/// `999 B`, `12.3 MB`: powers of ten, three digits.
+fn bytes(count: u64) -> String {
+    if count < 1_000 {
+        return format!("{count} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = count as f64;
+    let mut unit = "B";
+    for next in ["kB", "MB", "GB", "TB", "PB", "EB"] {
+        // What would be shown as 1000 is 1.00 of the next.
+        if value < 999.5 {
+            break;
+        }
+        (value, unit) = (value / 1_000.0, next);
+    }
+    let decimals = match value {
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_two_units() {
+        for (seconds, shown) in [
+            (0.0, "0s"),
+            (59.9, "59s"),
+            (245.0, "4m 05s"),
+            (7_499.0, "2h 04m"),
+            (284_400.0, "3d 07h"),
+            (-1.0, "0s"),
+            (f64::NAN, "0s"),
+        ] {
+            assert_eq!(time(seconds), shown);
+        }
+    }
+
+    #[test]
+    fn bytes_have_three_digits() {
+        for (count, shown) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.00 kB"),
+            (9_994, "9.99 kB"),
+            (9_996, "10.0 kB"),
+            (12_345_678, "12.3 MB"),
+            (999_400, "999 kB"),
+            (999_600, "1.00 MB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(bytes(count), shown, "{count}");
+        }
+    }
+}

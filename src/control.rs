@@ -1,0 +1,211 @@
+//! The control socket, where `hopend status` and `hopend kill` ask a running daemon: one JSON request
+//! line, one JSON answer line, over a Unix socket for root and the daemon's own account.
+
+use std::io::{self, BufRead, Read, Write};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::auth::Peer;
+use crate::client::ClientStream;
+use crate::config::ListenAddress;
+use crate::listener::{BindError, Listener};
+use crate::session::Services;
+use crate::status::Status;
+
+/// Who may ask at a time; a further one waits.
+const AT_A_TIME: usize = 16;
+/// From a connection to its request.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// How long a session may take to end once it was told to.
+const KILL_WITHIN: Duration = Duration::from_secs(5);
+/// From an answer to its last byte.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long whoever asks waits for the next byte.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Most bytes of a request.
+const LONGEST_REQUEST: u64 = 4 * 1024;
+/// Most bytes of an answer: several times what a hundred thousand sessions take.
+const LONGEST_ANSWER: u64 = 256 * 1024 * 1024;
+/// The pause after a failed accept.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Everything that the daemon shows of itself.
+    Status,
+    /// The end of a session.
+    Kill {
+        /// Its number.
+        session: u64,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// The session has ended.
+    Killed,
+    /// There is no such session.
+    NoSession(String),
+    /// Whoever asks may not.
+    Denied(String),
+    /// There is no answer.
+    Failed(String),
+}
+
+/// Why there is no answer of a daemon's.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The system does not let this account connect.
+    #[error("{}: {source}", .path.display())]
+    NotPermitted {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nobody listens.
+    #[error("no hopend answers at {}: {source}", .path.display())]
+    Nobody {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The conversation broke.
+    #[error("the hopend at {} gave no whole answer: {source}", .path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What broke.
+        source: io::Error,
+    },
+}
+
+/// Binds the socket file, mode 0600 from the start. One that a killed daemon left is replaced, a live
+/// daemon's is not. It is removed with the listener.
+pub fn bind(path: &Path) -> Result<Listener, BindError> {
+    Listener::bind(&ListenAddress::Path(path.to_path_buf()))
+}
+
+/// Answers until dropped.
+pub async fn serve(listener: Listener, services: Arc<Services>) {
+    let places = Arc::new(Semaphore::new(AT_A_TIME));
+    let mut conversations = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = conversations.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok(ClientStream::Unix(stream)) => stream,
+            Ok(ClientStream::Tcp(_)) => continue,
+            Err(error) => {
+                tracing::warn!("control socket: accept failed: {error}");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let services = Arc::clone(&services);
+        conversations.spawn(async move {
+            if let Err(error) = converse(stream, services).await {
+                tracing::debug!("control socket: {error}");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn converse(mut stream: UnixStream, services: Arc<Services>) -> io::Result<()> {
+    // The mode of the file keeps others out; this does where somebody changed it.
+    let uid = Peer::of_unix(&stream).ok().and_then(|peer| peer.uid());
+    let answer = match uid.filter(|uid| *uid == 0 || *uid == geteuid().as_raw()) {
+        Some(uid) => match timeout(REQUEST_WITHIN, read(&mut stream)).await?? {
+            Ok(request) => answer(request, uid, services).await,
+            Err(error) => Answer::Failed(format!("no request: {error}")),
+        },
+        None => {
+            let who = uid.map_or_else(|| "an unknown account".into(), |uid| format!("uid {uid}"));
+            tracing::warn!("control socket: {who} was refused");
+            Answer::Denied(format!("{who} is neither root nor the daemon's account"))
+        }
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    timeout(ANSWER_WITHIN, stream.write_all(&line)).await?
+}
+
+async fn read(stream: &mut UnixStream) -> io::Result<serde_json::Result<Request>> {
+    let mut line = Vec::new();
+    let mut limited = BufReader::new(stream.take(LONGEST_REQUEST));
+    limited.read_until(b'\n', &mut line).await?;
+    Ok(serde_json::from_slice(&line))
+}
+
+async fn answer(request: Request, uid: u32, services: Arc<Services>) -> Answer {
+    match request {
+        Request::Status => {
+            let status = tokio::task::spawn_blocking(move || services.status()).await;
+            status.map_or_else(
+                |panicked| Answer::Failed(panicked.to_string()),
+                |status| Answer::Status(Box::new(status)),
+            )
+        }
+        Request::Kill { session } => {
+            match timeout(KILL_WITHIN, services.live.kill(session, uid)).await {
+                Ok(Ok(())) => Answer::Killed,
+                Ok(Err(none)) => Answer::NoSession(none.to_string()),
+                Err(_) => Answer::Failed(format!("session {session} has not ended yet")),
+            }
+        }
+    }
+}
+
+/// Asks the daemon behind `path`. Blocks.
+pub fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
+    let stream = StdUnixStream::connect(path).map_err(|source| {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => AskError::NotPermitted { path, source },
+            _ => AskError::Nobody { path, source },
+        }
+    })?;
+    exchange(&stream, request).map_err(|source| AskError::Broken {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn exchange(mut stream: &StdUnixStream, request: &Request) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    // One that refuses may have closed already: its reason can still be read.
+    let written = stream.write_all(&line);
+    let mut answer = Vec::new();
+    io::BufReader::new(stream.take(LONGEST_ANSWER)).read_until(b'\n', &mut answer)?;
+    if answer.is_empty() {
+        written?;
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&answer)?)
+}

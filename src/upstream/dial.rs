@@ -1,0 +1,130 @@
+//! From a name to a TCP connection.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::sleep;
+
+use super::UpstreamError;
+use crate::config::Address;
+use crate::socket;
+
+/// Before the next address of a name is tried beside the one that has not answered (RFC 8305).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Every address of the host, in the resolver's order with the families taking turns. Cancel-safe.
+pub async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
+    let failed = |source| UpstreamError::Resolve {
+        address: address.clone(),
+        source,
+    };
+    if let Ok(ip) = address.host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, address.port)]);
+    }
+    let found: Vec<_> = lookup_host((address.host.as_str(), address.port))
+        .await
+        .map_err(failed)?
+        .collect();
+    if found.is_empty() {
+        return Err(failed(io::Error::other("no address")));
+    }
+    Ok(interleave(found))
+}
+
+/// A TCP connection to the first of `addresses` that takes one, `address` being what they are of.
+/// Cancel-safe.
+pub async fn connect(
+    address: &Address,
+    addresses: Vec<SocketAddr>,
+) -> Result<TcpStream, UpstreamError> {
+    let stream = first(addresses)
+        .await
+        .and_then(|stream| socket::tune(&stream).map(|()| stream));
+    stream.map_err(|source| UpstreamError::Connect {
+        address: address.clone(),
+        source,
+    })
+}
+
+/// The resolver's order, with the families taking turns.
+fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut mixed = Vec::new();
+    loop {
+        let pair = (first.next(), second.next());
+        if pair == (None, None) {
+            return mixed;
+        }
+        mixed.extend(pair.0.into_iter().chain(pair.1));
+    }
+}
+
+/// The first connection that stands: each address gets a head start on the next one, and a failure
+/// starts the next at once.
+async fn first(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting = addresses.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut last_error = io::Error::other("no address");
+    if let Some(address) = waiting.next() {
+        attempts.push(TcpStream::connect(address));
+    }
+    while !attempts.is_empty() {
+        tokio::select! {
+            Some(result) = attempts.next() => match result {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    last_error = error;
+                    attempts.extend(waiting.next().map(TcpStream::connect));
+                }
+            },
+            () = sleep(STAGGER), if waiting.len() > 0 => {
+                attempts.extend(waiting.next().map(TcpStream::connect));
+            }
+        }
+    }
+    Err(last_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_in_the_resolvers_order() {
+        let parse = |list: &[&str]| -> Vec<SocketAddr> {
+            list.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        assert_eq!(
+            interleave(parse(&[
+                "[::1]:1",
+                "[::2]:1",
+                "1.1.1.1:1",
+                "1.1.1.2:1",
+                "1.1.1.3:1"
+            ])),
+            parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "1.1.1.3:1"])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_does_not_keep_from_a_live_one() {
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dead = {
+            let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            gone.local_addr().unwrap()
+        };
+        let stream = first(vec![dead, live.local_addr().unwrap()]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live.local_addr().unwrap());
+        assert_eq!(
+            first(vec![dead]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+    }
+}
