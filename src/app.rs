@@ -156,7 +156,7 @@ struct Bound {
     /// Not set while the address is taken by somebody else.
     address: Arc<OnceLock<ListenAddress>>,
     served: watch::Sender<Served>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 /// What a reload changed, by endpoint name.
@@ -326,6 +326,13 @@ impl App {
     /// Accepts no more, lets what is outstanding finish within the drain, cuts the rest.
     /// Credentials work until the end.
     pub async fn stop(mut self) -> Summary {
+        // First: whoever sees a session end finds that nobody is let in any more.
+        for bound in self.listeners.values() {
+            bound.task.abort();
+        }
+        for (_, bound) in self.listeners.drain() {
+            let _ = bound.task.await;
+        }
         let tasks = &self.services.tasks;
         let open = tasks.len();
         let limit = self.config.daemon.drain;
@@ -380,7 +387,7 @@ impl App {
             endpoint,
             address,
             served: sender,
-            task: task.abort_handle(),
+            task,
         };
         self.listeners.insert(key, bound);
     }
