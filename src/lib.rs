@@ -14,6 +14,7 @@ pub mod connection_string;
 pub mod control;
 pub mod credential;
 pub mod error;
+pub mod explain;
 pub mod finspace;
 pub mod listener;
 pub mod live;

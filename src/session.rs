@@ -13,9 +13,10 @@ use tokio_util::task::TaskTracker;
 use crate::audit;
 use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties};
 use crate::client::ClientStream;
-use crate::config::{Endpoint, ListenAddress, Node, Target, User};
+use crate::config::{Endpoint, Errors, ListenAddress, Node, Target, User};
 use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain};
+use crate::explain::Explanation;
 use crate::live::{Live, OpenSession};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
@@ -132,15 +133,17 @@ pub async fn serve(mut client: ClientStream, session: Session) {
     let number = session.services.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
+    let mut caller = None;
     let opened = tokio::select! {
-        opened = open(&mut client, &session, &mut record) => opened,
+        opened = open(&mut client, &session, &mut caller, &mut record) => opened,
         () = stopping.cutting() => Err(Refusal::Stopped),
     };
     match opened {
-        Ok(opened) => {
+        Ok(upstream) => {
             record.opened();
             let open = session.services.live.opened(&record);
-            relay(client, opened, &session, open, &record).await;
+            let early = caller.map_or_else(Vec::new, |caller| caller.early);
+            relay(client, (upstream, &early), &session, open, &record).await;
         }
         Err(refusal) => {
             let (kind, reason, noise) = (refusal.kind(), chain(&refusal), refusal.is_noise());
@@ -148,23 +151,31 @@ pub async fn serve(mut client: ClientStream, session: Session) {
             if !noise {
                 session.services.live.refused(&record, kind, &reason);
             }
-            turn_away(client, &refusal).await;
+            match caller {
+                Some(caller) if explains(&session, &refusal) => {
+                    explain(client, &caller, &reason, &session).await;
+                }
+                _ => turn_away(client, &refusal).await,
+            }
         }
     }
     drop(session.permit);
 }
 
-struct Opened {
-    upstream: Upstream,
-    /// What the client sent behind its handshake.
+/// A client that has been identified.
+struct Caller {
+    capability: Option<u8>,
+    /// What it sent behind its handshake.
     early: Vec<u8>,
 }
 
+/// Leaves the `caller` behind once it is known who it is, however the rest goes.
 async fn open(
     client: &mut ClientStream,
     session: &Session,
+    caller: &mut Option<Caller>,
     record: &mut audit::Record,
-) -> Result<Opened, Refusal> {
+) -> Result<Upstream, Refusal> {
     let endpoint = session.route.endpoint();
     let services = &session.services;
     // A connection that can't be tuned is as good as gone; reading from it will tell.
@@ -178,6 +189,10 @@ async fn open(
 
     let user = identify(services, endpoint, session.exposed, &peer, &hello).await?;
     record.user(&user);
+    *caller = Some(Caller {
+        capability: hello.capability,
+        early,
+    });
 
     let upstream = session
         .route
@@ -191,7 +206,7 @@ async fn open(
         .write_all(&[answer])
         .await
         .map_err(|_| Refusal::Vanished)?;
-    Ok(Opened { upstream, early })
+    Ok(upstream)
 }
 
 /// The node that the session is with, where the endpoint tells.
@@ -280,17 +295,36 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
     client.close().await;
 }
 
+/// Whether the client hears the reason in place of kdb+. One that is nobody here never does.
+fn explains(session: &Session, refusal: &Refusal) -> bool {
+    session.route.endpoint().errors == Errors::Explain && matches!(refusal, Refusal::Open(_))
+}
+
+async fn explain(mut client: ClientStream, caller: &Caller, reason: &str, session: &Session) {
+    let explanation = Explanation {
+        capability: caller.capability,
+        early: &caller.early,
+        max_message: session.route.endpoint().max_message,
+        reason,
+    };
+    let mut stopping = session.stopping.clone();
+    let given = tokio::select! {
+        given = explanation.give(&mut client) => given,
+        () = stopping.draining() => Ok(()),
+    };
+    if let Err(error) = given {
+        tracing::debug!("the client was not told: {error}");
+    }
+    client.close().await;
+}
+
 async fn relay(
     mut client: ClientStream,
-    opened: Opened,
+    (mut upstream, early): (Upstream, &[u8]),
     session: &Session,
     mut open: OpenSession,
     record: &audit::Record,
 ) {
-    let Opened {
-        mut upstream,
-        early,
-    } = opened;
     let endpoint = session.route.endpoint();
     let plan = relay::Plan {
         keepalive: endpoint.keepalive.clone(),
@@ -298,7 +332,7 @@ async fn relay(
     };
     let end = {
         let meters = Arc::clone(open.meters());
-        let mut relay = Relay::new(&mut client, &mut upstream.stream, &early, &plan, &meters);
+        let mut relay = Relay::new(&mut client, &mut upstream.stream, early, &plan, &meters);
         let (mut draining, mut cutting) = (session.stopping.clone(), session.stopping.clone());
         let mut told = false;
         loop {
