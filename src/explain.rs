@@ -15,6 +15,12 @@ use crate::q::message::error_response;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The capability of kdb+ 4: what a client would most likely have met.
 const CAPABILITY: u8 = 6;
+/// Most bytes of an error that KX's C library shows; the rest is cut off.
+const SHOWN: usize = 256;
+/// Longest remedy that is kept whole.
+const LONGEST_REMEDY: usize = 160;
+/// Stands for what is left out.
+const GAP: &str = "...";
 /// Bytes that are read at a time, and dropped.
 const CHUNK: usize = 16 * 1024;
 
@@ -57,9 +63,25 @@ impl Explanation<'_> {
                 count => asked = requests.take(&chunk[..count])?,
             }
         }
-        let text = format!("hopend: {}", self.reason);
-        client.write_all(&error_response(&text)).await
+        client.write_all(&error_response(&shown(self.reason))).await
     }
+}
+
+/// The reason in as many bytes as are shown. What is too long loses its middle: the remedy, which
+/// stands behind the last semicolon, is what the reader needs most.
+fn shown(reason: &str) -> String {
+    let text = format!("hopend: {reason}");
+    if text.len() <= SHOWN {
+        return text;
+    }
+    let remedy = text.rfind("; ").map_or("", |at| &text[at..]);
+    let remedy = if remedy.len() <= LONGEST_REMEDY {
+        remedy
+    } else {
+        ""
+    };
+    let kept = text.floor_char_boundary(SHOWN - GAP.len() - remedy.len());
+    format!("{}{GAP}{remedy}", &text[..kept])
 }
 
 /// Looks for the end of the first sync request.
@@ -101,5 +123,138 @@ impl Requests {
                 return Ok(true);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::q::message::{message, text};
+
+    const REASON: &str = "the cluster is gone; start it";
+
+    fn explanation(early: &[u8]) -> Explanation<'_> {
+        Explanation {
+            capability: Some(3),
+            early,
+            max_message: Some(1_000),
+            reason: REASON,
+        }
+    }
+
+    async fn rest(mut client: DuplexStream) -> Vec<u8> {
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        got
+    }
+
+    /// Everything that a client gets for what it sends, in pieces.
+    async fn got_for(early: &[u8], pieces: &[&[u8]]) -> (io::Result<()>, Vec<u8>) {
+        let (mut client, mut server) = duplex(4_096);
+        for piece in pieces {
+            client.write_all(piece).await.unwrap();
+        }
+        client.shutdown().await.unwrap();
+        let given = explanation(early).give(&mut server).await;
+        drop(server);
+        (given, rest(client).await)
+    }
+
+    fn told() -> Vec<u8> {
+        let mut told = vec![3];
+        told.extend(error_response("hopend: the cluster is gone; start it"));
+        told
+    }
+
+    #[tokio::test]
+    async fn asyncs_are_passed_over_and_the_first_sync_request_is_answered_however_it_is_cut() {
+        let stream = [
+            text(MessageType::Async, "a:1"),
+            message(MessageType::Response, b"x"),
+            text(MessageType::Sync, "select from trade"),
+        ]
+        .concat();
+        for cut in 0..=stream.len() {
+            let (early, later) = stream.split_at(cut);
+            let (given, got) = got_for(early, &[later]).await;
+            assert!(given.is_ok(), "{cut}");
+            assert_eq!(got, told(), "{cut}");
+        }
+        let (_, got) = got_for(&[], &stream.chunks(1).collect::<Vec<_>>()).await;
+        assert_eq!(got, told());
+        // From a big-endian q.
+        let (_, got) = got_for(&[0, 1, 0, 0, 0, 0, 0, 9, 1], &[]).await;
+        assert_eq!(got, told());
+    }
+
+    #[tokio::test]
+    async fn who_asks_nothing_or_half_of_something_hears_nothing() {
+        let request = text(MessageType::Sync, "1+1");
+        let update = text(MessageType::Async, "a:1");
+        for sent in [
+            &[][..],
+            &update,
+            &request[..7],
+            &request[..request.len() - 1],
+        ] {
+            let (given, got) = got_for(sent, &[]).await;
+            assert!(given.is_ok());
+            assert_eq!(got, [3]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_message_or_too_long_a_one_ends_it() {
+        for sent in [&[9; 8][..], &[1, 1, 0, 0, 0xe9, 3, 0, 0]] {
+            let (given, got) = got_for(sent, &[]).await;
+            assert!(given.is_err());
+            assert_eq!(got, [3]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_longer_than_a_minute() {
+        let (mut client, mut server) = duplex(64);
+        let start = Instant::now();
+        let dripping = async {
+            while client
+                .write_all(&text(MessageType::Async, ""))
+                .await
+                .is_ok()
+            {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let explanation = explanation(&[]);
+        let explaining = async {
+            let given = explanation.give(&mut server).await;
+            drop(server);
+            given
+        };
+        let (given, ()) = tokio::join!(explaining, dripping);
+        assert_eq!(given.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() < PATIENCE + Duration::from_secs(2));
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_shown_loses_its_middle_and_never_its_remedy() {
+        assert_eq!(shown("gone; start it"), "hopend: gone; start it");
+        let long = shown(&format!("{}; see the log; start it", "zoë ".repeat(100)));
+        assert!(long.len() <= SHOWN && long.len() > SHOWN - 4, "{long}");
+        assert!(long.starts_with("hopend: zoë zoë"), "{long}");
+        assert!(long.ends_with("...; start it"), "{long}");
+        for endless in ["x".repeat(1_000), format!("gone; {}", "x".repeat(1_000))] {
+            let cut = shown(&endless);
+            assert_eq!(cut.len(), SHOWN);
+            assert!(cut.ends_with("x..."), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_client_without_a_capability_is_answered_as_before_kdb_2_6() {
+        assert_eq!(common_capability(None, CAPABILITY), 0);
     }
 }
