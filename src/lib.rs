@@ -15,6 +15,7 @@ pub mod console;
 pub mod control;
 pub mod credential;
 pub mod error;
+pub mod explain;
 pub mod finspace;
 pub mod listener;
 pub mod live;
