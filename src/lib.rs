@@ -13,6 +13,7 @@ pub mod config;
 pub mod connection_string;
 pub mod control;
 pub mod credential;
+pub mod doctor;
 pub mod error;
 pub mod finspace;
 pub mod listener;
