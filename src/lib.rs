@@ -14,6 +14,7 @@ pub mod connection_string;
 pub mod console;
 pub mod control;
 pub mod credential;
+pub mod doctor;
 pub mod error;
 pub mod explain;
 pub mod finspace;
