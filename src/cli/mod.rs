@@ -5,6 +5,7 @@ mod completions;
 mod daemon;
 mod demo;
 mod discover;
+mod doctor;
 mod hash_password;
 mod help;
 mod kill;
@@ -80,6 +81,8 @@ enum Subcommands {
     Status(status::Arguments),
     /// End one session of a running daemon
     Kill(kill::Arguments),
+    /// Find out what stands between a q process here and kdb+ there, stage by stage, with what to do
+    Doctor(doctor::Arguments),
     /// List the clusters of an environment
     Clusters(discover::ClustersArguments),
     /// List the nodes of a cluster
@@ -135,6 +138,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Subcommands::Sim(arguments) => sim::run(&arguments),
         Subcommands::Status(arguments) => status::run(&arguments),
         Subcommands::Kill(arguments) => kill::run(&arguments),
+        Subcommands::Doctor(arguments) => doctor::run(&arguments),
         Subcommands::Clusters(arguments) => discover::clusters(&arguments),
         Subcommands::Nodes(arguments) => discover::nodes(&arguments),
         Subcommands::ConnectionString(arguments) => discover::connection_string(&arguments),

@@ -102,7 +102,7 @@ pub(super) fn account() -> String {
         .map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let help = || "write a time such as 350s or 15m".to_owned();
     let time: jiff::SignedDuration = text.parse().map_err(|_| help())?;
     Duration::try_from(time)
