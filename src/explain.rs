@@ -75,6 +75,8 @@ fn shown(reason: &str) -> String {
         return text;
     }
     let remedy = text.rfind("; ").map_or("", |at| &text[at..]);
+    // A policy statement behind it is for the administrator, who finds it in the log.
+    let (remedy, _) = remedy.split_once(": {").unwrap_or((remedy, ""));
     let remedy = if remedy.len() <= LONGEST_REMEDY {
         remedy
     } else {

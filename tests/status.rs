@@ -116,7 +116,7 @@ async fn an_open_session_with_the_process_and_the_program_of_its_client() {
         "{status:?}"
     );
 
-    let [hdb, rdb, plain] = &status.endpoints[..] else {
+    let [hdb, rdb, plain, _console] = &status.endpoints[..] else {
         panic!("{status:?}");
     };
     assert_eq!(hdb.listen, [stage.address("hdb").to_string()]);
