@@ -14,10 +14,11 @@ use tokio_util::task::TaskTracker;
 use crate::audit;
 use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties};
 use crate::client::ClientStream;
-use crate::config::{Endpoint, ListenAddress, Target, User};
+use crate::config::{Endpoint, Errors, ListenAddress, Target, User};
 use crate::console;
 use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain};
+use crate::explain::Explanation;
 use crate::live::{Live, OpenSession};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
@@ -136,14 +137,16 @@ pub async fn serve(mut client: ClientStream, session: Session) {
     let number = session.services.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
+    let mut caller = None;
     let opened = tokio::select! {
-        opened = open(&mut client, &session, &mut record) => opened,
+        opened = open(&mut client, &session, &mut caller, &mut record) => opened,
         () = stopping.cutting() => Err(Refusal::Stopped),
     };
     match opened {
-        Ok(Opened { behind, early }) => {
+        Ok(behind) => {
             record.opened();
             let open = session.services.live.opened(&record);
+            let early = caller.map_or_else(Vec::new, |caller| caller.early);
             match behind {
                 Behind::Kdb(upstream) => {
                     relay(client, (upstream, &early), &session, open, &record).await;
@@ -159,16 +162,15 @@ pub async fn serve(mut client: ClientStream, session: Session) {
             if !noise {
                 session.services.live.refused(&record, kind, &reason);
             }
-            turn_away(client, &refusal).await;
+            match caller {
+                Some(caller) if explains(&session, &refusal) => {
+                    explain(client, &caller, &reason, &session).await;
+                }
+                _ => turn_away(client, &refusal).await,
+            }
         }
     }
     drop(session.permit);
-}
-
-struct Opened {
-    behind: Behind,
-    /// What the client sent behind its handshake.
-    early: Vec<u8>,
 }
 
 /// Who answers.
@@ -179,11 +181,20 @@ enum Behind {
     Console(Arc<User>),
 }
 
+/// A client that has been identified.
+struct Caller {
+    capability: Option<u8>,
+    /// What it sent behind its handshake.
+    early: Vec<u8>,
+}
+
+/// Leaves the `caller` behind once it is known who it is, however the rest goes.
 async fn open(
     client: &mut ClientStream,
     session: &Session,
+    caller: &mut Option<Caller>,
     record: &mut audit::Record,
-) -> Result<Opened, Refusal> {
+) -> Result<Behind, Refusal> {
     let endpoint = session.route.endpoint();
     let services = &session.services;
     // A connection that can't be tuned is as good as gone; reading from it will tell.
@@ -197,6 +208,10 @@ async fn open(
 
     let user = identify(services, endpoint, session.exposed, &peer, &hello).await?;
     record.user(&user);
+    *caller = Some(Caller {
+        capability: hello.capability,
+        early,
+    });
 
     let (behind, capability) = if let Target::Console { .. } = endpoint.target {
         record.reached(&endpoint.target, None);
@@ -217,7 +232,7 @@ async fn open(
         .write_all(&[answer])
         .await
         .map_err(|_| Refusal::Vanished)?;
-    Ok(Opened { behind, early })
+    Ok(behind)
 }
 
 fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
@@ -293,6 +308,29 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
     };
     // The answer fits any socket buffer; a client that is gone does not need it.
     let _ = client.write_all(answer).await;
+    client.close().await;
+}
+
+/// Whether the client hears the reason in place of kdb+. One that is nobody here never does.
+fn explains(session: &Session, refusal: &Refusal) -> bool {
+    session.route.endpoint().errors == Errors::Explain && matches!(refusal, Refusal::Open(_))
+}
+
+async fn explain(mut client: ClientStream, caller: &Caller, reason: &str, session: &Session) {
+    let explanation = Explanation {
+        capability: caller.capability,
+        early: &caller.early,
+        max_message: session.route.endpoint().max_message,
+        reason,
+    };
+    let mut stopping = session.stopping.clone();
+    let given = tokio::select! {
+        given = explanation.give(&mut client) => given,
+        () = stopping.draining() => Ok(()),
+    };
+    if let Err(error) = given {
+        tracing::debug!("the client was not told: {error}");
+    }
     client.close().await;
 }
 

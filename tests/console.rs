@@ -16,6 +16,11 @@ const DISCOVERY: [&str; 2] = [
     ".aws.list_kx_cluster_nodes[\"hdb-cluster\"]",
 ];
 
+/// q's type byte of a char vector.
+const CHARS: u8 = 10;
+/// q's type byte of a vector of timestamps.
+const TIMESTAMPS: u8 = 12;
+
 async fn stage() -> Stage {
     Stage::with(Options::default(), any_ports).await
 }
@@ -73,8 +78,18 @@ async fn discovery_has_the_columns_and_types_that_a_cluster_has() {
         }
     }
     let nodes = table(&mut console, DISCOVERY[1]).await;
-    let names: Vec<_> = types(&nodes).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["node_id", "az_id", "launch_time"]);
+    let texts = |name| (name, vec![CHARS; 3]);
+    assert_eq!(
+        types(&nodes),
+        [
+            texts("node_id"),
+            texts("az_id"),
+            ("launch_time", vec![TIMESTAMPS])
+        ]
+    );
+    let clusters = table(&mut console, DISCOVERY[0]).await;
+    let names = ["cluster_name", "status", "cluster_type", "description"];
+    assert_eq!(types(&clusters), names.map(texts));
     let (name, head) = (".aws.list_kx_cluster_nodes", "hdb-cluster");
     let symbol = |text: &str| Value::Symbol(text.into());
     for call in [

@@ -28,6 +28,26 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     read(&text, path, &system_account, mode)
 }
 
+/// As [`load`], for whoever can make use of what is right although something is not: the tables that
+/// are valid, and the problems of the others.
+///
+/// # Errors
+/// The problems, where the text is no TOML and nothing can be said for certain.
+pub fn load_in_part(path: &Path) -> Result<(Config, Option<Problems>), Problems> {
+    let text = text(path)?;
+    if DeTable::parse(&text).is_err() {
+        return load(path).map(|config| (config, None));
+    }
+    let source = Source::new(&text, path);
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let root = Table::root(&source, document.get_ref());
+    let config = config(&root, &system_account);
+    if let Ok(metadata) = std::fs::metadata(path) {
+        closed(&root, metadata.permissions().mode(), path);
+    }
+    Ok((config, source.conclude(Some(())).err()))
+}
+
 /// Reads `[daemon] control` alone: where the daemon of a configuration file is asked, `None` for
 /// nowhere. The rest of the file may be wrong: a daemon that runs has read it when it was right.
 ///

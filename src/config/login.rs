@@ -35,7 +35,10 @@ pub(super) fn read(value: &Value<'_>) -> Option<Login> {
         )
     });
     let password_file = table.required("password_file", HOW).and_then(|file| {
-        let (path, bytes) = file.secret_file()?;
+        let Some((path, bytes)) = file.secret_file() else {
+            // That is reported; where kdb+ is can be said all the same.
+            return file.raw().as_str().map(|text| file.source.resolve(text));
+        };
         // Only the first line counts.
         if bytes
             .first()

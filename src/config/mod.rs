@@ -27,7 +27,7 @@ mod value;
 pub use account::{Accounts, system_account};
 pub(crate) use address::{LONGEST_SOCKET_PATH, fits_a_socket};
 pub use invalid::Invalid;
-pub use load::{control, load, parse};
+pub use load::{control, load, load_in_part, parse};
 pub use problem::{Problem, Problems};
 
 use std::fmt;

@@ -3,7 +3,7 @@
 
 mod cache;
 pub mod command;
-mod node;
+pub(crate) mod node;
 pub mod schedule;
 mod source;
 

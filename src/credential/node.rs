@@ -45,7 +45,7 @@ enum AskError {
 ///
 /// # Errors
 /// The cluster can't be had, knows no such node, or answers something else.
-pub(super) async fn ask_cluster(
+pub(crate) async fn ask_cluster(
     environment: &Arc<Environment>,
     cluster: &str,
     node: &str,

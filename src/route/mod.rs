@@ -4,7 +4,7 @@ mod error;
 mod health;
 mod places;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -291,7 +291,7 @@ impl Route {
         }
     }
 
-    /// A cluster of FinSpace says nothing when it refuses; a string that is new leaves one cause.
+    /// A cluster of FinSpace says nothing when it refuses; with a new string it is likely the policy.
     fn refused_anew(&self, error: OpenError, user: &User) -> OpenError {
         match (error, &self.endpoint.target) {
             (
@@ -386,9 +386,9 @@ impl Route {
 }
 
 /// The first line, read anew for each session: a password that was changed needs no reload.
-async fn read_password(path: &PathBuf) -> Result<Secret, OpenError> {
+pub(crate) async fn read_password(path: &Path) -> Result<Secret, OpenError> {
     let failed = |source| OpenError::PasswordFile {
-        path: path.clone(),
+        path: path.to_path_buf(),
         source,
     };
     let bytes = Secret::new(tokio::fs::read(path).await.map_err(failed)?);
