@@ -17,16 +17,14 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 
 use super::certificate::{Certificate, day};
 use super::stage::{Finding, Trouble};
 use crate::config::Address;
 use crate::error::{ErrorKind, chain};
 use crate::upstream::tls::TlsError;
-use crate::upstream::{self, UpstreamError};
+use crate::upstream::{self, TlsStream, UpstreamError};
 
 /// A certificate that ends sooner wants attention.
 const SOON_DAYS: i64 = 14;
@@ -76,7 +74,7 @@ async fn shake_hands(
     address: &Address,
     tls: &Arc<ClientConfig>,
     addresses: &[SocketAddr],
-) -> Result<TlsStream<TcpStream>, UpstreamError> {
+) -> Result<TlsStream, UpstreamError> {
     let tcp = upstream::connect(address, addresses.to_vec()).await?;
     let mut stream = upstream::shake_hands(address, tls, tcp).await?;
     // That it was only a look matters to nobody but the peer's log.
@@ -84,7 +82,7 @@ async fn shake_hands(
     Ok(stream)
 }
 
-fn describe(stream: &TlsStream<TcpStream>) -> Finding<()> {
+fn describe(stream: &TlsStream) -> Finding<()> {
     let (_, session) = stream.get_ref();
     let version = match session.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
