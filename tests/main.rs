@@ -24,6 +24,7 @@ mod boto3_judges_the_simulator;
 mod command;
 mod credentials;
 mod discovery;
+mod doctor;
 mod identity;
 mod keepalive;
 mod logins;

@@ -150,24 +150,31 @@ impl Aws {
         known.unwrap_or(Err(Name::AssumeRole))
     }
 
-    /// Whether there is such a cluster, and whether it runs.
+    /// Whether there is such a cluster, and whether it runs; true where it is known to be down.
     pub(super) async fn cluster(
         &self,
         bench: &mut Bench<'_>,
         environment: &Arc<Environment>,
         name: &str,
-    ) {
+    ) -> bool {
         if self.unfit.contains(&environment.name) {
-            return bench.wait_for(Name::BaseCredentials, &[Name::Cluster]);
+            bench.wait_for(Name::BaseCredentials, &[Name::Cluster]);
+            return false;
         }
+        let mut down = false;
         let ask = async {
             match self.finspace.clusters(environment, None).await {
-                Ok(clusters) => judge_cluster(name, &clusters),
+                Ok(clusters) => {
+                    let judged = judge_cluster(name, &clusters);
+                    down = matches!(&judged, Err(trouble) if trouble.kind == ErrorKind::Upstream);
+                    judged
+                }
                 Err(error) if error.kind == ErrorKind::Denied => Ok(unlisted(&error)),
                 Err(error) => Err(error.into()),
             }
         };
         bench.stage(Name::Cluster, ask).await;
+        down
     }
 
     /// The nodes, where they can be listed.
@@ -202,19 +209,26 @@ impl Aws {
         bench.stage(Name::Nodes, ask).await
     }
 
-    /// A connection string of a cluster, or of a node by the API's way.
+    /// A connection string of a cluster, or of a node by the API's way. Of a cluster that is `down`
+    /// none is expected, and that is nobody's mistake.
     pub(super) async fn string(
         &self,
         bench: &mut Bench<'_>,
         environment: &Arc<Environment>,
-        place: &str,
+        (place, down): (&str, bool),
         (user, identity): (&User, &Identity),
     ) -> Option<Credential> {
         let request = request(environment, place, user);
         let ask = async {
             let Identity { user, session } = identity;
-            let signed = self.finspace.string_as(session, user, &request).await?;
-            issued(signed.into())
+            match self.finspace.string_as(session, user, &request).await {
+                Ok(signed) => issued(signed.into()),
+                Err(error) if down && error.kind == ErrorKind::Configuration => {
+                    let remedy = "there will be one when the cluster is RUNNING";
+                    Err(Trouble::new(ErrorKind::Upstream, error.message, remedy))
+                }
+                Err(error) => Err(error.into()),
+            }
         };
         bench.stage(Name::ConnectionString, ask).await
     }

@@ -43,6 +43,8 @@ struct Cluster<'a> {
     node: &'a Node,
     via: NodeVia,
     plaintext: bool,
+    /// It is known not to run.
+    down: bool,
 }
 
 impl Examination<'_, '_> {
@@ -60,7 +62,9 @@ impl Examination<'_, '_> {
                 node_via,
                 plaintext,
             } => {
+                let down = self.aws.cluster(self.bench, environment, cluster).await;
                 let cluster = Cluster {
+                    down,
                     environment,
                     name: cluster,
                     node,
@@ -89,7 +93,6 @@ impl Examination<'_, '_> {
             node,
             ..
         } = *cluster;
-        self.aws.cluster(self.bench, environment, name).await;
         let listed = self.aws.nodes(self.bench, environment, name, node).await;
         let trust = self
             .trust(format!("[environment.{}]", environment.name))
@@ -111,7 +114,12 @@ impl Examination<'_, '_> {
                 (Node::Any, _) => {
                     let string = self
                         .aws
-                        .string(self.bench, environment, name, (user, &identity))
+                        .string(
+                            self.bench,
+                            environment,
+                            (name, cluster.down),
+                            (user, &identity),
+                        )
                         .await;
                     self.reach(cluster, string.as_ref(), &identity, (&trust, &mut ways))
                         .await;
@@ -146,7 +154,12 @@ impl Examination<'_, '_> {
         if cluster.via == NodeVia::Cluster {
             let string = self
                 .aws
-                .string(self.bench, environment, cluster.name, (user, identity))
+                .string(
+                    self.bench,
+                    environment,
+                    (cluster.name, cluster.down),
+                    (user, identity),
+                )
                 .await;
             self.reach(cluster, string.as_ref(), identity, (trust, &mut *ways))
                 .await;
@@ -157,7 +170,12 @@ impl Examination<'_, '_> {
             let string = match (cluster.via, &asker) {
                 (NodeVia::Api, _) => {
                     self.aws
-                        .string(self.bench, environment, id, (user, identity))
+                        .string(
+                            self.bench,
+                            environment,
+                            (id, cluster.down),
+                            (user, identity),
+                        )
                         .await
                 }
                 (NodeVia::Cluster, Some(login)) => {

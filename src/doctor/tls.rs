@@ -110,18 +110,18 @@ fn describe(stream: &TlsStream<TcpStream>) -> Finding<()> {
     let ends = ends.unwrap_or(first);
     let days = ends.days_left(now);
     let said = format!(
-        "{version}{cipher}; for {}, by {}, {days} days left",
+        "{version}{cipher}; for {}, by {}, until {}",
         first.hosts(),
-        first.issuer
+        first.issuer,
+        ends.ends()
     );
     let found = Finding::new((), said);
     if days >= SOON_DAYS {
         return found;
     }
     found.but(format!(
-        "renew the certificate of {} there before {}",
-        ends.subject,
-        ends.ends()
+        "renew the certificate of {} there: {days} days are left",
+        ends.subject
     ))
 }
 

@@ -148,6 +148,11 @@ where
             false,
             "check the names in the configuration",
         ),
+        (_, None) if error.code().is_none() => (
+            ErrorKind::ControlPlane,
+            true,
+            "that is no answer of AWS's: check endpoint_url, and what stands between (a proxy?)",
+        ),
         (_, None) => (
             ErrorKind::ControlPlane,
             true,
