@@ -58,7 +58,7 @@ impl Aws {
             ..Subject::default()
         };
         let mut unfit = false;
-        let ask = async {
+        let ask = Box::pin(async {
             match self.finspace.caller_identity(environment).await {
                 Ok(caller) => Ok(Finding::new((), caller.arn)),
                 Err(error) => {
@@ -66,7 +66,7 @@ impl Aws {
                     Err(error.into())
                 }
             }
-        };
+        });
         bench.stage(Name::BaseCredentials, ask).await;
         if unfit {
             self.unfit.insert(environment.name.clone());
@@ -106,11 +106,11 @@ impl Aws {
             bench.wait_for(Name::BaseCredentials, &[Name::KxUser]);
             None
         } else {
-            let ask = async {
+            let ask = Box::pin(async {
                 let known = self.finspace.kx_user(&request).await?;
                 let said = format!("{} has {}", user.kx_user, known.role);
                 Ok(Finding::new(known, said))
-            };
+            });
             bench.stage(Name::KxUser, ask).await
         };
         let waits_for = if unfit {
@@ -122,14 +122,14 @@ impl Aws {
             bench.wait_for(waits_for, &[Name::AssumeRole]);
             return Err(waits_for);
         };
-        let ask = async {
+        let ask = Box::pin(async {
             let session = self
                 .finspace
                 .assume_role(environment, &known.role, &user.name)
                 .await?;
             let said = format!("{}, {}", known.role, left(session.expires()));
             Ok(Finding::new(session, said))
-        };
+        });
         let session = bench.stage(Name::AssumeRole, ask).await;
         session
             .map(|session| Identity {
@@ -162,7 +162,7 @@ impl Aws {
             return false;
         }
         let mut down = false;
-        let ask = async {
+        let ask = Box::pin(async {
             match self.finspace.clusters(environment, None).await {
                 Ok(clusters) => {
                     let judged = judge_cluster(name, &clusters);
@@ -172,7 +172,7 @@ impl Aws {
                 Err(error) if error.kind == ErrorKind::Denied => Ok(unlisted(&error)),
                 Err(error) => Err(error.into()),
             }
-        };
+        });
         bench.stage(Name::Cluster, ask).await;
         down
     }
@@ -189,7 +189,7 @@ impl Aws {
             bench.wait_for(Name::BaseCredentials, &[Name::Nodes]);
             return None;
         }
-        let ask = async {
+        let ask = Box::pin(async {
             let listed = match self.finspace.nodes(environment, cluster, None).await {
                 Ok(listed) => listed,
                 Err(error) => {
@@ -205,7 +205,7 @@ impl Aws {
                 }
             };
             judge_nodes(cluster, wanted, listed)
-        };
+        });
         bench.stage(Name::Nodes, ask).await
     }
 
@@ -219,7 +219,7 @@ impl Aws {
         (user, identity): (&User, &Identity),
     ) -> Option<Credential> {
         let request = request(environment, place, user);
-        let ask = async {
+        let ask = Box::pin(async {
             let Identity { user, session } = identity;
             match self.finspace.string_as(session, user, &request).await {
                 Ok(signed) => issued(signed.into()),
@@ -229,7 +229,7 @@ impl Aws {
                 }
                 Err(error) => Err(error.into()),
             }
-        };
+        });
         bench.stage(Name::ConnectionString, ask).await
     }
 

@@ -216,7 +216,7 @@ impl Examination<'_, '_> {
             trust,
         };
         let refused = || {
-            let statement = identity.user.cluster_arn(cluster.name).map(|arn| Missing {
+            let missing = identity.user.cluster_arn(cluster.name).map(|arn| Missing {
                 identity: identity.user.role.clone(),
                 statement: Statement::allow(&["finspace:ConnectKxCluster"], &[&arn]),
             });
@@ -227,7 +227,7 @@ impl Examination<'_, '_> {
                     "allow finspace:ConnectKxCluster on the cluster to {}",
                     identity.user.role
                 )),
-                missing: statement,
+                missing: missing.map(Box::new),
             }
         };
         self.log_in(to, cluster.plaintext, credential, ways, refused)
