@@ -14,7 +14,8 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::admin;
 use crate::auth::{Authenticator, Penalties};
 use crate::config::{self, Config, Endpoint, ListenAddress};
-use crate::control;
+use crate::console::Lists;
+use crate::control::Control;
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::chain;
 use crate::listener::{self, BindError, Listener, Served};
@@ -122,7 +123,7 @@ pub struct App {
     endpoints: HashMap<String, Running>,
     listeners: HashMap<Key, Bound>,
     /// The control socket, if it could be bound.
-    control: Option<(PathBuf, JoinHandle<()>)>,
+    control: Option<Control>,
 }
 
 /// One endpoint with what its listeners share.
@@ -155,7 +156,7 @@ struct Bound {
     /// Not set while the address is taken by somebody else.
     address: Arc<OnceLock<ListenAddress>>,
     served: watch::Sender<Served>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 /// What a reload changed, by endpoint name.
@@ -180,6 +181,7 @@ impl App {
             tasks: TaskTracker::new(),
             sessions: 0.into(),
             live: Live::default(),
+            lists: Lists::new(Arc::clone(&source) as _),
         });
         let nodes = Nodes::new(source);
         let mut app = Self {
@@ -247,24 +249,8 @@ impl App {
     /// without it, too.
     fn start_control(&mut self) {
         let wanted = self.config.daemon.control.as_deref();
-        if wanted == self.control.as_ref().map(|(path, _)| &**path) {
-            return;
-        }
-        if let Some((_, former)) = self.control.take() {
-            former.abort();
-        }
-        let Some(path) = wanted else { return };
-        match control::bind(path) {
-            Ok(listener) => {
-                let serving = tokio::spawn(control::serve(listener, Arc::clone(&self.services)));
-                self.control = Some((path.to_path_buf(), serving));
-            }
-            Err(error) => tracing::warn!(
-                "[daemon] control {} can't be bound ({}), so `hopend status` will not find this \
-                 daemon; set it to a path in a folder that the daemon may write to, or to \"off\"",
-                path.display(),
-                error.source
-            ),
+        if wanted != self.control.as_ref().map(Control::path) {
+            self.control = wanted.and_then(|path| Control::start(path, &self.services));
         }
     }
 
@@ -324,6 +310,13 @@ impl App {
     /// Accepts no more, lets what is outstanding finish within the drain, cuts the rest.
     /// Credentials work until the end.
     pub async fn stop(mut self) -> Summary {
+        // First: whoever sees a session end finds that nobody is let in any more.
+        for bound in self.listeners.values() {
+            bound.task.abort();
+        }
+        for (_, bound) in self.listeners.drain() {
+            let _ = bound.task.await;
+        }
         let tasks = &self.services.tasks;
         let open = tasks.len();
         let limit = self.config.daemon.drain;
@@ -338,9 +331,8 @@ impl App {
             let _ = timeout(CUT_GRACE, tasks.wait()).await;
         }
         // Until here it could be asked what the drain waits for.
-        if let Some((_, control)) = self.control.take() {
-            control.abort();
-            let _ = control.await;
+        if let Some(control) = self.control.take() {
+            control.stop().await;
         }
         tracing::info!(sessions = open, cut, "stopped");
         Summary { open, cut }
@@ -378,7 +370,7 @@ impl App {
             endpoint,
             address,
             served: sender,
-            task: task.abort_handle(),
+            task,
         };
         self.listeners.insert(key, bound);
     }
@@ -439,9 +431,6 @@ impl Drop for App {
     fn drop(&mut self) {
         for bound in self.listeners.values() {
             bound.task.abort();
-        }
-        if let Some((_, control)) = &self.control {
-            control.abort();
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::auth::Peer;
@@ -97,14 +97,59 @@ pub enum AskError {
     },
 }
 
+/// A control socket that answers, until it is dropped.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+    serving: JoinHandle<()>,
+}
+
+impl Control {
+    /// Binds and serves. A daemon does its work without it, so a failure is logged and that is all.
+    pub fn start(path: &Path, services: &Arc<Services>) -> Option<Self> {
+        match bind(path) {
+            Ok(listener) => Some(Self {
+                path: path.to_path_buf(),
+                serving: tokio::spawn(serve(listener, Arc::clone(services))),
+            }),
+            Err(error) => {
+                tracing::warn!(
+                    "[daemon] control {} can't be bound ({}), so `hopend status` will not find this \
+                     daemon; set it to a path in a folder that the daemon may write to, or to \"off\"",
+                    path.display(),
+                    error.source
+                );
+                None
+            }
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Answers no more; returns when the file is gone.
+    pub async fn stop(mut self) {
+        self.serving.abort();
+        // It ends as aborted.
+        let _ = (&mut self.serving).await;
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
 /// Binds the socket file, mode 0600 from the start. One that a killed daemon left is replaced, a live
 /// daemon's is not. It is removed with the listener.
-pub fn bind(path: &Path) -> Result<Listener, BindError> {
+fn bind(path: &Path) -> Result<Listener, BindError> {
     Listener::bind(&ListenAddress::Path(path.to_path_buf()))
 }
 
-/// Answers until dropped.
-pub async fn serve(listener: Listener, services: Arc<Services>) {
+async fn serve(listener: Listener, services: Arc<Services>) {
     let places = Arc::new(Semaphore::new(AT_A_TIME));
     let mut conversations = JoinSet::new();
     loop {

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Environment;
 use crate::credential::FetchError;
-use crate::finspace::Node;
+use crate::finspace::{Cluster, Node};
 
 /// Between two looks at a list that nobody doubts.
 const EVERY: Duration = Duration::from_secs(60);
@@ -23,8 +23,14 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Between two attempts to learn this host's availability zone.
 const ZONE_EVERY: Duration = Duration::from_secs(60);
 
-/// Where lists of nodes come from.
+/// Where lists of nodes come from, and of clusters.
 pub trait Discover: Send + Sync + 'static {
+    /// Every cluster of an environment, with the daemon's own credentials.
+    fn clusters<'a>(
+        &'a self,
+        environment: &'a Arc<Environment>,
+    ) -> BoxFuture<'a, Result<Vec<Cluster>, FetchError>>;
+
     /// Every node of a cluster, with the daemon's own credentials.
     fn nodes<'a>(
         &'a self,
@@ -297,6 +303,13 @@ mod tests {
     }
 
     impl Discover for Script {
+        fn clusters<'a>(
+            &'a self,
+            _: &'a Arc<Environment>,
+        ) -> BoxFuture<'a, Result<Vec<Cluster>, FetchError>> {
+            async { Err(failure("nobody lists clusters here")) }.boxed()
+        }
+
         fn nodes<'a>(
             &'a self,
             _: &'a Arc<Environment>,

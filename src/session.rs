@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::audit;
 use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties};
 use crate::client::ClientStream;
-use crate::config::{Endpoint, ListenAddress, User};
+use crate::config::{Endpoint, Errors, ListenAddress, Target, User};
+use crate::console;
 use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain};
+use crate::explain::Explanation;
 use crate::live::{Live, OpenSession};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
@@ -49,6 +52,8 @@ pub struct Services {
     pub sessions: AtomicU64,
     /// What is open, and what went wrong last.
     pub live: Live,
+    /// What consoles have listed.
+    pub lists: console::Lists,
 }
 
 impl Services {
@@ -132,15 +137,24 @@ pub async fn serve(mut client: ClientStream, session: Session) {
     let number = session.services.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
+    let mut caller = None;
     let opened = tokio::select! {
-        opened = open(&mut client, &session, &mut record) => opened,
+        opened = open(&mut client, &session, &mut caller, &mut record) => opened,
         () = stopping.cutting() => Err(Refusal::Stopped),
     };
     match opened {
-        Ok(opened) => {
+        Ok(behind) => {
             record.opened();
             let open = session.services.live.opened(&record);
-            relay(client, opened, &session, open, &record).await;
+            let early = caller.map_or_else(Vec::new, |caller| caller.early);
+            match behind {
+                Behind::Kdb(upstream) => {
+                    relay(client, (upstream, &early), &session, open, &record).await;
+                }
+                Behind::Console(user) => {
+                    console(client, (&user, &early), &session, open, &record).await;
+                }
+            }
         }
         Err(refusal) => {
             let (kind, reason, noise) = (refusal.kind(), chain(&refusal), refusal.is_noise());
@@ -148,23 +162,39 @@ pub async fn serve(mut client: ClientStream, session: Session) {
             if !noise {
                 session.services.live.refused(&record, kind, &reason);
             }
-            turn_away(client, &refusal).await;
+            match caller {
+                Some(caller) if explains(&session, &refusal) => {
+                    explain(client, &caller, &reason, &session).await;
+                }
+                _ => turn_away(client, &refusal).await,
+            }
         }
     }
     drop(session.permit);
 }
 
-struct Opened {
-    upstream: Upstream,
-    /// What the client sent behind its handshake.
+/// Who answers.
+enum Behind {
+    /// A cluster, a node, or another kdb+.
+    Kdb(Upstream),
+    /// hopend itself, to this user.
+    Console(Arc<User>),
+}
+
+/// A client that has been identified.
+struct Caller {
+    capability: Option<u8>,
+    /// What it sent behind its handshake.
     early: Vec<u8>,
 }
 
+/// Leaves the `caller` behind once it is known who it is, however the rest goes.
 async fn open(
     client: &mut ClientStream,
     session: &Session,
+    caller: &mut Option<Caller>,
     record: &mut audit::Record,
-) -> Result<Opened, Refusal> {
+) -> Result<Behind, Refusal> {
     let endpoint = session.route.endpoint();
     let services = &session.services;
     // A connection that can't be tuned is as good as gone; reading from it will tell.
@@ -178,20 +208,31 @@ async fn open(
 
     let user = identify(services, endpoint, session.exposed, &peer, &hello).await?;
     record.user(&user);
+    *caller = Some(Caller {
+        capability: hello.capability,
+        early,
+    });
 
-    let Reached { upstream, node } = session
-        .route
-        .open(&user, &hello, &services.credentials)
-        .await?;
-    record.reached(upstream.peer, node.as_deref());
+    let (behind, capability) = if let Target::Console { .. } = endpoint.target {
+        record.reached(&endpoint.target, None);
+        (Behind::Console(user), console::CAPABILITY)
+    } else {
+        let Reached { upstream, node } = session
+            .route
+            .open(&user, &hello, &services.credentials)
+            .await?;
+        record.reached(upstream.peer, node.as_deref());
+        let capability = upstream.capability;
+        (Behind::Kdb(upstream), capability)
+    };
 
     // By itself: some clients hang when a message arrives in the same read.
-    let answer = common_capability(hello.capability, upstream.capability);
+    let answer = common_capability(hello.capability, capability);
     client
         .write_all(&[answer])
         .await
         .map_err(|_| Refusal::Vanished)?;
-    Ok(Opened { upstream, early })
+    Ok(behind)
 }
 
 fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
@@ -270,17 +311,36 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
     client.close().await;
 }
 
+/// Whether the client hears the reason in place of kdb+. One that is nobody here never does.
+fn explains(session: &Session, refusal: &Refusal) -> bool {
+    session.route.endpoint().errors == Errors::Explain && matches!(refusal, Refusal::Open(_))
+}
+
+async fn explain(mut client: ClientStream, caller: &Caller, reason: &str, session: &Session) {
+    let explanation = Explanation {
+        capability: caller.capability,
+        early: &caller.early,
+        max_message: session.route.endpoint().max_message,
+        reason,
+    };
+    let mut stopping = session.stopping.clone();
+    let given = tokio::select! {
+        given = explanation.give(&mut client) => given,
+        () = stopping.draining() => Ok(()),
+    };
+    if let Err(error) = given {
+        tracing::debug!("the client was not told: {error}");
+    }
+    client.close().await;
+}
+
 async fn relay(
     mut client: ClientStream,
-    opened: Opened,
+    (mut upstream, early): (Upstream, &[u8]),
     session: &Session,
     mut open: OpenSession,
     record: &audit::Record,
 ) {
-    let Opened {
-        mut upstream,
-        early,
-    } = opened;
     let endpoint = session.route.endpoint();
     let plan = relay::Plan {
         keepalive: endpoint.keepalive.clone(),
@@ -288,7 +348,7 @@ async fn relay(
     };
     let end = {
         let meters = Arc::clone(open.meters());
-        let mut relay = Relay::new(&mut client, &mut upstream.stream, &early, &plan, &meters);
+        let mut relay = Relay::new(&mut client, &mut upstream.stream, early, &plan, &meters);
         let (mut draining, mut cutting) = (session.stopping.clone(), session.stopping.clone());
         let mut told = false;
         loop {
@@ -303,13 +363,7 @@ async fn relay(
             }
         }
     };
-    record.ended(end.kind(), &chain(&end), open.meters());
-    if let (Some(kind), Some(remedy)) = (end.kind(), end.remedy()) {
-        let reason = format!("{}; {remedy}", chain(&end));
-        session.services.live.failed(record, kind, &reason);
-    }
-    // What follows is tidying up.
-    drop(open);
+    report(&end, session, open, record);
     let resets = end.resets_client();
     drop(end);
     // Both sides take their time to notice; neither has to wait for the other.
@@ -325,4 +379,58 @@ async fn relay(
     } else {
         tokio::join!(client.close(), goodbye);
     }
+}
+
+/// A session that hopend itself answers.
+async fn console(
+    mut client: ClientStream,
+    (user, early): (&User, &[u8]),
+    session: &Session,
+    mut open: OpenSession,
+    record: &audit::Record,
+) {
+    let endpoint = session.route.endpoint();
+    let services = &session.services;
+    let status = || {
+        let services = Arc::clone(services);
+        spawn_blocking(move || services.status())
+    };
+    let dialled = record.server().map(|server| server.ip().to_canonical());
+    let meters = Arc::clone(open.meters());
+    let visit = console::Visit {
+        user: &user.name,
+        environment: match &endpoint.target {
+            Target::Console { environment } => environment.as_ref(),
+            _ => None,
+        },
+        dialled: dialled.filter(|address| !address.is_loopback()),
+        max_message: endpoint.max_message,
+        live: &services.live,
+        lists: &services.lists,
+        status: &status,
+        record,
+        meters: &meters,
+    };
+    let mut cutting = session.stopping.clone();
+    let end = tokio::select! {
+        end = console::serve(&visit, &mut client, early, session.stopping.clone()) => end,
+        () = cutting.cutting() => End::Cut,
+        uid = open.killed() => End::Killed { uid },
+    };
+    report(&end, session, open, record);
+    if end.resets_client() {
+        client.reset();
+    } else {
+        client.close().await;
+    }
+}
+
+/// The record of a session that is over. What follows it is only tidying up.
+fn report(end: &End, session: &Session, open: OpenSession, record: &audit::Record) {
+    record.ended(end.kind(), &chain(end), open.meters());
+    if let (Some(kind), Some(remedy)) = (end.kind(), end.remedy()) {
+        let reason = format!("{}; {remedy}", chain(end));
+        session.services.live.failed(record, kind, &reason);
+    }
+    drop(open);
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use hopend::q::value::Value;
 use nix::sys::signal::Signal;
 
 use crate::support::process::{self, hopend};
@@ -110,6 +111,7 @@ async fn demo_prints_what_to_type_and_what_it_prints_works() {
     let mut script = demo.line_with("bash -c '").trim().to_owned();
     script.push('\n');
     script.push_str(demo.line_with("od -An -tx1").trim());
+    let console = demo.line_with("c:hopen `:localhost:");
     let output = tokio::task::spawn_blocking(move || {
         std::process::Command::new("bash")
             .args(["-c", &script])
@@ -124,8 +126,20 @@ async fn demo_prints_what_to_type_and_what_it_prints_works() {
     let address = format!("127.0.0.1:{port}").parse().unwrap();
     let mut handle = QClient::open(address, "", "").await.unwrap();
     handle.ask("trades").await.unwrap();
+    let mut questions = console.split("; ");
+    let port = questions.next().unwrap().rsplit(':').next().unwrap();
+    let address = format!("127.0.0.1:{port}").parse().unwrap();
+    let mut console = QClient::open(address, "", "").await.unwrap();
+    for question in questions {
+        let question = question.trim_start_matches("c\"").trim_end_matches('"');
+        let answer = console.ask(question).await;
+        assert!(
+            matches!(answer, Ok(Value::Table(_))),
+            "{question}: {answer:?}"
+        );
+    }
     demo.signal(Signal::SIGINT);
-    drop(handle);
+    drop((handle, console));
     let (status, output) = demo.end();
     assert!(status.success(), "{output}");
 }

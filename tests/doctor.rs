@@ -263,7 +263,6 @@ async fn where_all_is_well_every_stage_passes_and_no_secret_is_shown() {
             "via",
             "cluster = \"hdb-cluster\"\nnode = \"zone\"\nnode_via = \"cluster\"",
         ),
-        ("own", "kind = \"console\""),
     ] {
         let text =
             format!("\n[[endpoint]]\nname = \"{name}\"\nlisten = [\"127.0.0.1:0\"]\n{more}\n");

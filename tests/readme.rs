@@ -13,8 +13,10 @@ use nix::sys::signal::Signal;
 use crate::support::process::command;
 use crate::support::{Process, account, python};
 
-/// README's name of the port of the endpoint `hdb`.
-const HDB: &str = "26735";
+/// README's names of the ports of endpoints.
+const PORTS: [(&str, &str); 2] = [("hdb", "26735"), ("console", "26737")];
+/// README's name of the folder with the configuration.
+const FOLDER: &str = "/etc/hopend";
 /// README's name of the account that runs it all.
 const ACCOUNT: &str = "root";
 
@@ -30,12 +32,12 @@ async fn shows_what_really_happens() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let config = sim.write_files(folder.path(), &account()).unwrap();
-    let port = port_of(&config, "hdb");
+    let ports = PORTS.map(|(endpoint, shown)| (port_of(&config, endpoint), shown));
     let (log, shown) = tokio::task::spawn_blocking(move || {
         let python = python::interpreter();
         let mut daemon = Process::start(&["run", "--config", config.to_str().unwrap()]);
         daemon.line_with("ready");
-        let shell = Shell::new(&config, &python, &port);
+        let shell = Shell::new(&config, &python, ports);
         let shown = compare(&shell);
         daemon.signal(Signal::SIGTERM);
         (daemon.end().1, shown)
@@ -89,12 +91,16 @@ fn compare(shell: &Shell) -> String {
 /// A shell in which README's commands can be typed.
 struct Shell {
     preamble: String,
-    port: String,
+    /// Each port as it is, and as README names it.
+    ports: [(String, &'static str); 2],
+    /// Where the shell is.
     folder: PathBuf,
+    /// Where the configuration is.
+    config: String,
 }
 
 impl Shell {
-    fn new(config: &Path, python: &Path, port: &str) -> Self {
+    fn new(config: &Path, python: &Path, ports: [(String, &'static str); 2]) -> Self {
         let program = PathBuf::from(command(&[]).get_program());
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/readme");
         let preamble = format!(
@@ -114,8 +120,9 @@ hopend() {{
         );
         Self {
             preamble,
-            port: port.to_owned(),
+            ports,
             folder: here,
+            config: config.parent().unwrap().display().to_string(),
         }
     }
 
@@ -124,7 +131,10 @@ hopend() {{
         let mut script = self.preamble.clone();
         for (command, expected) in &transcript.steps {
             let lines = expected.lines().filter(|line| line.trim() != "…").count();
-            let command = command.replace(HDB, &self.port);
+            let mut command = command.clone();
+            for (real, shown) in &self.ports {
+                command = command.replace(shown, real);
+            }
             let _ = write!(script, "lines={lines}\n{command}\nprintf '\\001'\n");
         }
         let output = std::process::Command::new("bash")
@@ -133,8 +143,11 @@ hopend() {{
             .stdin(std::process::Stdio::null())
             .output()
             .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let text = text.replace(&self.port, HDB).replace(&account(), ACCOUNT);
+        let mut text = String::from_utf8_lossy(&output.stdout).replace(&account(), ACCOUNT);
+        text = text.replace(&self.config, FOLDER);
+        for (real, shown) in &self.ports {
+            text = text.replace(real, shown);
+        }
         let mut outputs: Vec<String> = text.split('\u{1}').map(ToOwned::to_owned).collect();
         outputs.truncate(transcript.steps.len());
         outputs

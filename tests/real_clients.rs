@@ -42,9 +42,11 @@ impl Client {
     }
 
     async fn start_as(&self, stage: &Stage, step: &str, [user, password, kx]: [&str; 3]) -> Script {
-        let port = stage.address("hdb").port().to_string();
+        let port = |endpoint| stage.address(endpoint).port().to_string();
+        let (hdb, console) = (port("hdb"), port("console"));
         let variables = [
-            ("HOPEND_PORT", port.as_str()),
+            ("HOPEND_PORT", hdb.as_str()),
+            ("HOPEND_CONSOLE_PORT", console.as_str()),
             ("HOPEND_USER", user),
             ("HOPEND_PASSWORD", password),
             ("HOPEND_KX_USER", kx),
@@ -144,6 +146,12 @@ impl Client {
         assert!(sent < 100_000, "{sent} bytes: not compressed");
     }
 
+    /// Tables of hopend's own, and discovery with the columns and types that a cluster answers with.
+    async fn reads_a_console(&self) {
+        let stage = stage().await;
+        self.start(&stage, "console").await.succeeds().await;
+    }
+
     /// Idle for longer than the limit, and then waiting for an answer for longer than it.
     async fn outlives_the_idle_limit(&self) {
         let options = Options {
@@ -210,6 +218,11 @@ macro_rules! behaviours {
             #[tokio::test(flavor = "multi_thread")]
             async fn reads_what_the_cluster_compressed() {
                 $client.reads_what_the_cluster_compressed().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn reads_a_console() {
+                $client.reads_a_console().await;
             }
 
             #[tokio::test(flavor = "multi_thread")]

@@ -128,7 +128,7 @@ control = "off"
                 "haproxy.cfg",
                 format!(
                     r"global
-  maxconn 20000
+  maxconn 9000
 defaults
   mode tcp
   timeout connect 10s
@@ -155,8 +155,8 @@ backend kdb
                 format!(
                     "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
                      daemon off;\npid {here}/nginx.pid;\nerror_log stderr error;\n\
-                     worker_processes auto;\nworker_rlimit_nofile 20000;\n\
-                     events {{ worker_connections 20000; }}\n\
+                     worker_processes auto;\nworker_rlimit_nofile 20000; user root;\n\
+                     events {{ worker_connections 9500; }}\n\
                      stream {{ server {{ listen {listen}; proxy_pass {server}; proxy_timeout 1h;\n\
                      proxy_ssl on; proxy_ssl_verify on; proxy_ssl_name localhost;\n\
                      proxy_ssl_server_name on; proxy_ssl_session_reuse on; tcp_nodelay on;\n\

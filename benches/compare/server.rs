@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hopend::q::frame::{HEADER_LEN, Header, MessageType};
 use hopend::q::message;
 use hopend::q::value::vector_header;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -61,6 +61,10 @@ impl Drop for Process {
 fn certificates(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Two certificates of one name would look like one that signed itself.
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "the bench's authority");
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
     let key = KeyPair::generate()?;
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];

@@ -52,13 +52,17 @@ async fn demonstrate(arguments: &Arguments) -> Result<(), Box<dyn std::error::Er
 /// What to type next.
 fn introduce(app: &App, folder: &Path) {
     let addresses = app.addresses();
-    let port = addresses
-        .iter()
-        .find_map(|(endpoint, address)| match address {
-            ListenAddress::Tcp(address) if endpoint == "hdb" => Some(address.port()),
-            _ => None,
-        });
-    let Some(port) = port else { return };
+    let port = |name: &str| {
+        addresses
+            .iter()
+            .find_map(|(endpoint, address)| match address {
+                ListenAddress::Tcp(address) if endpoint == name => Some(address.port()),
+                _ => None,
+            })
+    };
+    let (Some(port), Some(console)) = (port("hdb"), port("console")) else {
+        return;
+    };
     let password = folder.join("alice.password");
     say(format_args!(
         r#"A simulated FinSpace and hopend, in one process. Its clusters are behind TLS and signed
@@ -80,6 +84,9 @@ Who is connected, live (q ends it):
 
 Another user, by password:
   h:hopen `$":localhost:{port}:alice:",first read0`:{password}
+
+What hopend knows, as q tables (sessions, endpoints, credentials, errors), and discovery:
+  c:hopen `:localhost:{console}; c"sessions"; c".aws.list_kx_clusters[]"
 
 The configuration behind it:
   cat {config}

@@ -7,9 +7,6 @@ use crate::auth::password;
 use crate::secret::Secret;
 
 /// Arguments of `hopend hash-password`.
-///
-/// The password is asked for at a terminal, twice, or read from standard input as one line; it is
-/// never an argument, as arguments can be seen by other accounts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {}
 

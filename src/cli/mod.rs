@@ -1,13 +1,17 @@
 //! The command line: one file a subcommand, each with its exit code.
 
 mod check;
+mod completions;
 mod daemon;
 mod demo;
 mod discover;
 mod doctor;
 mod hash_password;
+mod help;
 mod kill;
+mod man;
 mod overview;
+mod policy;
 mod run;
 mod screen;
 mod signals;
@@ -21,7 +25,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 /// Exit codes of sysexits.h.
@@ -85,8 +89,14 @@ enum Subcommands {
     Nodes(discover::NodesArguments),
     /// Print a user's signed connection string for a cluster, for debugging. It is a secret
     ConnectionString(discover::StringArguments),
+    /// Print the least IAM policies that the configuration needs
+    Policy(policy::Arguments),
     /// Make a hash for `password` of a [[user]]
     HashPassword(hash_password::Arguments),
+    /// Print a script that completes hopend's command line in a shell
+    Completions(completions::Arguments),
+    /// Print the manual page, or write one for each subcommand
+    Man(man::Arguments),
 }
 
 /// `--config`, wherever one is read.
@@ -107,7 +117,8 @@ struct LogArgument {
 
 /// Runs the command line and says how it went. Errors have been printed.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = match Command::try_parse_from(arguments) {
+    let matches = help::command().try_get_matches_from(arguments);
+    let command = match matches.and_then(|matches| Command::from_arg_matches(&matches)) {
         Ok(command) => command,
         Err(error) => {
             // Help and version are asked for; everything else is a mistake.
@@ -131,7 +142,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Subcommands::Clusters(arguments) => discover::clusters(&arguments),
         Subcommands::Nodes(arguments) => discover::nodes(&arguments),
         Subcommands::ConnectionString(arguments) => discover::connection_string(&arguments),
+        Subcommands::Policy(arguments) => policy::run(&arguments),
         Subcommands::HashPassword(arguments) => hash_password::run(&arguments),
+        Subcommands::Completions(arguments) => completions::run(&arguments),
+        Subcommands::Man(arguments) => man::run(&arguments),
     };
     exit.code().into()
 }

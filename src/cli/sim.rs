@@ -10,12 +10,6 @@ use crate::log;
 use crate::sim::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
 
 /// Arguments of `hopend sim`.
-///
-/// Runs a FinSpace of its own on this host's loopback: the management API and STS, with signatures
-/// verified, and clusters with nodes over TLS that check the signed login and drop idle connections.
-///
-/// The nodes are test doubles and no q: they know the few expressions that `--expressions` lists,
-/// and take data of any size.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Where to write hopend.toml and what it needs; made if it is not there

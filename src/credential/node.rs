@@ -54,6 +54,7 @@ pub(crate) async fn ask_cluster(
     let asked = timeout(TIME_LIMIT, ask(environment, cluster, node, &login)).await;
     let string = asked.unwrap_or(Err(AskError::Slow)).map_err(|error| {
         let denied = matches!(error, AskError::Refused(_));
+        let connect = matches!(error, AskError::Upstream(UpstreamError::Rejected { .. }));
         FetchError {
             kind: ErrorKind::Upstream,
             retry: if denied { Retry::Refused } else { Retry::Soon },
@@ -61,9 +62,13 @@ pub(crate) async fn ask_cluster(
                 "cluster {cluster} gave no connection string for node {node}: {}",
                 chain(&error)
             ),
-            remedy: "node_via = \"cluster\" needs a session to the cluster from this host; check \
-                     it with node = \"any\", or set node_via = \"api\""
-                .into(),
+            remedy: if connect {
+                format!("allow finspace:ConnectKxCluster on cluster {cluster} to the user's role")
+            } else {
+                "node_via = \"cluster\" needs a session to the cluster from this host; check it with \
+                 node = \"any\", or set node_via = \"api\""
+                    .into()
+            },
         }
     })?;
     Ok(Credential {

@@ -8,7 +8,9 @@ use futures_util::future::BoxFuture;
 use super::{Credential, Fetch, FetchError, Recipe, Retry, command, node};
 use crate::config::{Environment, NodeVia};
 use crate::error::ErrorKind;
-use crate::finspace::{AwsError, FinSpace, Node, SignedString, StringRequest, zone_of_host};
+use crate::finspace::{
+    AwsError, Cluster, FinSpace, Node, SignedString, StringRequest, zone_of_host,
+};
 use crate::nodes::Discover;
 
 /// Fetches from AWS and from login commands.
@@ -64,6 +66,13 @@ impl Fetch for Sources {
 }
 
 impl Discover for Sources {
+    fn clusters<'a>(
+        &'a self,
+        environment: &'a Arc<Environment>,
+    ) -> BoxFuture<'a, Result<Vec<Cluster>, FetchError>> {
+        async move { Ok(self.finspace.clusters(environment, None).await?) }.boxed()
+    }
+
     fn nodes<'a>(
         &'a self,
         environment: &'a Arc<Environment>,

@@ -3,6 +3,7 @@
 mod discovery;
 mod error;
 mod profile;
+pub mod q_api;
 mod steps;
 mod zone;
 
@@ -22,6 +23,7 @@ use crate::connection_string::ConnectionString;
 pub use discovery::{Cluster, Node};
 pub use error::{AwsError, Missing};
 use profile::Profile;
+pub(crate) use steps::session_name;
 pub use steps::{Caller, KxUser, RoleSession};
 pub use zone::zone_of_host;
 

@@ -9,7 +9,7 @@ use aws_credential_types::Credentials;
 
 use super::error::{Asked, partition_of};
 use super::{AwsError, Clients, FinSpace, SignedString, StringRequest, finspace};
-use crate::config::Environment;
+use crate::config::{Environment, RoleArn, User};
 use crate::connection_string::ConnectionString;
 
 /// What is asked of AssumeRole: as long as a connection string may live, and the most that a
@@ -67,6 +67,26 @@ impl FinSpace {
     pub async fn kx_user(&self, request: &StringRequest<'_>) -> Result<KxUser, AwsError> {
         let clients = self.clients(request.environment).await;
         clients.user(request).await
+    }
+
+    /// The role of a user, as GetKxUser tells it.
+    pub async fn role(
+        &self,
+        environment: &Arc<Environment>,
+        user: &User,
+    ) -> Result<RoleArn, AwsError> {
+        let request = StringRequest {
+            environment,
+            cluster: "",
+            kx_user: &user.kx_user,
+            role: None,
+            local_user: &user.name,
+        };
+        let found = self.kx_user(&request).await?;
+        found
+            .role
+            .parse()
+            .map_err(|why| AwsError::garbled(format!("the iamRole of user {} {why}", user.kx_user)))
     }
 
     /// AssumeRole of the user's role.
@@ -282,7 +302,7 @@ fn user_arn(request: &StringRequest<'_>, partition: &str, account: &str) -> Stri
 }
 
 /// A local user as RoleSessionName and SourceIdentity take it: 2 to 64 of `[A-Za-z0-9_+=,.@-]`.
-fn session_name(local_user: &str) -> String {
+pub(crate) fn session_name(local_user: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
     let mut name: String = local_user
         .chars()

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use jiff::Timestamp;
 
 use crate::audit::Record;
-use crate::config::ListenAddress;
+use crate::config::{Endpoint, ListenAddress};
 use crate::credential::{Credentials, State};
 use crate::error::ErrorKind;
 use crate::route::Route;
@@ -40,6 +40,15 @@ pub struct Shown {
     pub listen: Vec<Arc<OnceLock<ListenAddress>>>,
 }
 
+/// An endpoint and the addresses that it is bound to.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    /// Its configuration.
+    pub endpoint: Arc<Endpoint>,
+    /// Where hopen finds it, with ports that the system chose.
+    pub listen: Vec<ListenAddress>,
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     opened: u64,
@@ -62,6 +71,12 @@ impl Live {
     /// These are the endpoints from now on, in the order of the configuration.
     pub fn serves(&self, endpoints: Vec<Shown>) {
         *lock(&self.endpoints) = endpoints;
+    }
+
+    /// The endpoints as they are served now, in the order of the configuration.
+    pub fn endpoints(&self) -> Vec<Bound> {
+        let shown = lock(&self.endpoints);
+        shown.iter().map(Shown::bound).collect()
     }
 
     /// A session is open; it is shown until what this returns is dropped.
@@ -126,12 +141,21 @@ impl Live {
     }
 }
 
+impl Shown {
+    fn bound(&self) -> Bound {
+        let listen = self.listen.iter().filter_map(|address| address.get());
+        Bound {
+            endpoint: Arc::clone(self.route.endpoint()),
+            listen: listen.cloned().collect(),
+        }
+    }
+}
+
 fn endpoint_row(shown: &Shown, counts: Counts, sessions: u64) -> EndpointRow {
-    let endpoint = shown.route.endpoint();
-    let listen = shown.listen.iter().filter_map(|address| address.get());
+    let Bound { endpoint, listen } = shown.bound();
     EndpointRow {
         name: endpoint.name.clone(),
-        listen: listen.map(ToString::to_string).collect(),
+        listen: listen.iter().map(ToString::to_string).collect(),
         target: endpoint.target.to_string(),
         sessions,
         max_sessions: endpoint.max_sessions as u64,

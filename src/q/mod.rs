@@ -7,4 +7,5 @@ pub mod compress;
 pub mod frame;
 pub mod handshake;
 pub mod message;
+pub mod time;
 pub mod value;

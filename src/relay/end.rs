@@ -35,6 +35,9 @@ pub enum End {
         /// Whether the client was in the middle of a message from the cluster.
         torn: bool,
     },
+    /// The client answered what nobody had asked it.
+    #[error("the client sent a response, and nothing had been asked of it")]
+    ClientResponse,
     /// What the cluster sent is no q message.
     #[error("the cluster sent what is no q message")]
     UpstreamMessage(#[source] HeaderError),
@@ -57,7 +60,9 @@ impl End {
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
             Self::ClientClosed | Self::Drained | Self::Killed { .. } => None,
-            Self::ClientLost(_) | Self::ClientMessage { .. } => Some(ErrorKind::Client),
+            Self::ClientLost(_) | Self::ClientMessage { .. } | Self::ClientResponse => {
+                Some(ErrorKind::Client)
+            }
             Self::UpstreamClosed { .. } | Self::UpstreamCut(_) | Self::UpstreamMessage(_) => {
                 Some(ErrorKind::Upstream)
             }
@@ -76,7 +81,9 @@ impl End {
                 error: HeaderError::TooLong { .. },
                 ..
             } => Some("send less at a time, or raise max_message of the endpoint"),
-            Self::ClientMessage { .. } => Some("check what the client sends"),
+            Self::ClientMessage { .. } | Self::ClientResponse => {
+                Some("check what the client sends")
+            }
             Self::ClientClosed
             | Self::ClientLost(_)
             | Self::Drained

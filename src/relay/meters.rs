@@ -63,11 +63,11 @@ impl Direction {
         self.syncs.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add_bytes(&self, count: usize) {
+    pub(crate) fn add_bytes(&self, count: usize) {
         self.bytes.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn add_message(&self, message_type: MessageType) {
+    pub(crate) fn add_message(&self, message_type: MessageType) {
         let count = match message_type {
             MessageType::Async => &self.asyncs,
             MessageType::Sync => &self.syncs,
@@ -94,16 +94,16 @@ impl Meters {
         self.opened.elapsed().saturating_sub(last)
     }
 
-    pub(super) fn set_outstanding(&self, count: u64) {
+    pub(crate) fn set_outstanding(&self, count: u64) {
         self.outstanding.store(count, Ordering::Relaxed);
     }
 
-    pub(super) fn active(&self) {
+    pub(crate) fn active(&self) {
         let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_byte.store(now, Ordering::Relaxed);
     }
 
-    pub(super) fn add_ping(&self) {
+    pub(crate) fn add_ping(&self) {
         self.pings.fetch_add(1, Ordering::Relaxed);
     }
 }

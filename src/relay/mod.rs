@@ -108,10 +108,7 @@ where
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         loop {
             match self.step(context) {
-                Ok(true) => {
-                    self.last_progress = Instant::now();
-                    self.meters.set_outstanding(self.outstanding);
-                }
+                Ok(true) => self.last_progress = Instant::now(),
                 Ok(false) => match self.poll_timer(context) {
                     Poll::Ready(Some(end)) => return Poll::Ready(end),
                     Poll::Ready(None) => {}
@@ -163,7 +160,10 @@ where
             match header.message_type {
                 MessageType::Response => *asked = asked.saturating_sub(1),
                 _ if keepalive.awaiting_answer() => return Verdict::Hold,
-                MessageType::Sync => *outstanding += 1,
+                MessageType::Sync => {
+                    *outstanding += 1;
+                    meters.set_outstanding(*outstanding);
+                }
                 MessageType::Async => {}
             }
             meters.to_cluster.add_message(header.message_type);
@@ -237,7 +237,10 @@ where
                     keepalive.answered();
                     return Verdict::Swallow;
                 }
-                MessageType::Response => *outstanding = outstanding.saturating_sub(1),
+                MessageType::Response => {
+                    *outstanding = outstanding.saturating_sub(1);
+                    meters.set_outstanding(*outstanding);
+                }
                 MessageType::Sync => *asked += 1,
                 MessageType::Async => {}
             }

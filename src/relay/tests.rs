@@ -511,3 +511,25 @@ async fn a_large_answer_to_a_sync_ping_does_not_stop_the_lane() {
     read_exactly(&mut pair.client, &before).await;
     read_exactly(&mut pair.client, &behind).await;
 }
+
+/// What `hopend status` shows while a session runs.
+#[tokio::test(start_paused = true)]
+async fn meters_tell_what_waits_and_how_long_nothing_moved_keepalives_apart() {
+    let (mut client, mut client_side) = duplex(256);
+    let (mut cluster, mut cluster_side) = duplex(256);
+    let (meters, plan) = (Meters::default(), plan(Some(KeepaliveMode::Async)));
+    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    advance(EVERY / 4).await;
+    let request = text(MessageType::Sync, "1+1");
+    client.write_all(&request).await.unwrap();
+    let second = Duration::from_secs(1);
+    assert!(timeout(second, relay.run()).await.is_err());
+    assert_eq!((meters.outstanding(), meters.idle()), (1, second));
+    assert!(timeout(3 * EVERY, relay.run()).await.is_err());
+    assert!(meters.pings() >= 2);
+    assert_eq!(meters.idle(), 3 * EVERY + second);
+    let answer = message(MessageType::Response, b"2");
+    cluster.write_all(&answer).await.unwrap();
+    assert!(timeout(second, relay.run()).await.is_err());
+    assert_eq!((meters.outstanding(), meters.idle()), (0, second));
+}

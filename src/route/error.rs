@@ -18,6 +18,19 @@ pub enum OpenError {
     /// No kdb+, or it refused.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// A FinSpace cluster refused a login that was signed a moment ago.
+    #[error(
+        "{refusal}; allow finspace:ConnectKxCluster on cluster {cluster} to the role of user {user}, \
+         and see with hopend policy what else it needs"
+    )]
+    ClusterRefused {
+        /// The cluster.
+        cluster: String,
+        /// The user's name.
+        user: String,
+        /// What it looked like.
+        refusal: UpstreamError,
+    },
     /// The cluster's nodes can't be listed, and one of them is needed.
     #[error("no node can be chosen: {0}")]
     Nodes(Arc<FetchError>),
@@ -80,6 +93,7 @@ impl OpenError {
         match self {
             Self::Credential(error) | Self::Nodes(error) => error.kind,
             Self::Upstream(error) => error.kind(),
+            Self::ClusterRefused { .. } => ErrorKind::Denied,
             Self::NoneRunning { .. } => ErrorKind::Upstream,
             Self::NodeGone { .. }
             | Self::Tls(_)

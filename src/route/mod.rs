@@ -284,9 +284,25 @@ impl Route {
                 tracing::info!(%recipe, generation = issued.generation, "kdb+ refused the login: fetching it anew");
                 credentials.reject(&recipe, issued.generation);
                 let issued = credentials.obtain(&recipe).await?;
-                self.open_with(&issued.credential, user, hello).await
+                let opened = self.open_with(&issued.credential, user, hello).await;
+                opened.map_err(|error| self.refused_anew(error, user))
             }
             opened => opened,
+        }
+    }
+
+    /// A cluster of FinSpace says nothing when it refuses; with a new string it is likely the policy.
+    fn refused_anew(&self, error: OpenError, user: &User) -> OpenError {
+        match (error, &self.endpoint.target) {
+            (
+                OpenError::Upstream(refusal @ UpstreamError::Rejected { .. }),
+                Target::FinSpace { cluster, .. },
+            ) => OpenError::ClusterRefused {
+                cluster: cluster.clone(),
+                user: user.name.clone(),
+                refusal,
+            },
+            (error, _) => error,
         }
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::faults::ApiFault;
 use super::signature::{Caller, Received, Refusal};
 use super::state::{LOWER, Shared, random};
-use super::{finspace, operations, sts};
+use super::{access, finspace, operations, sts};
 
 /// An error in the terms of AWS.
 #[derive(Debug)]
@@ -63,47 +63,35 @@ impl Call<'_> {
             .map(|(_, value)| value.into_owned())
     }
 
-    /// Whether the caller may do this; the one place that decides it.
-    ///
-    /// The base principal may do everything except ask for connection strings, which takes the
-    /// user's own role. A role may do that and nothing else.
+    /// Whether the caller may do this.
     pub(super) fn authorize(&self, action: &str, resource: &str) -> Result<(), ApiError> {
-        let own = matches!(
-            action,
-            "finspace:GetKxConnectionString" | "sts:GetCallerIdentity"
-        );
-        let allowed = match (&self.caller.role, action) {
-            (_, "sts:GetCallerIdentity") => true,
-            (None, _) => !own,
-            (Some(_), _) => own,
-        };
-        if allowed
-            && !self
-                .shared
-                .faults
-                .denies(&self.caller.arn, action, resource)
-        {
-            return Ok(());
-        }
-        Err(self.denied(action, resource))
+        let permit = self.shared.permit(&self.caller, action, resource);
+        permit.map_err(|why| refusal(action, why))
+    }
+
+    /// Whether the caller may take this role, with these values of condition keys.
+    pub(super) fn authorize_role(
+        &self,
+        action: &str,
+        role: &str,
+        context: &[(&'static str, &str)],
+    ) -> Result<(), ApiError> {
+        let permit = self.shared.permit_role(&self.caller, action, role, context);
+        permit.map_err(|why| refusal(action, why))
     }
 
     pub(super) fn denied(&self, action: &str, resource: &str) -> ApiError {
-        let code = if action.starts_with("sts:") {
-            "AccessDenied"
-        } else {
-            "AccessDeniedException"
-        };
-        ApiError::new(
-            403,
-            code,
-            format!(
-                "User: {} is not authorized to perform: {action} on resource: {resource} \
-                 because no identity-based policy allows the {action} action",
-                self.caller.arn
-            ),
-        )
+        refusal(action, access::not_allowed(&self.caller, action, resource))
     }
+}
+
+fn refusal(action: &str, why: String) -> ApiError {
+    let code = if action.starts_with("sts:") {
+        "AccessDenied"
+    } else {
+        "AccessDeniedException"
+    };
+    ApiError::new(403, code, why)
 }
 
 /// Serves one of the two until told to stop.

@@ -291,9 +291,9 @@ where
 }
 
 fn check(shared: &Shared, place: &Place, hello: &Hello) -> Result<(), String> {
-    let host = match place {
-        Place::Cluster(cluster) => shared.inner_host(cluster, None),
-        Place::Node(cluster, node) => shared.inner_host(cluster, Some(node)),
+    let place = match place {
+        Place::Cluster(cluster) => (&**cluster, None),
+        Place::Node(cluster, node) => (&**cluster, Some(&**node)),
         Place::Plain { user, password } => {
             return if hello.user == *user && hello.password == *password {
                 Ok(())
@@ -302,7 +302,7 @@ fn check(shared: &Shared, place: &Place, hello: &Hello) -> Result<(), String> {
             };
         }
     };
-    shared.verify_login(&hello.user, hello.password.expose(), &host)
+    shared.verify_login(&hello.user, hello.password.expose(), place)
 }
 
 /// The login and what was sent ahead of its answer; `None` for what is none.

@@ -1,61 +1,46 @@
 //! The `.aws` functions that FinSpace gives a q process on a cluster.
-//!
-//! Names and descriptions are char vectors, launch times are timestamps.
-//!
-//! Source: FinSpace user guide, "q API reference".
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::state::Shared;
-use crate::q::value::{Table, Value};
-
-/// 2000-01-01 in seconds since 1970.
-const Q_EPOCH: u64 = 946_684_800;
+use crate::finspace::{Cluster, Node, q_api};
+use crate::q::value::Value;
 
 /// How long the session lives that a node signs with.
 const NODE_SESSION: Duration = Duration::from_secs(3600);
 
 /// `.aws.list_kx_clusters[]`.
 pub(super) fn clusters(shared: &Shared) -> Value {
-    shared.look(|state| {
+    let clusters: Vec<_> = shared.look(|state| {
         let clusters = state.clusters.values();
-        Value::Table(
-            Table::new()
-                .with(
-                    "cluster_name",
-                    Value::texts(clusters.clone().map(|c| &c.name)),
-                )
-                .with("status", Value::texts(clusters.clone().map(|c| c.status)))
-                .with(
-                    "cluster_type",
-                    Value::texts(clusters.clone().map(|c| &c.kind)),
-                )
-                .with(
-                    "description",
-                    Value::texts(clusters.map(|c| &c.description)),
-                ),
-        )
-    })
+        clusters
+            .map(|cluster| Cluster {
+                name: cluster.name.clone(),
+                kind: cluster.kind.to_string(),
+                status: cluster.status.to_string(),
+                description: cluster.description.clone(),
+            })
+            .collect()
+    });
+    Value::Table(q_api::clusters(&clusters))
 }
 
 /// `.aws.list_kx_cluster_nodes[cluster]`.
 pub(super) fn nodes(shared: &Shared, cluster: &str) -> Result<Value, String> {
-    shared.look(|state| {
+    let nodes: Vec<_> = shared.look(|state| {
         let cluster = state
             .clusters
             .get(cluster)
             .ok_or_else(|| missing(cluster))?;
-        let nodes = cluster.nodes.iter();
-        Ok(Value::Table(
-            Table::new()
-                .with("node_id", Value::texts(nodes.clone().map(|n| &n.id)))
-                .with("az_id", Value::texts(nodes.clone().map(|n| &n.zone)))
-                .with(
-                    "launch_time",
-                    Value::Timestamps(nodes.map(|n| timestamp(n.launched)).collect()),
-                ),
-        ))
-    })
+        let nodes = cluster.nodes.iter().map(|node| Node {
+            id: node.id.clone(),
+            zone: node.zone.clone(),
+            launched: Some(node.launched),
+            status: String::new(),
+        });
+        Ok::<_, String>(nodes.collect())
+    })?;
+    Ok(Value::Table(q_api::nodes(&nodes)))
 }
 
 /// `.aws.get_kx_connection_string[cluster]` and, with a node,
@@ -86,6 +71,10 @@ pub(super) fn connection_string(
         Ok::<_, String>((role, port.ok_or("ValidationException: not RUNNING")?))
     })?;
     let session = shared.issue_session(&role, "node", NODE_SESSION);
+    let action = "finspace:GetKxConnectionString";
+    shared
+        .permit(&session.caller(), action, &shared.cluster_arn(cluster))
+        .map_err(|why| format!("AccessDeniedException: {why}"))?;
     let host = shared.inner_host(cluster, node);
     let password = shared
         .sign_login(&session.access_key, user, &host)
@@ -93,14 +82,6 @@ pub(super) fn connection_string(
     Ok(Value::text(&format!(
         ":tcps://localhost:{port}:{user}:{password}"
     )))
-}
-
-/// Nanoseconds since 2000.
-pub(super) fn timestamp(time: SystemTime) -> i64 {
-    time.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(Q_EPOCH))
-        .ok()
-        .and_then(|since| i64::try_from(since.as_nanos()).ok())
-        .unwrap_or(i64::MIN)
 }
 
 fn missing(name: &str) -> String {

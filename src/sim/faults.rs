@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::certificates::Flaw;
+use super::iam::matches;
 
 /// How a call to the management API or to STS goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,19 +182,6 @@ fn take<F: Clone>(faults: &mut HashMap<String, (F, Times)>, name: &str) -> Optio
         }
     }
     Some(fault)
-}
-
-/// Whether `text` is what `pattern` says, where `*` is any number of characters.
-fn matches(pattern: &str, text: &str) -> bool {
-    let Some((before, after)) = pattern.split_once('*') else {
-        return pattern == text;
-    };
-    let Some(rest) = text.strip_prefix(before) else {
-        return false;
-    };
-    (0..=rest.len())
-        .filter(|&at| rest.is_char_boundary(at))
-        .any(|at| matches(after, &rest[at..]))
 }
 
 #[cfg(test)]

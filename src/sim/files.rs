@@ -80,7 +80,7 @@ impl Simulator {
     ) -> Result<String, SimError> {
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let file = |name: &str| quoted(&dir.join(name).to_string_lossy());
-        let [hdb, rdb, plain] = free_ports().map_err(SimError::Listen)?;
+        let [hdb, rdb, plain, console] = free_ports().map_err(SimError::Listen)?;
         let keepalive = self.keepalive();
         let (plain_port, plain_user, _) = self.plain();
         let control = control(&dir.join("control"));
@@ -103,7 +103,7 @@ ca_file = {ca}
 [[user]]
 name = {account}
 os_user = {account}
-{kx}
+{kx}console = true
 [[user]]
 name = "{second}"
 password = "{hash}"          # the one in alice.password
@@ -125,6 +125,11 @@ connect = [":tcps://localhost:{plain_port}"]
 login = {{ user = "{plain_user}", password_file = {plain_password} }}
 ca_file = {ca}
 {keepalive}
+[[endpoint]]                  # hopend's own tables, and what a cluster's .aws functions tell
+name = "console"
+kind = "console"
+listen = ["127.0.0.1:{console}"]
+
 [daemon]
 {control}
 "#,
@@ -161,11 +166,11 @@ fn control(path: &Path) -> String {
     )
 }
 
-/// Three ports that were free a moment ago, below those that the system gives to connections: one
+/// Ports that were free a moment ago, below those that the system gives to connections: one
 /// of those could be taken again before it is listened on.
-fn free_ports() -> io::Result<[u16; 3]> {
+fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     let mut held = Vec::new();
-    let mut ports = [0; 3];
+    let mut ports = [0; N];
     for port in &mut ports {
         let listener = bind_somewhere()?;
         *port = listener.local_addr()?.port();

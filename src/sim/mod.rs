@@ -4,6 +4,7 @@
 //! The nodes are test doubles that know the expressions of [`OFFERED_EXPRESSIONS`]; they are no q.
 //! Everything listens on 127.0.0.1, at ports chosen by the system.
 
+mod access;
 mod api;
 mod certificates;
 mod cluster;
@@ -15,6 +16,7 @@ mod faults;
 mod files;
 mod finspace;
 mod frames;
+mod iam;
 mod names;
 mod node;
 mod operations;
@@ -37,6 +39,7 @@ use tokio::task::JoinSet;
 pub use certificates::Flaw;
 pub use connection::{ConnectionRecord, Ended};
 pub use faults::{ApiFault, ClusterFault, Cut, Faults, Times};
+pub use iam::PolicyError;
 pub use node::OFFERED as OFFERED_EXPRESSIONS;
 pub use operations::{OFFERED as OFFERED_OPERATIONS, Operation};
 
@@ -238,6 +241,28 @@ impl Simulator {
     /// connection strings.
     pub fn base_credentials(&self) -> (&str, &str) {
         (&self.shared.base.access_key, &self.shared.base.secret_key)
+    }
+
+    /// The ARN of the IAM user that the base credentials are of.
+    pub fn base_arn(&self) -> String {
+        access::base_arn()
+    }
+
+    /// Has a role, or the user of the base credentials, do what this policy allows and nothing else.
+    /// The ARN is that of [`Self::role_arn`] or [`Self::base_arn`].
+    ///
+    /// # Errors
+    /// The policy has something that the simulator does not evaluate, or nobody has the ARN.
+    pub fn set_policy(&self, principal: &str, document: &str) -> Result<(), PolicyError> {
+        self.shared.set_policy(principal, document)
+    }
+
+    /// Has a role be taken only by those whom this trust policy allows it.
+    ///
+    /// # Errors
+    /// As [`Self::set_policy`].
+    pub fn set_trust(&self, role: &str, document: &str) -> Result<(), PolicyError> {
+        self.shared.set_trust(role, document)
     }
 
     /// `userArn` of a FinSpace user.

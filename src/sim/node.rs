@@ -17,6 +17,7 @@ use super::frames::{self, Frame};
 use super::state::Shared;
 use crate::q::frame::MessageType;
 use crate::q::message::error_response;
+use crate::q::time;
 use crate::q::value::{Table, Value};
 
 /// What a node knows; an unknown expression is answered with this list.
@@ -285,7 +286,7 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
             ".z.u" => Value::Symbol(self.connection.user().to_owned()),
             ".z.w" => Value::Int(HANDLE),
             ".z.h" => Value::Symbol(self.connection.node().to_owned()),
-            ".z.p" => Value::Timestamp(discovery::timestamp(self.shared.now())),
+            ".z.p" => Value::Timestamp(time::timestamp(self.shared.now())),
             ".z.K" => Value::Float(4.1),
             "trades" => trades(),
             _ => return Err(unknown(name)),

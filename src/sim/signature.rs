@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::state::Shared;
-use super::{ACCOUNT, REGION};
+use super::state::{Session, Shared};
+use super::{ACCOUNT, REGION, access};
 
 /// The service that connection strings are signed for.
 pub(super) const LOGIN_SERVICE: &str = "finspace-apricot";
@@ -35,6 +35,13 @@ pub(super) struct Caller {
     /// The role, for a session's credentials; `None` for the base credentials.
     pub(super) role: Option<String>,
     pub(super) access_key: String,
+}
+
+impl Caller {
+    /// The ARN of the role or of the IAM user, which policies go by.
+    pub(super) fn principal(&self) -> &str {
+        self.role.as_deref().unwrap_or(&self.arn)
+    }
 }
 
 /// Why a signature does not hold. Each service has its own names for these.
@@ -64,6 +71,22 @@ struct Keys {
     access_key: String,
     secret_key: String,
     token: Option<String>,
+}
+
+impl Session {
+    /// Whoever signs with it.
+    pub(super) fn caller(&self) -> Caller {
+        let role_name = self.role.rsplit('/').next().unwrap_or_default();
+        Caller {
+            arn: format!(
+                "arn:aws:sts::{ACCOUNT}:assumed-role/{role_name}/{}",
+                self.name
+            ),
+            user_id: format!("AROASIMULATEDROLE0001:{}", self.name),
+            role: Some(self.role.clone()),
+            access_key: self.access_key.clone(),
+        }
+    }
 }
 
 impl Shared {
@@ -183,13 +206,14 @@ impl Shared {
         Some(password)
     }
 
-    /// Whether a login opens the cluster or node that `inner_host` stands for; the reason if not.
+    /// Whether a login opens a cluster, or one of its nodes; the reason if not.
     pub(super) fn verify_login(
         &self,
         user: &str,
         password: &[u8],
-        inner_host: &str,
+        (cluster, node): (&str, Option<&str>),
     ) -> Result<(), String> {
+        let inner_host = self.inner_host(cluster, node);
         let mut own = Vec::new();
         let mut amz: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(password) {
@@ -246,10 +270,7 @@ impl Shared {
         if role.is_none() || role != caller.role {
             return Err("signed by another role than the user's".into());
         }
-        if self.faults.denies(&caller.arn, LOGIN_ACTION, "*") {
-            return Err("finspace:ConnectKxCluster is denied".into());
-        }
-        Ok(())
+        self.permit(&caller, LOGIN_ACTION, &self.cluster_arn(cluster))
     }
 
     fn keys(&self, access_key: &str, token: Option<&str>) -> Result<(Keys, Caller), Refusal> {
@@ -263,7 +284,7 @@ impl Shared {
                 token: None,
             };
             let caller = Caller {
-                arn: format!("arn:aws:iam::{ACCOUNT}:user/hopend"),
+                arn: access::base_arn(),
                 user_id: "AIDASIMULATEDHOPEND01".into(),
                 role: None,
                 access_key: access_key.to_owned(),
@@ -279,16 +300,7 @@ impl Shared {
         if session.expires <= self.now() {
             return Err(Refusal::Expired);
         }
-        let role_name = session.role.rsplit('/').next().unwrap_or_default();
-        let caller = Caller {
-            arn: format!(
-                "arn:aws:sts::{ACCOUNT}:assumed-role/{role_name}/{}",
-                session.name
-            ),
-            user_id: format!("AROASIMULATEDROLE0001:{}", session.name),
-            role: Some(session.role),
-            access_key: access_key.to_owned(),
-        };
+        let caller = session.caller();
         let keys = Keys {
             access_key: session.access_key,
             secret_key: session.secret_key,

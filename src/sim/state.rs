@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::certificates::Certificates;
 use super::connection::Connection;
 use super::faults::Faults;
+use super::iam::Policy;
 use super::{ACCOUNT, Options, REGION};
 
 /// Everything that the listeners share.
@@ -45,6 +46,10 @@ pub(super) struct State {
     pub(super) delisted: Vec<(String, Node)>,
     /// Role, session name and SourceIdentity of each AssumeRole.
     pub(super) assumed: Vec<(String, String, Option<String>)>,
+    /// Policies by ARN of the role or user; who has none may do what was ever allowed.
+    pub(super) policies: HashMap<String, Policy>,
+    /// Trust policies by ARN of the role; one without any trusts everybody.
+    pub(super) trusts: HashMap<String, Policy>,
 }
 
 #[derive(Debug, Clone)]

@@ -60,8 +60,9 @@ fn assume_role(call: &Call<'_>) -> Result<String, ApiError> {
     let role = need("RoleArn")?;
     let name = need("RoleSessionName")?;
     session_name("roleSessionName", &name)?;
-    if let Some(identity) = field(call.body, "SourceIdentity") {
-        session_name("sourceIdentity", &identity)?;
+    let identity = field(call.body, "SourceIdentity");
+    if let Some(identity) = &identity {
+        session_name("sourceIdentity", identity)?;
     }
     let life = match field(call.body, "DurationSeconds") {
         None => 3600,
@@ -79,7 +80,12 @@ fn assume_role(call: &Call<'_>) -> Result<String, ApiError> {
     if !role.starts_with("arn:aws:iam::") || !role.contains(":role/") {
         return Err(invalid(format!("{role} is invalid")));
     }
-    call.authorize("sts:AssumeRole", &role)?;
+    let mut context = vec![("sts:RoleSessionName", &*name)];
+    context.extend(identity.as_deref().map(|name| ("sts:SourceIdentity", name)));
+    call.authorize_role("sts:AssumeRole", &role, &context)?;
+    if identity.is_some() {
+        call.authorize_role("sts:SetSourceIdentity", &role, &context)?;
+    }
     let known = call
         .shared
         .look(|state| state.users.values().any(|user| user.role == role));
@@ -90,8 +96,8 @@ fn assume_role(call: &Call<'_>) -> Result<String, ApiError> {
         .shared
         .issue_session(&role, &name, Duration::from_secs(life));
     call.shared.with(|state| {
-        let identity = field(call.body, "SourceIdentity");
-        state.assumed.push((role.clone(), name.clone(), identity));
+        let assumed = (role.clone(), name.clone(), identity.clone());
+        state.assumed.push(assumed);
     });
     let role_name = role.rsplit('/').next().unwrap_or_default();
     let expiration = Timestamp::try_from(session.expires)
@@ -108,7 +114,7 @@ fn assume_role(call: &Call<'_>) -> Result<String, ApiError> {
         session.access_key,
         session.secret_key,
         session.token,
-        field(call.body, "SourceIdentity")
+        identity
             .map(|identity| format!("<SourceIdentity>{identity}</SourceIdentity>"))
             .unwrap_or_default(),
         request_id(),

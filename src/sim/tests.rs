@@ -691,7 +691,7 @@ async fn the_files_name_everything_that_hopend_needs() {
     };
     let text = std::fs::read_to_string(&path).unwrap();
     let config = crate::config::parse(&text, &path, &accounts).unwrap();
-    assert_eq!((config.users.len(), config.endpoints.len()), (2, 3));
+    assert_eq!((config.users.len(), config.endpoints.len()), (2, 4));
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(path.parent().unwrap()), 0o700);
     for file in [

@@ -80,7 +80,9 @@ pub enum UpstreamError {
         source: io::Error,
     },
     /// kdb+ closed the connection instead of answering the login.
-    #[error("{address}: kdb+ refused the login of user {user:?}")]
+    #[error(
+        "{address}: kdb+ refused the login of user {user:?}; see that this user may log in there"
+    )]
     Rejected {
         /// Where to.
         address: Address,

@@ -10,9 +10,9 @@ from aiokdb.server import CredentialsException
 from steps import same
 
 
-async def connect():
+async def connect(port=steps.PORT):
     _, q = await open_qipc_connection(
-        steps.HOST, steps.PORT, user=steps.USER or None, password=steps.PASSWORD or None
+        steps.HOST, port, user=steps.USER or None, password=steps.PASSWORD or None
     )
     return q
 
@@ -125,6 +125,45 @@ async def told():
     same(answer.kC().tounicode(), "you said well")
 
 
+def texts(column):
+    same(column.t, TypeEnum.K)
+    return [item.kC().tounicode() for item in column.kK()]
+
+
+async def console():
+    here, there = await connect(steps.CONSOLE), await connect()
+    for request in [steps.CLUSTERS, steps.NODES]:
+        mine = await here.sync_req(cv(request))
+        theirs = await there.sync_req(cv(request))
+        same(mine.t, TypeEnum.XT)
+        same(list(mine.kS()), list(theirs.kS()))
+        same([mine[name].t for name in mine.kS()], [theirs[name].t for name in theirs.kS()])
+    clusters = await here.sync_req(cv(steps.CLUSTERS))
+    same(list(clusters.kS()), steps.CLUSTER_COLUMNS)
+    same(texts(clusters["cluster_name"]), steps.CLUSTER_NAMES)
+    same(texts(clusters["status"]), ["RUNNING"] * 3)
+    # The function's name and its argument, each a value of its own.
+    nodes = kk(cv(".aws.list_kx_cluster_nodes"), cv("hdb-cluster"))
+    nodes = await here.sync_req(nodes)
+    same(list(nodes.kS()), steps.NODE_COLUMNS)
+    same(texts(nodes["node_id"]), steps.NODE_IDS)
+    same(nodes["launch_time"].t, TypeEnum.KP)
+
+    string = (await here.sync_req(cv(steps.STRING))).kC().tounicode()
+    hdb = await connect(steps.port_of(string))
+    same((await hdb.sync_req(cv("1+1"))).aJ(), 2)
+    sessions = await here.sync_req(cv("sessions"))
+    same(sorted(set(sessions["endpoint"].kS())), ["console", "hdb"])
+    same(sessions["since"].t, TypeEnum.KP)
+    same(sessions["idle"].t, TypeEnum.KN)
+    same(sessions["bytes_up"].t, TypeEnum.KJ)
+    try:
+        await here.sync_req(cv("select from sessions"))
+        raise AssertionError("evaluated")
+    except KException as error:
+        assert "a console evaluates no q" in str(error), error
+
+
 steps.run(
     {
         "asks": lambda: asyncio.run(asks()),
@@ -135,6 +174,7 @@ steps.run(
         "torn": lambda: asyncio.run(torn()),
         "compressed": lambda: asyncio.run(compressed()),
         "idle": lambda: asyncio.run(idle()),
+        "console": lambda: asyncio.run(console()),
         "told": lambda: asyncio.run(told()),
     }
 )

@@ -3,12 +3,13 @@
 import time
 
 import kola
+import polars
 import steps
 from steps import same
 
 
-def connect():
-    q = kola.Q(steps.HOST, steps.PORT, steps.USER, steps.PASSWORD)
+def connect(port=steps.PORT):
+    q = kola.Q(steps.HOST, port, steps.USER, steps.PASSWORD)
     q.connect()
     return q
 
@@ -97,6 +98,33 @@ def told():
     same(q.sync("1+1"), 2)
 
 
+def console():
+    here, there = connect(steps.CONSOLE), connect()
+    for request in [steps.CLUSTERS, steps.NODES]:
+        same(here.sync(request).schema, there.sync(request).schema)
+    clusters = here.sync(steps.CLUSTERS)
+    same(clusters.columns, steps.CLUSTER_COLUMNS)
+    same(clusters["cluster_name"].to_list(), steps.CLUSTER_NAMES)
+    same(clusters["status"].to_list(), ["RUNNING"] * 3)
+    # The function's name and its argument, each a value of its own.
+    nodes = here.sync(".aws.list_kx_cluster_nodes", "hdb-cluster")
+    same(nodes.columns, steps.NODE_COLUMNS)
+    same(nodes["node_id"].to_list(), steps.NODE_IDS)
+    assert isinstance(nodes["launch_time"].dtype, polars.Datetime), nodes.schema
+
+    same(connect(steps.port_of(here.sync(steps.STRING))).sync("1+1"), 2)
+    sessions = here.sync("sessions")
+    same(sorted(set(sessions["endpoint"].to_list())), ["console", "hdb"])
+    assert isinstance(sessions["since"].dtype, polars.Datetime), sessions.schema
+    assert isinstance(sessions["idle"].dtype, polars.Duration), sessions.schema
+    same(sessions["bytes_up"].dtype, polars.Int64)
+    try:
+        here.sync("select from sessions")
+        raise AssertionError("evaluated")
+    except kola.KolaError as error:
+        assert "a console evaluates no q" in str(error), error
+
+
 steps.run(
     {
         "asks": asks,
@@ -108,5 +136,6 @@ steps.run(
         "compressed": compressed,
         "idle": idle,
         "told": told,
+        "console": console,
     }
 )

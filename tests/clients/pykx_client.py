@@ -8,10 +8,10 @@ import steps
 from steps import same
 
 
-def connect():
+def connect(port=steps.PORT):
     return kx.SyncQConnection(
         steps.HOST,
-        steps.PORT,
+        port,
         username=steps.USER,
         password=steps.PASSWORD,
         no_ctx=True,
@@ -94,6 +94,38 @@ def idle():
     same(q("1+1").py(), 2)
 
 
+def console():
+    here, there = connect(steps.CONSOLE), connect()
+    for request in [steps.CLUSTERS, steps.NODES]:
+        mine, theirs = here(request), there(request)
+        assert isinstance(mine, kx.Table), type(mine)
+        mine, theirs = mine.pd(), theirs.pd()
+        same(list(mine.columns), list(theirs.columns))
+        same(list(mine.dtypes), list(theirs.dtypes))
+        same([type(cell) for cell in mine.iloc[0]], [type(cell) for cell in theirs.iloc[0]])
+    clusters = here(steps.CLUSTERS).pd()
+    same(list(clusters.columns), steps.CLUSTER_COLUMNS)
+    same([name.decode() for name in clusters["cluster_name"]], steps.CLUSTER_NAMES)
+    same([status.decode() for status in clusters["status"]], ["RUNNING"] * 3)
+    # The function's name and its argument, each a value of its own.
+    nodes = here(".aws.list_kx_cluster_nodes", b"hdb-cluster").pd()
+    same(list(nodes.columns), steps.NODE_COLUMNS)
+    same([node.decode() for node in nodes["node_id"]], steps.NODE_IDS)
+    same(str(nodes["launch_time"].dtype), "datetime64[ns]")
+
+    same(connect(steps.port_of(here(steps.STRING).py().decode()))("1+1").py(), 2)
+    sessions = here("sessions").pd()
+    same(sorted(set(sessions["endpoint"])), ["console", "hdb"])
+    same(str(sessions["since"].dtype), "datetime64[ns]")
+    same(str(sessions["idle"].dtype), "timedelta64[ns]")
+    same(str(sessions["bytes_up"].dtype), "int64")
+    try:
+        here("select from sessions")
+        raise AssertionError("evaluated")
+    except kx.QError as error:
+        assert "a console evaluates no q" in str(error), error
+
+
 def unix():
     q = kx.SyncQConnection(port=steps.PORT, unix=True, no_ctx=True)
     same(q(".z.u").py(), steps.KX_USER)
@@ -109,6 +141,7 @@ steps.run(
         "torn": torn,
         "compressed": compressed,
         "idle": idle,
+        "console": console,
         "unix": unix,
     }
 )

@@ -7,6 +7,8 @@ import time
 
 HOST = "127.0.0.1"
 PORT = int(os.environ.get("HOPEND_PORT", "0"))
+# The endpoint that hopend answers itself.
+CONSOLE = int(os.environ.get("HOPEND_CONSOLE_PORT", "0"))
 USER = os.environ.get("HOPEND_USER", "")
 PASSWORD = os.environ.get("HOPEND_PASSWORD", "")
 # What a node must know the user as.
@@ -16,6 +18,14 @@ LARGE = 100_000_000
 LOST = "hopend: the cluster closed the connection with a request outstanding"
 SLEEP = 'system"sleep 30"'
 
+CLUSTERS = ".aws.list_kx_clusters[]"
+NODES = '.aws.list_kx_cluster_nodes["hdb-cluster"]'
+STRING = '.aws.get_kx_connection_string["hdb-cluster"]'
+CLUSTER_COLUMNS = ["cluster_name", "status", "cluster_type", "description"]
+NODE_COLUMNS = ["node_id", "az_id", "launch_time"]
+CLUSTER_NAMES = ["gateway-cluster", "hdb-cluster", "rdb-cluster"]
+NODE_IDS = ["sim-hdb-node-1", "sim-hdb-node-2", "sim-hdb-node-3"]
+
 TRADES = {
     "sym": ["AAPL", "MSFT", "AAPL", "GOOG", "MSFT"],
     "price": [189.5, 411.25, 189.75, 141.0, 411.5],
@@ -23,6 +33,13 @@ TRADES = {
 }
 # Nanoseconds since 2000.
 TIMES = [776_000_000_000_000_000 + n * 60_000_000_000 for n in range(5)]
+
+
+def port_of(string):
+    """The port of a connection string of a local endpoint, which is all that hopen needs."""
+    empty, host, port = string.split(":")
+    same((empty, host), ("", "localhost"))
+    return int(port)
 
 
 def fails(action):

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use hopend::sim::{Cut, Options};
-use kdb_codec::{ConnectionMethod, Error, K, QStream, qattribute, qmsg_type};
+use kdb_codec::{ConnectionMethod, Error, K, QStream, qattribute, qmsg_type, qtype};
 use tokio::time::timeout;
 
 use super::{kx_user, stage};
@@ -13,7 +13,10 @@ use crate::support::{Stage, account, any_ports};
 const LARGE: usize = 100_000_000;
 
 async fn connect(stage: &Stage, credential: &str) -> Result<QStream, Error> {
-    let port = stage.address("hdb").port();
+    connect_to(stage.address("hdb").port(), credential).await
+}
+
+async fn connect_to(port: u16, credential: &str) -> Result<QStream, Error> {
     QStream::connect(ConnectionMethod::TCP, "127.0.0.1", port, credential).await
 }
 
@@ -148,4 +151,88 @@ async fn is_called_back_before_the_answer() {
     let (message_type, answer) = handle.receive_message().await.unwrap();
     assert_eq!(message_type, qmsg_type::response);
     assert_eq!(answer.as_string().unwrap(), "nothing");
+}
+
+/// Names and types of a table's columns; of the items, too, where they are a list.
+fn columns(table: &K, names: &[&str]) -> Vec<(String, i8, Vec<i8>)> {
+    assert_eq!(table.get_type(), qtype::TABLE);
+    let of = |name: &&str| {
+        let column = table.get_column(name).unwrap();
+        let items = column.as_vec::<K>();
+        let items = items.map(|items| items.iter().map(K::get_type).collect());
+        (
+            (*name).to_owned(),
+            column.get_type(),
+            items.unwrap_or_default(),
+        )
+    };
+    names.iter().map(of).collect()
+}
+
+fn texts(table: &K, column: &str) -> Vec<String> {
+    let column = table.get_column(column).unwrap();
+    let items = column.as_vec::<K>().unwrap();
+    let texts = items
+        .iter()
+        .map(|item| item.as_string().unwrap().to_owned());
+    texts.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_a_console() {
+    let stage = stage().await;
+    let port = stage.address("console").port();
+    let mut here = connect_to(port, "").await.unwrap();
+    let mut there = connect(&stage, "").await.unwrap();
+    let clusters = (
+        ".aws.list_kx_clusters[]",
+        &["cluster_name", "status", "cluster_type", "description"][..],
+    );
+    let nodes = (
+        ".aws.list_kx_cluster_nodes[\"hdb-cluster\"]",
+        &["node_id", "az_id", "launch_time"][..],
+    );
+    for (request, names) in [clusters, nodes] {
+        let (mine, theirs) = (
+            ask(&mut here, request).await,
+            ask(&mut there, request).await,
+        );
+        assert_eq!(columns(&mine, names), columns(&theirs, names), "{request}");
+    }
+    let clusters = ask(&mut here, clusters.0).await;
+    assert_eq!(
+        texts(&clusters, "cluster_name"),
+        ["gateway-cluster", "hdb-cluster", "rdb-cluster"]
+    );
+    let call = K::new_compound_list(vec![
+        K::new_symbol(".aws.list_kx_cluster_nodes".into()),
+        K::new_string("hdb-cluster".into(), qattribute::NONE),
+    ]);
+    let nodes = here.send_sync_message(&call).await.unwrap();
+    assert_eq!(texts(&nodes, "az_id").len(), 3);
+    let launched = nodes.get_column("launch_time").unwrap();
+    assert_eq!(launched.get_type(), qtype::TIMESTAMP_LIST);
+
+    let string = ask(&mut here, ".aws.get_kx_connection_string[\"hdb-cluster\"]").await;
+    let port = string.as_string().unwrap().strip_prefix(":localhost:");
+    let mut hdb = connect_to(port.unwrap().parse().unwrap(), "")
+        .await
+        .unwrap();
+    assert_eq!(ask(&mut hdb, "1+1").await.get_long().unwrap(), 2);
+
+    let sessions = ask(&mut here, "sessions").await;
+    let kind = |name: &str| sessions.get_column(name).unwrap().get_type();
+    assert_eq!(
+        ["endpoint", "since", "idle", "bytes_up", "client"].map(kind),
+        [
+            qtype::SYMBOL_LIST,
+            qtype::TIMESTAMP_LIST,
+            qtype::TIMESPAN_LIST,
+            qtype::LONG_LIST,
+            qtype::COMPOUND_LIST,
+        ]
+    );
+    let error = ask(&mut here, "select from sessions").await;
+    let text = error.get_error_string().unwrap();
+    assert!(text.contains("a console evaluates no q"), "{text}");
 }

@@ -1,0 +1,154 @@
+//! hopend's own tables, made from the rows of a status: what one viewer may see of them.
+
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+
+use super::request::Shown;
+use super::viewer::Viewer;
+use crate::q::time;
+use crate::q::value::{Table, Value};
+use crate::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow, Status};
+
+/// The table that is wanted.
+pub(super) fn of(shown: Shown, status: &Status, viewer: &Viewer) -> Table {
+    match shown {
+        Shown::Endpoints => endpoints(&endpoints_of(status, viewer)),
+        Shown::Places => places(&endpoints_of(status, viewer)),
+        Shown::Sessions => {
+            let rows = status.sessions.iter();
+            let theirs = rows.filter(|row| viewer.sees_user(Some(&row.user)));
+            sessions(&theirs.collect::<Vec<_>>())
+        }
+        Shown::Credentials => {
+            let rows = status.credentials.iter();
+            let theirs = rows.filter(|row| viewer.sees_user(Some(&row.user)));
+            credentials(&theirs.collect::<Vec<_>>())
+        }
+        Shown::Errors => {
+            let rows = status.errors.iter();
+            let theirs = rows.filter(|row| viewer.sees_user(row.user.as_deref()));
+            errors(&theirs.collect::<Vec<_>>())
+        }
+    }
+}
+
+fn endpoints_of<'s>(status: &'s Status, viewer: &Viewer) -> Vec<&'s EndpointRow> {
+    let rows = status.endpoints.iter();
+    rows.filter(|row| viewer.sees_endpoint(&row.name)).collect()
+}
+
+fn endpoints(rows: &[&EndpointRow]) -> Table {
+    Table::new()
+        .with("name", symbols(rows, |row| &row.name))
+        .with("listen", joined(rows, |row| &row.listen))
+        .with("target", texts(rows, |row| &row.target))
+        .with("sessions", longs(rows, |row| row.sessions))
+        .with("max_sessions", longs(rows, |row| row.max_sessions))
+        .with("opened", longs(rows, |row| row.opened))
+        .with("refused", longs(rows, |row| row.refused))
+}
+
+fn places(endpoints: &[&EndpointRow]) -> Table {
+    let of_endpoint = |endpoint: &&'_ EndpointRow| {
+        let places = endpoint.places.iter();
+        let name = &endpoint.name;
+        places
+            .map(|place| (name.clone(), place.clone()))
+            .collect::<Vec<_>>()
+    };
+    let rows: Vec<(String, PlaceRow)> = endpoints.iter().flat_map(of_endpoint).collect();
+    let rows: Vec<_> = rows.iter().collect();
+    Table::new()
+        .with("endpoint", symbols(&rows, |(endpoint, _)| endpoint))
+        .with("place", texts(&rows, |(_, place)| &place.name))
+        .with("zone", symbols(&rows, |(_, place)| &place.zone))
+        .with("resting", timespans(&rows, |(_, place)| place.resting_s))
+        .with(
+            "reason",
+            texts(&rows, |(_, place)| place.reason.as_deref().unwrap_or("")),
+        )
+}
+
+fn sessions(rows: &[&SessionRow]) -> Table {
+    let pids = rows.iter().map(|row| row.pid.map_or(i64::MIN, i64::from));
+    Table::new()
+        .with("session", longs(rows, |row| row.session))
+        .with("endpoint", symbols(rows, |row| &row.endpoint))
+        .with("user", symbols(rows, |row| &row.user))
+        .with(
+            "account",
+            symbols(rows, |row| row.account.as_deref().unwrap_or("")),
+        )
+        .with("pid", Value::Longs(pids.collect()))
+        .with(
+            "program",
+            texts(rows, |row| row.program.as_deref().unwrap_or("")),
+        )
+        .with("client", texts(rows, |row| &row.client))
+        .with("target", texts(rows, |row| &row.target))
+        .with("node", texts(rows, |row| row.node.as_deref().unwrap_or("")))
+        .with("since", timestamps(rows, |row| row.since))
+        .with("idle", timespans(rows, |row| Some(row.idle_s)))
+        .with("bytes_up", longs(rows, |row| row.bytes_up))
+        .with("bytes_down", longs(rows, |row| row.bytes_down))
+        .with("messages_up", longs(rows, |row| row.messages_up))
+        .with("messages_down", longs(rows, |row| row.messages_down))
+        .with("outstanding", longs(rows, |row| row.outstanding))
+        .with("pings", longs(rows, |row| row.pings))
+}
+
+fn credentials(rows: &[&CredentialRow]) -> Table {
+    Table::new()
+        .with("user", symbols(rows, |row| &row.user))
+        .with("endpoints", joined(rows, |row| &row.endpoints))
+        .with("what", texts(rows, |row| &row.what))
+        .with("age", timespans(rows, |row| row.age_s))
+        .with("left", timespans(rows, |row| row.left_s))
+        .with("refresh", timespans(rows, |row| row.refresh_s))
+        .with("fetches", longs(rows, |row| row.fetches))
+        .with(
+            "last_error",
+            texts(rows, |row| row.last_error.as_deref().unwrap_or("")),
+        )
+}
+
+fn errors(rows: &[&ErrorRow]) -> Table {
+    Table::new()
+        .with("time", timestamps(rows, |row| row.time))
+        .with("endpoint", symbols(rows, |row| &row.endpoint))
+        .with(
+            "user",
+            symbols(rows, |row| row.user.as_deref().unwrap_or("")),
+        )
+        .with("side", symbols(rows, |row| &row.side))
+        .with("message", texts(rows, |row| &row.message))
+        .with("times", longs(rows, |row| row.count))
+}
+
+fn symbols<R>(rows: &[&R], column: fn(&R) -> &str) -> Value {
+    Value::Symbols(rows.iter().map(|row| column(row).to_owned()).collect())
+}
+
+fn texts<R>(rows: &[&R], column: fn(&R) -> &str) -> Value {
+    Value::texts(rows.iter().map(|row| column(row)))
+}
+
+fn joined<R>(rows: &[&R], column: fn(&R) -> &[String]) -> Value {
+    Value::texts(rows.iter().map(|row| column(row).join(" ")))
+}
+
+fn longs<R>(rows: &[&R], column: fn(&R) -> u64) -> Value {
+    let long = |row: &&R| i64::try_from(column(row)).unwrap_or(i64::MAX);
+    Value::Longs(rows.iter().map(long).collect())
+}
+
+fn timespans<R>(rows: &[&R], column: fn(&R) -> Option<f64>) -> Value {
+    let spans = rows.iter().map(|row| time::timespan(column(row)));
+    Value::Timespans(spans.collect())
+}
+
+fn timestamps<R>(rows: &[&R], column: fn(&R) -> Timestamp) -> Value {
+    let times = rows.iter().map(|row| SystemTime::from(column(row)));
+    Value::Timestamps(times.map(time::timestamp).collect())
+}

@@ -1,0 +1,31 @@
+//! What the `.aws` functions of a FinSpace cluster answer a q process with.
+//!
+//! Names and descriptions are char vectors, launch times are timestamps.
+//!
+//! Source: FinSpace user guide, "q API reference".
+
+use super::{Cluster, Node};
+use crate::q::time;
+use crate::q::value::{Table, Value};
+
+/// `.aws.list_kx_clusters[]`: `cluster_name`, `status`, `cluster_type`, `description`.
+pub fn clusters(clusters: &[Cluster]) -> Table {
+    let texts = |column: fn(&Cluster) -> &str| Value::texts(clusters.iter().map(column));
+    Table::new()
+        .with("cluster_name", texts(|cluster| &cluster.name))
+        .with("status", texts(|cluster| &cluster.status))
+        .with("cluster_type", texts(|cluster| &cluster.kind))
+        .with("description", texts(|cluster| &cluster.description))
+}
+
+/// `.aws.list_kx_cluster_nodes[cluster]`: `node_id`, `az_id`, `launch_time`.
+pub fn nodes(nodes: &[Node]) -> Table {
+    let texts = |column: fn(&Node) -> &str| Value::texts(nodes.iter().map(column));
+    let launched = nodes
+        .iter()
+        .map(|node| node.launched.map_or(time::NULL, time::timestamp));
+    Table::new()
+        .with("node_id", texts(|node| &node.id))
+        .with("az_id", texts(|node| &node.zone))
+        .with("launch_time", Value::Timestamps(launched.collect()))
+}
