@@ -81,7 +81,15 @@ const BROKEN: &[Broken] = &[
     Broken { name: "AssumeRole denied by the daemon's own policies", stage: "AssumeRole", exit: 77,
         how: |scene| scene.sim.faults().deny("*", "sts:AssumeRole", "*"),
         told: &["\"Action\":[\"sts:AssumeRole\",\"sts:SetSourceIdentity\"]", "\"Resource\":[\"arn:aws:iam::111122223333:role/user-alice\"]", "user/hopend"] },
-    Broken { name: "a role that does not trust the daemon", stage: "AssumeRole", exit: 77,
+    Broken { name: "a role that trusts somebody else", stage: "AssumeRole", exit: 77,
+        how: |scene| scene.sim.set_trust(ROLE, r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow",
+            "Principal":{"AWS":"arn:aws:iam::111122223333:user/other"},"Action":["sts:AssumeRole","sts:SetSourceIdentity"]}]}"#).unwrap(),
+        told: &["trust arn:aws:iam::111122223333:user/hopend in the trust policy of arn:aws:iam::111122223333:role/user-alice"] },
+    Broken { name: "an explicit Deny", stage: "GetKxUser", exit: 77,
+        how: |scene| scene.sim.set_policy(&scene.sim.base_arn(), r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"},
+            {"Effect":"Deny","Action":"finspace:GetKxUser","Resource":"*"}]}"#).unwrap(),
+        told: &["a Deny in an identity-based policy forbids it to arn:aws:iam::111122223333:user/hopend"] },
+    Broken { name: "a role that does not trust the session's role", stage: "AssumeRole", exit: 77,
         how: |scene| scene.answer("AssumeRole", 403, "AccessDenied", &format!(
             "User: arn:aws:sts::111122223333:assumed-role/bastion/i-0abc is not authorized to perform: sts:AssumeRole \
              on resource: {ROLE} because no resource-based policy allows the sts:AssumeRole action")),
@@ -363,6 +371,9 @@ async fn least_privilege_is_no_fault_and_a_certificate_that_ends_soon_is_a_warni
         "{printed}"
     );
     assert!(line(" nodes ").contains("not needed to serve"), "{printed}");
+    for stage in [" cluster ", " nodes "] {
+        assert!(line(stage).contains('–'), "not a warning: {printed}");
+    }
     assert!(line(" TLS ").contains('!'), "{printed}");
     assert!(
         printed.contains("renew the certificate of CN=localhost there: 5 days are left"),
