@@ -25,6 +25,7 @@ mod command;
 mod console;
 mod credentials;
 mod discovery;
+mod doctor;
 mod explain;
 mod identity;
 mod keepalive;

@@ -15,17 +15,36 @@ use crate::secret::Secret;
 /// Columns of the stages' names.
 const NAME_WIDTH: usize = 21;
 
+/// What it does.
+pub(super) const ABOUT: &str = "\
+Look at everything between a q process here and an answer of kdb+ there, stage by stage, and say of each \
+that fails what to change: a key of the configuration, a certificate, a route, or the very statement \
+that an IAM policy lacks. What can't be looked at because of it is shown as skipped. Whatever is not \
+asked about is looked at as well: without ENDPOINT every endpoint, without --user every user.
+
+It logs in to kdb+ and asks for nothing. It changes nothing and shows no secret. Run it as the account \
+of the daemon, or it may read other files and other credentials.
+
+A stage takes --timeout at the most; TLS, where it fails, twice that, to find out why.";
+
+/// How it ends, and how it is typed.
+pub(super) const EXAMPLES: &str = "\
+Exit status:
+  0   all is well, warnings apart
+  69  something can't be had
+  77  something is not allowed
+  78  the configuration is not right; of several the highest counts
+
+Environment:
+  NO_COLOR  set to anything: no colours on a terminal
+
+Examples:
+  hopend doctor
+  hopend doctor hdb --user alice
+  hopend doctor rdb --user svc --ask-password
+  hopend doctor --json --timeout 3s";
+
 /// Arguments of `hopend doctor`.
-///
-/// Looks at everything between a q process here and an answer of kdb+ there, stage by stage, and
-/// says of each that fails what to change: a key of the configuration, a certificate, a route, or
-/// the very statement that an IAM policy lacks. What can't be looked at for it is shown as skipped.
-/// It logs in to kdb+ and asks for nothing; it changes nothing and shows no secret.
-///
-/// Run it as the account of the daemon, or it may read other files and other credentials.
-///
-/// Exit codes: 0 all is well, 69 something can't be had, 77 something is not allowed, 78 the
-/// configuration is not right. Of several the last of these counts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The endpoint's name; all of them without one

@@ -95,6 +95,7 @@ Examples:
         "connection-string",
         "Examples:\n  hopend connection-string --user alice --cluster hdb-cluster",
     ),
+    ("doctor", super::doctor::EXAMPLES),
     ("policy", super::policy::EXAMPLES),
     (
         "hash-password",
@@ -132,6 +133,7 @@ and drop idle connections. When all of it listens, it prints a line `ready`; SIG
 The nodes are test doubles and no q: they know the few expressions that --expressions lists, and take \
 data of any size.",
     ),
+    ("doctor", super::doctor::ABOUT),
     ("policy", super::policy::ABOUT),
     (
         "hash-password",

@@ -58,7 +58,7 @@ impl Aws {
             ..Subject::default()
         };
         let mut unfit = false;
-        let ask = async {
+        let ask = Box::pin(async {
             match self.finspace.caller_identity(environment).await {
                 Ok(caller) => Ok(Finding::new((), caller.arn)),
                 Err(error) => {
@@ -66,7 +66,7 @@ impl Aws {
                     Err(error.into())
                 }
             }
-        };
+        });
         bench.stage(Name::BaseCredentials, ask).await;
         if unfit {
             self.unfit.insert(environment.name.clone());
@@ -106,11 +106,11 @@ impl Aws {
             bench.wait_for(Name::BaseCredentials, &[Name::KxUser]);
             None
         } else {
-            let ask = async {
+            let ask = Box::pin(async {
                 let known = self.finspace.kx_user(&request).await?;
                 let said = format!("{} has {}", user.kx_user, known.role);
                 Ok(Finding::new(known, said))
-            };
+            });
             bench.stage(Name::KxUser, ask).await
         };
         let waits_for = if unfit {
@@ -122,14 +122,14 @@ impl Aws {
             bench.wait_for(waits_for, &[Name::AssumeRole]);
             return Err(waits_for);
         };
-        let ask = async {
+        let ask = Box::pin(async {
             let session = self
                 .finspace
                 .assume_role(environment, &known.role, &user.name)
                 .await?;
             let said = format!("{}, {}", known.role, left(session.expires()));
             Ok(Finding::new(session, said))
-        };
+        });
         let session = bench.stage(Name::AssumeRole, ask).await;
         session
             .map(|session| Identity {
@@ -150,24 +150,31 @@ impl Aws {
         known.unwrap_or(Err(Name::AssumeRole))
     }
 
-    /// Whether there is such a cluster, and whether it runs.
+    /// Whether there is such a cluster, and whether it runs; true where it is known to be down.
     pub(super) async fn cluster(
         &self,
         bench: &mut Bench<'_>,
         environment: &Arc<Environment>,
         name: &str,
-    ) {
+    ) -> bool {
         if self.unfit.contains(&environment.name) {
-            return bench.wait_for(Name::BaseCredentials, &[Name::Cluster]);
+            bench.wait_for(Name::BaseCredentials, &[Name::Cluster]);
+            return false;
         }
-        let ask = async {
+        let mut down = false;
+        let ask = Box::pin(async {
             match self.finspace.clusters(environment, None).await {
-                Ok(clusters) => judge_cluster(name, &clusters),
+                Ok(clusters) => {
+                    let judged = judge_cluster(name, &clusters);
+                    down = matches!(&judged, Err(trouble) if trouble.kind == ErrorKind::Upstream);
+                    judged
+                }
                 Err(error) if error.kind == ErrorKind::Denied => Ok(unlisted(&error)),
                 Err(error) => Err(error.into()),
             }
-        };
+        });
         bench.stage(Name::Cluster, ask).await;
+        down
     }
 
     /// The nodes, where they can be listed.
@@ -182,7 +189,7 @@ impl Aws {
             bench.wait_for(Name::BaseCredentials, &[Name::Nodes]);
             return None;
         }
-        let ask = async {
+        let ask = Box::pin(async {
             let listed = match self.finspace.nodes(environment, cluster, None).await {
                 Ok(listed) => listed,
                 Err(error) => {
@@ -198,24 +205,31 @@ impl Aws {
                 }
             };
             judge_nodes(cluster, wanted, listed)
-        };
+        });
         bench.stage(Name::Nodes, ask).await
     }
 
-    /// A connection string of a cluster, or of a node by the API's way.
+    /// A connection string of a cluster, or of a node by the API's way. Of a cluster that is `down`
+    /// none is expected, and that is nobody's mistake.
     pub(super) async fn string(
         &self,
         bench: &mut Bench<'_>,
         environment: &Arc<Environment>,
-        place: &str,
+        (place, down): (&str, bool),
         (user, identity): (&User, &Identity),
     ) -> Option<Credential> {
         let request = request(environment, place, user);
-        let ask = async {
+        let ask = Box::pin(async {
             let Identity { user, session } = identity;
-            let signed = self.finspace.string_as(session, user, &request).await?;
-            issued(signed.into())
-        };
+            match self.finspace.string_as(session, user, &request).await {
+                Ok(signed) => issued(signed.into()),
+                Err(error) if down && error.kind == ErrorKind::Configuration => {
+                    let remedy = "there will be one when the cluster is RUNNING";
+                    Err(Trouble::new(ErrorKind::Upstream, error.message, remedy))
+                }
+                Err(error) => Err(error.into()),
+            }
+        });
         bench.stage(Name::ConnectionString, ask).await
     }
 

@@ -3,16 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::aws::{Aws, Identity};
+use super::aws::Aws;
+use super::cluster::Cluster;
 use super::path::{self, Ways};
 use super::stage::{Bench, Finding, Name, Subject, Trouble};
 use super::tls::{Destination, Trust};
 use super::{Question, listen};
-use crate::config::{Address, Endpoint, Environment, Login, Node, NodeVia, Target, User};
+use crate::config::{Address, Endpoint, Login, Target, User};
 use crate::credential::{Credential, command};
 use crate::error::{ErrorKind, chain};
-use crate::finspace::Missing;
-use crate::policy::Statement;
 use crate::q::handshake::Hello;
 use crate::route::read_password;
 use crate::secret::Secret;
@@ -22,9 +21,9 @@ use crate::upstream::tls::TlsConfigs;
 const CAPABILITY: u8 = 3;
 
 /// The stages of an address.
-const WAY: [Name; 3] = [Name::Dns, Name::Tcp, Name::Tls];
+pub(super) const WAY: [Name; 3] = [Name::Dns, Name::Tcp, Name::Tls];
 /// The stages of a login.
-const LOGIN: [Name; 2] = [Name::Login, Name::NoOp];
+pub(super) const LOGIN: [Name; 2] = [Name::Login, Name::NoOp];
 
 /// One endpoint under examination.
 pub(super) struct Examination<'a, 'b> {
@@ -34,15 +33,6 @@ pub(super) struct Examination<'a, 'b> {
     /// Those that are looked at of the users that may use it.
     pub(super) users: Vec<&'a Arc<User>>,
     pub(super) question: &'a Question,
-}
-
-/// A FinSpace cluster, as the endpoint names it.
-struct Cluster<'a> {
-    environment: &'a Arc<Environment>,
-    name: &'a str,
-    node: &'a Node,
-    via: NodeVia,
-    plaintext: bool,
 }
 
 impl Examination<'_, '_> {
@@ -60,7 +50,9 @@ impl Examination<'_, '_> {
                 node_via,
                 plaintext,
             } => {
+                let down = self.aws.cluster(self.bench, environment, cluster).await;
                 let cluster = Cluster {
+                    down,
                     environment,
                     name: cluster,
                     node,
@@ -80,140 +72,6 @@ impl Examination<'_, '_> {
                 self.bench.skip(Name::Login, why);
             }
         }
-    }
-
-    async fn finspace(&mut self, cluster: &Cluster<'_>) {
-        let Cluster {
-            environment,
-            name,
-            node,
-            ..
-        } = *cluster;
-        self.aws.cluster(self.bench, environment, name).await;
-        let listed = self.aws.nodes(self.bench, environment, name, node).await;
-        let trust = self
-            .trust(format!("[environment.{}]", environment.name))
-            .await;
-        let mut ways = Ways::default();
-        let users = std::mem::take(&mut self.users);
-        for user in users {
-            self.subject(Some(user), None);
-            let identity = match self.aws.identity(environment, user) {
-                Ok(identity) => identity,
-                Err(failed) => {
-                    self.bench.wait_for(failed, &[Name::ConnectionString]);
-                    self.bench.wait_for(Name::ConnectionString, &WAY);
-                    self.bench.wait_for(Name::ConnectionString, &LOGIN);
-                    continue;
-                }
-            };
-            let ids: Vec<&str> = match (node, &listed) {
-                (Node::Any, _) => {
-                    let string = self
-                        .aws
-                        .string(self.bench, environment, name, (user, &identity))
-                        .await;
-                    self.reach(cluster, string.as_ref(), &identity, (&trust, &mut ways))
-                        .await;
-                    continue;
-                }
-                (Node::Id(id), _) => vec![id],
-                (Node::Spread | Node::Zone, Some(listed)) => listed
-                    .iter()
-                    .filter(|node| node.is_running())
-                    .map(|node| &*node.id)
-                    .collect(),
-                (Node::Spread | Node::Zone, None) => {
-                    self.bench.wait_for(Name::Nodes, &[Name::ConnectionString]);
-                    continue;
-                }
-            };
-            self.reach_nodes(cluster, &ids, (user, &identity), (&trust, &mut ways))
-                .await;
-        }
-    }
-
-    async fn reach_nodes(
-        &mut self,
-        cluster: &Cluster<'_>,
-        ids: &[&str],
-        (user, identity): (&User, &Identity),
-        (trust, ways): (&Trust, &mut Ways),
-    ) {
-        let environment = cluster.environment;
-        // The cluster's own string is what a node's is asked with.
-        let mut asker = None;
-        if cluster.via == NodeVia::Cluster {
-            let string = self
-                .aws
-                .string(self.bench, environment, cluster.name, (user, identity))
-                .await;
-            self.reach(cluster, string.as_ref(), identity, (trust, &mut *ways))
-                .await;
-            asker = string;
-        }
-        for id in ids {
-            self.subject(Some(user), Some(format!("node {id}")));
-            let string = match (cluster.via, &asker) {
-                (NodeVia::Api, _) => {
-                    self.aws
-                        .string(self.bench, environment, id, (user, identity))
-                        .await
-                }
-                (NodeVia::Cluster, Some(login)) => {
-                    let node = (cluster.name, *id);
-                    let login = login.clone();
-                    self.aws
-                        .string_of_cluster(self.bench, environment, node, login)
-                        .await
-                }
-                (NodeVia::Cluster, None) => {
-                    let why = "waits for the cluster's own";
-                    self.bench.skip(Name::ConnectionString, why);
-                    None
-                }
-            };
-            self.reach(cluster, string.as_ref(), identity, (trust, &mut *ways))
-                .await;
-        }
-    }
-
-    /// From a connection string to an answer.
-    async fn reach(
-        &mut self,
-        cluster: &Cluster<'_>,
-        string: Option<&Credential>,
-        identity: &Identity,
-        (trust, ways): (&Trust, &mut Ways),
-    ) {
-        let Some((credential, address)) =
-            string.and_then(|credential| Some((credential, credential.address.as_ref()?)))
-        else {
-            self.bench.wait_for(Name::ConnectionString, &WAY);
-            return self.bench.wait_for(Name::ConnectionString, &LOGIN);
-        };
-        let to = Destination {
-            address,
-            written: false,
-            trust,
-        };
-        let refused = || {
-            let statement = identity.user.cluster_arn(cluster.name).map(|arn| Missing {
-                identity: identity.user.role.clone(),
-                statement: Statement::allow(&["finspace:ConnectKxCluster"], &[&arn]),
-            });
-            Trouble {
-                kind: ErrorKind::Denied,
-                said: " with a fresh connection string".into(),
-                remedy: Some(format!(
-                    "allow finspace:ConnectKxCluster on the cluster to {}",
-                    identity.user.role
-                )),
-                missing: statement,
-            }
-        };
-        self.log_in(to, cluster.plaintext, credential, ways, refused)
-            .await;
     }
 
     async fn addresses(&mut self, addresses: &[Address], login: &Login, plaintext: bool) {
@@ -334,7 +192,7 @@ impl Examination<'_, '_> {
         }
     }
 
-    async fn log_in(
+    pub(super) async fn log_in(
         &mut self,
         to: Destination<'_>,
         plaintext: bool,
@@ -365,7 +223,7 @@ impl Examination<'_, '_> {
     }
 
     /// Reads the authorities where that does no harm.
-    async fn trust(&self, table: String) -> Trust {
+    pub(super) async fn trust(&self, table: String) -> Trust {
         let ca_file = self.endpoint.ca_file().map(PathBuf::from);
         let file = ca_file.clone();
         let made =
@@ -381,7 +239,7 @@ impl Examination<'_, '_> {
         }
     }
 
-    fn subject(&mut self, user: Option<&User>, place: Option<String>) {
+    pub(super) fn subject(&mut self, user: Option<&User>, place: Option<String>) {
         self.bench.subject = Subject {
             environment: None,
             endpoint: Some(self.endpoint.name.clone()),

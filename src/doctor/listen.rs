@@ -31,7 +31,7 @@ pub(super) async fn examine(address: &ListenAddress) -> Result<Finding<()>, Trou
     match (answers, address) {
         (Ok(()), _) => Ok(Finding::new(
             (),
-            format!("{address} answers: a daemon runs"),
+            format!("{address} answers, as it does while a daemon runs"),
         )),
         (Err(error), ListenAddress::Path(path)) => socket_file(path, &error),
         (Err(_), _) => match Listener::bind(address) {

@@ -6,9 +6,11 @@
 
 mod aws;
 mod certificate;
+mod cluster;
 mod endpoint;
 mod listen;
 mod path;
+mod recorder;
 mod stage;
 mod tls;
 

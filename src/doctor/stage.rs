@@ -76,7 +76,7 @@ pub struct Stage {
     /// What to do.
     pub remedy: Option<String>,
     /// What a policy lacks.
-    pub missing: Option<Missing>,
+    pub missing: Option<Box<Missing>>,
 }
 
 /// What a stage is about.
@@ -116,7 +116,7 @@ pub(super) struct Trouble {
     pub(super) kind: ErrorKind,
     pub(super) said: String,
     pub(super) remedy: Option<String>,
-    pub(super) missing: Option<Missing>,
+    pub(super) missing: Option<Box<Missing>>,
 }
 
 /// Where stages are run.
@@ -264,7 +264,7 @@ impl From<AwsError> for Trouble {
             kind: if unfit { ErrorKind::Denied } else { error.kind },
             said: error.message,
             remedy: Some(error.remedy),
-            missing: error.missing.map(|missing| *missing),
+            missing: error.missing,
         }
     }
 }

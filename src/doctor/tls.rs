@@ -6,20 +6,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::certificate::{Certificate, day};
+use super::recorder::Recorder;
 use super::stage::{Finding, Trouble};
 use crate::config::Address;
 use crate::error::{ErrorKind, chain};
@@ -108,18 +105,18 @@ fn describe(stream: &TlsStream) -> Finding<()> {
     let ends = ends.unwrap_or(first);
     let days = ends.days_left(now);
     let said = format!(
-        "{version}{cipher}; for {}, by {}, {days} days left",
+        "{version}{cipher}; for {}, by {}, until {}",
         first.hosts(),
-        first.issuer
+        first.issuer,
+        ends.ends()
     );
     let found = Finding::new((), said);
     if days >= SOON_DAYS {
         return found;
     }
     found.but(format!(
-        "renew the certificate of {} there before {}",
-        ends.subject,
-        ends.ends()
+        "renew the certificate of {} there: {days} days are left",
+        ends.subject
     ))
 }
 
@@ -389,10 +386,7 @@ async fn speak_q(address: &Address, addresses: &[SocketAddr]) -> Plain {
 /// The certificates that are shown, whoever signed them.
 async fn certificates(address: &Address, addresses: &[SocketAddr]) -> Vec<Certificate> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let recorder = Arc::new(Recorder {
-        provider: Arc::clone(&provider),
-        shown: Mutex::default(),
-    });
+    let recorder = Arc::new(Recorder::new(Arc::clone(&provider)));
     let config =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let Ok(config) = config else {
@@ -404,60 +398,7 @@ async fn certificates(address: &Address, addresses: &[SocketAddr]) -> Vec<Certif
         .with_no_client_auth();
     // It ends before anything but the handshake is sent.
     let _ = shake_hands(address, &Arc::new(config), addresses).await;
-    let shown = recorder
-        .shown
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    shown
-        .iter()
-        .filter_map(|der| Certificate::read(der))
-        .collect()
-}
-
-/// Writes down what is shown and believes it. For diagnosis only: nothing may be sent behind such a
-/// handshake.
-#[derive(Debug)]
-struct Recorder {
-    provider: Arc<CryptoProvider>,
-    shown: Mutex<Vec<CertificateDer<'static>>>,
-}
-
-impl ServerCertVerifier for Recorder {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let all = std::iter::once(end_entity).chain(intermediates);
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        *shown = all.map(|der| der.clone().into_owned()).collect();
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
+    let shown = recorder.shown();
+    let shown = shown.iter();
+    shown.filter_map(|der| Certificate::read(der)).collect()
 }

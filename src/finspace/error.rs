@@ -148,6 +148,11 @@ where
             false,
             "check the names in the configuration",
         ),
+        (_, None) if error.code().is_none() => (
+            ErrorKind::ControlPlane,
+            true,
+            "that is no answer of AWS's: check endpoint_url, and what stands between (a proxy?)",
+        ),
         (_, None) => (
             ErrorKind::ControlPlane,
             true,
@@ -203,6 +208,13 @@ fn remedy_of_denial(asked: &Asked, said: &str) -> (String, Option<Box<Missing>>)
     let denial = Denial::parse(said);
     let identity = denial.principal.map(identity_of);
     let assumes = asked.action == "sts:AssumeRole";
+    if let Some((_, which)) = said.split_once("explicit deny in ") {
+        let whom = identity.unwrap_or_else(|| asked.as_whom.clone());
+        let remedy = format!(
+            "a Deny in {which} forbids it to {whom}, whatever else allows it: take that out"
+        );
+        return (remedy, None);
+    }
     if assumes && said.contains("no resource-based policy") {
         let whom = identity.unwrap_or_else(|| "the daemon's role".into());
         return (
@@ -370,6 +382,21 @@ mod tests {
         );
         assert!(
             remedy.starts_with("trust arn:aws:iam::111122223333:user/hopend in"),
+            "{remedy}"
+        );
+        assert_eq!(missing, None);
+    }
+
+    #[test]
+    fn an_explicit_denial_is_mended_where_it_stands() {
+        let (remedy, missing) = remedy_of_denial(
+            &asked(),
+            "User: arn:aws:iam::111122223333:user/hopend is not authorized to perform: \
+             sts:AssumeRole on resource: arn:aws:iam::111122223333:role/user-alice with an \
+             explicit deny in a service control policy",
+        );
+        assert!(
+            remedy.starts_with("a Deny in a service control policy forbids it to arn:aws:iam::"),
             "{remedy}"
         );
         assert_eq!(missing, None);

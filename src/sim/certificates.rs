@@ -1,6 +1,7 @@
 //! Authorities and server certificates made for one run.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -15,6 +16,18 @@ use super::SimError;
 /// Names that a cluster's certificate is good for.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
+/// When a certificate is valid.
+#[derive(Debug, Clone, Copy)]
+enum Life {
+    Long,
+    Over,
+    Ahead,
+    EndsSoon,
+}
+
+/// A little more, so that whole days are counted as five.
+const FIVE_DAYS: Duration = Duration::from_secs(5 * 24 * 60 * 60 + 60 * 60);
+
 /// What is wrong with the certificate that a listener shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flaw {
@@ -24,6 +37,10 @@ pub enum Flaw {
     OtherHost,
     /// Ended in 2020.
     Expired,
+    /// Begins in 2099.
+    NotYetValid,
+    /// Ends in five days.
+    EndsSoon,
 }
 
 /// The TLS side of every listener.
@@ -32,7 +49,7 @@ pub(super) struct Certificates {
     pub(super) ca_pem: String,
     /// What a listener shows when nothing is wrong.
     pub(super) good: Arc<ServerConfig>,
-    flawed: [(Flaw, Arc<ServerConfig>); 3],
+    flawed: [(Flaw, Arc<ServerConfig>); 5],
 }
 
 impl Certificates {
@@ -41,11 +58,16 @@ impl Certificates {
         let (other, _) = authority("another CA")?;
         Ok(Self {
             ca_pem,
-            good: server(&ca, &NAMES, false)?,
+            good: server(&ca, &NAMES, Life::Long)?,
             flawed: [
-                (Flaw::OtherAuthority, server(&other, &NAMES, false)?),
-                (Flaw::OtherHost, server(&ca, &["elsewhere.example"], false)?),
-                (Flaw::Expired, server(&ca, &NAMES, true)?),
+                (Flaw::OtherAuthority, server(&other, &NAMES, Life::Long)?),
+                (
+                    Flaw::OtherHost,
+                    server(&ca, &["elsewhere.example"], Life::Long)?,
+                ),
+                (Flaw::Expired, server(&ca, &NAMES, Life::Over)?),
+                (Flaw::NotYetValid, server(&ca, &NAMES, Life::Ahead)?),
+                (Flaw::EndsSoon, server(&ca, &NAMES, Life::EndsSoon)?),
             ],
         })
     }
@@ -71,7 +93,7 @@ fn authority(name: &str) -> Result<(Issuer<'static, KeyPair>, String), SimError>
 fn server(
     authority: &Issuer<'static, KeyPair>,
     names: &[&str],
-    expired: bool,
+    life: Life,
 ) -> Result<Arc<ServerConfig>, SimError> {
     let key = KeyPair::generate()?;
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
@@ -82,9 +104,17 @@ fn server(
         .push(DnType::CommonName, common_name);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
-    if expired {
-        params.not_before = date_time_ymd(2019, 1, 1);
-        params.not_after = date_time_ymd(2020, 1, 1);
+    match life {
+        Life::Long => {}
+        Life::Over => {
+            params.not_before = date_time_ymd(2019, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 1);
+        }
+        Life::Ahead => params.not_before = date_time_ymd(2099, 1, 1),
+        Life::EndsSoon => {
+            let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+            params.not_after = date_time_ymd(1970, 1, 1) + now + FIVE_DAYS;
+        }
     }
     let certificate: CertificateDer<'static> = params.signed_by(&key, authority)?.der().clone();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));

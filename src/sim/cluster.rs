@@ -216,6 +216,9 @@ where
     stream.write_all(&[common]).await?;
     stream.flush().await?;
     shared.with(|state| state.connections.push(connection.clone()));
+    if fault == Some(ClusterFault::Silent) {
+        std::future::pending::<()>().await;
+    }
     let ended = converse(shared, &mut stream, &connection, (common, early)).await;
     let result = finish(&mut stream, &connection, ended).await;
     connection.end(ended);

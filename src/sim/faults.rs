@@ -54,6 +54,8 @@ pub enum ClusterFault {
     StallAfterTls,
     /// The login is read, and nothing more.
     StallAfterLogin,
+    /// The login is accepted, and nothing more.
+    Silent,
     /// The certificate is wrong.
     Certificate(Flaw),
     /// The listener speaks q without TLS.

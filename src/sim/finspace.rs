@@ -98,7 +98,9 @@ fn connection_string(call: &Call<'_>) -> Result<Json, ApiError> {
             (
                 cluster.name.clone(),
                 node.map(|node| node.id.clone()),
-                node.map(|node| node.port).or(cluster.port),
+                node.map(|node| node.port)
+                    .or(cluster.port)
+                    .filter(|_| cluster.status == "RUNNING"),
             )
         });
         (role, place)

@@ -337,6 +337,15 @@ impl Simulator {
         });
     }
 
+    /// Gives a cluster another status. One that is not RUNNING gives no connection strings.
+    pub fn set_status(&self, cluster: &str, status: &'static str) {
+        self.shared.with(|state| {
+            if let Some(cluster) = state.clusters.get_mut(cluster) {
+                cluster.status = status;
+            }
+        });
+    }
+
     /// The port of a cluster's endpoint or of a node.
     pub fn port(&self, name: &str) -> Option<u16> {
         self.shared.look(|state| {
