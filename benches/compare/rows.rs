@@ -294,7 +294,7 @@ fn large(stage: &Stage<'_>, put: bool) -> Result<Vec<f64>, Error> {
                 client.get(LARGE).await?;
             }
         }
-        let (took, cpu) = (began.elapsed(), stage.cpu() - cpu);
+        let (took, cpu) = (began.elapsed(), stage.cpu().saturating_sub(cpu));
         let gigabytes = f64::from(TIMES) * LARGE as f64 / 1e9;
         Ok(vec![
             cpu.as_secs_f64() / gigabytes,
@@ -317,7 +317,7 @@ fn round_trips(stage: &Stage<'_>) -> Result<Vec<f64>, Error> {
             client.round_trip().await?;
             took.push(began.elapsed().as_secs_f64() * 1e6);
         }
-        let cpu = (stage.cpu() - cpu).as_secs_f64() * 1e6 / TIMES as f64;
+        let cpu = stage.cpu().saturating_sub(cpu).as_secs_f64() * 1e6 / TIMES as f64;
         Ok(vec![percentile(&mut took, 0.5), cpu])
     })
 }
@@ -340,7 +340,10 @@ fn many_round_trips(stage: &Stage<'_>) -> Result<Vec<f64>, Error> {
         while let Some(task) = tasks.join_next().await {
             task??;
         }
-        let (took, cpu) = (began.elapsed().as_secs_f64(), stage.cpu() - cpu);
+        let (took, cpu) = (
+            began.elapsed().as_secs_f64(),
+            stage.cpu().saturating_sub(cpu),
+        );
         Ok(vec![
             count as f64 / took,
             cpu.as_secs_f64() * 1e6 / count as f64,
@@ -392,10 +395,10 @@ fn keepalives(stage: &Stage<'_>) -> Result<Vec<f64>, Error> {
         for _ in 0..WINDOWS {
             tokio::time::sleep(WINDOW).await;
             let now = stage.cpu();
-            busiest = busiest.max((now - last).as_secs_f64() / WINDOW.as_secs_f64());
+            busiest = busiest.max(now.saturating_sub(last).as_secs_f64() / WINDOW.as_secs_f64());
             last = now;
         }
-        let share = (last - first).as_secs_f64() / began.elapsed().as_secs_f64();
+        let share = last.saturating_sub(first).as_secs_f64() / began.elapsed().as_secs_f64();
         drop(clients);
         Ok(vec![share * 100.0, busiest * 100.0])
     })
@@ -415,7 +418,7 @@ fn hopen(stage: &Stage<'_>) -> Result<Vec<f64>, Error> {
             took.push(began.elapsed().as_secs_f64() * 1e6);
             drop(client);
         }
-        let cpu = (stage.cpu() - cpu).as_secs_f64() * 1e6 / TIMES as f64;
+        let cpu = stage.cpu().saturating_sub(cpu).as_secs_f64() * 1e6 / TIMES as f64;
         Ok(vec![percentile(&mut took, 0.5), cpu])
     })
 }

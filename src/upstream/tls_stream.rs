@@ -35,6 +35,8 @@ pub struct TlsStream {
     told: bool,
     /// What went wrong behind plaintext that was handed out first.
     failed: Option<io::Error>,
+    /// The protocol was broken: there is nothing more to say or to hear.
+    broken: bool,
 }
 
 /// A buffer with the part that holds something.
@@ -82,6 +84,7 @@ impl TlsStream {
             closed: false,
             told: false,
             failed: None,
+            broken: false,
         };
         std::future::poll_fn(|context| stream.poll_handshake(context)).await?;
         Ok(stream)
@@ -94,13 +97,10 @@ impl TlsStream {
 
     fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let standing = self.advance(None);
-            if standing.is_err() {
-                // The reason is in the queue as well: the server may want to log it.
-                let _ = self.advance(None);
+            let standing = self.advance(None).inspect_err(|_| {
+                // The server may want to log the reason.
                 let _ = self.poll_send(context);
-            }
-            let standing = standing?;
+            })?;
             ready!(self.poll_send(context))?;
             match standing {
                 Standing::Handshake if self.closed => {
@@ -119,6 +119,9 @@ impl TlsStream {
     /// Looks at what came, until all of it is used up: plaintext goes to `room`, or waits in
     /// `self.plain` where nobody reads; what the protocol itself has to say goes to `self.outgoing`.
     fn advance(&mut self, mut room: Option<&mut ReadBuf<'_>>) -> io::Result<Standing> {
+        if self.broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         loop {
             let incoming = &mut self.incoming;
             let bytes = &mut incoming.buffer[incoming.start..incoming.end];
@@ -126,7 +129,9 @@ impl TlsStream {
             let mut standing = None;
             match state {
                 Err(error) => {
-                    self.incoming.consume(discard);
+                    self.broken = true;
+                    self.incoming.clear();
+                    self.queue_alert();
                     return Err(invalid(error));
                 }
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
@@ -176,6 +181,15 @@ impl TlsStream {
             if let Some(standing) = standing {
                 return Ok(standing);
             }
+        }
+    }
+
+    /// What rustls has to say about an error of the server's. Nothing may be asked of it behind that.
+    fn queue_alert(&mut self) {
+        let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut []);
+        if let Ok(ConnectionState::EncodeTlsData(mut alert)) = state {
+            let written = alert.encode(self.outgoing.space());
+            self.outgoing.end += written.unwrap_or_default();
         }
     }
 
@@ -406,4 +420,221 @@ fn insufficient(error: InsufficientSizeError) -> io::Error {
         "a buffer of {} bytes is too small for a TLS record",
         error.required_size
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+    use std::time::Duration;
+
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{RootCertStore, ServerConfig};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    type Server = tokio_rustls::server::TlsStream<TcpStream>;
+
+    fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+        static MADE: OnceLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = OnceLock::new();
+        MADE.get_or_init(|| {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            let certificate = made.cert.der().clone();
+            let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+            let server = ServerConfig::builder()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.clone()], key)
+                .unwrap();
+            let mut roots = RootCertStore::empty();
+            roots.add(certificate).unwrap();
+            let client = ClientConfig::builder()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            (Arc::new(server), Arc::new(client))
+        })
+        .clone()
+    }
+
+    async fn pair() -> (TlsStream, Server) {
+        let (server, client) = configs();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let name = ServerName::try_from("localhost").unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let (client, server) = tokio::join!(
+            TlsStream::connect(client, name, tcp.unwrap()),
+            TlsAcceptor::from(server).accept(accepted)
+        );
+        (client.unwrap(), server.unwrap())
+    }
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count).map(|at| (at * 31 % 251) as u8).collect()
+    }
+
+    #[tokio::test]
+    async fn megabytes_each_way_into_room_of_any_size() {
+        for room in [1_000, 16_384, 16_385, 400_000] {
+            let (mut client, mut server) = pair().await;
+            let sent = bytes(3_000_000);
+            let expected = sent.clone();
+            let there = tokio::spawn(async move {
+                let mut got = vec![0; 3_000_000];
+                server.read_exact(&mut got).await.unwrap();
+                // In pieces that fit no record.
+                for piece in got.chunks(70_001) {
+                    server.write_all(piece).await.unwrap();
+                }
+                server.shutdown().await.unwrap();
+            });
+            client.write_all(&sent).await.unwrap();
+            client.flush().await.unwrap();
+            let mut got = Vec::new();
+            let mut piece = vec![0; room];
+            loop {
+                let count = client.read(&mut piece).await.unwrap();
+                if count == 0 {
+                    break;
+                }
+                got.extend_from_slice(&piece[..count]);
+            }
+            assert!(got == expected, "room for {room}");
+            there.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_in_part_is_read_on_into_the_same_room() {
+        let (mut client, mut server) = pair().await;
+        server.write_all(b"abc").await.unwrap();
+        server.flush().await.unwrap();
+        let mut start = [0; 1];
+        client.read_exact(&mut start).await.unwrap();
+        server.write_all(b"def").await.unwrap();
+        server.flush().await.unwrap();
+        let mut rest = [0; 5];
+        client.read_exact(&mut rest).await.unwrap();
+        assert_eq!((&start, &rest), (b"a", b"bcdef"));
+    }
+
+    #[tokio::test]
+    async fn writing_goes_on_while_nobody_reads_what_has_come() {
+        let (mut client, server) = pair().await;
+        let (mut from, mut to) = tokio::io::split(server);
+        // More than both sockets' buffers hold, so that records wait here unread.
+        let sent = bytes(400_000);
+        let expected = sent.clone();
+        let sending = tokio::spawn(async move {
+            to.write_all(&sent).await.unwrap();
+            to.flush().await.unwrap();
+            to
+        });
+        let mut first = [0; 10];
+        client.read_exact(&mut first).await.unwrap();
+        let reading = tokio::spawn(async move {
+            let mut got = vec![0; 5_000_000];
+            from.read_exact(&mut got).await.unwrap();
+            got
+        });
+        client.write_all(&bytes(5_000_000)).await.unwrap();
+        client.flush().await.unwrap();
+        assert!(reading.await.unwrap() == bytes(5_000_000));
+        let mut rest = vec![0; 400_000 - 10];
+        client.read_exact(&mut rest).await.unwrap();
+        assert!([&first[..], &rest].concat() == expected);
+        drop(sending.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn new_keys_of_the_server_change_nothing_for_the_reader() {
+        let (mut client, mut server) = pair().await;
+        for round in 0..5_u8 {
+            server.write_all(&[round; 40_000]).await.unwrap();
+            server.get_mut().1.refresh_traffic_keys().unwrap();
+            server.write_all(&[round + 100; 10]).await.unwrap();
+            server.flush().await.unwrap();
+            let mut got = vec![0; 40_010];
+            client.read_exact(&mut got).await.unwrap();
+            assert!(got[..40_000].iter().all(|&byte| byte == round));
+            assert!(got[40_000..].iter().all(|&byte| byte == round + 100));
+            client.write_all(&[round; 3]).await.unwrap();
+            client.flush().await.unwrap();
+            let mut back = [0; 3];
+            server.read_exact(&mut back).await.unwrap();
+            assert_eq!(back, [round; 3]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_said_is_told_from_a_cut() {
+        let (mut client, mut server) = pair().await;
+        server.write_all(b"last words").await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"last words");
+        // The other direction is open still.
+        client.write_all(b"and mine").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut back = Vec::new();
+        server.read_to_end(&mut back).await.unwrap();
+        assert_eq!(back, b"and mine");
+
+        let (mut client, mut server) = pair().await;
+        server.write_all(b"last words").await.unwrap();
+        server.flush().await.unwrap();
+        drop(server);
+        let mut got = Vec::new();
+        let error = client.read_to_end(&mut got).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(got, b"last words");
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_holds_no_buffer() {
+        let (mut client, mut server) = pair().await;
+        server.write_all(&bytes(100_000)).await.unwrap();
+        server.flush().await.unwrap();
+        let mut got = vec![0; 100_000];
+        client.read_exact(&mut got).await.unwrap();
+        client.write_all(b"thanks").await.unwrap();
+        client.flush().await.unwrap();
+        let nothing = tokio::time::timeout(Duration::from_millis(1), client.read(&mut got)).await;
+        assert!(nothing.is_err(), "nothing comes");
+        assert!(client.incoming.buffer.is_empty() && client.outgoing.buffer.is_empty());
+        assert_eq!(client.plain.bytes.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tls_is_an_error_of_the_handshake() {
+        let (_, client) = configs();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for (said, kind) in [
+            (
+                &b"\x01\x00\x00\x00 no TLS at all"[..],
+                io::ErrorKind::InvalidData,
+            ),
+            (b"", io::ErrorKind::UnexpectedEof),
+        ] {
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let (mut accepted, _) = listener.accept().await.unwrap();
+            let speaking = tokio::spawn(async move {
+                let mut hello = [0; 8];
+                accepted.read_exact(&mut hello).await.unwrap();
+                accepted.write_all(said).await.unwrap();
+                accepted.shutdown().await.unwrap();
+                // Until the other side has had enough.
+                let _ = accepted.read_to_end(&mut Vec::new()).await;
+            });
+            let name = ServerName::try_from("localhost").unwrap();
+            let error = TlsStream::connect(Arc::clone(&client), name, tcp)
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), kind);
+            speaking.await.unwrap();
+        }
+    }
 }
