@@ -135,6 +135,7 @@ hopend() {{
             for (real, shown) in &self.ports {
                 command = command.replace(shown, real);
             }
+            command = command.replace(FOLDER, &self.config);
             let _ = write!(script, "lines={lines}\n{command}\nprintf '\\001'\n");
         }
         let output = std::process::Command::new("bash")

@@ -471,7 +471,7 @@ mod tests {
     }
 
     fn bytes(count: usize) -> Vec<u8> {
-        (0..count).map(|at| (at * 31 % 251) as u8).collect()
+        (0..251_u8).cycle().take(count).collect()
     }
 
     #[tokio::test]
