@@ -375,6 +375,12 @@ impl Route {
                     self.places.failed(&place, concerns, &chain(&error));
                     refused.get_or_insert(error);
                 }
+                // What the client itself sent may have been too much for kdb+.
+                (OpenError::Upstream(UpstreamError::Login { .. }), Refusal::IsFinal) => {
+                    let concerns = Concerns::User(&user.name);
+                    self.places.failed(&place, concerns, &chain(&error));
+                    failed = error;
+                }
                 _ => {
                     self.places
                         .failed(&place, Concerns::Everybody, &chain(&error));

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::config::{Environment, OsUser, parse};
+use crate::config::{Config, Environment, OsUser, parse};
 use crate::credential::{Clock, Fetch, FetchError, Now};
 use crate::finspace::Cluster;
 use crate::nodes::Discover;
@@ -77,16 +77,27 @@ impl Discover for Silent {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn aws_that_is_silent_is_not_waited_for_once_a_node() {
+fn config(text: &str) -> Config {
     let account = |name: &str| {
         Ok(Some(OsUser {
             name: name.to_owned(),
             uid: 1_000,
         }))
     };
-    let config =
-        parse(CONFIG, Path::new("/hopend.toml"), &account).unwrap_or_else(|p| panic!("{p}"));
+    parse(text, Path::new("/hopend.toml"), &account).unwrap_or_else(|p| panic!("{p}"))
+}
+
+fn hello() -> Hello {
+    Hello {
+        user: "alice".into(),
+        password: Secret::new(""),
+        capability: Some(3),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn aws_that_is_silent_is_not_waited_for_once_a_node() {
+    let config = config(CONFIG);
     let (endpoint, user) = (&config.endpoints[0], &config.users[0]);
     let (started, wall) = (Instant::now(), std::time::SystemTime::now());
     let clock = Clock::from_fn(move || Now {
@@ -96,13 +107,33 @@ async fn aws_that_is_silent_is_not_waited_for_once_a_node() {
     let credentials = Credentials::new(Arc::new(Silent), clock);
     let nodes = Nodes::new(Arc::new(Silent));
     let route = Route::new(Arc::clone(endpoint), &TlsConfigs::default(), &nodes);
-    let hello = Hello {
-        user: "alice".into(),
-        password: Secret::new(""),
-        capability: Some(3),
-    };
     let began = Instant::now();
-    let error = route.open(user, &hello, &credentials).await.unwrap_err();
+    let error = route.open(user, &hello(), &credentials).await.unwrap_err();
     assert!(matches!(error, OpenError::Credential(_)), "{error}");
     assert!(began.elapsed() < 2 * SILENCE, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_reset_that_a_clients_own_login_provoked_keeps_nobody_else_away() {
+    let kdb = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = kdb.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = kdb.accept().await {
+            // Closing with bytes unread is a reset.
+            let _ = stream.readable().await;
+        }
+    });
+    let (head, _) = CONFIG.split_once("cluster = ").unwrap();
+    let config = config(&format!(
+        "{head}connect = \":{address}\"\nlogin = \"client\"\n"
+    ));
+    let nodes = Nodes::new(Arc::new(Silent));
+    let endpoint = Arc::clone(&config.endpoints[0]);
+    let route = Route::new(endpoint, &TlsConfigs::default(), &nodes);
+    let credentials = Credentials::new(Arc::new(Silent), Clock::system());
+    let opened = route.open(&config.users[0], &hello(), &credentials).await;
+    let error = opened.unwrap_err();
+    let broken = matches!(&error, OpenError::Upstream(UpstreamError::Login { .. }));
+    assert!(broken, "{error}");
+    assert_eq!(route.places()[0].reason, None, "it rests for everybody");
 }
