@@ -411,6 +411,9 @@ impl App {
         });
         self.services.live.serves(endpoints.collect());
         self.expect_credentials();
+        let wanted = self.services.live.recipes();
+        let credentials = &self.services.credentials;
+        credentials.forget(|recipe| !wanted.contains(recipe));
         self.start_control();
     }
 
@@ -481,7 +484,8 @@ fn prepare(
         .collect()
 }
 
-/// Has the credentials fetched that the nodes of a list need, as the list changes.
+/// Has the credentials fetched that the nodes of a list need, as the list changes, and those of nodes
+/// that are gone forgotten.
 async fn expect_nodes(route: Arc<Route>, services: Arc<Services>) {
     let Some(mut listing) = route.listing().cloned() else {
         return;
@@ -493,6 +497,13 @@ async fn expect_nodes(route: Arc<Route>, services: Arc<Services>) {
         let recipes: HashSet<_> = users.flat_map(|user| route.recipes(user)).collect();
         for recipe in recipes.difference(&expected) {
             services.credentials.expect(recipe);
+        }
+        let gone: HashSet<_> = expected.difference(&recipes).collect();
+        if !gone.is_empty() {
+            // Another endpoint may have named one of them.
+            let wanted = services.live.recipes();
+            let useless = |recipe: &_| gone.contains(recipe) && !wanted.contains(recipe);
+            services.credentials.forget(useless);
         }
         expected = recipes;
     }

@@ -2,16 +2,19 @@
 //! them.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Environment;
-use crate::credential::FetchError;
+use crate::credential::{FetchError, Retry};
+use crate::error::ErrorKind;
 use crate::finspace::{Cluster, Node};
 
 /// Between two looks at a list that nobody doubts.
@@ -198,7 +201,7 @@ async fn keep(shared: Arc<Shared>, (environment, cluster): Key, list: Arc<List>)
     let mut pause = FIRST_PAUSE;
     loop {
         let looked = Instant::now();
-        let next = match shared.source.nodes(&environment, &cluster).await {
+        let next = match look(&shared, &environment, &cluster).await {
             Ok(nodes) => {
                 pause = FIRST_PAUSE;
                 list.seen.send_if_modified(|seen| {
@@ -247,6 +250,24 @@ async fn keep(shared: Arc<Shared>, (environment, cluster): Key, list: Arc<List>)
     }
 }
 
+/// One look. A source that panics fails like any other: sessions wait for what comes of it.
+async fn look(
+    shared: &Shared,
+    environment: &Arc<Environment>,
+    cluster: &str,
+) -> Result<Vec<Node>, FetchError> {
+    let looking = async { shared.source.nodes(environment, cluster).await };
+    let looked = AssertUnwindSafe(looking).catch_unwind().await;
+    looked.unwrap_or_else(|_| {
+        Err(FetchError {
+            kind: ErrorKind::Internal,
+            retry: Retry::Soon,
+            message: format!("a fault of hopend's own while listing the nodes of {cluster}"),
+            remedy: "report it, with the panic in the log".into(),
+        })
+    })
+}
+
 async fn ask_zone(shared: std::sync::Weak<Shared>, source: Arc<dyn Discover>) {
     let mut told = false;
     loop {
@@ -290,11 +311,7 @@ pub(crate) fn names(nodes: &[Node]) -> String {
 mod tests {
     use std::collections::VecDeque;
 
-    use futures_util::FutureExt;
-
     use super::*;
-    use crate::credential::Retry;
-    use crate::error::ErrorKind;
 
     /// Answers as it is told, then with the last answer for ever.
     struct Script {
@@ -440,5 +457,18 @@ mod tests {
         assert_eq!(listing.zone(), None);
         all.tell_zone(Some("use1-az2"), true);
         assert_eq!(listing.zone().as_deref(), Some("use1-az2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_panics_fails_like_any_other() {
+        // An empty script is a panic.
+        let (all, script) = script([]);
+        let listing = all.listing(&environment(), "hdb");
+        let error = tokio::time::timeout(EVERY, listing.nodes()).await;
+        let error = error.expect("a session waits for ever").unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Internal);
+        lock(&script.answers).push_back(Ok(nodes(&["a"])));
+        sleep(EVERY).await;
+        assert_eq!(ids(&listing.nodes().await.unwrap()), ["a"]);
     }
 }

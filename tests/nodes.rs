@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use hopend::credential::State;
 use hopend::q::value::Value;
 use hopend::sim::{ApiFault, ClusterFault, Options, Times};
 use tokio::net::TcpListener;
@@ -263,4 +264,45 @@ async fn an_address_that_failed_rests_while_the_next_one_serves() {
             stage.open("plain").await;
         }
     }
+}
+
+/// Whose credentials are kept, and for which places.
+fn kept(stage: &Stage) -> Vec<String> {
+    let states = stage.app.services().credentials.states();
+    let shown = |state: &State| format!("{}: {}", state.recipe.local_user(), state.recipe);
+    states.iter().map(shown).collect()
+}
+
+#[tokio::test]
+async fn logins_of_users_and_nodes_that_are_gone_are_kept_no_longer() {
+    let mut stage = stage("node = \"spread\"").await;
+    let all = 2 * 3 + 2;
+    stage.sim.wait_for_calls("GetKxConnectionString", all).await;
+    let of_node = |stage: &Stage| kept(stage).iter().filter(|k| k.contains(NODES[1])).count();
+    assert_eq!(of_node(&stage), 2);
+    stage.sim.stop_node(NODES[1]).await;
+    stage.sim.delist_node(NODES[1]);
+    // The node that takes no connection has the list looked at again.
+    opens(&stage, 3).await;
+    let gone = async {
+        while of_node(&stage) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(20);
+    tokio::time::timeout(limit, gone)
+        .await
+        .expect("the node's logins stay");
+
+    let mine = format!("users = [\"{}\"]\n", crate::support::account());
+    stage.reload(|text| text.replace("cluster = ", &format!("{mine}cluster = ")));
+    let gone = async {
+        while kept(&stage).iter().any(|kept| kept.starts_with("alice: ")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(limit, gone)
+        .await
+        .expect("alice's logins stay");
+    assert!(!kept(&stage).is_empty());
 }

@@ -214,7 +214,7 @@ impl From<AwsError> for Failed {
     fn from(error: AwsError) -> Self {
         Self {
             kind: error.kind,
-            why: error.to_string(),
+            why: printable(&error),
         }
     }
 }
@@ -223,9 +223,14 @@ impl From<FetchError> for Failed {
     fn from(error: FetchError) -> Self {
         Self {
             kind: error.kind,
-            why: error.to_string(),
+            why: printable(&error),
         }
     }
+}
+
+/// What AWS and clusters said has no orders for a terminal.
+fn printable(said: &impl ToString) -> String {
+    said.to_string().replace(char::is_control, " ")
 }
 
 /// Reads the configuration, finds the environment, asks about it and prints the answer; again and
@@ -288,5 +293,22 @@ fn choose(config: &Config, name: Option<&str>) -> Result<Arc<Environment>, Strin
                     names.join(" ")
                 )
             }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::Retry;
+
+    #[test]
+    fn what_others_said_gives_a_terminal_no_orders() {
+        let failed = Failed::from(FetchError {
+            kind: ErrorKind::Upstream,
+            retry: Retry::Soon,
+            message: "it answered '\x1b[2J\x07no".into(),
+            remedy: "check".into(),
+        });
+        assert_eq!(failed.why, "it answered ' [2J no; check");
     }
 }

@@ -50,6 +50,8 @@ struct EntryState {
     issued: Option<Issued>,
     generation: u64,
     last_error: Option<Arc<FetchError>>,
+    /// There is no use for it any more: it goes as soon as nobody waits for it.
+    forgotten: bool,
 }
 
 /// How a credential stands, for people to read.
@@ -86,8 +88,40 @@ impl Credentials {
     /// Has the credential fetched now and kept fresh, as it will be asked for.
     pub fn expect(&self, recipe: &Recipe) {
         let entry = self.entry(recipe);
-        entry.lock().schedule.expect(self.shared.clock.now());
+        {
+            let mut state = entry.lock();
+            state.forgotten = false;
+            state.schedule.expect(self.shared.clock.now());
+        }
         entry.wake.notify_one();
+    }
+
+    /// Whether the credential can be had at once.
+    pub fn is_ready(&self, recipe: &Recipe) -> bool {
+        let entry = lock(&self.shared.entries).get(recipe).cloned();
+        entry.is_some_and(|entry| {
+            let state = entry.lock();
+            state.issued.is_some() && state.schedule.usable(self.shared.clock.now())
+        })
+    }
+
+    /// Lets go of those that are of no use any more: they leave memory, and are fetched no more
+    /// unless somebody asks again.
+    pub fn forget(&self, useless: impl Fn(&Recipe) -> bool) {
+        let entries: Vec<_> = {
+            let entries = lock(&self.shared.entries);
+            let useless = entries.values().filter(|entry| useless(&entry.recipe));
+            useless.cloned().collect()
+        };
+        for entry in entries {
+            {
+                let mut state = entry.lock();
+                state.forgotten = true;
+                state.issued = None;
+                state.schedule.forgotten();
+            }
+            entry.wake.notify_one();
+        }
     }
 
     /// The credential: at once when one is at hand, else as soon as it is fetched. However many ask,
@@ -100,6 +134,7 @@ impl Credentials {
             attempts.mark_unchanged();
             {
                 let mut state = entry.lock();
+                state.forgotten = false;
                 match (
                     state.schedule.demand(self.shared.clock.now()),
                     &state.last_error,
@@ -172,6 +207,7 @@ impl Credentials {
                 issued: None,
                 generation: 0,
                 last_error: None,
+                forgotten: false,
             }),
             attempts: watch::Sender::new(0),
             wake: Notify::new(),
@@ -179,7 +215,9 @@ impl Credentials {
         });
         entries.insert(recipe.clone(), Arc::clone(&entry));
         let keeper = keep(Arc::clone(&self.shared), Arc::clone(&entry));
-        lock(&self.keepers).spawn(keeper);
+        let mut keepers = lock(&self.keepers);
+        while keepers.try_join_next().is_some() {}
+        keepers.spawn(keeper);
         entry
     }
 }
@@ -187,6 +225,20 @@ impl Credentials {
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Credentials")
+    }
+}
+
+impl Shared {
+    /// Takes an entry out that has been forgotten and that nobody else holds: nobody can wait for
+    /// its keeper then.
+    fn lets_go(&self, entry: &Arc<Entry>) -> bool {
+        let mut entries = lock(&self.entries);
+        // Its keeper's and the map's own.
+        let goes = entry.lock().forgotten && Arc::strong_count(entry) == 2;
+        if goes {
+            entries.remove(&entry.recipe);
+        }
+        goes
     }
 }
 
@@ -226,8 +278,10 @@ async fn keep(shared: Arc<Shared>, entry: Arc<Entry>) {
                     () = entry.wake.notified() => {}
                 }
             }
-            // An unused credential still has to leave memory when its life ends.
-            Step::Idle if serving => {
+            Step::Idle if shared.lets_go(&entry) => return,
+            // An unused credential still has to leave memory when its life ends, and a forgotten one
+            // when those who look at it are through.
+            Step::Idle if serving || entry.lock().forgotten => {
                 tokio::select! {
                     () = sleep(LONGEST_SLEEP) => {}
                     () = entry.wake.notified() => {}
@@ -542,5 +596,32 @@ mod tests {
         drop(credentials);
         sleep(60 * MINUTE).await;
         assert_eq!(fetches(&script), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_forgotten_leaves_memory_and_is_fetched_no_more() {
+        let (credentials, script, alice) = cache(&[Ok(15 * MINUTE)]);
+        let bob = recipe("bob");
+        credentials.obtain(&alice).await.unwrap();
+        credentials.obtain(&bob).await.unwrap();
+        credentials.forget(|recipe| *recipe == alice);
+        assert!(!credentials.is_ready(&alice) && credentials.is_ready(&bob));
+        sleep(LONGEST_SLEEP).await;
+        let left: Vec<_> = credentials.states().into_iter().map(|s| s.recipe).collect();
+        assert_eq!(left, [bob]);
+        sleep(14 * MINUTE).await;
+        assert_eq!(fetches(&script), 3, "only the other one was refreshed");
+        credentials.obtain(&alice).await.unwrap();
+        assert!(credentials.is_ready(&alice), "it can be asked for again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_what_is_forgotten_gets_it_all_the_same() {
+        let (credentials, _, alice) = cache(&[Ok(15 * MINUTE)]);
+        let mut waiting = Box::pin(credentials.obtain(&alice));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        credentials.forget(|_| true);
+        let limit = Duration::from_secs(5);
+        timeout(limit, waiting).await.expect("it waits").unwrap();
     }
 }

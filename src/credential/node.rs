@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{Credential, FetchError, Retry};
-use crate::config::Environment;
+use crate::config::{Address, Environment};
 use crate::connection_string::ConnectionString;
 use crate::error::{ErrorKind, chain};
 use crate::q::handshake::Hello;
@@ -37,6 +37,10 @@ enum AskError {
     Slow,
     #[error("it answered '{0}")]
     Refused(String),
+    #[error("its own connection string is without TLS ({0}), and nothing was sent")]
+    Plaintext(Address),
+    #[error("{0:?} is no name of a cluster or node")]
+    Name(String),
     #[error("it returned no connection string: {0}")]
     NoString(crate::connection_string::ConnectionStringError),
 }
@@ -53,7 +57,10 @@ pub(crate) async fn ask_cluster(
 ) -> Result<Credential, FetchError> {
     let asked = timeout(TIME_LIMIT, ask(environment, cluster, node, &login)).await;
     let string = asked.unwrap_or(Err(AskError::Slow)).map_err(|error| {
-        let denied = matches!(error, AskError::Refused(_));
+        let denied = matches!(
+            error,
+            AskError::Refused(_) | AskError::Plaintext(_) | AskError::Name(_)
+        );
         let connect = matches!(error, AskError::Upstream(UpstreamError::Rejected { .. }));
         FetchError {
             kind: ErrorKind::Upstream,
@@ -88,22 +95,32 @@ async fn ask(
     node: &str,
     login: &Credential,
 ) -> Result<ConnectionString, AskError> {
+    // They become part of q text.
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    for name in [cluster, node] {
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(AskError::Name(name.to_owned()));
+        }
+    }
+    let address = login
+        .address
+        .as_ref()
+        .ok_or_else(|| garbled("no address"))?;
+    // Whoever reads the login on its way is the user until it expires.
+    if !address.tls {
+        return Err(AskError::Plaintext(address.clone()));
+    }
     let ca_file = environment.ca_file.clone();
     let tls = tokio::task::spawn_blocking(move || TlsConfigs::default().config(ca_file.as_deref()));
     let tls = tls
         .await
         .map_err(|panicked| garbled(&panicked.to_string()))??;
-    let address = login
-        .address
-        .as_ref()
-        .ok_or_else(|| garbled("no address"))?;
     let hello = Hello {
         user: login.user.clone(),
         password: login.password.clone(),
         capability: Some(CAPABILITY),
     };
     let mut upstream = upstream::open(address, Some(&tls), &hello, DIAL_LIMIT).await?;
-    // Both names have letters, digits, hyphens and underscores only.
     let question = format!(".aws.get_kx_node_connection_string[\"{cluster}\";\"{node}\"]");
     match upstream::ask(&mut upstream.stream, &question).await? {
         Value::Error(text) => Err(AskError::Refused(text)),
@@ -118,4 +135,56 @@ async fn ask(
 
 fn garbled(what: &str) -> AskError {
     AskError::Ask(upstream::AskError::Garbled(what.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn asked(cluster: &str, node: &str) -> (FetchError, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let dialled = tokio::spawn(async move { listener.accept().await.is_ok() });
+        let environment = Arc::new(Environment {
+            name: "prod".into(),
+            id: "sdb3moagybykax4oexvsq4".into(),
+            region: "us-east-1".into(),
+            profile: None,
+            credentials_file: None,
+            endpoint_url: None,
+            sts_endpoint_url: None,
+            ca_file: None,
+        });
+        let login = Credential {
+            address: Some(Address {
+                tls: false,
+                host: "127.0.0.1".into(),
+                port,
+            }),
+            user: "bob".into(),
+            password: Secret::from("signed"),
+            expires: None,
+        };
+        let error = ask_cluster(&environment, cluster, node, login).await;
+        let was_dialled = dialled.is_finished();
+        dialled.abort();
+        (error.unwrap_err(), was_dialled)
+    }
+
+    #[tokio::test]
+    async fn a_signed_login_never_goes_without_tls() {
+        let (error, dialled) = asked("hdb-cluster", "node-1").await;
+        assert!(error.message.contains("without TLS"), "{error}");
+        assert!(!dialled);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_no_q() {
+        for (cluster, node) in [("hdb", "1\"];exit 1;[\""), ("h\\", "node-1"), ("hdb", "")] {
+            let (error, _) = asked(cluster, node).await;
+            assert!(error.message.contains("no name"), "{error}");
+        }
+    }
 }

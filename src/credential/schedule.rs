@@ -257,6 +257,12 @@ impl Schedule {
         self.life = None;
     }
 
+    /// Nobody will ask for it any more. Those who wait already are still served.
+    pub fn forgotten(&mut self) {
+        self.life = None;
+        self.last_use = None;
+    }
+
     /// When to fetch, the limiter apart; `None` while nobody needs it.
     fn wanted(&self, now: Now) -> Option<SystemTime> {
         let (wanted_at, paused_until) = if self.demanded && !self.usable(now) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::{Asked, partition_of};
-use super::{AwsError, FinSpace, StringRequest, finspace};
+use super::{AwsError, Clients, FinSpace, StringRequest, finspace};
 use crate::config::{Environment, User};
 
 /// A cluster, as ListKxClusters tells it.
@@ -48,6 +48,31 @@ impl FinSpace {
         environment: &Arc<Environment>,
         user: Option<&User>,
     ) -> Result<Vec<Cluster>, AwsError> {
+        let clients = self.clients(environment).await;
+        let listed = clients.list_clusters(environment, user).await;
+        self.told(environment, &clients, listed).await
+    }
+
+    /// Every node of a cluster, in the service's order. Asked with the daemon's own credentials, or
+    /// as the role of a user.
+    pub async fn nodes(
+        &self,
+        environment: &Arc<Environment>,
+        cluster: &str,
+        user: Option<&User>,
+    ) -> Result<Vec<Node>, AwsError> {
+        let clients = self.clients(environment).await;
+        let listed = clients.list_nodes(environment, cluster, user).await;
+        self.told(environment, &clients, listed).await
+    }
+}
+
+impl Clients {
+    async fn list_clusters(
+        &self,
+        environment: &Arc<Environment>,
+        user: Option<&User>,
+    ) -> Result<Vec<Cluster>, AwsError> {
         let (client, as_whom) = self.asker(environment, user).await?;
         let asked = asked(
             &["finspace:ListKxClusters"],
@@ -56,21 +81,26 @@ impl FinSpace {
             arn(environment, ""),
         );
         let mut clusters = Vec::new();
-        let mut next = None;
+        let mut next: Option<String> = None;
         // The model has no paginator for this one.
         loop {
             let page = client
                 .list_kx_clusters()
                 .environment_id(&environment.id)
-                .set_next_token(next)
+                .set_next_token(next.clone())
                 .send()
                 .await
                 .map_err(|error| AwsError::of_call(&asked, &error))?;
             clusters.extend(page.kx_cluster_summaries.unwrap_or_default());
-            next = page.next_token;
-            if next.is_none() {
+            let following = page.next_token.filter(|token| !token.is_empty());
+            if following.is_none() {
                 break;
             }
+            if following == next {
+                let why = "ListKxClusters gives the same page again and again";
+                return Err(AwsError::garbled(why.into()));
+            }
+            next = following;
         }
         let clusters = clusters.into_iter().map(|cluster| Cluster {
             name: cluster.cluster_name.unwrap_or_default(),
@@ -81,9 +111,7 @@ impl FinSpace {
         Ok(clusters.collect())
     }
 
-    /// Every node of a cluster, in the service's order. Asked with the daemon's own credentials, or
-    /// as the role of a user.
-    pub async fn nodes(
+    async fn list_nodes(
         &self,
         environment: &Arc<Environment>,
         cluster: &str,
@@ -107,13 +135,16 @@ impl FinSpace {
             let page = page.map_err(|error| AwsError::of_call(&asked, &error))?;
             nodes.extend(page.nodes.unwrap_or_default());
         }
-        let nodes = nodes.into_iter().map(|node| Node {
-            id: node.node_id.unwrap_or_default(),
-            zone: node.availability_zone_id.unwrap_or_default(),
-            launched: node
-                .launch_time
-                .and_then(|time| SystemTime::try_from(time).ok()),
-            status: text(node.status),
+        // One without an id can't be asked for.
+        let nodes = nodes.into_iter().filter_map(|node| {
+            Some(Node {
+                id: node.node_id.filter(|id| !id.is_empty())?,
+                zone: node.availability_zone_id.unwrap_or_default(),
+                launched: node
+                    .launch_time
+                    .and_then(|time| SystemTime::try_from(time).ok()),
+                status: text(node.status),
+            })
         });
         Ok(nodes.collect())
     }
@@ -124,9 +155,8 @@ impl FinSpace {
         environment: &Arc<Environment>,
         user: Option<&User>,
     ) -> Result<(finspace::Client, Option<String>), AwsError> {
-        let clients = self.clients(environment).await;
         let Some(user) = user else {
-            return Ok((clients.finspace.clone(), None));
+            return Ok((self.finspace.clone(), None));
         };
         let request = StringRequest {
             environment,
@@ -135,9 +165,9 @@ impl FinSpace {
             role: user.role_arn.as_ref(),
             local_user: &user.name,
         };
-        let known = clients.user(&request).await?;
-        let session = clients.assume_role(&known.role, &user.name).await?;
-        Ok((clients.as_role(&session), Some(known.role)))
+        let known = self.user(&request).await?;
+        let session = self.assume_role(&known.role, &user.name).await?;
+        Ok((self.as_role(&session), Some(known.role)))
     }
 }
 
@@ -171,4 +201,86 @@ fn arn(environment: &Environment, within: &str) -> String {
 
 fn text(value: Option<impl AsRef<str>>) -> String {
     value.map_or_else(String::new, |value| value.as_ref().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::http::{HeaderMap, StatusCode};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// An API that turns the access key OLD away, and else gives the same page for ever.
+    async fn api() -> String {
+        let answer = |headers: HeaderMap| async move {
+            let signed = headers["authorization"].to_str().unwrap_or_default();
+            if signed.contains("=OLD/") {
+                let expired = r#"{"message":"it is over"}"#;
+                let code = [("x-amzn-errortype", "ExpiredTokenException")];
+                return (StatusCode::FORBIDDEN, code, expired);
+            }
+            let page = r#"{"kxClusterSummaries":[{"clusterName":"hdb"}],"nextToken":"x",
+                "nodes":[{"availabilityZoneId":"use1-az1"},{"nodeId":"a","status":"RUNNING"}]}"#;
+            (StatusCode::OK, [("x-amzn-errortype", "")], page)
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(answer);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        url
+    }
+
+    fn write_key(folder: &tempfile::TempDir, key: &str) -> std::path::PathBuf {
+        let path = folder.path().join("credentials");
+        let text = format!("[hopend]\naws_access_key_id = {key}\naws_secret_access_key = s\n");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    async fn environment(folder: &tempfile::TempDir, key: &str) -> Arc<Environment> {
+        Arc::new(Environment {
+            name: "prod".into(),
+            id: "sdb3moagybykax4oexvsq4".into(),
+            region: "us-east-1".into(),
+            profile: Some("hopend".into()),
+            credentials_file: Some(write_key(folder, key)),
+            endpoint_url: Some(api().await),
+            sts_endpoint_url: None,
+            ca_file: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn pages_that_repeat_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = environment(&folder, "NEW").await;
+        let aws = FinSpace::default();
+        let error = timeout(LIMIT, aws.clusters(&environment, None)).await;
+        let error = error.expect("it asks for ever").unwrap_err();
+        assert!(error.message.contains("the same page"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_node_without_an_id_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = environment(&folder, "NEW").await;
+        let nodes = FinSpace::default().nodes(&environment, "hdb", None).await;
+        assert!(nodes.unwrap().iter().all(|node| node.id == "a"));
+    }
+
+    #[tokio::test]
+    async fn credentials_that_were_renewed_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = environment(&folder, "OLD").await;
+        let aws = FinSpace::default();
+        let error = aws.nodes(&environment, "hdb", None).await.unwrap_err();
+        assert!(error.credentials, "{error}");
+        write_key(&folder, "NEW");
+        aws.nodes(&environment, "hdb", None).await.unwrap();
+    }
 }

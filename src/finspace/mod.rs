@@ -101,11 +101,21 @@ impl FinSpace {
     ) -> Result<SignedString, AwsError> {
         let clients = self.clients(request.environment).await;
         let signed = clients.signed_string(request).await;
-        if signed.as_ref().is_err_and(|error| error.credentials) {
-            // The SDK keeps what it once read: only new clients read it anew.
-            self.forget(request.environment, &clients).await;
+        self.told(request.environment, &clients, signed).await
+    }
+
+    /// Hands an answer on. Clients whose credentials it finds unfit are used no more: the SDK keeps
+    /// what it once read, and only new ones read it anew.
+    async fn told<T>(
+        &self,
+        environment: &Arc<Environment>,
+        clients: &Arc<Clients>,
+        answer: Result<T, AwsError>,
+    ) -> Result<T, AwsError> {
+        if answer.as_ref().is_err_and(|error| error.credentials) {
+            self.forget(environment, clients).await;
         }
-        signed
+        answer
     }
 
     async fn forget(&self, environment: &Arc<Environment>, unfit: &Arc<Clients>) {

@@ -5,14 +5,14 @@
 mod errors;
 mod sessions;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 
 use crate::audit::Record;
 use crate::config::{Endpoint, ListenAddress};
-use crate::credential::{Credentials, State};
+use crate::credential::{Credentials, Recipe, State};
 use crate::error::ErrorKind;
 use crate::route::Route;
 use crate::status::{CredentialRow, EndpointRow, Status};
@@ -77,6 +77,17 @@ impl Live {
     pub fn endpoints(&self) -> Vec<Bound> {
         let shown = lock(&self.endpoints);
         shown.iter().map(Shown::bound).collect()
+    }
+
+    /// What the endpoints need fetched, as far as is known.
+    pub fn recipes(&self) -> HashSet<Recipe> {
+        let shown = lock(&self.endpoints).clone();
+        let of_route = |shown: &Shown| {
+            let users = shown.route.endpoint().users.iter();
+            let recipes = users.flat_map(|user| shown.route.recipes(user));
+            recipes.collect::<Vec<_>>()
+        };
+        shown.iter().flat_map(of_route).collect()
     }
 
     /// A session is open; it is shown until what this returns is dropped.

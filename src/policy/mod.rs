@@ -30,7 +30,7 @@ const ON_CLUSTERS: [&str; 2] = [
 /// What the configuration does not tell.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    /// The account of the environments; that of the roles in use there without one.
+    /// The account of the environments whose account no role tells.
     pub account: Option<String>,
     /// The role, or the IAM user, that the daemon runs as. Without one the users' roles trust their
     /// account, whose identity policies then decide.
@@ -176,7 +176,7 @@ fn places<'a>(endpoints: &'a [Arc<Endpoint>], known: &Known) -> BTreeMap<&'a str
         let place = places.entry(&*environment.name).or_insert_with(|| Place {
             environment,
             partition: partition(&environment.region).to_owned(),
-            account: known.account.clone().unwrap_or_else(|| "*".into()),
+            account: "*".into(),
         });
         // FinSpace's users have roles of the environment's own account.
         let role = endpoint
@@ -186,6 +186,11 @@ fn places<'a>(endpoints: &'a [Arc<Endpoint>], known: &Known) -> BTreeMap<&'a str
         if let Some(role) = role.filter(|_| place.account == "*") {
             place.partition.clone_from(&role.partition);
             place.account.clone_from(&role.account);
+        }
+    }
+    if let Some(account) = &known.account {
+        for place in places.values_mut().filter(|place| place.account == "*") {
+            place.account.clone_from(account);
         }
     }
     places

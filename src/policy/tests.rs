@@ -214,3 +214,32 @@ fn partitions_are_those_of_the_roles_or_of_the_regions() {
     );
     assert_eq!(gaps, []);
 }
+
+#[test]
+fn the_account_that_is_said_is_for_environments_whose_roles_do_not_tell_it() {
+    let test = ENVIRONMENT.replace("prod", "test").replace("sdb3", "tst3");
+    let console = |environment: &str| {
+        let lines =
+            format!("kind = \"console\"\nenvironment = \"{environment}\"\nusers = [\"carol\"]");
+        endpoint(&format!("console-{environment}"), &lines)
+    };
+    let carol = "[[user]]\nname = \"carol\"\nos_user = \"carol\"\n";
+    let hdb = endpoint(
+        "hdb",
+        "cluster = \"hdb-cluster\"\nenvironment = \"prod\"\nusers = [\"alice\"]",
+    );
+    let known = Known {
+        account: Some("444455556666".into()),
+        ..Known::default()
+    };
+    let (prod, other) = (console("prod"), console("test"));
+    let tables = [ENVIRONMENT, &test, ALICE, carol, &prod, &other, &hdb];
+    let (json, _) = needs(&tables, &known);
+    let lists = &json["daemon"]["policy"]["Statement"];
+    let other = PROD
+        .replace("sdb3", "tst3")
+        .replace("111122223333", "444455556666");
+    assert_eq!(lists[1]["Resource"], json!([PROD, other]));
+    let clusters = &json["roles"][0]["policy"]["Statement"][0]["Resource"];
+    assert_eq!(*clusters, json!([format!("{PROD}/kxCluster/hdb-cluster")]));
+}

@@ -29,6 +29,8 @@ pub(super) struct Health {
 struct Rest {
     failures: u32,
     until: Instant,
+    /// Somebody tries it, and what comes of that is known by then.
+    tried_until: Option<Instant>,
     reason: String,
 }
 
@@ -47,16 +49,17 @@ impl Health {
         [None, Some(user)]
             .into_iter()
             .filter_map(|user| self.rest(place, user))
-            .map(|rest| rest.until)
+            .map(Rest::left_alone_until)
             .filter(|&until| until > now)
             .max()
     }
 
     /// Whether everybody goes elsewhere than to `place`, and why.
     pub(super) fn rests(&self, place: &str, now: Instant) -> Option<Resting> {
-        let rest = self.rest(place, None).filter(|rest| rest.until > now)?;
-        Some(Resting {
-            until: rest.until,
+        let rest = self.rest(place, None)?;
+        let until = rest.left_alone_until();
+        (until > now).then(|| Resting {
+            until,
             reason: rest.reason.clone(),
         })
     }
@@ -66,7 +69,7 @@ impl Health {
     pub(super) fn trying(&mut self, place: &str, user: &str, now: Instant, limit: Duration) {
         for key in keys(place, user) {
             if let Some(rest) = self.rests.get_mut(&key) {
-                rest.until = rest.until.max(now + limit);
+                rest.tried_until = Some(now + limit);
             }
         }
     }
@@ -81,7 +84,13 @@ impl Health {
     ) -> (Duration, bool) {
         let user = match concerns {
             Concerns::Everybody => None,
-            Concerns::User(user) => Some(user.to_owned()),
+            Concerns::User(user) => {
+                // What was tried told nothing about the others: they need not wait for it.
+                if let Some(rest) = self.rests.get_mut(&(place.to_owned(), None)) {
+                    rest.tried_until = None;
+                }
+                Some(user.to_owned())
+            }
         };
         let rest = self
             .rests
@@ -89,9 +98,14 @@ impl Health {
             .or_insert_with(|| Rest {
                 failures: 0,
                 until: now,
+                tried_until: None,
                 reason: String::new(),
             });
+        let tried = rest.tried_until.take().is_some();
         // Those that had begun before the rest did fail with it, and not once more.
+        if rest.until > now && !tried {
+            return (rest.until - now, false);
+        }
         let news = rest.failures == 0;
         let pause = FIRST_REST
             .saturating_mul(2_u32.saturating_pow(rest.failures))
@@ -118,6 +132,13 @@ impl Health {
     fn rest(&self, place: &str, user: Option<&str>) -> Option<&Rest> {
         self.rests
             .get(&(place.to_owned(), user.map(ToOwned::to_owned)))
+    }
+}
+
+impl Rest {
+    fn left_alone_until(&self) -> Instant {
+        self.tried_until
+            .map_or(self.until, |tried| tried.max(self.until))
     }
 }
 
@@ -191,5 +212,32 @@ mod tests {
         health.keep(|place| place == "b");
         assert_eq!(health.resting("a", "bob", now), None);
         assert!(health.resting("b", "bob", now).is_some());
+    }
+
+    #[test]
+    fn those_that_fail_together_count_once() {
+        let mut health = Health::default();
+        let now = Instant::now();
+        for nth in 0..50 {
+            let (pause, news) = health.failed("a", Concerns::Everybody, "refused", now);
+            assert!(pause <= SECOND, "{pause:?}");
+            assert_eq!(news, nth == 0);
+        }
+        let later = now + SECOND;
+        health.trying("a", "alice", later, 5 * SECOND);
+        let (pause, _) = health.failed("a", Concerns::Everybody, "refused", later);
+        assert!(pause > SECOND, "a try after the rest counts: {pause:?}");
+    }
+
+    #[test]
+    fn a_try_that_concerned_one_user_only_keeps_nobody_else_away() {
+        let mut health = Health::default();
+        let now = Instant::now();
+        health.failed("a", Concerns::Everybody, "refused", now);
+        let later = now + SECOND;
+        health.trying("a", "alice", later, 10 * SECOND);
+        health.failed("a", Concerns::User("alice"), "denied", later);
+        assert_eq!(health.resting("a", "bob", later), None);
+        assert!(health.resting("a", "alice", later).is_some());
     }
 }

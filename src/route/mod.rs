@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use crate::config::{Address, Endpoint, Login, Node, Policy, Target, User};
-use crate::credential::{Credential, Credentials, Recipe};
+use crate::credential::{Credential, Credentials, Recipe, Retry};
 use crate::error::{ErrorKind, chain};
 use crate::finspace;
 use crate::nodes::{self, Listing, Nodes};
@@ -197,7 +197,16 @@ impl Route {
     ) -> Result<Reached, OpenError> {
         let groups = self.candidates(nodes).await?;
         let mut failed = OpenError::NoAddress;
+        let mut none_given = false;
         for id in self.places.in_order(groups, Clone::clone, &user.name) {
+            // Where AWS, or the cluster, gives no login for one node, asking for each of the others
+            // in turn would add up: those go on whose login is at hand.
+            if none_given {
+                let recipe = self.recipe(user, Some(&id));
+                if !recipe.is_some_and(|recipe| credentials.is_ready(&recipe)) {
+                    continue;
+                }
+            }
             let limit = self.endpoint.connect_timeout;
             self.places.trying(&id, &user.name, limit);
             match self.open_issued(user, Some(&id), hello, credentials).await {
@@ -218,6 +227,10 @@ impl Route {
                     };
                     self.places.failed(&id, concerns, &chain(&error));
                     nodes.doubt();
+                    none_given |= matches!(
+                        &error,
+                        OpenError::Credential(why) if why.retry == Retry::Soon
+                    );
                     failed = error;
                 }
             }
@@ -362,6 +375,12 @@ impl Route {
                     self.places.failed(&place, concerns, &chain(&error));
                     refused.get_or_insert(error);
                 }
+                // What the client itself sent may have been too much for kdb+.
+                (OpenError::Upstream(UpstreamError::Login { .. }), Refusal::IsFinal) => {
+                    let concerns = Concerns::User(&user.name);
+                    self.places.failed(&place, concerns, &chain(&error));
+                    failed = error;
+                }
                 _ => {
                     self.places
                         .failed(&place, Concerns::Everybody, &chain(&error));
@@ -399,3 +418,6 @@ pub(crate) async fn read_password(path: &Path) -> Result<Secret, OpenError> {
     }
     Ok(Secret::new(line))
 }
+
+#[cfg(test)]
+mod tests;

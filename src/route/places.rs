@@ -154,6 +154,7 @@ mod tests {
     fn the_last_resort_is_what_rests_least() {
         let places = Places::new("hdb", true);
         for _ in 0..4 {
+            places.trying("a", "alice", Duration::ZERO);
             places.failed("a", Concerns::Everybody, "refused");
         }
         places.failed("b", Concerns::Everybody, "refused");
