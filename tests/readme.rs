@@ -69,7 +69,10 @@ fn compare(shell: &Shell) -> String {
         let mut block = String::new();
         let mut fit = true;
         for ((command, expected), output) in transcript.steps.iter().zip(&outputs) {
-            let _ = writeln!(block, "$ {command}\n{}", output.trim_end());
+            let _ = writeln!(block, "$ {command}");
+            if !output.trim().is_empty() {
+                let _ = writeln!(block, "{}", output.trim_end());
+            }
             if !fits_all(expected, output) {
                 fit = false;
                 let _ = writeln!(
