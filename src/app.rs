@@ -26,6 +26,7 @@ use crate::session::Services;
 use crate::status::Status;
 use crate::stop::Stop;
 use crate::upstream::tls::TlsConfigs;
+use crate::workers::Workers;
 
 /// After the cut, how long sessions may take to let go of their sockets.
 const CUT_GRACE: Duration = Duration::from_secs(5);
@@ -63,6 +64,11 @@ pub async fn run(
     orders: mpsc::Receiver<Order>,
 ) -> Result<Summary, AppError> {
     let app = App::start(config, Arc::new(Sources::default()), Clock::system())?;
+    match Workers::start() {
+        // Nobody else sets them.
+        Ok(workers) => drop(app.services.workers.set(workers)),
+        Err(error) => tracing::warn!("sessions share one runtime: {error}"),
+    }
     Ok(serve(app, path, orders).await)
 }
 
@@ -179,6 +185,7 @@ impl App {
             penalties: Penalties::default(),
             credentials: Credentials::new(Arc::clone(&source) as _, clock),
             tasks: TaskTracker::new(),
+            workers: OnceLock::new(),
             sessions: 0.into(),
             live: Live::default(),
             lists: Lists::new(Arc::clone(&source) as _),

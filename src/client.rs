@@ -24,6 +24,28 @@ pub enum ClientStream {
     Unix(UnixStream),
 }
 
+/// A connection on its way from one runtime to another.
+#[derive(Debug)]
+pub enum Detached {
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Detached {
+    /// Puts it on the runtime that this is called from.
+    ///
+    /// # Errors
+    /// The runtime can't watch it.
+    pub fn attach(self) -> io::Result<ClientStream> {
+        Ok(match self {
+            Self::Tcp(stream) => ClientStream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => ClientStream::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 impl ClientStream {
     /// Sets what every connection gets.
     pub fn tune(&self) -> io::Result<()> {
@@ -31,6 +53,17 @@ impl ClientStream {
             Self::Tcp(stream) => socket::tune(stream),
             Self::Unix(_) => Ok(()),
         }
+    }
+
+    /// Takes the connection off the runtime that accepted it.
+    ///
+    /// # Errors
+    /// The runtime does not let go of it.
+    pub fn detach(self) -> io::Result<Detached> {
+        Ok(match self {
+            Self::Tcp(stream) => Detached::Tcp(stream.into_std()?),
+            Self::Unix(stream) => Detached::Unix(stream.into_std()?),
+        })
     }
 
     /// The address that was dialled, over TCP.
@@ -46,7 +79,8 @@ impl ClientStream {
     pub async fn close(mut self) {
         let close = async {
             self.shutdown().await?;
-            let mut ignored = [0; 4096];
+            // Held by every session from its start: small.
+            let mut ignored = [0; 256];
             while self.read(&mut ignored).await? > 0 {}
             Ok::<_, io::Error>(())
         };

@@ -34,3 +34,4 @@ pub mod socket;
 pub mod status;
 pub mod stop;
 pub mod upstream;
+pub mod workers;

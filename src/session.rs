@@ -1,8 +1,8 @@
 //! One connection's story: what the client says, who it is, where it may go, with what login; then
 //! the relay, then the record.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +26,7 @@ use crate::route::{OpenError, Reached, Route};
 use crate::status::Status;
 use crate::stop::Stopping;
 use crate::upstream::Upstream;
+use crate::workers::Workers;
 
 /// `fatal(2) protocol_version(70)`: what a TLS client reports at once, instead of waiting.
 const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];
@@ -48,6 +49,8 @@ pub struct Services {
     pub credentials: Credentials,
     /// The running sessions.
     pub tasks: TaskTracker,
+    /// What they run on, if not on the runtime that accepts them.
+    pub workers: OnceLock<Workers>,
     /// Numbers them.
     pub sessions: AtomicU64,
     /// What is open, and what went wrong last.
@@ -138,8 +141,10 @@ pub async fn serve(mut client: ClientStream, session: Session) {
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
     let mut caller = None;
+    // In a box: what it takes to open a session is gone while the session lasts.
+    let opening = Box::pin(open(&mut client, &session, &mut caller, &mut record));
     let opened = tokio::select! {
-        opened = open(&mut client, &session, &mut caller, &mut record) => opened,
+        opened = opening => opened,
         () = stopping.cutting() => Err(Refusal::Stopped),
     };
     match opened {
@@ -266,6 +271,13 @@ async fn read_hello(
         .unwrap_or(Err(Refusal::HelloTimeout(endpoint.handshake_timeout)))
 }
 
+/// Even a sleep of nothing lasts until the timer's next millisecond.
+async fn wait(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}
+
 /// Who this is; those who failed before wait first, and those who fail now wait for the answer.
 async fn identify(
     services: &Services,
@@ -274,7 +286,7 @@ async fn identify(
     peer: &Peer,
     hello: &Hello,
 ) -> Result<Arc<User>, Refusal> {
-    sleep(services.penalties.delay(peer, Instant::now())).await;
+    wait(services.penalties.delay(peer, Instant::now())).await;
     let identified = services
         .authenticator
         .identify(endpoint, exposed, peer, hello);
@@ -289,7 +301,7 @@ async fn identify(
         }
         Err(denied) => {
             if denied.guess {
-                sleep(services.penalties.failed(peer, &hello.user, Instant::now())).await;
+                wait(services.penalties.failed(peer, &hello.user, Instant::now())).await;
             }
             Err(denied.into())
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -33,6 +34,8 @@ struct Shared {
     source: Arc<dyn Fetch>,
     clock: Clock,
     ahead: Semaphore,
+    /// Where the keepers run, whoever asks first.
+    runtime: Handle,
 }
 
 struct Entry {
@@ -72,7 +75,7 @@ pub struct State {
 }
 
 impl Credentials {
-    /// An empty cache over a source.
+    /// An empty cache over a source. Must be called within a tokio runtime, which it stays with.
     pub fn new(source: Arc<dyn Fetch>, clock: Clock) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -80,6 +83,7 @@ impl Credentials {
                 source,
                 clock,
                 ahead: Semaphore::new(AHEAD_AT_A_TIME),
+                runtime: Handle::current(),
             }),
             keepers: Arc::default(),
         }
@@ -217,7 +221,7 @@ impl Credentials {
         let keeper = keep(Arc::clone(&self.shared), Arc::clone(&entry));
         let mut keepers = lock(&self.keepers);
         while keepers.try_join_next().is_some() {}
-        keepers.spawn(keeper);
+        keepers.spawn_on(keeper, &self.shared.runtime);
         entry
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::sleep;
 
 use crate::auth::is_exposed;
+use crate::client::{ClientStream, Detached};
 use crate::config::ListenAddress;
 use crate::route::Route;
 use crate::session::{self, Services, Session};
@@ -71,8 +72,27 @@ pub async fn run(
             stopping: stopping.clone(),
             permit,
         };
-        services.tasks.spawn(session::serve(stream, session));
+        begin(stream, session);
     }
+}
+
+/// Has the session served: by a worker, where there are any, else here.
+fn begin(stream: ClientStream, session: Session) {
+    let services = Arc::clone(&session.services);
+    let Some(workers) = services.workers.get() else {
+        services.tasks.spawn(session::serve(stream, session));
+        return;
+    };
+    let (worker, place) = workers.next();
+    let moved = stream.detach();
+    let serve = async move {
+        match moved.and_then(Detached::attach) {
+            Ok(stream) => session::serve(stream, session).await,
+            Err(error) => tracing::warn!("a client was lost on its way to its worker: {error}"),
+        }
+        drop(place);
+    };
+    services.tasks.spawn_on(serve, &worker);
 }
 
 /// A place among the endpoint's sessions for the one client that was accepted; further ones wait in
