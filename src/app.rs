@@ -19,7 +19,7 @@ use crate::control::Control;
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::chain;
 use crate::listener::{self, BindError, Listener, Served};
-use crate::live::{Live, Shown};
+use crate::live::{Live, Looks, Shown};
 use crate::nodes::Nodes;
 use crate::route::Route;
 use crate::session::Services;
@@ -188,6 +188,7 @@ impl App {
             workers: OnceLock::new(),
             sessions: 0.into(),
             live: Live::default(),
+            looks: Looks::default(),
             lists: Lists::new(Arc::clone(&source) as _),
         });
         let nodes = Nodes::new(source);

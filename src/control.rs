@@ -207,13 +207,10 @@ async fn read(stream: &mut UnixStream) -> io::Result<serde_json::Result<Request>
 
 async fn answer(request: Request, uid: u32, services: Arc<Services>) -> Answer {
     match request {
-        Request::Status => {
-            let status = tokio::task::spawn_blocking(move || services.status()).await;
-            status.map_or_else(
-                |panicked| Answer::Failed(panicked.to_string()),
-                |status| Answer::Status(Box::new(status)),
-            )
-        }
+        Request::Status => services.look().await.map_or_else(
+            |panicked| Answer::Failed(panicked.to_string()),
+            |status| Answer::Status(Box::new(status)),
+        ),
         Request::Kill { session } => {
             match timeout(KILL_WITHIN, services.live.kill(session, uid)).await {
                 Ok(Ok(())) => Answer::Killed,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::spawn_blocking;
+use tokio::task::JoinError;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -19,7 +19,7 @@ use crate::console;
 use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain};
 use crate::explain::Explanation;
-use crate::live::{Live, OpenSession};
+use crate::live::{Live, Looks, OpenSession};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
 use crate::route::{OpenError, Reached, Route};
@@ -55,6 +55,8 @@ pub struct Services {
     pub sessions: AtomicU64,
     /// What is open, and what went wrong last.
     pub live: Live,
+    /// Looks at all of it wait for their turn here.
+    pub looks: Looks,
     /// What consoles have listed.
     pub lists: console::Lists,
 }
@@ -64,6 +66,15 @@ impl Services {
     /// `/proc` for the clients' processes.
     pub fn status(&self) -> Status {
         self.live.status(&self.credentials)
+    }
+
+    /// The same, for whoever may not block.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub async fn look(self: Arc<Self>) -> Result<Status, JoinError> {
+        let services = Arc::clone(&self);
+        self.looks.take(move || services.status()).await
     }
 }
 
@@ -403,10 +414,7 @@ async fn console(
 ) {
     let endpoint = session.route.endpoint();
     let services = &session.services;
-    let status = || {
-        let services = Arc::clone(services);
-        spawn_blocking(move || services.status())
-    };
+    let status = || Box::pin(Arc::clone(services).look()) as console::Look;
     let dialled = record.server().map(|server| server.ip().to_canonical());
     let meters = Arc::clone(open.meters());
     let visit = console::Visit {

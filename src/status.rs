@@ -4,6 +4,14 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// A character as it may be shown on any terminal: a question mark for what would move its cursor or
+/// turn the direction of what stands around it.
+pub fn printable(c: char) -> char {
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{61c}'
+        | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if c.is_control() || turns { '?' } else { c }
+}
+
 /// Everything at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {

@@ -565,6 +565,43 @@ async fn watching_on_a_terminal_takes_the_screen_and_gives_it_back() {
     }
 }
 
+/// Ctrl-C is a signal where the keys are not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn watching_with_input_from_elsewhere_ends_at_ctrl_c() {
+    let stage = stage().await;
+    let watch = format!(
+        "stty rows 10 cols 50; timeout --foreground 20 {} status --watch --config {} </dev/null; \
+         echo ended $?",
+        env!("CARGO_BIN_EXE_hopend"),
+        stage.config_path().display()
+    );
+    let mut script = Command::new("script")
+        .args(["-qec", &watch, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = script.stdin.take().unwrap();
+    let mut out = script.stdout.take().unwrap();
+    let screen = tokio::task::spawn_blocking(move || {
+        let mut screen = Vec::new();
+        let mut chunk = [0; 4096];
+        while !String::from_utf8_lossy(&screen).contains("more lines") {
+            let count = out.read(&mut chunk).unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&screen));
+            screen.extend_from_slice(&chunk[..count]);
+        }
+        keys.write_all(b"\x03").unwrap();
+        out.read_to_end(&mut screen).unwrap();
+        script.wait().unwrap();
+        String::from_utf8(screen).unwrap()
+    });
+    let screen = screen.await.unwrap();
+    assert!(!screen.contains("ended 124"), "{screen:?}");
+    assert!(screen.contains("\x1b[?1049l"), "{screen:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_is_too_deep_for_a_socket_is_told_and_no_reason_not_to_serve() {
     let sim = Simulator::start(Options::default()).await.unwrap();

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::proc_net;
 use super::socket::Ends;
+use crate::status::printable;
 
 /// A connection's two ends: the client's, then the server's.
 pub type Connection = (SocketAddr, SocketAddr);
@@ -41,7 +42,6 @@ pub fn of_sockets(connections: impl IntoIterator<Item = Connection>) -> HashMap<
 pub fn program(pid: u32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let name = String::from_utf8_lossy(&name);
-    let printable = |c: char| if c.is_control() { '?' } else { c };
     Some(name.trim_end_matches('\n').chars().map(printable).collect())
 }
 

@@ -108,33 +108,46 @@ fn listen(sender: Sender<Event>) -> io::Result<()> {
 }
 
 /// The alternate screen of the terminal, given back when dropped.
-struct Screen(Stdout);
+struct Screen {
+    out: Stdout,
+    /// Keys come one by one, and Ctrl-C is one of them.
+    raw: bool,
+}
 
 impl Screen {
     fn open() -> io::Result<Self> {
-        enable_raw_mode()?;
-        let mut screen = Self(io::stdout());
-        execute!(screen.0, EnterAlternateScreen, Hide)?;
+        // Where the keys are not this program's to read, Ctrl-C has to stay a signal.
+        let raw = io::stdin().is_terminal();
+        if raw {
+            enable_raw_mode()?;
+        }
+        let mut screen = Self {
+            out: io::stdout(),
+            raw,
+        };
+        execute!(screen.out, EnterAlternateScreen, Hide)?;
         Ok(screen)
     }
 
     fn draw(&mut self, text: &str) -> io::Result<()> {
         let (width, height) = terminal::size()?;
         for (row, line) in (0..height).zip(fit(text, width.into(), height.into())) {
-            queue!(self.0, MoveTo(0, row))?;
-            self.0.write_all(line.as_bytes())?;
-            queue!(self.0, Clear(ClearType::UntilNewLine))?;
+            queue!(self.out, MoveTo(0, row))?;
+            self.out.write_all(line.as_bytes())?;
+            queue!(self.out, Clear(ClearType::UntilNewLine))?;
         }
-        queue!(self.0, Clear(ClearType::FromCursorDown))?;
-        self.0.flush()
+        queue!(self.out, Clear(ClearType::FromCursorDown))?;
+        self.out.flush()
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
         // A terminal that has gone needs nothing back.
-        let _ = execute!(self.0, Show, LeaveAlternateScreen);
-        let _ = disable_raw_mode();
+        let _ = execute!(self.out, Show, LeaveAlternateScreen);
+        if self.raw {
+            let _ = disable_raw_mode();
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::status::printable;
+
 /// A table of `N` columns.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
@@ -28,7 +30,7 @@ impl<const N: usize> Table<N> {
     /// Adds a row. What a terminal would take for an order is shown as a blank.
     pub(super) fn row(&mut self, row: [String; N]) {
         self.rows
-            .push(row.map(|cell| cell.replace(char::is_control, " ")));
+            .push(row.map(|cell| cell.replace(|c| printable(c) != c, " ")));
     }
 }
 
@@ -48,8 +50,8 @@ impl<const N: usize> fmt::Display for Table<N> {
                 let cells = row.iter().zip(widths).zip(self.right);
                 let padded: Vec<_> = cells
                     .map(|((cell, width), right)| match right {
-                        true => format!("{cell:>width$}"),
-                        false => format!("{cell:width$}"),
+                        true => format!("{}{cell}", blanks(cell, width)),
+                        false => format!("{cell}{}", blanks(cell, width)),
                     })
                     .collect();
                 padded.join("  ").trim_end().to_owned()
@@ -57,6 +59,11 @@ impl<const N: usize> fmt::Display for Table<N> {
             .collect();
         f.write_str(&lines.join("\n"))
     }
+}
+
+/// What `cell` lacks to be so wide. A format's own width ends at 65,535.
+fn blanks(cell: &str, width: usize) -> String {
+    " ".repeat(width.saturating_sub(cell.chars().count()))
 }
 
 #[cfg(test)]
@@ -72,6 +79,14 @@ mod tests {
             table.to_string(),
             "NAME         X\na            long\nzoë-cluster"
         );
+    }
+
+    #[test]
+    fn nothing_turns_the_direction_and_no_cell_is_too_wide() {
+        let mut table = Table::new(["PROGRAM", "WHAT"]);
+        table.row(["q\u{202e}toor".into(), "x".repeat(70_000)]);
+        let shown = table.to_string();
+        assert!(shown.contains("q toor   xxx"));
     }
 
     #[test]

@@ -35,8 +35,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::task::JoinHandle;
+use tokio::task::JoinError;
 use tokio::time::timeout;
 
 use crate::audit::Record;
@@ -62,6 +63,9 @@ const MAX_REQUEST: u64 = 1 << 20;
 /// How long FinSpace may take before the client is told that it does.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// A look at the whole daemon.
+pub type Look = BoxFuture<'static, Result<Status, JoinError>>;
+
 /// One session with a console.
 pub struct Visit<'v> {
     /// The `[[user]]` that it is with.
@@ -77,7 +81,7 @@ pub struct Visit<'v> {
     /// Clusters and nodes.
     pub lists: &'v Lists,
     /// Looks at the whole daemon.
-    pub status: &'v (dyn Fn() -> JoinHandle<Status> + Send + Sync),
+    pub status: &'v (dyn Fn() -> Look + Send + Sync),
     /// What is known of the session.
     pub record: &'v Record,
     /// What it has carried.

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{
     SocketAddr as UnixAddress, UnixListener as StdUnixListener, UnixStream as StdUnixStream,
 };
@@ -134,7 +134,10 @@ fn bind_path(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(BACKLOG)?;
-    let file = SocketFile(path.to_path_buf());
+    let file = SocketFile {
+        path: path.to_path_buf(),
+        which: which(path),
+    };
     Ok((UnixListener::from_std(socket.into())?, file))
 }
 
@@ -150,14 +153,25 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Tells a file from another that takes its name later.
+fn which(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
 /// Removes the file with the listener.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+    which: Option<(u64, u64)>,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Somebody may have removed it already.
-        let _ = std::fs::remove_file(&self.0);
+        // Somebody may have removed it already, and another daemon taken its place.
+        if self.which.is_some() && which(&self.path) == self.which {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -166,6 +180,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_is_another_s_by_now_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = ListenAddress::Path(folder.path().join("socket"));
+        let first = Listener::bind(&address).unwrap();
+        std::fs::remove_file(folder.path().join("socket")).unwrap();
+        let _second = Listener::bind(&address).unwrap();
+        drop(first);
+        StdUnixStream::connect(folder.path().join("socket")).unwrap();
+    }
 
     #[tokio::test]
     async fn a_socket_file_is_its_owners_alone_and_goes_with_the_listener() {

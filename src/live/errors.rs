@@ -1,11 +1,12 @@
 //! The last failures, one of each kind, in bounded memory.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
 
 use crate::error::ErrorKind;
-use crate::status::ErrorRow;
+use crate::status::{ErrorRow, printable};
 
 /// Most failures that are kept of known users, and as many of clients that nobody knew: those could
 /// otherwise push everything else out.
@@ -54,7 +55,7 @@ impl LastErrors {
         let key = Key {
             endpoint: endpoint.to_owned(),
             user: user.map(str::to_owned),
-            message: message.chars().take(LONGEST).collect(),
+            message: message.chars().take(LONGEST).map(printable).collect(),
         };
         let count = kept.get(&key).map_or(0, |seen| seen.count) + 1;
         let seen = Seen {
@@ -65,7 +66,7 @@ impl LastErrors {
         };
         kept.insert(key, seen);
         if kept.len() > KEPT
-            && let Some(oldest) = kept.values().map(|seen| seen.nth).min()
+            && let Some(oldest) = oldest_of_most(kept)
         {
             kept.retain(|_, seen| seen.nth != oldest);
         }
@@ -74,7 +75,7 @@ impl LastErrors {
     /// Newest first.
     pub(super) fn rows(&self) -> Vec<ErrorRow> {
         let mut all: Vec<_> = self.known.iter().chain(&self.unknown).collect();
-        all.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.nth));
+        all.sort_by_key(|(_, seen)| Reverse(seen.nth));
         all.into_iter()
             .map(|(key, seen)| ErrorRow {
                 time: seen.time,
@@ -86,6 +87,19 @@ impl LastErrors {
             })
             .collect()
     }
+}
+
+/// The oldest failure of the user who has the most: one who fails in ever new ways does not push out
+/// what others met.
+fn oldest_of_most(kept: &HashMap<Key, Seen>) -> Option<u64> {
+    let mut of_user: HashMap<_, (usize, Reverse<u64>)> = HashMap::new();
+    for (key, seen) in kept {
+        let (count, Reverse(oldest)) = of_user.entry(&key.user).or_insert((0, Reverse(seen.nth)));
+        *count += 1;
+        *oldest = seen.nth.min(*oldest);
+    }
+    let most = of_user.into_values().max();
+    most.map(|(_, Reverse(oldest))| oldest)
 }
 
 #[cfg(test)]
@@ -113,6 +127,26 @@ mod tests {
             told,
             [("bob", "two", 1), ("alice", "one", 2), ("alice", "two", 1)]
         );
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_not_kept() {
+        let mut errors = LastErrors::default();
+        add(&mut errors, None, "a\n\u{9b}2Jb\u{202e}c");
+        assert_eq!(errors.rows()[0].message, "a??2Jb?c");
+    }
+
+    #[test]
+    fn a_user_who_fails_in_many_ways_pushes_out_only_that_user_s() {
+        let mut errors = LastErrors::default();
+        add(&mut errors, Some("alice"), "the cluster is gone");
+        for nth in 0..1_000 {
+            add(&mut errors, Some("bob"), &format!("failure {nth}"));
+        }
+        let rows = errors.rows();
+        assert_eq!(rows.len(), KEPT);
+        assert_eq!(rows[0].message, "failure 999");
+        assert_eq!(rows[KEPT - 1].message, "the cluster is gone");
     }
 
     #[test]

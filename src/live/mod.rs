@@ -3,6 +3,7 @@
 //! Sessions enter themselves and leave by a drop guard; everything else only reads.
 
 mod errors;
+mod looks;
 mod sessions;
 
 use std::collections::{HashMap, HashSet};
@@ -18,6 +19,7 @@ use crate::route::Route;
 use crate::status::{CredentialRow, EndpointRow, Status};
 
 use errors::LastErrors;
+pub use looks::Looks;
 use sessions::Sessions;
 pub use sessions::{NoSession, OpenSession};
 
