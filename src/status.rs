@@ -82,6 +82,9 @@ pub struct SessionRow {
     pub program: Option<String>,
     /// Where the client is.
     pub client: String,
+    /// The address of this host that it dialled, over TCP.
+    #[serde(default)]
+    pub server: Option<String>,
     /// The address of kdb+ that was dialled.
     pub target: String,
     /// The node, where one was chosen.

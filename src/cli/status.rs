@@ -8,7 +8,7 @@ use super::daemon::{self, Unanswered};
 use super::{ConfigArgument, Exit, complain, overview, screen};
 use crate::auth::process;
 use crate::control::{Answer, Request};
-use crate::status::Status;
+use crate::status::{SessionRow, Status};
 
 /// Between two looks of `--watch`.
 const EVERY: Duration = Duration::from_secs(1);
@@ -71,21 +71,71 @@ fn status(control: &Path) -> Result<Status, Unanswered> {
 /// A daemon without privileges can't see which process of another account holds a connection; root,
 /// who asks, can.
 fn find_processes(status: &mut Status) {
-    let mut wanted = Vec::new();
-    for row in status.sessions.iter().filter(|row| row.pid.is_none()) {
-        let endpoint = status.endpoints.iter().find(|e| e.name == row.endpoint);
-        let listen = endpoint.iter().flat_map(|endpoint| &endpoint.listen);
-        if let Ok(client) = row.client.parse::<SocketAddr>() {
-            let servers = listen.filter_map(|text| text.parse::<SocketAddr>().ok());
-            wanted.extend(servers.map(|server| (client, server)));
+    let ends = |row: &SessionRow| {
+        let client: SocketAddr = row.client.parse().ok()?;
+        Some((client, row.server.as_deref()?.parse().ok()?))
+    };
+    let unknown = status.sessions.iter_mut().filter(|row| row.pid.is_none());
+    let unknown: Vec<_> = unknown.filter_map(|row| Some((ends(row)?, row))).collect();
+    let processes = process::of_sockets(unknown.iter().map(|(ends, _)| *ends));
+    for (ends, row) in unknown {
+        row.pid = processes.get(&ends).copied();
+        row.program = row.pid.and_then(process::program);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn row(session: u64, client: &TcpStream) -> SessionRow {
+        SessionRow {
+            session,
+            endpoint: "hdb".into(),
+            user: "alice".into(),
+            account: None,
+            pid: None,
+            program: None,
+            client: client.local_addr().unwrap().to_string(),
+            server: Some(client.peer_addr().unwrap().to_string()),
+            target: "10.0.0.1:443".into(),
+            node: None,
+            since: Timestamp::UNIX_EPOCH,
+            idle_s: 0.0,
+            bytes_up: 0,
+            bytes_down: 0,
+            messages_up: 0,
+            messages_down: 0,
+            outstanding: 0,
+            pings: 0,
         }
     }
-    for ((client, _), pid) in process::of_sockets(wanted) {
-        let client = client.to_string();
-        let found = status.sessions.iter_mut().find(|row| row.client == client);
-        if let Some(row) = found {
-            row.pid = Some(pid);
-            row.program = process::program(pid);
-        }
+
+    /// The endpoint listens on all addresses, or has gone with a reload.
+    #[test]
+    fn a_process_is_found_by_both_ends_of_its_connection_and_no_other_is_taken_for_it() {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        // Another connection may leave from the same port for another one.
+        let mut gone = row(1, &client);
+        gone.server = Some("127.0.0.1:1".into());
+        let now = Timestamp::UNIX_EPOCH;
+        let mut status = Status {
+            version: String::new(),
+            started: now,
+            now,
+            endpoints: Vec::new(),
+            sessions: vec![gone, row(2, &client)],
+            credentials: Vec::new(),
+            errors: Vec::new(),
+        };
+        find_processes(&mut status);
+        let pids: Vec<_> = status.sessions.iter().map(|row| row.pid).collect();
+        assert_eq!(pids, [None, Some(std::process::id())]);
     }
 }

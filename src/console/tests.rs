@@ -186,6 +186,7 @@ fn status() -> Status {
         pid: None,
         program: None,
         client: "127.0.0.1:40000".into(),
+        server: None,
         target: "10.0.0.1:443".into(),
         node: None,
         since: now,

@@ -112,6 +112,7 @@ impl Entry {
             pid,
             program: None,
             client: address.map_or_else(|| UNIX.to_owned(), |address| address.to_string()),
+            server: record.server().map(|server| server.to_string()),
             target: record.target().to_owned(),
             node: record.node().map(str::to_owned),
             since: self.since,
