@@ -257,7 +257,12 @@ impl App {
     /// without it, too.
     fn start_control(&mut self) {
         let wanted = self.config.daemon.control.as_deref();
-        if wanted != self.control.as_ref().map(Control::path) {
+        let stays = match (wanted, &self.control) {
+            (Some(path), Some(control)) => control.is_at(path),
+            (None, None) => true,
+            _ => false,
+        };
+        if !stays {
             self.control = wanted.and_then(|path| Control::start(path, &self.services));
         }
     }

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::auth::Peer;
 use crate::client::ClientStream;
 use crate::config::ListenAddress;
-use crate::listener::{BindError, Listener};
+use crate::listener::{BindError, Listener, which};
 use crate::session::Services;
 use crate::status::Status;
 
@@ -101,6 +101,8 @@ pub enum AskError {
 #[derive(Debug)]
 pub struct Control {
     path: PathBuf,
+    /// Device and number of its file.
+    file: Option<(u64, u64)>,
     serving: JoinHandle<()>,
 }
 
@@ -110,6 +112,7 @@ impl Control {
         match bind(path) {
             Ok(listener) => Some(Self {
                 path: path.to_path_buf(),
+                file: which(path),
                 serving: tokio::spawn(serve(listener, Arc::clone(services))),
             }),
             Err(error) => {
@@ -124,9 +127,9 @@ impl Control {
         }
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Whether it can be asked at `path`: its file may have been removed, or replaced.
+    pub fn is_at(&self, path: &Path) -> bool {
+        self.path == path && self.file.is_some() && which(path) == self.file
     }
 
     /// Answers no more; returns when the file is gone.

@@ -372,6 +372,16 @@ async fn another_account_may_neither_look_nor_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_brings_back_a_socket_file_that_somebody_removed() {
+    let mut stage = stage().await;
+    fs::remove_file(stage.folder.path().join("control")).unwrap();
+    let lost = command(&stage.config_path(), &["status"]).await;
+    assert_eq!(lost.status.code(), Some(69));
+    stage.reload(|text| text);
+    status(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_a_killed_daemon_left_is_replaced_and_a_live_ones_is_not() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();

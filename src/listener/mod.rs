@@ -14,7 +14,7 @@ use crate::config::ListenAddress;
 use crate::route::Route;
 use crate::session::{self, Services, Session};
 use crate::stop::Stopping;
-pub use socket::{BindError, Listener};
+pub use socket::{BindError, Listener, which};
 
 /// The pause after the first failed accept; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);

@@ -153,8 +153,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells a file from another that takes its name later.
-fn which(path: &Path) -> Option<(u64, u64)> {
+/// Tells a file from another that takes its name later: its device and number.
+pub fn which(path: &Path) -> Option<(u64, u64)> {
     let metadata = std::fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
