@@ -1,18 +1,30 @@
-//! Health over HTTP, for whoever watches the daemon. Both answers are shallow: no probe ever dials a
-//! cluster or AWS.
+//! Health and metrics over HTTP, for whoever watches the daemon. All answers are shallow: no probe
+//! ever dials a cluster or AWS.
+//!
+//! Whoever reaches the address may read `/metrics`: it names endpoints, users and roles, and holds no
+//! secret.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::metrics;
+use crate::session::Services;
 use crate::stop::Stopping;
 
 /// Serves `/livez` (200 while the process turns) and `/readyz` (200 while endpoints accept, 503 once
-/// the daemon drains) until sessions are cut.
-pub async fn serve(listener: TcpListener, stopping: Stopping) {
+/// the daemon drains), and `/metrics` in OpenMetrics, until sessions are cut.
+pub async fn serve(listener: TcpListener, stopping: Stopping, services: Arc<Services>) {
+    let local = listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().is_loopback());
     let ready = stopping.clone();
     let routes = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
@@ -25,6 +37,16 @@ pub async fn serve(listener: TcpListener, stopping: Stopping) {
                     (StatusCode::OK, "ready\n")
                 }
             }),
+        )
+        .route(
+            "/metrics",
+            get(move |headers: HeaderMap| async move {
+                if local && !names_this_host(&headers) {
+                    let reason = "ask by an IP address or as localhost\n";
+                    return (StatusCode::MISDIRECTED_REQUEST, reason).into_response();
+                }
+                exposition(&services)
+            }),
         );
     let mut cutting = stopping;
     tokio::select! {
@@ -34,6 +56,26 @@ pub async fn serve(listener: TcpListener, stopping: Stopping) {
             }
         }
         () = cutting.cutting() => {}
+    }
+}
+
+/// Keeps out a web page whose name has been made to lead to this host: a browser sends that name.
+fn names_this_host(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let Some(authority) = host.and_then(|host| host.parse::<Authority>().ok()) else {
+        return false;
+    };
+    let name = authority.host().trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+fn exposition(services: &Arc<Services>) -> Response {
+    match metrics::text(services) {
+        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::error!("no metrics: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
     }
 }
 

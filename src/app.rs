@@ -254,7 +254,8 @@ impl App {
         match admin::bind(address).await {
             Ok(listener) => {
                 tracing::info!(%address, "admin");
-                let serving = tokio::spawn(admin::serve(listener, self.stop.listen()));
+                let services = Arc::clone(&self.services);
+                let serving = tokio::spawn(admin::serve(listener, self.stop.listen(), services));
                 Some(serving.abort_handle())
             }
             Err(error) => {

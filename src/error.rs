@@ -21,6 +21,16 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All of them, each at the place that its value as a number says.
+    pub const ALL: [Self; 6] = [
+        Self::Client,
+        Self::Configuration,
+        Self::Denied,
+        Self::ControlPlane,
+        Self::Upstream,
+        Self::Internal,
+    ];
+
     /// The name in logs, audit lines and metrics.
     pub fn name(self) -> &'static str {
         match self {

@@ -22,6 +22,7 @@ pub mod finspace;
 pub mod listener;
 pub mod live;
 pub mod log;
+pub mod metrics;
 pub mod nodes;
 pub mod policy;
 pub mod q;

@@ -39,5 +39,6 @@ mod reload;
 mod secrets;
 mod status;
 mod stopping;
+mod telemetry;
 mod tls;
 mod upstream_troubles;

@@ -5,6 +5,7 @@
 mod errors;
 mod looks;
 mod sessions;
+mod totals;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -22,6 +23,7 @@ use errors::LastErrors;
 pub use looks::Looks;
 use sessions::Sessions;
 pub use sessions::{NoSession, OpenSession};
+pub use totals::{ByKind, Carried, EndpointTotals, Totals, Way};
 
 /// Everything that `hopend status` shows and nobody else keeps.
 #[derive(Debug)]
@@ -54,7 +56,8 @@ pub struct Bound {
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts {
     opened: u64,
-    refused: u64,
+    refused: ByKind,
+    failed: ByKind,
 }
 
 impl Default for Live {
@@ -100,12 +103,17 @@ impl Live {
 
     /// A session did not come about.
     pub fn refused(&self, record: &Record, kind: ErrorKind, reason: &str) {
-        self.count(record.endpoint(), |counts| counts.refused += 1);
-        self.failed(record, kind, reason);
+        self.count(record.endpoint(), |counts| counts.refused.add(kind));
+        self.remember(record, kind, reason);
     }
 
     /// Something went wrong in a session, as the client was told or would have been.
     pub fn failed(&self, record: &Record, kind: ErrorKind, reason: &str) {
+        self.count(record.endpoint(), |counts| counts.failed.add(kind));
+        self.remember(record, kind, reason);
+    }
+
+    fn remember(&self, record: &Record, kind: ErrorKind, reason: &str) {
         let (endpoint, user) = (record.endpoint(), record.user_name());
         lock(&self.errors).add(Timestamp::now(), endpoint, user, kind, reason);
     }
@@ -113,6 +121,32 @@ impl Live {
     /// Ends a session as `hopend kill` does, for the account `uid`. Returns when it has left.
     pub async fn kill(&self, session: u64, uid: u32) -> Result<(), NoSession> {
         self.sessions.kill(session, uid).await
+    }
+
+    /// What has been done so far. Looks at no process, so that it may be asked often.
+    pub fn totals(&self, credentials: &Credentials) -> Totals {
+        let shown = lock(&self.endpoints).clone();
+        let counts = lock(&self.counts).clone();
+        let mut carried = self.sessions.carried();
+        let endpoints = shown.iter().map(|shown| {
+            let endpoint = shown.route.endpoint();
+            let counts = counts.get(&endpoint.name).copied().unwrap_or_default();
+            let (open, carried) = carried.remove(&endpoint.name).unwrap_or_default();
+            EndpointTotals {
+                name: endpoint.name.clone(),
+                open,
+                max_sessions: endpoint.max_sessions as u64,
+                opened: counts.opened,
+                refused: counts.refused,
+                failed: counts.failed,
+                carried,
+            }
+        });
+        Totals {
+            started: self.started,
+            endpoints: endpoints.collect(),
+            credentials: credential_rows(&shown, credentials.states()),
+        }
     }
 
     /// Everything at one moment. Blocks for as long as it takes to look through `/proc` for the
@@ -173,7 +207,7 @@ fn endpoint_row(shown: &Shown, counts: Counts, sessions: u64) -> EndpointRow {
         sessions,
         max_sessions: endpoint.max_sessions as u64,
         opened: counts.opened,
-        refused: counts.refused,
+        refused: counts.refused.sum(),
         places: shown.route.places(),
     }
 }

@@ -1,6 +1,6 @@
 //! The open sessions, each with its meters and the means to end it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::lock;
+use super::totals::Carried;
 use crate::audit::Record;
 use crate::auth::{Peer, process};
 use crate::relay::Meters;
@@ -18,7 +19,15 @@ const UNIX: &str = "unix";
 
 /// All open sessions by number.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Arc<Mutex<BTreeMap<u64, Entry>>>);
+pub(super) struct Sessions(Arc<Mutex<Table>>);
+
+/// Under one lock, so that a session that ends is always in one of the two and never in both.
+#[derive(Debug, Default)]
+struct Table {
+    open: BTreeMap<u64, Entry>,
+    /// What those that have ended carried, by endpoint.
+    ended: HashMap<String, Carried>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -35,7 +44,7 @@ pub struct OpenSession {
     number: u64,
     meters: Arc<Meters>,
     killed: watch::Receiver<Option<u32>>,
-    sessions: Arc<Mutex<BTreeMap<u64, Entry>>>,
+    sessions: Arc<Mutex<Table>>,
 }
 
 /// No open session has the number.
@@ -54,7 +63,7 @@ impl Sessions {
             killer,
         };
         let number = record.session();
-        lock(&self.0).insert(number, entry);
+        lock(&self.0).open.insert(number, entry);
         OpenSession {
             number,
             meters,
@@ -66,7 +75,7 @@ impl Sessions {
     pub(super) async fn kill(&self, session: u64, uid: u32) -> Result<(), NoSession> {
         let killer = {
             let sessions = lock(&self.0);
-            let entry = sessions.get(&session).ok_or(NoSession(session))?;
+            let entry = sessions.open.get(&session).ok_or(NoSession(session))?;
             entry.killer.clone()
         };
         killer.send_replace(Some(uid));
@@ -74,11 +83,31 @@ impl Sessions {
         Ok(())
     }
 
+    /// How many are open, and what they and those before them carried, by endpoint.
+    pub(super) fn carried(&self) -> HashMap<String, (u64, Carried)> {
+        let table = lock(&self.0);
+        let ended = table.ended.iter();
+        let mut carried: HashMap<_, _> = ended
+            .map(|(endpoint, carried)| (endpoint.clone(), (0, carried.clone())))
+            .collect();
+        for entry in table.open.values() {
+            let endpoint = entry.record.endpoint();
+            if !carried.contains_key(endpoint) {
+                carried.insert(endpoint.to_owned(), Default::default());
+            }
+            if let Some((open, carried)) = carried.get_mut(endpoint) {
+                *open += 1;
+                carried.add(&entry.meters);
+            }
+        }
+        carried
+    }
+
     /// Oldest first.
     pub(super) fn rows(&self) -> Vec<SessionRow> {
         let mut rows = Vec::new();
         let mut ends = Vec::new();
-        for entry in lock(&self.0).values() {
+        for entry in lock(&self.0).open.values() {
             rows.push(entry.row());
             ends.push(entry.ends());
         }
@@ -156,6 +185,16 @@ impl OpenSession {
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
-        lock(&self.sessions).remove(&self.number);
+        let mut table = lock(&self.sessions);
+        if let Some(entry) = table.open.remove(&self.number) {
+            let endpoint = entry.record.endpoint();
+            if let Some(carried) = table.ended.get_mut(endpoint) {
+                carried.add(&self.meters);
+            } else {
+                let mut carried = Carried::default();
+                carried.add(&self.meters);
+                table.ended.insert(endpoint.to_owned(), carried);
+            }
+        }
     }
 }

@@ -58,6 +58,11 @@ impl Direction {
             .sum()
     }
 
+    /// Messages of one type among them.
+    pub fn messages_of(&self, message_type: MessageType) -> u64 {
+        self.count(message_type).load(Ordering::Relaxed)
+    }
+
     /// Sync messages among them.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
@@ -68,12 +73,15 @@ impl Direction {
     }
 
     pub(crate) fn add_message(&self, message_type: MessageType) {
-        let count = match message_type {
+        self.count(message_type).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self, message_type: MessageType) -> &AtomicU64 {
+        match message_type {
             MessageType::Async => &self.asyncs,
             MessageType::Sync => &self.syncs,
             MessageType::Response => &self.responses,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
