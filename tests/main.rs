@@ -27,6 +27,7 @@ mod credentials;
 mod discovery;
 mod doctor;
 mod explain;
+mod fuzz;
 mod identity;
 mod keepalive;
 mod logins;
