@@ -23,7 +23,7 @@ use crate::q::handshake::Hello;
 pub use ask::{AskError, ask};
 pub use dial::{connect, resolve};
 pub use stream::UpstreamStream;
-pub use tls_stream::TlsStream;
+pub use tls_stream::{Side, TlsStream};
 
 /// Why a kdb+ could not be had.
 #[derive(Debug, thiserror::Error)]
