@@ -189,7 +189,7 @@ fn descriptors_are_raised_and_what_they_do_not_suffice_for_is_told() {
     let mut command = std::process::Command::new("bash");
     command.args([
         "-c",
-        "ulimit -Hn 1500; ulimit -Sn 600; exec \"$0\" run --config \"$1\"",
+        "ulimit -Sn 600; ulimit -Hn 1500; exec \"$0\" run --config \"$1\"",
     ]);
     command.arg(env!("CARGO_BIN_EXE_hopend")).arg(&path);
     let mut daemon = Process::spawn(&mut command);
