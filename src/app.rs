@@ -7,18 +7,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
 use crate::auth::{Authenticator, Penalties};
+use crate::client_tls::Certificates;
 use crate::config::{self, Config, Endpoint, ListenAddress};
 use crate::console::Lists;
 use crate::control::Control;
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::chain;
+use crate::limits::{self, Limits};
 use crate::listener::{self, BindError, Listener, Served};
 use crate::live::{Live, Looks, Shown};
 use crate::nodes::Nodes;
@@ -64,6 +66,7 @@ pub async fn run(
     config: Config,
     orders: mpsc::Receiver<Order>,
 ) -> Result<Summary, AppError> {
+    limits::files::raise();
     let workers = Workers::start();
     let workers = workers
         .inspect_err(|error| tracing::warn!("sessions share one runtime: {error}"))
@@ -201,6 +204,7 @@ impl App {
             live: Live::default(),
             looks: Looks::default(),
             lists: Lists::new(Arc::clone(&source) as _),
+            limits: Limits::default(),
         });
         let nodes = Nodes::new(source);
         let mut app = Self {
@@ -430,6 +434,13 @@ impl App {
 
     /// The configuration counts from here on: shows its endpoints and has their credentials fetched.
     fn taken_over(&mut self) {
+        self.services.limits.take_over(&self.config);
+        for running in self.endpoints.values() {
+            if let Some(tls) = &running.served.tls {
+                tls.current();
+            }
+            warn_of_plain(&running.endpoint);
+        }
         let keys = keys(&self.config);
         let endpoints = self.config.endpoints.iter().filter_map(|endpoint| {
             let running = self.endpoints.get(&endpoint.name)?;
@@ -463,6 +474,19 @@ impl App {
     }
 }
 
+/// Passwords that cross a network as they are.
+fn warn_of_plain(endpoint: &Endpoint) {
+    let exposed = endpoint.listen.iter().find(|address| !address.is_local());
+    if let (Some(address), None) = (exposed, &endpoint.tls) {
+        tracing::warn!(
+            endpoint = endpoint.name,
+            %address,
+            "reachable from other hosts without TLS: passwords and data can be read on the way; add \
+             tls = {{ cert, key }} to the endpoint"
+        );
+    }
+}
+
 impl Drop for App {
     fn drop(&mut self) {
         for bound in self.listeners.values() {
@@ -478,7 +502,7 @@ fn prepare(
     nodes: &Nodes,
     services: &Arc<Services>,
 ) -> HashMap<String, Running> {
-    let tls = TlsConfigs::default();
+    let authorities_made = TlsConfigs::default();
     let by_zone = |endpoint: &Arc<Endpoint>| endpoint.target.node() == Some(&config::Node::Zone);
     nodes.tell_zone(
         config.daemon.zone.as_deref(),
@@ -491,15 +515,11 @@ fn prepare(
             let authorities = endpoint.ca_file().and_then(|path| std::fs::read(path).ok());
             let running = match old.get(&endpoint.name) {
                 Some(running) if running.is(endpoint, authorities.as_deref()) => running.clone(),
-                known => {
-                    // Sessions that run count against the new limit only where it is the old one.
-                    let permits = known
-                        .filter(|known| known.endpoint.max_sessions == endpoint.max_sessions)
-                        .map_or_else(
-                            || Arc::new(Semaphore::new(endpoint.max_sessions)),
-                            |known| Arc::clone(&known.served.permits),
-                        );
-                    let route = Arc::new(Route::new(Arc::clone(endpoint), &tls, nodes));
+                _ => {
+                    let tls = endpoint.tls.as_ref();
+                    let certificates = tls.map(|tls| Certificates::new(&endpoint.name, tls));
+                    let route =
+                        Arc::new(Route::new(Arc::clone(endpoint), &authorities_made, nodes));
                     let expecting = route.listing().map(|_| {
                         let expecting = expect_nodes(Arc::clone(&route), Arc::clone(services));
                         Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
@@ -507,7 +527,10 @@ fn prepare(
                     Running {
                         endpoint: Arc::clone(endpoint),
                         authorities,
-                        served: Served { route, permits },
+                        served: Served {
+                            route,
+                            tls: certificates.map(Arc::new),
+                        },
                         _expecting: expecting,
                     }
                 }

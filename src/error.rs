@@ -16,6 +16,8 @@ pub enum ErrorKind {
     ControlPlane,
     /// The cluster or node, or the way to it.
     Upstream,
+    /// A limit of the configuration or the host.
+    Limit,
     /// hopend itself, or the host it runs on.
     Internal,
 }
@@ -29,6 +31,7 @@ impl ErrorKind {
             Self::Denied => "denied",
             Self::ControlPlane => "control-plane",
             Self::Upstream => "upstream",
+            Self::Limit => "limit",
             Self::Internal => "internal",
         }
     }

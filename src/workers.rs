@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
-use crate::tls;
+use crate::crypto;
 
 thread_local! {
     /// Which worker's thread this is, if it is one's.
@@ -57,7 +57,7 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("sessions-{number}"));
             thread.spawn(move || {
                 HERE.set(Some(number));
-                tls::warm_up();
+                crypto::warm_up();
                 runtime.block_on(async {
                     // An error is the end of the sender, which is the end of it all.
                     let _ = stopped.wait_for(|stopped| *stopped).await;

@@ -2,7 +2,7 @@
 //! targets look for at length is looked for a little at every test.
 
 #[path = "../fuzz/src/lib.rs"]
-#[expect(
+#[allow(
     clippy::print_stdout,
     clippy::cast_possible_truncation,
     reason = "as in the targets"

@@ -17,10 +17,12 @@
 
 mod support;
 
+mod attacks;
 mod aws_troubles;
 mod bad_input;
 mod big_messages;
 mod boto3_judges_the_simulator;
+mod client_tls;
 mod command;
 mod console;
 mod credentials;
@@ -30,6 +32,7 @@ mod explain;
 mod fuzz;
 mod identity;
 mod keepalive;
+mod limits;
 mod logins;
 mod man;
 mod nodes;

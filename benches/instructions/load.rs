@@ -202,7 +202,7 @@ impl Load {
             }
         }
         // Until the session has ended.
-        kdb.read(&mut [0; 1]).await?;
+        kdb.read_to_end(&mut Vec::new()).await?;
         kdb.shutdown().await
     }
 }

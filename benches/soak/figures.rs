@@ -59,7 +59,7 @@ impl Process {
         Ok(Self {
             memory: field("VmRSS:").ok_or("no VmRSS")?,
             descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
-            threads: field("Threads:").ok_or("no Threads")? as usize,
+            threads: usize::try_from(field("Threads:").ok_or("no Threads")?)?,
             busy: Duration::from_millis(ticks * 10),
         })
     }

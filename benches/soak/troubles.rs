@@ -16,16 +16,18 @@ const HITS: usize = 20;
 impl Stage {
     /// One trouble, and the time until the next.
     pub(crate) async fn make_trouble(&mut self, figures: &Figures, end: Instant) -> Result<()> {
-        match self.random.u8(..8) {
+        match self.random.u8(..6) {
             0 | 1 => self.cut(figures),
             2 => self.stop_a_node(figures).await,
             3 => self.refuse(figures),
             4 => self.trouble_aws(figures),
-            5 => {
+            _ => {
                 self.simulator.end_sessions();
                 figures.trouble("STS sessions ended");
             }
-            _ => self.reload(figures)?,
+        }
+        if self.random.bool() {
+            self.reload(figures)?;
         }
         let left = end.saturating_duration_since(Instant::now());
         tokio::time::sleep(PAUSE.min(left)).await;

@@ -285,10 +285,15 @@ impl Cluster {
 
     /// Says something: an answer where it owes one, or what nobody asked for.
     fn speaks(&mut self, upstream: &Shared, amount: usize) {
-        if amount % 2 == 0 && !self.waiting.is_empty() {
+        if amount.is_multiple_of(2) && !self.waiting.is_empty() {
             return self.answer(upstream);
         }
-        let bytes = frame(MessageType::Async, amount % 3 != 0, 1, amount * amount + 1);
+        let bytes = frame(
+            MessageType::Async,
+            !amount.is_multiple_of(3),
+            1,
+            amount * amount + 1,
+        );
         self.to_client.extend_from_slice(&bytes);
         upstream.0.borrow_mut().said.extend(bytes);
     }

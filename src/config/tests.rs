@@ -20,8 +20,12 @@ pub(super) const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2
 static FILES: LazyLock<TempDir> = LazyLock::new(|| {
     let directory = tempfile::tempdir().unwrap();
     let ca = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
+    let other = rcgen::KeyPair::generate().unwrap();
     for (name, content, mode) in [
         ("ca.pem", ca.cert.pem().as_str(), 0o644),
+        ("ca.key", ca.signing_key.serialize_pem().as_str(), 0o600),
+        ("other.key", other.serialize_pem().as_str(), 0o600),
+        ("open.key", other.serialize_pem().as_str(), 0o644),
         ("empty", "", 0o600),
         ("users", "carol:hunter2\n", 0o600),
         ("open", "carol:hunter2\n", 0o644),

@@ -24,7 +24,7 @@ pub use ask::{AskError, ask};
 pub use dial::{connect, resolve};
 use dial::{forget, resolve_lately};
 pub use stream::UpstreamStream;
-pub use tls_stream::TlsStream;
+pub use tls_stream::{Side, TlsStream};
 
 /// Why a kdb+ could not be had.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::tls;
+use crate::crypto;
 
 /// Servers whose last session ticket is kept, for each set of authorities.
 const RESUMED_SERVERS: usize = 1_024;
@@ -62,7 +62,7 @@ impl TlsConfigs {
 }
 
 fn client_config(roots: RootCertStore) -> Result<ClientConfig, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(tls::provider())
+    let mut config = ClientConfig::builder_with_provider(crypto::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Configuration(error.to_string()))?
         .with_root_certificates(roots)

@@ -1,6 +1,7 @@
 //! What every behaviour needs: a simulated FinSpace with a daemon in front of it, and a q client of
 //! a few lines.
 
+pub mod certificates;
 pub mod log;
 pub mod process;
 pub mod python;
