@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
@@ -141,6 +143,8 @@ struct Running {
     served: Served,
     /// Has the credentials of new nodes fetched.
     _expecting: Option<Arc<AbortOnDropHandle<()>>>,
+    /// Has its warm connections end with it.
+    _keeping_warm: Option<Arc<DropGuard>>,
 }
 
 impl Running {
@@ -330,6 +334,10 @@ impl App {
         for (_, bound) in self.listeners.drain() {
             let _ = bound.task.await;
         }
+        let endpoints = self.endpoints.drain();
+        let routes: Vec<_> = endpoints
+            .map(|(_, running)| Arc::clone(&running.served.route))
+            .collect();
         let tasks = &self.services.tasks;
         let open = tasks.len();
         let limit = self.config.daemon.drain;
@@ -343,6 +351,7 @@ impl App {
             // A task that does not end even then ends with the process.
             let _ = timeout(CUT_GRACE, tasks.wait()).await;
         }
+        join_all(routes.iter().map(|route| route.cooled_down())).await;
         // Until here it could be asked what the drain waits for.
         if let Some(control) = self.control.take() {
             control.stop().await;
@@ -484,11 +493,13 @@ fn prepare(
                         let expecting = expect_nodes(Arc::clone(&route), Arc::clone(services));
                         Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
                     });
+                    let keeping_warm = route.warm_guard().map(Arc::new);
                     Running {
                         endpoint: Arc::clone(endpoint),
                         authorities,
                         served: Served { route, permits },
                         _expecting: expecting,
+                        _keeping_warm: keeping_warm,
                     }
                 }
             };

@@ -41,3 +41,4 @@ mod status;
 mod stopping;
 mod tls;
 mod upstream_troubles;
+mod warm;

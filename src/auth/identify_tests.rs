@@ -45,6 +45,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         connect_timeout: Duration::from_secs(5),
         max_sessions: 16,
         errors: Errors::Close,
+        warm: 0,
     }
 }
 

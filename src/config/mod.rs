@@ -173,6 +173,8 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// Most sessions at a time.
     pub max_sessions: usize,
+    /// Connections that are kept logged in for each user who has come; 0 keeps none.
+    pub warm: usize,
     /// What a client is told when kdb+ can't be had.
     pub errors: Errors,
 }
