@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use hopend::q::frame::MessageType;
 use hopend::q::message;
 use hopend::q::value::Value;
-use hopend::sim::{ClusterFault, Cut, Ended, Options, Times};
+use hopend::sim::{ClusterFault, Cut, Ended, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::{Log, QClient, Stage, account, any_ports, process};
+use crate::support::{Log, Process, QClient, Stage, account, any_ports, process};
 
 const HDB: &str = "hdb-cluster";
 const WARM: usize = 3;
@@ -386,9 +386,7 @@ async fn door(to: u16) -> Door {
 #[tokio::test]
 async fn they_go_back_to_the_first_address_when_it_works_again() {
     let (log, _guard) = Log::capture();
-    let sim = hopend::sim::Simulator::start(Options::default())
-        .await
-        .unwrap();
+    let sim = Simulator::start(Options::default()).await.unwrap();
     let (port, _, _) = sim.plain();
     let door = door(port).await;
     let first = format!("connect = [\":tcps://localhost:{}\", ", door.address.port());
@@ -510,4 +508,37 @@ async fn what_kdb_says_first_is_heard_by_the_client_it_is_meant_for() {
     };
     let reason = timeout(Duration::from_secs(60), told).await.unwrap();
     assert!(reason.contains("of its own accord"), "{reason}");
+}
+
+/// In a daemon of its own connections wait on one runtime and are used on another.
+#[tokio::test(flavor = "multi_thread")]
+async fn they_move_to_the_runtime_of_the_session() {
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = sim.write_files(folder.path(), &account()).unwrap();
+    let text = edit("")(std::fs::read_to_string(&path).unwrap());
+    std::fs::write(&path, text).unwrap();
+    let mut command = process::command(&["run", "--config", path.to_str().unwrap()]);
+    let mut daemon = Process::spawn(&mut command);
+    let line = daemon.line_with("endpoint=\"hdb\" address=127.0.0.1:");
+    daemon.line_with("ready");
+    let address = line.rsplit("address=").next().unwrap().parse().unwrap();
+    for _ in 0..20 {
+        let mut handle = QClient::open(address, "", "").await.unwrap();
+        for number in 0..20 {
+            let answer = handle.ask(&format!("{number}+0")).await;
+            assert_eq!(answer, Ok(Value::Long(number)));
+        }
+        drop(handle);
+        sim.wait_for_connections(HDB, WARM).await;
+    }
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    let (status, output) = daemon.end();
+    assert!(status.success(), "{output}");
+    let warm = output.matches("warm=true").count();
+    assert!(warm >= 10, "{warm} of 20");
+    sim.wait_for_connections(HDB, 0).await;
+    let ends: Vec<_> = sim.connections().iter().map(|r| r.ended).collect();
+    let in_order = |end: &Option<Ended>| *end == Some(Ended::ByClient);
+    assert!(ends.iter().all(in_order), "{ends:?}");
 }
