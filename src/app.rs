@@ -144,7 +144,7 @@ struct Running {
     /// Has the credentials of new nodes fetched.
     _expecting: Option<Arc<AbortOnDropHandle<()>>>,
     /// Has its warm connections end with it.
-    _keeping_warm: Option<Arc<DropGuard>>,
+    keeping_warm: Option<Arc<DropGuard>>,
 }
 
 impl Running {
@@ -334,10 +334,9 @@ impl App {
         for (_, bound) in self.listeners.drain() {
             let _ = bound.task.await;
         }
-        let endpoints = self.endpoints.drain();
-        let routes: Vec<_> = endpoints
-            .map(|(_, running)| Arc::clone(&running.served.route))
-            .collect();
+        for running in self.endpoints.values_mut() {
+            drop(running.keeping_warm.take());
+        }
         let tasks = &self.services.tasks;
         let open = tasks.len();
         let limit = self.config.daemon.drain;
@@ -351,7 +350,8 @@ impl App {
             // A task that does not end even then ends with the process.
             let _ = timeout(CUT_GRACE, tasks.wait()).await;
         }
-        join_all(routes.iter().map(|route| route.cooled_down())).await;
+        let endpoints = self.endpoints.values();
+        join_all(endpoints.map(|running| running.served.route.cooled_down())).await;
         // Until here it could be asked what the drain waits for.
         if let Some(control) = self.control.take() {
             control.stop().await;
@@ -499,7 +499,7 @@ fn prepare(
                         authorities,
                         served: Served { route, permits },
                         _expecting: expecting,
-                        _keeping_warm: keeping_warm,
+                        keeping_warm,
                     }
                 }
             };
