@@ -2,10 +2,10 @@
 
 mod error;
 mod health;
+mod password;
 mod places;
 mod warm;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -23,6 +23,8 @@ use crate::upstream::tls::{TlsConfigs, TlsError};
 use crate::upstream::{self, Upstream, UpstreamError};
 pub use error::OpenError;
 use health::Concerns;
+use password::PasswordFile;
+pub(crate) use password::read_password;
 use places::Places;
 use warm::{Fitting, Warm};
 
@@ -35,6 +37,7 @@ pub struct Route {
     nodes: Option<Listing>,
     places: Places,
     warm: Option<Warm>,
+    password: PasswordFile,
 }
 
 /// A kdb+ that has accepted the login.
@@ -138,6 +141,7 @@ impl Route {
             nodes: listing,
             places: Places::new(&endpoint.name, in_turn),
             warm: Warm::new(&endpoint),
+            password: PasswordFile::default(),
             endpoint,
         }
     }
@@ -251,7 +255,7 @@ impl Route {
             Target::Addresses {
                 login: Login::Fixed { password_file, .. },
                 ..
-            } => Some(read_password(password_file).await.ok()?),
+            } => Some(self.password.password(password_file).await.ok()?),
             _ => None,
         };
         let standing = |opened: &Opened| self.standing(opened, password.as_ref(), credentials);
@@ -370,7 +374,7 @@ impl Route {
                     user: service,
                     password_file,
                 } => {
-                    let password = read_password(password_file).await?;
+                    let password = self.password.password(password_file).await?;
                     let hello = visit.hello.with_login(service, password.clone());
                     let refusal = Refusal::Rests(Concerns::Everybody);
                     let dialled = self.dial(&hello, visit, refusal).await?;
@@ -636,21 +640,6 @@ impl Route {
         let limit = self.endpoint.connect_timeout;
         Ok(upstream::open(address, tls, hello, limit).await?)
     }
-}
-
-/// The first line, read anew for each session: a password that was changed needs no reload.
-pub(crate) async fn read_password(path: &Path) -> Result<Secret, OpenError> {
-    let failed = |source| OpenError::PasswordFile {
-        path: path.to_path_buf(),
-        source,
-    };
-    let bytes = Secret::new(tokio::fs::read(path).await.map_err(failed)?);
-    let line = bytes.expose().split(|&b| b == b'\n').next();
-    let line = line.unwrap_or_default().trim_ascii_end();
-    if line.is_empty() {
-        return Err(failed(std::io::Error::other("its first line is empty")));
-    }
-    Ok(Secret::new(line))
 }
 
 #[cfg(test)]
