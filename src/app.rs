@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
@@ -145,6 +147,8 @@ struct Running {
     served: Served,
     /// Has the credentials of new nodes fetched.
     _expecting: Option<Arc<AbortOnDropHandle<()>>>,
+    /// Has its warm connections end with it.
+    keeping_warm: Option<Arc<DropGuard>>,
 }
 
 impl Running {
@@ -345,6 +349,9 @@ impl App {
         for (_, bound) in self.listeners.drain() {
             let _ = bound.task.await;
         }
+        for running in self.endpoints.values_mut() {
+            drop(running.keeping_warm.take());
+        }
         let tasks = &self.services.tasks;
         let open = tasks.len();
         let limit = self.config.daemon.drain;
@@ -358,6 +365,8 @@ impl App {
             // A task that does not end even then ends with the process.
             let _ = timeout(CUT_GRACE, tasks.wait()).await;
         }
+        let endpoints = self.endpoints.values();
+        join_all(endpoints.map(|running| running.served.route.cooled_down())).await;
         // Until here it could be asked what the drain waits for.
         if let Some(control) = self.control.take() {
             control.stop().await;
@@ -524,6 +533,7 @@ fn prepare(
                         let expecting = expect_nodes(Arc::clone(&route), Arc::clone(services));
                         Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
                     });
+                    let keeping_warm = route.warm_guard().map(Arc::new);
                     Running {
                         endpoint: Arc::clone(endpoint),
                         authorities,
@@ -532,6 +542,7 @@ fn prepare(
                             tls: certificates.map(Arc::new),
                         },
                         _expecting: expecting,
+                        keeping_warm,
                     }
                 }
             };

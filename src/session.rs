@@ -307,11 +307,15 @@ async fn open(
         record.reached(&endpoint.target, None);
         (Behind::Console(user), console::CAPABILITY)
     } else {
-        let Reached { upstream, node } = session
-            .route
-            .open(&user, &hello, &services.credentials)
-            .await?;
+        let route = &session.route;
+        let Reached {
+            upstream,
+            node,
+            warm,
+        } = route.open(&user, &hello, &services.credentials).await?;
         record.reached(upstream.peer, node.as_deref());
+        record.warm(warm);
+        route.keep_warm(&user, hello.capability, &services.credentials);
         let capability = upstream.capability;
         (Behind::Kdb(upstream), capability)
     };

@@ -45,3 +45,4 @@ mod status;
 mod stopping;
 mod tls;
 mod upstream_troubles;
+mod warm;

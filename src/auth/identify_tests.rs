@@ -53,6 +53,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         max_opens_per_second: None,
         idle_timeout: None,
         errors: Errors::Close,
+        warm: 0,
     }
 }
 

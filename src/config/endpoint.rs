@@ -11,7 +11,9 @@ use super::reader::{Table, Value};
 use super::source::Basis;
 use super::target;
 use super::value;
-use super::{Endpoint, Environment, Errors, Keepalive, ListenAddress, ServerTls, User};
+use super::{
+    Endpoint, Environment, Errors, Keepalive, ListenAddress, Login, ServerTls, Target, User,
+};
 
 pub(super) const KEYS: &[&str] = &[
     "name",
@@ -39,6 +41,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_opens_per_second",
     "idle_timeout",
     "errors",
+    "warm",
 ];
 
 /// KX's own C library has been seen to send 70,000 bytes of password.
@@ -47,6 +50,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const MAX_SESSIONS: usize = 4096;
+/// Each user has as many: more than this is a slip.
+const MOST_WARM: u64 = 64;
 
 /// What an endpoint may refer to.
 pub(super) struct Known<'k> {
@@ -134,6 +139,7 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
     let errors = table
         .get("errors")
         .map_or(Some(Errors::Close), |errors| errors.word(&words));
+    let warm = warm(table, target.as_ref());
     Some(Endpoint {
         name: name.to_owned(),
         listen: listen?,
@@ -155,6 +161,7 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         connect_timeout: connect_timeout?,
         max_sessions: max_sessions?,
         errors: errors?,
+        warm: warm?,
     })
 }
 
@@ -180,6 +187,23 @@ fn tls(table: &Table<'_>, listen: Option<&[ListenAddress]>) -> Option<Option<Ser
         );
     }
     certificate::read(&value).map(Some)
+}
+
+/// How many connections are kept logged in for each user.
+fn warm(table: &Table<'_>, target: Option<&Target>) -> Option<usize> {
+    let Some(value) = table.get("warm") else {
+        return Some(0);
+    };
+    let count = usize::try_from(value.count(0, MOST_WARM)?).ok()?;
+    if let (1.., Some(Target::Addresses { login, .. })) = (count, target)
+        && *login == Login::Client
+    {
+        value.problem(
+            "keeps nothing: with login = \"client\" there is no login before a client comes",
+            "remove it, or let hopend log in: login = { user = \"…\", password_file = \"…\" }",
+        );
+    }
+    Some(count)
 }
 
 fn listen(

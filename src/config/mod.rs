@@ -197,6 +197,8 @@ pub struct Endpoint {
     pub max_opens_per_second: Option<u32>,
     /// Sessions that nobody used for this long end.
     pub idle_timeout: Option<Duration>,
+    /// Connections that are kept logged in for each user who has come; 0 keeps none.
+    pub warm: usize,
     /// What a client is told when kdb+ can't be had.
     pub errors: Errors,
 }

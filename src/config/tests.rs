@@ -120,6 +120,7 @@ max_handshake = "1KiB"
 handshake_timeout = "100ms"
 connect_timeout = "1m 30s"
 max_sessions = 7
+warm = 8
 keepalive = { every = "100ms", message = "Ping", mode = "sync" }
 [[endpoint]]
 name = "vault"
@@ -177,6 +178,7 @@ fn the_smallest_useful_file_gets_every_default() {
     assert_eq!(endpoint.connect_timeout, Duration::from_secs(10));
     assert_eq!(endpoint.max_sessions, 4096);
     assert_eq!(endpoint.errors, Errors::Close);
+    assert_eq!(endpoint.warm, 0);
 }
 
 #[test]
@@ -239,6 +241,7 @@ fn every_key_arrives() {
     assert_eq!(rdb.handshake_timeout, Duration::from_millis(100));
     assert_eq!(rdb.connect_timeout, Duration::from_secs(90));
     assert_eq!(rdb.max_sessions, 7);
+    assert_eq!(rdb.warm, 8);
     assert_eq!(
         rdb.keepalive,
         Keepalive::On {

@@ -175,6 +175,7 @@ fn endpoint_row(shown: &Shown, counts: Counts, sessions: u64) -> EndpointRow {
         opened: counts.opened,
         refused: counts.refused,
         places: shown.route.places(),
+        warm: shown.route.warm(),
     }
 }
 

@@ -149,6 +149,17 @@ pub struct Upstream {
     pub peer: SocketAddr,
 }
 
+impl Upstream {
+    /// Moves it to the runtime that this is called from.
+    ///
+    /// # Errors
+    /// One of the runtimes does not let go of it, or can't watch it.
+    pub fn rehome(self) -> io::Result<Self> {
+        let stream = self.stream.rehome()?;
+        Ok(Self { stream, ..self })
+    }
+}
+
 /// Dials `address`, with TLS where it says so, and logs in as `hello` says, all within `limit`. An
 /// address with TLS needs `tls`.
 pub async fn open(

@@ -166,6 +166,26 @@ impl<S: Side> TlsStream<S> {
         (&self.tcp, self.tls.common())
     }
 
+    /// Whether nothing is under way here: all that came has been read, and all that was written sent.
+    pub fn is_quiet(&self) -> bool {
+        let windows = [&self.incoming, &self.outgoing];
+        let empty = windows.iter().all(|window| window.start == window.end);
+        empty
+            && self.plain.bytes.is_empty()
+            && self.failed.is_none()
+            && !self.closed
+            && !self.broken
+    }
+
+    /// Moves it to the runtime that this is called from.
+    ///
+    /// # Errors
+    /// One of the runtimes does not let go of it, or can't watch it.
+    pub fn rehome(self) -> io::Result<Self> {
+        let tcp = TcpStream::from_std(self.tcp.into_std()?)?;
+        Ok(Self { tcp, ..self })
+    }
+
     fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let standing = self.advance(None).inspect_err(|_| {
@@ -709,6 +729,35 @@ mod tests {
         assert!(nothing.is_err(), "nothing comes");
         assert!(client.incoming.buffer.is_empty() && client.outgoing.buffer.is_empty());
         assert_eq!(client.plain.bytes.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn it_moves_from_one_runtime_to_another() {
+        let (mut client, mut server) = pair().await;
+        client.write_all(b"here").await.unwrap();
+        client.flush().await.unwrap();
+        let there = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut client = client.rehome().unwrap();
+                assert!(client.is_quiet());
+                client.write_all(b" and there").await.unwrap();
+                client.flush().await.unwrap();
+                let mut back = [0; 4];
+                client.read_exact(&mut back).await.unwrap();
+                back
+            })
+        });
+        let mut got = [0; 14];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"here and there");
+        server.write_all(b"back").await.unwrap();
+        server.flush().await.unwrap();
+        let back = tokio::task::spawn_blocking(|| there.join().unwrap());
+        assert_eq!(&back.await.unwrap(), b"back");
     }
 
     #[tokio::test]
