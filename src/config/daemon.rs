@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::address::{LONGEST_SOCKET_PATH, fits_a_socket};
 use super::endpoint::Claims;
 use super::reader::{Table, Value};
-use super::{Daemon, ListenAddress, LogFormat};
+use super::{Confine, Daemon, ListenAddress, LogFormat};
 
-pub(super) const KEYS: &[&str] = &["admin", "log", "drain", "control", "zone"];
+pub(super) const KEYS: &[&str] = &["admin", "log", "drain", "control", "zone", "confine"];
 
 /// Where the daemon is asked how it does.
 const CONTROL: &str = "/run/hopend/control";
@@ -28,6 +28,7 @@ impl Default for Daemon {
             drain: Duration::from_secs(30),
             control: Some(PathBuf::from(CONTROL)),
             zone: None,
+            confine: Confine::Auto,
         }
     }
 }
@@ -64,6 +65,17 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
              which differs from account to account)",
         )
     });
+    let confinements = [
+        ("auto", Confine::Auto),
+        ("strict", Confine::Strict),
+        ("off", Confine::Off),
+    ];
+    if let Some(confine) = table
+        .get("confine")
+        .and_then(|value| value.word(&confinements))
+    {
+        daemon.confine = confine;
+    }
     daemon
 }
 

@@ -49,6 +49,8 @@ pub struct Config {
     pub users: Vec<Arc<User>>,
     /// `[[endpoint]]`, in the order of the file.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// Every file that is named, as it is named.
+    pub files: Vec<PathBuf>,
 }
 
 /// `[daemon]`: what concerns the process and not one endpoint.
@@ -65,6 +67,19 @@ pub struct Daemon {
     /// Availability zone id of this host, for `node = "zone"`; asked of instance metadata without
     /// one.
     pub zone: Option<String>,
+    /// Whether the daemon confines itself.
+    pub confine: Confine,
+}
+
+/// Whether the daemon confines itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confine {
+    /// As far as the kernel can.
+    Auto,
+    /// It does, or it does not start.
+    Strict,
+    /// No.
+    Off,
 }
 
 /// Form of the log.

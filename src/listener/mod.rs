@@ -1,5 +1,6 @@
 //! Accepting connections: never stops on an error, never takes more than there are permits.
 
+mod passed;
 mod socket;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::config::ListenAddress;
 use crate::route::Route;
 use crate::session::{self, Services, Session};
 use crate::stop::Stopping;
+pub use passed::{Passed, PassedError};
 pub use socket::{BindError, Listener, which};
 
 /// The pause after the first failed accept; it doubles.
