@@ -153,8 +153,8 @@ async fn take_over(app: &mut App, path: &Path) -> Result<Changes, String> {
             for problem in problems.iter() {
                 tracing::error!("{problem}");
             }
-            app.confinement.covers_files(problems.files())?;
-            Err("the configuration is not right".into())
+            let confined = app.confinement.keeps_from(problems.files());
+            Err(confined.unwrap_or_else(|| "the configuration is not right".into()))
         }
         Err(panicked) => Err(panicked.to_string()),
     }

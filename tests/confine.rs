@@ -152,6 +152,7 @@ async fn a_reload_that_needs_more_is_told_to_restart_and_others_work() {
     let reload = |process: &Process, text: String| {
         // As editors do: another file in its place.
         let fresh = daemon.folder.path().join("hopend.toml.new");
+        std::fs::copy(&daemon.path, &fresh).unwrap();
         std::fs::write(&fresh, text).unwrap();
         std::fs::rename(&fresh, &daemon.path).unwrap();
         process.signal(Signal::SIGHUP);

@@ -177,6 +177,13 @@ pub(super) fn is_under(folder: &Path, folders: &[PathBuf]) -> bool {
         .any(|allowed| folder.starts_with(real(allowed)))
 }
 
+/// Whether the kernel refuses to let a file be read.
+pub(super) fn is_denied(file: &Path) -> bool {
+    let denied = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    // Whoever opens a pipe may wait for ever.
+    file.is_file() && std::fs::File::open(file).is_err_and(denied)
+}
+
 /// What the AWS profiles name.
 #[derive(Debug, Default)]
 struct Profiles {

@@ -83,47 +83,38 @@ impl Confinement {
                  confined itself; {RESTART}"
             ));
         }
-        self.covers_files(&config.files)?;
-        let sockets = files::sockets(config);
-        self.covers_all(
-            &sockets,
-            |scope| &scope.sockets,
-            "a socket can't be made at",
-        )
-    }
-
-    /// Whether these files can be read, if they are there.
-    ///
-    /// # Errors
-    /// The first that can't, and what to do.
-    pub fn covers_files(&self, files: &[PathBuf]) -> Result<(), String> {
-        self.covers_all(files, |scope| &scope.read, "hopend can't read")
-    }
-
-    fn covers_all(
-        &self,
-        files: &[PathBuf],
-        allowed: impl Fn(&Scope) -> &[PathBuf],
-        what: &str,
-    ) -> Result<(), String> {
         let Some(scope) = &self.files else {
             return Ok(());
         };
-        let beyond = files
+        let sockets = files::sockets(config);
+        let beyond = sockets
             .iter()
-            .find(|file| !is_under(&folder_of(file), allowed(scope)));
+            .find(|socket| !is_under(&folder_of(socket), &scope.sockets));
         match beyond {
             None => Ok(()),
-            Some(file) => Err(format!(
-                "{what} {}, as the configuration named nothing in that folder when hopend started \
-                 and confined itself; {RESTART}",
-                file.display()
-            )),
+            Some(socket) => Err(beyond_scope("a socket can't be made at", socket)),
         }
+    }
+
+    /// Why one of these files can't be read and what to do, where it is for the confinement.
+    pub fn keeps_from(&self, files: &[PathBuf]) -> Option<String> {
+        let scope = self.files.as_ref()?;
+        let beyond = files
+            .iter()
+            .find(|file| files::is_denied(file) && !is_under(&folder_of(file), &scope.read))?;
+        Some(beyond_scope("hopend can't read", beyond))
     }
 }
 
 const RESTART: &str = "restart it (systemctl restart hopend)";
+
+fn beyond_scope(what: &str, file: &Path) -> String {
+    format!(
+        "{what} {}, as the configuration named nothing in that folder when hopend started and \
+         confined itself; {RESTART}",
+        file.display()
+    )
+}
 
 impl fmt::Display for Confinement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
