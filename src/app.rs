@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
@@ -75,13 +76,12 @@ pub async fn run(
     given: Given,
     orders: mpsc::Receiver<Order>,
 ) -> Result<Summary, AppError> {
-    let source = Arc::new(Sources::default());
-    let app = App::start_with(config, given, source, Clock::system())?;
-    match Workers::start() {
-        // Nobody else sets them.
-        Ok(workers) => drop(app.services.workers.set(workers)),
-        Err(error) => tracing::warn!("sessions share one runtime: {error}"),
-    }
+    let workers = Workers::start();
+    let workers = workers
+        .inspect_err(|error| tracing::warn!("sessions share one runtime: {error}"))
+        .ok();
+    let sources = Arc::new(Sources::default());
+    let app = App::start_on(workers, given, config, sources, Clock::system())?;
     Ok(serve(app, path, orders).await)
 }
 
@@ -89,9 +89,9 @@ pub async fn run(
 pub async fn serve(app: App, path: &Path, orders: mpsc::Receiver<Order>) -> Summary {
     let services = Arc::clone(&app.services);
     let turn = async || {
-        // The runtime that accepts, then those that serve. This task turns if it gets here.
+        // The runtime of this task, then those of the sessions. The task itself turns if it gets here.
         let _ = tokio::spawn(async {}).await;
-        if let Some(workers) = services.workers.get() {
+        if let Some(workers) = &services.workers {
             workers.turn().await;
         }
     };
@@ -223,14 +223,15 @@ impl App {
     /// Binds every endpoint and begins to serve. An address that can't be bound keeps nobody else
     /// from starting: it is tried again until it can. Must be called within a tokio runtime.
     pub fn start(config: Config, source: Arc<dyn Source>, clock: Clock) -> Result<Self, AppError> {
-        Self::start_with(config, Given::default(), source, clock)
+        Self::start_on(None, Given::default(), config, source, clock)
     }
 
-    /// As [`Self::start`], with what the process was given: an address that was passed is not bound
-    /// again.
-    pub fn start_with(
-        config: Config,
+    /// The same, with sessions on runtimes of their own, and with what the process was given: an
+    /// address that was passed is not bound again.
+    pub fn start_on(
+        workers: Option<Workers>,
         given: Given,
+        config: Config,
         source: Arc<dyn Source>,
         clock: Clock,
     ) -> Result<Self, AppError> {
@@ -239,7 +240,7 @@ impl App {
             penalties: Penalties::default(),
             credentials: Credentials::new(Arc::clone(&source) as _, clock),
             tasks: TaskTracker::new(),
-            workers: OnceLock::new(),
+            workers,
             sessions: 0.into(),
             live: Live::default(),
             looks: Looks::default(),
@@ -432,9 +433,18 @@ impl App {
             Err(_) => OnceLock::new(),
         });
         let bound_late = Arc::clone(&address);
-        let task = tokio::spawn(async move {
-            let listener = match bound {
-                Ok(listener) => listener,
+        // Where sessions run, so that a client need not be moved there.
+        let runtime = match &self.services.workers {
+            Some(workers) => workers.any().clone(),
+            None => Handle::current(),
+        };
+        let task = runtime.spawn(async move {
+            let listener = match bound.map(Listener::moved_here) {
+                Ok(Ok(listener)) => listener,
+                Ok(Err(error)) => {
+                    tracing::error!("a listening socket was lost: {error}; restart hopend");
+                    return;
+                }
                 Err(taken) => {
                     let mut stopping = stopping.clone();
                     tokio::select! {

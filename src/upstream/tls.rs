@@ -9,6 +9,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::tls;
+
 /// Servers whose last session ticket is kept, for each set of authorities.
 const RESUMED_SERVERS: usize = 1_024;
 
@@ -60,8 +62,7 @@ impl TlsConfigs {
 }
 
 fn client_config(roots: RootCertStore) -> Result<ClientConfig, TlsError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Configuration(error.to_string()))?
         .with_root_certificates(roots)
