@@ -18,15 +18,17 @@ use crate::admin;
 use crate::auth::{Authenticator, Penalties};
 use crate::client_tls::Certificates;
 use crate::config::{self, Config, Endpoint, ListenAddress};
+use crate::confine::Confinement;
 use crate::console::Lists;
 use crate::control::Control;
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::chain;
 use crate::limits::{self, Limits};
-use crate::listener::{self, BindError, Listener, Served};
+use crate::listener::{self, BindError, Listener, Passed, Served};
 use crate::live::{Live, Looks, Shown};
 use crate::nodes::Nodes;
 use crate::route::Route;
+use crate::service::{self, watchdog};
 use crate::session::Services;
 use crate::status::Status;
 use crate::stop::Stop;
@@ -62,10 +64,20 @@ pub struct Summary {
     pub cut: usize,
 }
 
+/// What the process was given before there was a daemon in it.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The service manager's sockets.
+    pub passed: Passed,
+    /// What it may do.
+    pub confinement: Confinement,
+}
+
 /// Runs the daemon until it is told to stop: the whole story in one place.
 pub async fn run(
     path: &Path,
     config: Config,
+    given: Given,
     orders: mpsc::Receiver<Order>,
 ) -> Result<Summary, AppError> {
     limits::files::raise();
@@ -74,22 +86,41 @@ pub async fn run(
         .inspect_err(|error| tracing::warn!("sessions share one runtime: {error}"))
         .ok();
     let sources = Arc::new(Sources::default());
-    let app = App::start_on(workers, config, sources, Clock::system())?;
+    let app = App::start_on(workers, given, config, sources, Clock::system())?;
     Ok(serve(app, path, orders).await)
 }
 
 /// Serves until told to stop, then drains. `path` is read again on [`Order::Reload`].
-pub async fn serve(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) -> Summary {
+pub async fn serve(app: App, path: &Path, orders: mpsc::Receiver<Order>) -> Summary {
+    let services = Arc::clone(&app.services);
+    let turn = async || {
+        // The runtime of this task, then those of the sessions. The task itself turns if it gets here.
+        let _ = tokio::spawn(async {}).await;
+        if let Some(workers) = &services.workers {
+            workers.turn().await;
+        }
+    };
+    tokio::select! {
+        summary = follow(app, path, orders) => summary,
+        never = watchdog::feed(turn) => match never {},
+    }
+}
+
+async fn follow(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) -> Summary {
     for (endpoint, address) in app.addresses() {
         tracing::info!(endpoint, %address, "listening");
     }
     let admin = app.start_admin().await;
-    notify(&[sd_notify::NotifyState::Ready]);
+    service::ready(&app.summary());
     tracing::info!(endpoints = app.config.endpoints.len(), "ready");
     while let Some(Order::Reload) = orders.recv().await {
         reload(&mut app, path).await;
     }
-    notify(&[sd_notify::NotifyState::Stopping]);
+    service::stopping(&format!(
+        "draining {} sessions for up to {} s",
+        app.services.tasks.len(),
+        app.config.daemon.drain.as_secs()
+    ));
     let summary = app.stop().await;
     if let Some(task) = admin {
         task.abort();
@@ -98,30 +129,39 @@ pub async fn serve(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>)
 }
 
 async fn reload(app: &mut App, path: &Path) {
-    let mut reloading = vec![sd_notify::NotifyState::Reloading];
-    reloading.extend(sd_notify::NotifyState::monotonic_usec_now().ok());
-    notify(&reloading);
+    service::reloading();
+    match take_over(app, path).await {
+        Ok(changes) => {
+            tracing::info!("reloaded: {changes}");
+            service::ready(&app.summary());
+        }
+        Err(why) => {
+            tracing::error!("reload changed nothing: {why}");
+            service::ready(&format!(
+                "{}; the last reload changed nothing: {why}",
+                app.summary()
+            ));
+        }
+    }
+}
+
+/// Reads the file again and takes it over. What is wrong with it is logged.
+async fn take_over(app: &mut App, path: &Path) -> Result<Changes, String> {
     let path = PathBuf::from(path);
     let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
     match loaded {
-        Ok(Ok(config)) => match app.reload(config) {
-            Ok(changes) => tracing::info!("reloaded: {changes}"),
-            Err(error) => tracing::error!("reload changed nothing: {}", chain(&error)),
-        },
+        Ok(Ok(config)) => {
+            app.confinement.covers(&config)?;
+            app.reload(config).map_err(|error| chain(&error))
+        }
         Ok(Err(problems)) => {
             for problem in problems.iter() {
                 tracing::error!("{problem}");
             }
-            tracing::error!("reload changed nothing: the configuration is not right");
+            let confined = app.confinement.keeps_from(problems.files());
+            Err(confined.unwrap_or_else(|| "the configuration is not right".into()))
         }
-        Err(panicked) => tracing::error!("reload changed nothing: {panicked}"),
-    }
-    notify(&[sd_notify::NotifyState::Ready]);
-}
-
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("systemd was not told: {error}");
+        Err(panicked) => Err(panicked.to_string()),
     }
 }
 
@@ -134,6 +174,8 @@ pub struct App {
     stop: Stop,
     endpoints: HashMap<String, Running>,
     listeners: HashMap<Key, Bound>,
+    passed: Passed,
+    confinement: Confinement,
     /// The control socket, if it could be bound.
     control: Option<Control>,
 }
@@ -188,12 +230,14 @@ impl App {
     /// Binds every endpoint and begins to serve. An address that can't be bound keeps nobody else
     /// from starting: it is tried again until it can. Must be called within a tokio runtime.
     pub fn start(config: Config, source: Arc<dyn Source>, clock: Clock) -> Result<Self, AppError> {
-        Self::start_on(None, config, source, clock)
+        Self::start_on(None, Given::default(), config, source, clock)
     }
 
-    /// The same, with sessions on runtimes of their own.
+    /// The same, with sessions on runtimes of their own, and with what the process was given: an
+    /// address that was passed is not bound again.
     pub fn start_on(
         workers: Option<Workers>,
+        given: Given,
         config: Config,
         source: Arc<dyn Source>,
         clock: Clock,
@@ -217,12 +261,14 @@ impl App {
             services,
             nodes,
             listeners: HashMap::new(),
+            passed: given.passed,
+            confinement: given.confinement,
             control: None,
             config,
         };
         let mut first_failure = None;
         for (key, endpoint) in keys(&app.config) {
-            let bound = match Listener::bind(&key.address) {
+            let bound = match Listener::passed_or_bound(&app.passed, &key.address) {
                 Ok(listener) => Ok(listener),
                 Err(error) => {
                     tracing::error!(endpoint, "{}; hopend goes on trying", chain(&error));
@@ -253,6 +299,18 @@ impl App {
             .collect();
         addresses.sort_by_cached_key(|(endpoint, address)| (endpoint.clone(), address.to_string()));
         addresses
+    }
+
+    /// What it does, in a line.
+    fn summary(&self) -> String {
+        let addresses = self.listeners.values();
+        format!(
+            "serving {} endpoints at {} addresses",
+            self.config.endpoints.len(),
+            addresses
+                .filter(|bound| bound.address.get().is_some())
+                .count()
+        )
     }
 
     /// Serves health over HTTP, if the configuration names an address. The daemon does its work
@@ -303,7 +361,8 @@ impl App {
         let mut fresh = Vec::new();
         for (key, endpoint) in &wanted {
             if !self.listeners.contains_key(key) {
-                fresh.push((key.clone(), endpoint.clone(), Listener::bind(&key.address)?));
+                let listener = Listener::passed_or_bound(&self.passed, &key.address)?;
+                fresh.push((key.clone(), endpoint.clone(), listener));
             }
         }
         let endpoints = prepare(&config, &self.endpoints, &self.nodes, &self.services);
@@ -451,6 +510,12 @@ impl App {
             warn_of_plain(&running.endpoint);
         }
         let keys = keys(&self.config);
+        let addresses = keys
+            .iter()
+            .map(|(key, name)| (key.address.clone(), name.clone()));
+        for misfit in self.passed.misfits(&addresses.collect::<Vec<_>>()) {
+            tracing::warn!("{misfit}");
+        }
         let endpoints = self.config.endpoints.iter().filter_map(|endpoint| {
             let running = self.endpoints.get(&endpoint.name)?;
             let of_endpoint = keys.iter().filter(|(_, name)| *name == endpoint.name);

@@ -72,6 +72,19 @@ impl Workers {
         })
     }
 
+    /// Returns when every worker has run a task since the call: one that hangs keeps it.
+    pub async fn turn(&self) {
+        let tasks: Vec<_> = self
+            .workers
+            .iter()
+            .map(|worker| worker.handle.spawn(async {}))
+            .collect();
+        for task in tasks {
+            // One that is shutting down does not hang.
+            let _ = task.await;
+        }
+    }
+
     /// A place on the worker with the fewest sessions: on the one that this is called from where
     /// none has fewer, as nothing has to move then; else in turn.
     pub fn place(&self) -> Place {
@@ -140,6 +153,23 @@ mod tests {
         assert_eq!(loads(&workers), vec![3; count]);
         drop(places);
         assert_eq!(loads(&workers), vec![0; count]);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_hangs_keeps_the_turn_from_its_end() {
+        let workers = Workers::start().unwrap();
+        workers.turn().await;
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        workers.any().spawn(async move {
+            let _ = held.recv();
+        });
+        let turn = workers.turn();
+        tokio::pin!(turn);
+        let a_while = std::time::Duration::from_millis(50);
+        let early = tokio::time::timeout(a_while, &mut turn).await;
+        assert!(early.is_err(), "the worker hangs");
+        drop(release);
+        turn.await;
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::address::{LONGEST_SOCKET_PATH, fits_a_socket};
 use super::endpoint::Claims;
 use super::limit;
 use super::reader::{Table, Value};
-use super::{Daemon, ListenAddress, LogFormat};
+use super::{Confine, Daemon, ListenAddress, LogFormat};
 
 pub(super) const KEYS: &[&str] = &[
     "admin",
@@ -18,6 +18,7 @@ pub(super) const KEYS: &[&str] = &[
     "zone",
     "max_sessions",
     "max_opens_per_second",
+    "confine",
 ];
 
 /// Where the daemon is asked how it does.
@@ -39,6 +40,7 @@ impl Default for Daemon {
             zone: None,
             max_sessions: None,
             max_opens_per_second: None,
+            confine: Confine::Auto,
         }
     }
 }
@@ -77,6 +79,17 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
              which differs from account to account)",
         )
     });
+    let confinements = [
+        ("auto", Confine::Auto),
+        ("strict", Confine::Strict),
+        ("off", Confine::Off),
+    ];
+    if let Some(confine) = table
+        .get("confine")
+        .and_then(|value| value.word(&confinements))
+    {
+        daemon.confine = confine;
+    }
     daemon
 }
 

@@ -52,6 +52,8 @@ pub struct Config {
     pub users: Vec<Arc<User>>,
     /// `[[endpoint]]`, in the order of the file.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// Every file that is named, as it is named.
+    pub files: Vec<PathBuf>,
 }
 
 /// `[daemon]`: what concerns the process and not one endpoint.
@@ -72,6 +74,19 @@ pub struct Daemon {
     pub max_sessions: Option<usize>,
     /// Most opens a second, of all endpoints.
     pub max_opens_per_second: Option<u32>,
+    /// Whether the daemon confines itself.
+    pub confine: Confine,
+}
+
+/// Whether the daemon confines itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confine {
+    /// As far as the kernel can.
+    Auto,
+    /// It does, or it does not start.
+    Strict,
+    /// No.
+    Off,
 }
 
 /// Form of the log.

@@ -1,5 +1,6 @@
 //! Accepting connections: never stops on an error, never takes more than there are doors.
 
+mod passed;
 mod socket;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::config::ListenAddress;
 use crate::route::Route;
 use crate::session::{self, Services, Session};
 use crate::stop::Stopping;
+pub use passed::{Passed, PassedError};
 pub use socket::{BindError, Listener, which};
 
 /// The pause after the first failed accept; it doubles.
