@@ -103,7 +103,8 @@ async fn reload(app: &mut App, path: &Path) {
             Err(error) => tracing::error!("reload changed nothing: {}", chain(&error)),
         },
         Ok(Err(problems)) => {
-            for problem in problems.iter() {
+            // With file and line, as a start prints them.
+            for problem in problems.to_string().lines() {
                 tracing::error!("{problem}");
             }
             tracing::error!("reload changed nothing: the configuration is not right");

@@ -131,6 +131,7 @@ impl Refusal {
     /// Whose side.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Peer(PeerError::Descriptors(_)) => ErrorKind::Internal,
             Self::NotQ(_) | Self::HelloTimeout(_) | Self::Vanished | Self::Peer(_) => {
                 ErrorKind::Client
             }
@@ -142,7 +143,10 @@ impl Refusal {
 
     /// A port scan or a health check is no news.
     fn is_noise(&self) -> bool {
-        matches!(self, Self::Vanished | Self::Peer(_))
+        match self {
+            Self::Peer(error) => !matches!(error, PeerError::Descriptors(_)),
+            _ => matches!(self, Self::Vanished),
+        }
     }
 }
 
@@ -219,7 +223,12 @@ async fn open(
     let peer = peer_of(client, session.exposed)?;
     let account = services.authenticator.account(&peer).await;
     record.peer(&peer, client.server(), account);
-    let (hello, early) = read_hello(client, endpoint).await?;
+    let mut stopping = session.stopping.clone();
+    let (hello, early) = tokio::select! {
+        read = read_hello(client, endpoint) => read?,
+        // Who has not said its name yet is nobody to wait for.
+        () = stopping.draining() => return Err(Refusal::Stopped),
+    };
     record.said(&hello);
 
     let user = identify(services, endpoint, session.exposed, &peer, &hello).await?;
@@ -326,7 +335,9 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
         Refusal::NotQ(HelloError::Tls) => TLS_ALERT,
         Refusal::NotQ(HelloError::Http) => HTTP_ANSWER,
         Refusal::Open(error) if error.kind() != ErrorKind::Denied => return client.reset(),
-        Refusal::Stopped | Refusal::Crowded(_) => return client.reset(),
+        Refusal::Stopped | Refusal::Crowded(_) | Refusal::Peer(PeerError::Descriptors(_)) => {
+            return client.reset();
+        }
         _ => &[],
     };
     // The answer fits any socket buffer; a client that is gone does not need it.
@@ -447,9 +458,12 @@ async fn console(
 
 /// The record of a session that is over. What follows it is only tidying up.
 fn report(end: &End, session: &Session, open: OpenSession, record: &audit::Record) {
-    record.ended(end.kind(), &chain(end), open.meters());
-    if let (Some(kind), Some(remedy)) = (end.kind(), end.remedy()) {
-        let reason = format!("{}; {remedy}", chain(end));
+    let mut reason = chain(end);
+    if let Some(remedy) = end.remedy() {
+        reason = format!("{reason}; {remedy}");
+    }
+    record.ended(end.kind(), &reason, open.meters());
+    if let (Some(kind), Some(_)) = (end.kind(), end.remedy()) {
         session.services.live.failed(record, kind, &reason);
     }
     drop(open);

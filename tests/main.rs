@@ -27,6 +27,7 @@ mod credentials;
 mod discovery;
 mod doctor;
 mod explain;
+mod faults;
 mod identity;
 mod keepalive;
 mod logins;

@@ -217,6 +217,10 @@ impl Route {
                         node: Some(id),
                     });
                 }
+                // The node did nothing, and another would fare no better.
+                Err(error @ OpenError::Upstream(UpstreamError::Descriptors { .. })) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     // A login that is not given, or not taken, may be this user's trouble alone.
                     let concerns = match &error {
@@ -368,7 +372,8 @@ impl Route {
                 Err(error) => error,
             };
             match (&error, refusal) {
-                (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::IsFinal) => {
+                (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::IsFinal)
+                | (OpenError::Upstream(UpstreamError::Descriptors { .. }), _) => {
                     return Err(error);
                 }
                 (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::Rests(concerns)) => {
