@@ -75,25 +75,36 @@ async fn stops_reading(row: &Row) {
     case.end();
 }
 
+/// The timer that the kernel has set for hopend's end of a connection.
+fn timer(filter: &str) -> String {
+    let listed = Command::new("ss").args(["-tnoH", filter]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().count(), 1, "{filter}: {listed}");
+    listed
+        .split("timer:(")
+        .nth(1)
+        .unwrap_or_default()
+        .to_owned()
+}
+
 /// What takes no packet any more, and has said nothing of it. Only the kernel's probes can tell, and
 /// they need two minutes: here it is asked whether it has set them on both sides.
 async fn vanishes(row: &Row) {
     let case = Case::start().await;
-    let mut gone = case.stage.open("hdb").await;
-    assert_eq!(gone.ask("1+1").await, Ok(Value::Long(2)));
-    vanish(SockRef::from(&gone.stream));
+    let gone = case.stage.open("hdb").await;
     row.logged(&case.log).await;
     let client = gone.stream.local_addr().unwrap().port();
     let cluster = case.stage.sim.port("hdb-cluster").unwrap();
-    for filter in [format!("dport = :{client}"), format!("dport = :{cluster}")] {
-        let timers = Command::new("ss")
-            .args(["-tnoH", &filter])
-            .output()
-            .unwrap();
-        let timers = String::from_utf8(timers.stdout).unwrap();
-        assert_eq!(timers.lines().count(), 1, "{filter}: {timers}");
-        assert!(timers.contains("timer:(keepalive,"), "{filter}: {timers}");
+    let sides = [format!("dport = :{client}"), format!("dport = :{cluster}")];
+    // What was said is acknowledged a moment later.
+    while !sides
+        .iter()
+        .all(|side| timer(side).starts_with("keepalive"))
+    {
+        tokio::task::yield_now().await;
     }
+    vanish(SockRef::from(&gone.stream));
+    assert!(timer(&sides[0]).starts_with("keepalive"));
     row.saw(case.hopen().await);
     case.end();
 }

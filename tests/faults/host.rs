@@ -243,7 +243,8 @@ async fn sigkill(row: &Row) {
     daemon.process.signal(Signal::SIGKILL);
     row.saw(Sees::end_of(idle).await);
     row.saw(Sees::end_of(busy).await);
-    assert_eq!(Sees::of(hopen(&daemon).await), Sees::Nobody);
+    // The listener may be the last that the kernel closes.
+    while Sees::of(hopen(&daemon).await) != Sees::Nobody {}
     assert!(socket.exists() && daemon.folder.path().join("control").exists());
     let before = daemon.address("hdb");
     daemon.start_again();
