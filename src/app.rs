@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
@@ -63,12 +64,12 @@ pub async fn run(
     config: Config,
     orders: mpsc::Receiver<Order>,
 ) -> Result<Summary, AppError> {
-    let app = App::start(config, Arc::new(Sources::default()), Clock::system())?;
-    match Workers::start() {
-        // Nobody else sets them.
-        Ok(workers) => drop(app.services.workers.set(workers)),
-        Err(error) => tracing::warn!("sessions share one runtime: {error}"),
-    }
+    let workers = Workers::start();
+    let workers = workers
+        .inspect_err(|error| tracing::warn!("sessions share one runtime: {error}"))
+        .ok();
+    let sources = Arc::new(Sources::default());
+    let app = App::start_on(workers, config, sources, Clock::system())?;
     Ok(serve(app, path, orders).await)
 }
 
@@ -181,12 +182,22 @@ impl App {
     /// Binds every endpoint and begins to serve. An address that can't be bound keeps nobody else
     /// from starting: it is tried again until it can. Must be called within a tokio runtime.
     pub fn start(config: Config, source: Arc<dyn Source>, clock: Clock) -> Result<Self, AppError> {
+        Self::start_on(None, config, source, clock)
+    }
+
+    /// The same, with sessions on runtimes of their own.
+    pub fn start_on(
+        workers: Option<Workers>,
+        config: Config,
+        source: Arc<dyn Source>,
+        clock: Clock,
+    ) -> Result<Self, AppError> {
         let services = Arc::new(Services {
             authenticator: Authenticator::default(),
             penalties: Penalties::default(),
             credentials: Credentials::new(Arc::clone(&source) as _, clock),
             tasks: TaskTracker::new(),
-            workers: OnceLock::new(),
+            workers,
             sessions: 0.into(),
             live: Live::default(),
             looks: Looks::default(),
@@ -364,9 +375,18 @@ impl App {
             Err(_) => OnceLock::new(),
         });
         let bound_late = Arc::clone(&address);
-        let task = tokio::spawn(async move {
-            let listener = match bound {
-                Ok(listener) => listener,
+        // Where sessions run, so that a client need not be moved there.
+        let runtime = match &self.services.workers {
+            Some(workers) => workers.any().clone(),
+            None => Handle::current(),
+        };
+        let task = runtime.spawn(async move {
+            let listener = match bound.map(Listener::moved_here) {
+                Ok(Ok(listener)) => listener,
+                Ok(Err(error)) => {
+                    tracing::error!("a listening socket was lost: {error}; restart hopend");
+                    return;
+                }
                 Err(taken) => {
                     let mut stopping = stopping.clone();
                     tokio::select! {

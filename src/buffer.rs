@@ -3,8 +3,10 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Bytes of each.
-pub const SIZE: usize = 128 * 1024;
+/// Bytes that are read or encrypted at a time.
+pub const CHUNK: usize = 128 * 1024;
+/// Bytes of each buffer: a chunk, and what TLS adds to its records.
+pub const SIZE: usize = CHUNK + 4 * 1024;
 /// How many a thread keeps for the next who asks; more are given back to the system.
 const KEPT: usize = 8;
 

@@ -33,5 +33,6 @@ pub mod sim;
 pub mod socket;
 pub mod status;
 pub mod stop;
+pub mod tls;
 pub mod upstream;
 pub mod workers;

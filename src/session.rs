@@ -1,8 +1,8 @@
 //! One connection's story: what the client says, who it is, where it may go, with what login; then
 //! the relay, then the record.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -50,7 +50,7 @@ pub struct Services {
     /// The running sessions.
     pub tasks: TaskTracker,
     /// What they run on, if not on the runtime that accepts them.
-    pub workers: OnceLock<Workers>,
+    pub workers: Option<Workers>,
     /// Numbers them.
     pub sessions: AtomicU64,
     /// What is open, and what went wrong last.

@@ -1,12 +1,20 @@
 //! Where sessions run: one single-threaded runtime a core. A session stays with its runtime, so that
 //! neither its wake-ups nor its buffers move from core to core.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
+
+use crate::tls;
+
+thread_local! {
+    /// Which worker's thread this is, if it is one's.
+    static HERE: Cell<Option<usize>> = const { Cell::new(None) };
+}
 
 /// The runtimes. They end when this is dropped.
 #[derive(Debug)]
@@ -24,7 +32,11 @@ struct Worker {
 
 /// A session's place on a worker, free again when dropped.
 #[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+pub struct Place {
+    handle: Handle,
+    is_here: bool,
+    sessions: Arc<AtomicUsize>,
+}
 
 impl Workers {
     /// One runtime a core.
@@ -44,6 +56,8 @@ impl Workers {
             let mut stopped = stop.subscribe();
             let thread = std::thread::Builder::new().name(format!("sessions-{number}"));
             thread.spawn(move || {
+                HERE.set(Some(number));
+                tls::warm_up();
                 runtime.block_on(async {
                     // An error is the end of the sender, which is the end of it all.
                     let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -58,15 +72,41 @@ impl Workers {
         })
     }
 
-    /// The worker with the fewest sessions, in turn where they are equal.
-    pub fn next(&self) -> (Handle, Place) {
+    /// A place on the worker with the fewest sessions: on the one that this is called from where
+    /// none has fewer, as nothing has to move then; else in turn.
+    pub fn place(&self) -> Place {
         let count = self.workers.len();
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = (0..count).map(|nth| &self.workers[first.wrapping_add(nth) % count]);
-        let sessions = |worker: &&Worker| worker.sessions.load(Ordering::Relaxed);
-        let worker = in_turn.min_by_key(sessions).unwrap_or(&self.workers[0]);
+        let first = HERE
+            .get()
+            .unwrap_or_else(|| self.turn.fetch_add(1, Ordering::Relaxed));
+        let in_turn = (0..count).map(|nth| first.wrapping_add(nth) % count);
+        let sessions = |at: &usize| self.workers[*at].sessions.load(Ordering::Relaxed);
+        let at = in_turn.min_by_key(sessions).unwrap_or(0);
+        let worker = &self.workers[at];
         worker.sessions.fetch_add(1, Ordering::Relaxed);
-        (worker.handle.clone(), Place(Arc::clone(&worker.sessions)))
+        Place {
+            handle: worker.handle.clone(),
+            is_here: HERE.get() == Some(at),
+            sessions: Arc::clone(&worker.sessions),
+        }
+    }
+
+    /// A worker for what is no session, in turn.
+    pub fn any(&self) -> &Handle {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        &self.workers[turn % self.workers.len()].handle
+    }
+}
+
+impl Place {
+    /// The runtime that the session has to be spawned on.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Whether that is the one that it was asked for on.
+    pub fn is_here(&self) -> bool {
+        self.is_here
     }
 }
 
@@ -79,7 +119,7 @@ impl Drop for Workers {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -91,7 +131,7 @@ mod tests {
     fn sessions_go_where_there_are_the_fewest() {
         let workers = Workers::start().unwrap();
         let count = workers.workers.len();
-        let places: Vec<_> = (0..3 * count).map(|_| workers.next().1).collect();
+        let places: Vec<_> = (0..3 * count).map(|_| workers.place()).collect();
         let loads = |workers: &Workers| -> Vec<usize> {
             let all = workers.workers.iter();
             all.map(|worker| worker.sessions.load(Ordering::Relaxed))
@@ -103,16 +143,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spawned_runs_there() {
-        let workers = Workers::start().unwrap();
+    fn what_is_spawned_runs_there_and_stays_there_while_it_can() {
+        let workers = Arc::new(Workers::start().unwrap());
+        let count = workers.workers.len();
         let (sender, receiver) = std::sync::mpsc::channel();
-        let (handle, _place) = workers.next();
-        handle.spawn(async move {
+        let there = Arc::clone(&workers);
+        workers.any().spawn(async move {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             let name = std::thread::current().name().map(ToOwned::to_owned);
-            sender.send(name).unwrap();
+            let places: Vec<_> = (0..count).map(|_| there.place()).collect();
+            let stay: Vec<_> = places.iter().map(Place::is_here).collect();
+            sender.send((name, stay)).unwrap();
         });
-        let name = receiver.recv().unwrap().unwrap();
+        let (name, stay) = receiver.recv().unwrap();
+        let name = name.unwrap();
         assert!(name.starts_with("sessions-"), "{name}");
+        let mut expected = vec![false; count];
+        expected[0] = true;
+        assert_eq!(stay, expected, "then the others have fewer");
+        assert!(!workers.place().is_here());
     }
 }

@@ -40,7 +40,11 @@ pub fn tls(folder: &Path) -> std::io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_file(folder.join("ca.pem")).map_err(std::io::Error::other)?;
     roots.add(ca).map_err(std::io::Error::other)?;
-    let config = ClientConfig::builder().with_root_certificates(roots);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(std::io::Error::other)?
+        .with_root_certificates(roots);
     Ok(Arc::new(config.with_no_client_auth()))
 }
 

@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench compare` installs the peers where they are missing (Debian's packages),
 //! runs every row with every contender in turn, and prints one table: medians, and hopend's ratio
-//! to the best peer. `cargo bench --bench compare -- get round` runs the rows whose name begins so.
+//! to the best peer. `cargo bench --bench compare -- get round` runs the rows whose name begins so;
+//! `@hopend` among them leaves out the other contenders.
 //! Loopback only; it ends by itself.
 
 #![expect(
@@ -50,14 +51,22 @@ fn compare(wanted: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     peers::install()?;
     let folder = tempfile::tempdir()?;
     let server = server::Process::start(folder.path())?;
-    let contenders = Contender::all();
+    let (only, wanted): (Vec<&str>, Vec<&str>) = wanted
+        .iter()
+        .map(String::as_str)
+        .partition(|name| name.starts_with('@'));
+    let contenders: Vec<_> = Contender::all()
+        .into_iter()
+        .filter(|contender| {
+            only.is_empty()
+                || only
+                    .iter()
+                    .any(|name| contender.name().starts_with(&name[1..]))
+        })
+        .collect();
     let mut table = table::Table::new(&contenders);
     for row in rows::all() {
-        if !wanted.is_empty()
-            && !wanted
-                .iter()
-                .any(|name| row.name.starts_with(name.as_str()))
-        {
+        if !wanted.is_empty() && !wanted.iter().any(|name| row.name.starts_with(name)) {
             continue;
         }
         for round in 1..=ROUNDS {

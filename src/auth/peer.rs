@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use tokio::net::{TcpStream, UnixStream};
 
@@ -209,11 +210,15 @@ fn gone(address: SocketAddr) -> PeerError {
 /// Whether `uid` is what the kernel says for every account that has no number in the user
 /// namespace that hopend runs in. It would make one user of them all.
 fn is_hidden(uid: u32) -> bool {
-    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
-    if uid != overflow.trim().parse().unwrap_or(65_534) {
+    // Written once for a namespace, before anybody can be seen in it.
+    static MAPS_EVERY_ACCOUNT: LazyLock<bool> = LazyLock::new(|| {
+        maps_every_account(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+    });
+    if *MAPS_EVERY_ACCOUNT {
         return false;
     }
-    !maps_every_account(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    uid == overflow.trim().parse().unwrap_or(65_534)
 }
 
 fn maps_every_account(uid_map: &str) -> bool {

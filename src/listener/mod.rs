@@ -90,11 +90,20 @@ pub async fn run(
 /// Has the session served: by a worker, where there are any, else here.
 fn begin(stream: ClientStream, session: Session) {
     let services = Arc::clone(&session.services);
-    let Some(workers) = services.workers.get() else {
+    let Some(workers) = &services.workers else {
         services.tasks.spawn(session::serve(stream, session));
         return;
     };
-    let (worker, place) = workers.next();
+    let place = workers.place();
+    let handle = place.handle().clone();
+    if place.is_here() {
+        let serve = async move {
+            session::serve(stream, session).await;
+            drop(place);
+        };
+        services.tasks.spawn_on(serve, &handle);
+        return;
+    }
     let moved = stream.detach();
     let serve = async move {
         match moved.and_then(Detached::attach) {
@@ -103,7 +112,7 @@ fn begin(stream: ClientStream, session: Session) {
         }
         drop(place);
     };
-    services.tasks.spawn_on(serve, &worker);
+    services.tasks.spawn_on(serve, &handle);
 }
 
 /// A place among the endpoint's sessions for the one client that was accepted; further ones wait in

@@ -94,6 +94,27 @@ impl Listener {
         &self.address
     }
 
+    /// Moves it to the runtime that this is called from.
+    ///
+    /// # Errors
+    /// One of the runtimes does not play along.
+    pub fn moved_here(self) -> io::Result<Self> {
+        let kind = match self.kind {
+            Kind::Tcp(listener) => Kind::Tcp(TcpListener::from_std(listener.into_std()?)?),
+            Kind::Abstract(listener) => {
+                Kind::Abstract(UnixListener::from_std(listener.into_std()?)?)
+            }
+            Kind::Path { listener, _file } => Kind::Path {
+                listener: UnixListener::from_std(listener.into_std()?)?,
+                _file,
+            },
+        };
+        Ok(Self {
+            kind,
+            address: self.address,
+        })
+    }
+
     /// The next connection. Cancel-safe.
     pub async fn accept(&self) -> io::Result<ClientStream> {
         match &self.kind {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, CHUNK};
 use crate::q::frame::{HEADER_LEN, Header, HeaderError, Piece, Tracker};
 
 /// Bytes on their way from one socket to the other.
@@ -104,7 +104,9 @@ impl Lane {
         if self.full {
             return Poll::Pending;
         }
-        let mut space = ReadBuf::new(&mut self.buffer[self.end..]);
+        // No more than the writer takes at a time: the rest would be a small write of its own.
+        let last = self.buffer.len().min(self.end + CHUNK);
+        let mut space = ReadBuf::new(&mut self.buffer[self.end..last]);
         let polled = from.poll_read(context, &mut space);
         let count = space.filled().len();
         match polled {

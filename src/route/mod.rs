@@ -2,9 +2,9 @@
 
 mod error;
 mod health;
+mod password;
 mod places;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -15,12 +15,13 @@ use crate::error::{ErrorKind, chain};
 use crate::finspace;
 use crate::nodes::{self, Listing, Nodes};
 use crate::q::handshake::Hello;
-use crate::secret::Secret;
 use crate::status::PlaceRow;
 use crate::upstream::tls::{TlsConfigs, TlsError};
 use crate::upstream::{self, Upstream, UpstreamError};
 pub use error::OpenError;
 use health::Concerns;
+use password::PasswordFile;
+pub(crate) use password::read_password;
 use places::Places;
 
 /// An endpoint and what its sessions share.
@@ -31,6 +32,7 @@ pub struct Route {
     /// The cluster's nodes, where one of them is chosen here.
     nodes: Option<Listing>,
     places: Places,
+    password: PasswordFile,
 }
 
 /// A kdb+ that has accepted the login.
@@ -73,6 +75,7 @@ impl Route {
             tls: tls.config(endpoint.ca_file()),
             nodes: listing,
             places: Places::new(&endpoint.name, in_turn),
+            password: PasswordFile::default(),
             endpoint,
         }
     }
@@ -172,7 +175,7 @@ impl Route {
                     user: service,
                     password_file,
                 } => {
-                    let password = read_password(password_file).await?;
+                    let password = self.password.password(password_file).await?;
                     let hello = hello.with_login(service, password);
                     let refusal = Refusal::Rests(Concerns::Everybody);
                     self.dial(&hello, user, refusal).await
@@ -407,21 +410,6 @@ impl Route {
         let limit = self.endpoint.connect_timeout;
         Ok(upstream::open(address, tls, hello, limit).await?)
     }
-}
-
-/// The first line, read anew for each session: a password that was changed needs no reload.
-pub(crate) async fn read_password(path: &Path) -> Result<Secret, OpenError> {
-    let failed = |source| OpenError::PasswordFile {
-        path: path.to_path_buf(),
-        source,
-    };
-    let bytes = Secret::new(tokio::fs::read(path).await.map_err(failed)?);
-    let line = bytes.expose().split(|&b| b == b'\n').next();
-    let line = line.unwrap_or_default().trim_ascii_end();
-    if line.is_empty() {
-        return Err(failed(std::io::Error::other("its first line is empty")));
-    }
-    Ok(Secret::new(line))
 }
 
 #[cfg(test)]

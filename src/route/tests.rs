@@ -1,5 +1,6 @@
 //! Endpoints whose logins can't be had.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,6 +12,7 @@ use crate::config::{Config, Environment, OsUser, parse};
 use crate::credential::{Clock, Fetch, FetchError, Now};
 use crate::finspace::Cluster;
 use crate::nodes::Discover;
+use crate::secret::Secret;
 
 const NODES: usize = 20;
 /// How long a call takes that AWS does not answer.

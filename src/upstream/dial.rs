@@ -1,8 +1,10 @@
 //! From a name to a TCP connection.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::{TcpStream, lookup_host};
@@ -15,6 +17,9 @@ use crate::socket;
 
 /// Before the next address of a name is tried beside the one that has not answered (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
+
+/// How long what the resolver said is good for.
+const LATELY: Duration = Duration::from_secs(1);
 
 /// Every address of the host, in the resolver's order with the families taking turns. Cancel-safe.
 pub async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
@@ -39,6 +44,46 @@ pub async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError
         return Err(failed(io::Error::other("no address")));
     }
     Ok(interleave(found))
+}
+
+/// The same, as it was found when it was asked for last, if that is no longer ago than [`LATELY`]:
+/// sessions that are opened in a row ask the resolver once.
+pub(super) async fn resolve_lately(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
+    let name = (address.host.clone(), address.port);
+    if let Some(found) = lately().get(&name).filter(|found| found.is_fresh()) {
+        return Ok(found.addresses.clone());
+    }
+    let addresses = resolve(address).await?;
+    let mut lately = lately();
+    lately.retain(|_, found| found.is_fresh());
+    let found = Found {
+        at: Instant::now(),
+        addresses: addresses.clone(),
+    };
+    lately.insert(name, found);
+    Ok(addresses)
+}
+
+/// Forgets what was found for `address`.
+pub(super) fn forget(address: &Address) {
+    lately().remove(&(address.host.clone(), address.port));
+}
+
+/// What the resolver said of a host and port.
+struct Found {
+    at: Instant,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Found {
+    fn is_fresh(&self) -> bool {
+        self.at.elapsed() < LATELY
+    }
+}
+
+fn lately() -> MutexGuard<'static, HashMap<(String, u16), Found>> {
+    static FOUND: LazyLock<Mutex<HashMap<(String, u16), Found>>> = LazyLock::new(Mutex::default);
+    FOUND.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A TCP connection to the first of `addresses` that takes one, `address` being what they are of.

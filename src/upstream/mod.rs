@@ -22,6 +22,7 @@ use crate::error::{ErrorKind, MORE_DESCRIPTORS};
 use crate::q::handshake::Hello;
 pub use ask::{AskError, ask};
 pub use dial::{connect, resolve};
+use dial::{forget, resolve_lately};
 pub use stream::UpstreamStream;
 pub use tls_stream::TlsStream;
 
@@ -168,13 +169,18 @@ pub async fn open(
 ) -> Result<Upstream, UpstreamError> {
     let mut stage = Stage::Resolving;
     let opened = timeout(limit, open_unbounded(address, tls, hello, &mut stage)).await;
-    opened.unwrap_or_else(|_| {
+    let opened = opened.unwrap_or_else(|_| {
         Err(UpstreamError::Timeout {
             address: address.clone(),
             limit,
             stage,
         })
-    })
+    });
+    if opened.is_err() {
+        // The name may have moved.
+        forget(address);
+    }
+    opened
 }
 
 async fn open_unbounded(
@@ -183,7 +189,7 @@ async fn open_unbounded(
     hello: &Hello,
     stage: &mut Stage,
 ) -> Result<Upstream, UpstreamError> {
-    let addresses = resolve(address).await?;
+    let addresses = resolve_lately(address).await?;
     *stage = Stage::Connecting;
     let tcp = connect(address, addresses).await?;
     let peer = tcp.peer_addr().map_err(|source| UpstreamError::Connect {

@@ -9,6 +9,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::tls;
+
 /// Servers whose last session ticket is kept, for each set of authorities.
 const RESUMED_SERVERS: usize = 1_024;
 
@@ -71,7 +73,7 @@ struct Trust {
 
 fn client_config(trust: Trust) -> Result<ClientConfig, TlsError> {
     let refused = |error: &dyn std::fmt::Display| TlsError::Configuration(error.to_string());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = tls::provider();
     let roots = Arc::new(trust.roots);
     let mut verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
     if !trust.revoked.is_empty() {

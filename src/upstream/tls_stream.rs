@@ -15,11 +15,11 @@ use rustls::{ClientConfig, CommonState};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::buffer::{self, Buffer};
+use crate::buffer::{self, Buffer, CHUNK};
 
-/// Plaintext that is encrypted at a time: the records fit into a [`Buffer`] with what TLS adds to
-/// each, and a key update beside them.
-const PLAINTEXT: usize = 7 * 16 * 1024;
+/// So few bytes are moved, or left for later, without a thought. With a [`CHUNK`] behind them they
+/// fit into a [`Buffer`].
+const FEW: usize = 1_024;
 
 /// A TLS connection to a server, past its handshake.
 pub struct TlsStream {
@@ -65,7 +65,8 @@ enum Standing {
 }
 
 impl TlsStream {
-    /// Shakes hands with the server, whose certificate has to be for `name`.
+    /// Shakes hands with the server, whose certificate has to be for `name`. The last of it leaves
+    /// with what is written first, or when flushed.
     ///
     /// # Errors
     /// The connection broke, or a `rustls::Error` within the `io::Error`.
@@ -101,17 +102,12 @@ impl TlsStream {
                 // The server may want to log the reason.
                 let _ = self.poll_send(context);
             })?;
+            if matches!(standing, Standing::Traffic | Standing::Full) {
+                return Poll::Ready(Ok(()));
+            }
             ready!(self.poll_send(context))?;
-            match standing {
-                Standing::Handshake if self.closed => {
-                    return Poll::Ready(Err(ended()));
-                }
-                Standing::Handshake => {
-                    if ready!(self.poll_receive(context))? == 0 {
-                        return Poll::Ready(Err(ended()));
-                    }
-                }
-                Standing::Traffic | Standing::Full => return Poll::Ready(Ok(())),
+            if self.closed || ready!(self.poll_receive(context))? == 0 {
+                return Poll::Ready(Err(ended()));
             }
         }
     }
@@ -201,7 +197,7 @@ impl TlsStream {
         let UnbufferedStatus { discard, state } = self.tls.process_tls_records(waiting);
         let encrypted = match state.map_err(invalid)? {
             ConnectionState::WriteTraffic(mut traffic) => {
-                let bytes = &bytes[..bytes.len().min(PLAINTEXT)];
+                let bytes = &bytes[..bytes.len().min(CHUNK)];
                 let space = self.outgoing.space();
                 let written = traffic.encrypt(bytes, space).map_err(|error| match error {
                     EncryptError::InsufficientSize(error) => insufficient(error),
@@ -305,7 +301,10 @@ impl AsyncWrite for TlsStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let stream = self.get_mut();
-        ready!(stream.poll_send(context))?;
+        // The end of a handshake, or the like, leaves together with the bytes behind it.
+        if stream.outgoing.len() > FEW {
+            ready!(stream.poll_send(context))?;
+        }
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
@@ -359,10 +358,14 @@ impl std::fmt::Debug for TlsStream {
 }
 
 impl Window {
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+
     /// The free part behind what it holds.
     fn space(&mut self) -> &mut [u8] {
         self.buffer.lend();
-        if self.start > 0 && self.end > buffer::SIZE / 2 {
+        if self.start > 0 && (self.end > buffer::SIZE / 2 || self.len() <= FEW) {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
@@ -443,13 +446,19 @@ mod tests {
             let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
             let certificate = made.cert.der().clone();
             let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-            let server = ServerConfig::builder()
+            // The other side is another implementation where there are two.
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let server = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
                 .with_no_client_auth()
                 .with_single_cert(vec![certificate.clone()], key)
                 .unwrap();
             let mut roots = RootCertStore::empty();
             roots.add(certificate).unwrap();
-            let client = ClientConfig::builder()
+            let client = ClientConfig::builder_with_provider(crate::tls::provider())
+                .with_safe_default_protocol_versions()
+                .unwrap()
                 .with_root_certificates(roots)
                 .with_no_client_auth();
             (Arc::new(server), Arc::new(client))
@@ -463,10 +472,13 @@ mod tests {
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await;
         let name = ServerName::try_from("localhost").unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        let (client, server) = tokio::join!(
-            TlsStream::connect(client, name, tcp.unwrap()),
-            TlsAcceptor::from(server).accept(accepted)
-        );
+        let connect = async {
+            let mut client = TlsStream::connect(client, name, tcp.unwrap()).await?;
+            client.flush().await?;
+            Ok::<_, io::Error>(client)
+        };
+        let accept = TlsAcceptor::from(server).accept(accepted);
+        let (client, server) = tokio::join!(connect, accept);
         (client.unwrap(), server.unwrap())
     }
 
@@ -565,6 +577,28 @@ mod tests {
             server.read_exact(&mut back).await.unwrap();
             assert_eq!(back, [round; 3]);
         }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_handshake_leaves_with_the_first_bytes() {
+        let (server, client) = configs();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let name = ServerName::try_from("localhost").unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let mut accept = Box::pin(TlsAcceptor::from(server).accept(accepted).into_fallible());
+        let connect = TlsStream::connect(client, name, tcp.unwrap());
+        let mut client = tokio::select! {
+            client = connect => client.unwrap(),
+            _ = &mut accept => panic!("the server has heard the end"),
+        };
+        assert!(client.outgoing.len() > 0);
+        client.write_all(b"hello").await.unwrap();
+        assert_eq!(client.outgoing.len(), 0);
+        let mut server = accept.await.map_err(|(error, _)| error).unwrap();
+        let mut got = [0; 5];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"hello");
     }
 
     #[tokio::test]

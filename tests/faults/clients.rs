@@ -103,7 +103,7 @@ async fn vanishes(row: &Row) {
     {
         tokio::task::yield_now().await;
     }
-    vanish(SockRef::from(&gone.stream));
+    vanish(&SockRef::from(&gone.stream));
     assert!(timer(&sides[0]).starts_with("keepalive"));
     row.saw(case.hopen().await);
     case.end();

@@ -62,7 +62,7 @@ faults! {
         sees: Sees::Reset,
         log: &["session refused", "nothing within 1 s while connecting", "kind=\"upstream\""],
         recovers: "given up after `connect_timeout`; the next hopen behind a reload that names another address",
-        test(row): dialling(row, |listener| { vanish(SockRef::from(&listener)); Some(listener) }),
+        test(row): dialling(row, |listener| { vanish(&SockRef::from(&listener)); Some(listener) }),
     }
     closed_at_accept {
         fault: "kdb+ closes the connection at once",

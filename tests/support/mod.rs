@@ -123,7 +123,7 @@ pub fn any_ports(text: String) -> String {
 
 /// From here on this socket takes in no packet: to its peer, or to those who dial it, it has vanished
 /// without a word.
-pub fn vanish(socket: SockRef<'_>) {
+pub fn vanish(socket: &SockRef<'_>) {
     // BPF_RET | BPF_K: keep nothing of the packet.
     let drop_all = SockFilter::new(0x06, 0, 0, 0);
     socket.attach_filter(&[drop_all]).unwrap();
