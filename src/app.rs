@@ -155,7 +155,8 @@ async fn take_over(app: &mut App, path: &Path) -> Result<Changes, String> {
             app.reload(config).map_err(|error| chain(&error))
         }
         Ok(Err(problems)) => {
-            for problem in problems.iter() {
+            // With file and line, as a start prints them.
+            for problem in problems.to_string().lines() {
                 tracing::error!("{problem}");
             }
             let confined = app.confinement.keeps_from(problems.files());

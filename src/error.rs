@@ -2,6 +2,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
 
 /// The side at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,6 +44,16 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// What to do when [`out_of_descriptors`].
+pub const MORE_DESCRIPTORS: &str = "hopend has run out of file descriptors: raise LimitNOFILE of its service (ulimit -n), or \
+     lower max_sessions of the endpoints";
+
+/// Whether the process, or the host, has no file descriptor left.
+pub fn out_of_descriptors(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(number, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 /// An error with everything that caused it, on one line: the one place where a chain is printed.

@@ -145,6 +145,7 @@ impl Refusal {
     /// Whose side.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Peer(PeerError::Descriptors(_)) => ErrorKind::Internal,
             Self::NotQ(_) | Self::HelloTimeout(_) | Self::Vanished | Self::Peer(_) => {
                 ErrorKind::Client
             }
@@ -159,10 +160,10 @@ impl Refusal {
 
     /// A port scan or a health check is no news.
     fn is_noise(&self) -> bool {
-        matches!(
-            self,
-            Self::Vanished | Self::Peer(_) | Self::Handshake(HandshakeError::Gone)
-        )
+        match self {
+            Self::Peer(error) => !matches!(error, PeerError::Descriptors(_)),
+            _ => matches!(self, Self::Vanished | Self::Handshake(HandshakeError::Gone)),
+        }
     }
 }
 
@@ -278,13 +279,17 @@ async fn open(
         door.of(&peer)?;
     }
     let limit = endpoint.handshake_timeout;
-    let (names, hello, early) = timeout_at(begun + limit, async {
+    let introduced = timeout_at(begun + limit, async {
         let names = client.shake_hands().await?;
         let (hello, early) = read_hello(client, endpoint).await?;
         Ok::<_, Refusal>((names, hello, early))
-    })
-    .await
-    .unwrap_or(Err(Refusal::HelloTimeout(limit)))?;
+    });
+    let mut stopping = session.stopping.clone();
+    let (names, hello, early) = tokio::select! {
+        introduced = introduced => introduced.unwrap_or(Err(Refusal::HelloTimeout(limit)))?,
+        // Who has not said its name yet is nobody to wait for.
+        () = stopping.draining() => return Err(Refusal::Stopped),
+    };
     record.said(&hello);
 
     let names = names.as_deref();
@@ -408,6 +413,7 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
         | Refusal::Crowded(_)
         | Refusal::NoCertificate
         | Refusal::Limit(_)
+        | Refusal::Peer(PeerError::Descriptors(_))
         | Refusal::Handshake(HandshakeError::NotTls) => return client.reset(),
         // rustls has said why; nothing can be written in the clear.
         Refusal::Handshake(_) => &[],
@@ -542,9 +548,12 @@ async fn console(
 
 /// The record of a session that is over. What follows it is only tidying up.
 fn report(end: &End, session: &Session, open: OpenSession, record: &audit::Record) {
-    record.ended(end.kind(), &chain(end), open.meters());
-    if let (Some(kind), Some(remedy)) = (end.kind(), end.remedy()) {
-        let reason = format!("{}; {remedy}", chain(end));
+    let mut reason = chain(end);
+    if let Some(remedy) = end.remedy() {
+        reason = format!("{reason}; {remedy}");
+    }
+    record.ended(end.kind(), &reason, open.meters());
+    if let (Some(kind), Some(_)) = (end.kind(), end.remedy()) {
         session.services.live.failed(record, kind, &reason);
     }
     drop(open);

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::schedule::{Demand, Schedule, Step};
-use super::{Clock, Credential, Fetch, FetchError, Issued, Recipe, Retry};
+use super::{Clock, Credential, Fetch, FetchError, Issued, Now, Recipe, Retry};
 use crate::error::ErrorKind;
 
 /// Fetches ahead of demand that may run at a time; those that somebody waits for are not counted.
@@ -342,6 +342,9 @@ async fn fetch(shared: &Shared, entry: &Entry) -> Result<Credential, FetchError>
     let fetch = AssertUnwindSafe(shared.source.fetch(&entry.recipe)).catch_unwind();
     let fetched = timeout(FETCH_TIMEOUT, fetch).await;
     let fetched = fetched.map(|fetched| {
+        let fetched = fetched.map(|fetched| {
+            fetched.and_then(|credential| alive(credential, &entry.recipe, shared.clock.now()))
+        });
         fetched.unwrap_or_else(|_| {
             Err(FetchError {
                 kind: ErrorKind::Internal,
@@ -361,6 +364,21 @@ async fn fetch(shared: &Shared, entry: &Entry) -> Result<Credential, FetchError>
             message: format!("no {} within {} s", entry.recipe, FETCH_TIMEOUT.as_secs()),
             remedy: "check the way to AWS, or what the login command does".into(),
         })
+    })
+}
+
+/// One that is over when it comes would be fetched again and again.
+fn alive(credential: Credential, recipe: &Recipe, now: Now) -> Result<Credential, FetchError> {
+    if credential.expires.is_none_or(|expires| expires > now.wall) {
+        return Ok(credential);
+    }
+    Err(FetchError {
+        kind: ErrorKind::Internal,
+        retry: Retry::Soon,
+        message: format!("the {recipe} came now and is over already by this host's clock"),
+        remedy: "correct this host's clock (see timedatectl), or the expires that a login command \
+                 prints"
+            .into(),
     })
 }
 

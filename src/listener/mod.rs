@@ -13,6 +13,7 @@ use crate::auth::is_exposed;
 use crate::client::{ClientStream, Detached};
 use crate::client_tls::Certificates;
 use crate::config::ListenAddress;
+use crate::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors};
 use crate::route::Route;
 use crate::session::{self, Services, Session};
 use crate::stop::Stopping;
@@ -56,7 +57,17 @@ pub async fn run(
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(address = %listener.address(), pause_ms = pause.as_millis(), "accept failed: {error}");
+                let advice = if out_of_descriptors(&error) {
+                    format!("; {MORE_DESCRIPTORS}")
+                } else {
+                    String::new()
+                };
+                tracing::warn!(
+                    address = %listener.address(),
+                    pause_ms = pause.as_millis(),
+                    kind = %ErrorKind::Internal,
+                    "accept failed: {error}{advice}"
+                );
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;

@@ -403,6 +403,10 @@ impl Route {
             }
             match self.open_node(nodes, &id, visit).await {
                 Ok(opened) => return Ok(opened),
+                // The node did nothing, and another would fare no better.
+                Err(error @ OpenError::Upstream(UpstreamError::Descriptors { .. })) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     none_given |= matches!(
                         &error,
@@ -427,6 +431,8 @@ impl Route {
         let opened = self.open_issued(Some(id), visit).await;
         match &opened {
             Ok(_) => self.places.succeeded(id, user),
+            // The node did nothing.
+            Err(OpenError::Upstream(UpstreamError::Descriptors { .. })) => {}
             Err(error) => {
                 // A login that is not given, or not taken, may be this user's trouble alone.
                 let concerns = match error {
@@ -606,7 +612,8 @@ impl Route {
                 Err(error) => error,
             };
             match (&error, refusal) {
-                (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::IsFinal) => {
+                (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::IsFinal)
+                | (OpenError::Upstream(UpstreamError::Descriptors { .. }), _) => {
                     return Err(error);
                 }
                 (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::Rests(concerns)) => {

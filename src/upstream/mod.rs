@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Address;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, MORE_DESCRIPTORS};
 use crate::q::handshake::Hello;
 pub use ask::{AskError, ask};
 pub use dial::{connect, resolve};
@@ -46,6 +46,15 @@ pub enum UpstreamError {
         /// Where to.
         address: Address,
         /// What the last attempt said.
+        #[source]
+        source: io::Error,
+    },
+    /// No socket could be made: no fault of the other side's.
+    #[error("{address}: not dialled; {MORE_DESCRIPTORS}")]
+    Descriptors {
+        /// Where to.
+        address: Address,
+        /// What the system said.
         #[source]
         source: io::Error,
     },
@@ -132,6 +141,7 @@ impl UpstreamError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Rejected { .. } => ErrorKind::Denied,
+            Self::Descriptors { .. } => ErrorKind::Internal,
             Self::ServerName { .. } | Self::NoTls { .. } => ErrorKind::Configuration,
             _ => ErrorKind::Upstream,
         }
