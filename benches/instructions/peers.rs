@@ -9,7 +9,7 @@ use hopend::upstream::tls::TlsConfigs;
 use hopend::upstream::{TlsStream, UpstreamStream};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -48,15 +48,18 @@ pub(crate) async fn tls() -> Result<(UpstreamStream, Kdb)> {
     std::fs::write(&ca_file, made.cert.pem())?;
     let config = TlsConfigs::default().config(Some(&ca_file))?;
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
-    let server = ServerConfig::builder()
+    let server = ServerConfig::builder_with_provider(hopend::crypto::provider())
+        .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)?;
     let name = ServerName::try_from("localhost")?;
     let (here, there) = tcp().await?;
-    let (here, there) = tokio::join!(
-        TlsStream::connect(config, name, here),
-        TlsAcceptor::from(Arc::new(server)).accept(there)
-    );
+    let connect = async {
+        let mut here = TlsStream::connect(config, name, here).await?;
+        here.flush().await?;
+        Ok::<_, io::Error>(here)
+    };
+    let (here, there) = tokio::join!(connect, TlsAcceptor::from(Arc::new(server)).accept(there));
     Ok((
         UpstreamStream::Tls(Box::new(here?)),
         Kdb::Tls(Box::new(there?)),

@@ -25,7 +25,7 @@ static FILES: LazyLock<TempDir> = LazyLock::new(|| {
         ("ca.pem", ca.cert.pem().as_str(), 0o644),
         ("ca.key", ca.signing_key.serialize_pem().as_str(), 0o600),
         ("other.key", other.serialize_pem().as_str(), 0o600),
-        ("open.key", other.serialize_pem().as_str(), 0o644),
+        ("open.key", ca.signing_key.serialize_pem().as_str(), 0o644),
         ("empty", "", 0o600),
         ("users", "carol:hunter2\n", 0o600),
         ("open", "carol:hunter2\n", 0o644),

@@ -91,7 +91,10 @@ impl Authority {
     ) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
-        let builder = ClientConfig::builder().with_root_certificates(roots);
+        let builder = ClientConfig::builder_with_provider(hopend::crypto::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
         let config = match shown {
             Some(shown) => {
                 let key = PrivateKeyDer::try_from(shown.key.clone()).unwrap();

@@ -40,7 +40,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("[[user]]", "[environment.test]\nid = \"a\"\nregion = \"eu-west-1\"\n[[user]]", 16, "endpoint \"hdb\".cluster", "add environment = one of \"prod\", \"test\""),
     ("cluster =", "environment = \"prd\"\ncluster =", 13, "endpoint \"hdb\".environment", "there is no environment \"prd\"; did you mean \"prod\"?"),
     // users
-    ("os_user = \"alice\"", "", 6, "user \"alice\"", "add os_user, password or password_file"),
+    ("os_user = \"alice\"", "", 6, "user \"alice\"", "add os_user, password, password_file or certificate"),
     ("os_user = \"alice\"", "os_user = \"mallory\"", 8, "user \"alice\".os_user", "there is no such local account"),
     ("os_user =", "role_arn = \"arn:aws:iam::1:role/a\"\nos_user =", 8, "user \"alice\".role_arn", "twelve digits"),
     ("os_user = \"alice\"", "password = \"hunter2\"", 8, "user \"alice\".password", "hopend hash-password"),
