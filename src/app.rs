@@ -6,23 +6,29 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
 use crate::auth::{Authenticator, Penalties};
+use crate::client_tls::Certificates;
 use crate::config::{self, Config, Endpoint, ListenAddress};
+use crate::confine::Confinement;
 use crate::console::Lists;
 use crate::control::Control;
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::chain;
-use crate::listener::{self, BindError, Listener, Served};
+use crate::limits::{self, Limits};
+use crate::listener::{self, BindError, Listener, Passed, Served};
 use crate::live::{Live, Looks, Shown};
 use crate::nodes::Nodes;
 use crate::route::Route;
+use crate::service::{self, watchdog};
 use crate::session::Services;
 use crate::status::Status;
 use crate::stop::Stop;
@@ -58,33 +64,63 @@ pub struct Summary {
     pub cut: usize,
 }
 
+/// What the process was given before there was a daemon in it.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The service manager's sockets.
+    pub passed: Passed,
+    /// What it may do.
+    pub confinement: Confinement,
+}
+
 /// Runs the daemon until it is told to stop: the whole story in one place.
 pub async fn run(
     path: &Path,
     config: Config,
+    given: Given,
     orders: mpsc::Receiver<Order>,
 ) -> Result<Summary, AppError> {
+    limits::files::raise();
     let workers = Workers::start();
     let workers = workers
         .inspect_err(|error| tracing::warn!("sessions share one runtime: {error}"))
         .ok();
     let sources = Arc::new(Sources::default());
-    let app = App::start_on(workers, config, sources, Clock::system())?;
+    let app = App::start_on(workers, given, config, sources, Clock::system())?;
     Ok(serve(app, path, orders).await)
 }
 
 /// Serves until told to stop, then drains. `path` is read again on [`Order::Reload`].
-pub async fn serve(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) -> Summary {
+pub async fn serve(app: App, path: &Path, orders: mpsc::Receiver<Order>) -> Summary {
+    let services = Arc::clone(&app.services);
+    let turn = async || {
+        // The runtime of this task, then those of the sessions. The task itself turns if it gets here.
+        let _ = tokio::spawn(async {}).await;
+        if let Some(workers) = &services.workers {
+            workers.turn().await;
+        }
+    };
+    tokio::select! {
+        summary = follow(app, path, orders) => summary,
+        never = watchdog::feed(turn) => match never {},
+    }
+}
+
+async fn follow(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) -> Summary {
     for (endpoint, address) in app.addresses() {
         tracing::info!(endpoint, %address, "listening");
     }
     let admin = app.start_admin().await;
-    notify(&[sd_notify::NotifyState::Ready]);
+    service::ready(&app.summary());
     tracing::info!(endpoints = app.config.endpoints.len(), "ready");
     while let Some(Order::Reload) = orders.recv().await {
         reload(&mut app, path).await;
     }
-    notify(&[sd_notify::NotifyState::Stopping]);
+    service::stopping(&format!(
+        "draining {} sessions for up to {} s",
+        app.services.tasks.len(),
+        app.config.daemon.drain.as_secs()
+    ));
     let summary = app.stop().await;
     if let Some(task) = admin {
         task.abort();
@@ -93,30 +129,40 @@ pub async fn serve(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>)
 }
 
 async fn reload(app: &mut App, path: &Path) {
-    let mut reloading = vec![sd_notify::NotifyState::Reloading];
-    reloading.extend(sd_notify::NotifyState::monotonic_usec_now().ok());
-    notify(&reloading);
+    service::reloading();
+    match take_over(app, path).await {
+        Ok(changes) => {
+            tracing::info!("reloaded: {changes}");
+            service::ready(&app.summary());
+        }
+        Err(why) => {
+            tracing::error!("reload changed nothing: {why}");
+            service::ready(&format!(
+                "{}; the last reload changed nothing: {why}",
+                app.summary()
+            ));
+        }
+    }
+}
+
+/// Reads the file again and takes it over. What is wrong with it is logged.
+async fn take_over(app: &mut App, path: &Path) -> Result<Changes, String> {
     let path = PathBuf::from(path);
     let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
     match loaded {
-        Ok(Ok(config)) => match app.reload(config) {
-            Ok(changes) => tracing::info!("reloaded: {changes}"),
-            Err(error) => tracing::error!("reload changed nothing: {}", chain(&error)),
-        },
+        Ok(Ok(config)) => {
+            app.confinement.covers(&config)?;
+            app.reload(config).map_err(|error| chain(&error))
+        }
         Ok(Err(problems)) => {
-            for problem in problems.iter() {
+            // With file and line, as a start prints them.
+            for problem in problems.to_string().lines() {
                 tracing::error!("{problem}");
             }
-            tracing::error!("reload changed nothing: the configuration is not right");
+            let confined = app.confinement.keeps_from(problems.files());
+            Err(confined.unwrap_or_else(|| "the configuration is not right".into()))
         }
-        Err(panicked) => tracing::error!("reload changed nothing: {panicked}"),
-    }
-    notify(&[sd_notify::NotifyState::Ready]);
-}
-
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("systemd was not told: {error}");
+        Err(panicked) => Err(panicked.to_string()),
     }
 }
 
@@ -129,6 +175,8 @@ pub struct App {
     stop: Stop,
     endpoints: HashMap<String, Running>,
     listeners: HashMap<Key, Bound>,
+    passed: Passed,
+    confinement: Confinement,
     /// The control socket, if it could be bound.
     control: Option<Control>,
 }
@@ -142,6 +190,8 @@ struct Running {
     served: Served,
     /// Has the credentials of new nodes fetched.
     _expecting: Option<Arc<AbortOnDropHandle<()>>>,
+    /// Has its warm connections end with it.
+    keeping_warm: Option<Arc<DropGuard>>,
 }
 
 impl Running {
@@ -181,12 +231,14 @@ impl App {
     /// Binds every endpoint and begins to serve. An address that can't be bound keeps nobody else
     /// from starting: it is tried again until it can. Must be called within a tokio runtime.
     pub fn start(config: Config, source: Arc<dyn Source>, clock: Clock) -> Result<Self, AppError> {
-        Self::start_on(None, config, source, clock)
+        Self::start_on(None, Given::default(), config, source, clock)
     }
 
-    /// The same, with sessions on runtimes of their own.
+    /// The same, with sessions on runtimes of their own, and with what the process was given: an
+    /// address that was passed is not bound again.
     pub fn start_on(
         workers: Option<Workers>,
+        given: Given,
         config: Config,
         source: Arc<dyn Source>,
         clock: Clock,
@@ -201,6 +253,7 @@ impl App {
             live: Live::default(),
             looks: Looks::default(),
             lists: Lists::new(Arc::clone(&source) as _),
+            limits: Limits::default(),
         });
         let nodes = Nodes::new(source);
         let mut app = Self {
@@ -209,12 +262,14 @@ impl App {
             services,
             nodes,
             listeners: HashMap::new(),
+            passed: given.passed,
+            confinement: given.confinement,
             control: None,
             config,
         };
         let mut first_failure = None;
         for (key, endpoint) in keys(&app.config) {
-            let bound = match Listener::bind(&key.address) {
+            let bound = match Listener::passed_or_bound(&app.passed, &key.address) {
                 Ok(listener) => Ok(listener),
                 Err(error) => {
                     tracing::error!(endpoint, "{}; hopend goes on trying", chain(&error));
@@ -245,6 +300,18 @@ impl App {
             .collect();
         addresses.sort_by_cached_key(|(endpoint, address)| (endpoint.clone(), address.to_string()));
         addresses
+    }
+
+    /// What it does, in a line.
+    fn summary(&self) -> String {
+        let addresses = self.listeners.values();
+        format!(
+            "serving {} endpoints at {} addresses",
+            self.config.endpoints.len(),
+            addresses
+                .filter(|bound| bound.address.get().is_some())
+                .count()
+        )
     }
 
     /// Serves health over HTTP, if the configuration names an address. The daemon does its work
@@ -296,7 +363,8 @@ impl App {
         let mut fresh = Vec::new();
         for (key, endpoint) in &wanted {
             if !self.listeners.contains_key(key) {
-                fresh.push((key.clone(), endpoint.clone(), Listener::bind(&key.address)?));
+                let listener = Listener::passed_or_bound(&self.passed, &key.address)?;
+                fresh.push((key.clone(), endpoint.clone(), listener));
             }
         }
         let endpoints = prepare(&config, &self.endpoints, &self.nodes, &self.services);
@@ -342,6 +410,9 @@ impl App {
         for (_, bound) in self.listeners.drain() {
             let _ = bound.task.await;
         }
+        for running in self.endpoints.values_mut() {
+            drop(running.keeping_warm.take());
+        }
         let tasks = &self.services.tasks;
         let open = tasks.len();
         let limit = self.config.daemon.drain;
@@ -355,6 +426,8 @@ impl App {
             // A task that does not end even then ends with the process.
             let _ = timeout(CUT_GRACE, tasks.wait()).await;
         }
+        let endpoints = self.endpoints.values();
+        join_all(endpoints.map(|running| running.served.route.cooled_down())).await;
         // Until here it could be asked what the drain waits for.
         if let Some(control) = self.control.take() {
             control.stop().await;
@@ -431,7 +504,20 @@ impl App {
 
     /// The configuration counts from here on: shows its endpoints and has their credentials fetched.
     fn taken_over(&mut self) {
+        self.services.limits.take_over(&self.config);
+        for running in self.endpoints.values() {
+            if let Some(tls) = &running.served.tls {
+                tls.current();
+            }
+            warn_of_plain(&running.endpoint);
+        }
         let keys = keys(&self.config);
+        let addresses = keys
+            .iter()
+            .map(|(key, name)| (key.address.clone(), name.clone()));
+        for misfit in self.passed.misfits(&addresses.collect::<Vec<_>>()) {
+            tracing::warn!("{misfit}");
+        }
         let endpoints = self.config.endpoints.iter().filter_map(|endpoint| {
             let running = self.endpoints.get(&endpoint.name)?;
             let of_endpoint = keys.iter().filter(|(_, name)| *name == endpoint.name);
@@ -464,6 +550,19 @@ impl App {
     }
 }
 
+/// Passwords that cross a network as they are.
+fn warn_of_plain(endpoint: &Endpoint) {
+    let exposed = endpoint.listen.iter().find(|address| !address.is_local());
+    if let (Some(address), None) = (exposed, &endpoint.tls) {
+        tracing::warn!(
+            endpoint = endpoint.name,
+            %address,
+            "reachable from other hosts without TLS: passwords and data can be read on the way; add \
+             tls = {{ cert, key }} to the endpoint"
+        );
+    }
+}
+
 impl Drop for App {
     fn drop(&mut self) {
         for bound in self.listeners.values() {
@@ -479,7 +578,7 @@ fn prepare(
     nodes: &Nodes,
     services: &Arc<Services>,
 ) -> HashMap<String, Running> {
-    let tls = TlsConfigs::default();
+    let authorities_made = TlsConfigs::default();
     let by_zone = |endpoint: &Arc<Endpoint>| endpoint.target.node() == Some(&config::Node::Zone);
     nodes.tell_zone(
         config.daemon.zone.as_deref(),
@@ -492,24 +591,25 @@ fn prepare(
             let authorities = endpoint.ca_file().and_then(|path| std::fs::read(path).ok());
             let running = match old.get(&endpoint.name) {
                 Some(running) if running.is(endpoint, authorities.as_deref()) => running.clone(),
-                known => {
-                    // Sessions that run count against the new limit only where it is the old one.
-                    let permits = known
-                        .filter(|known| known.endpoint.max_sessions == endpoint.max_sessions)
-                        .map_or_else(
-                            || Arc::new(Semaphore::new(endpoint.max_sessions)),
-                            |known| Arc::clone(&known.served.permits),
-                        );
-                    let route = Arc::new(Route::new(Arc::clone(endpoint), &tls, nodes));
+                _ => {
+                    let tls = endpoint.tls.as_ref();
+                    let certificates = tls.map(|tls| Certificates::new(&endpoint.name, tls));
+                    let route =
+                        Arc::new(Route::new(Arc::clone(endpoint), &authorities_made, nodes));
                     let expecting = route.listing().map(|_| {
                         let expecting = expect_nodes(Arc::clone(&route), Arc::clone(services));
                         Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
                     });
+                    let keeping_warm = route.warm_guard().map(Arc::new);
                     Running {
                         endpoint: Arc::clone(endpoint),
                         authorities,
-                        served: Served { route, permits },
+                        served: Served {
+                            route,
+                            tls: certificates.map(Arc::new),
+                        },
                         _expecting: expecting,
+                        keeping_warm,
                     }
                 }
             };

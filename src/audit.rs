@@ -25,6 +25,7 @@ pub struct Record {
     user: Option<String>,
     target: Option<String>,
     node: Option<String>,
+    warm: bool,
     began: Instant,
 }
 
@@ -42,6 +43,7 @@ impl Record {
             user: None,
             target: None,
             node: None,
+            warm: false,
             began: Instant::now(),
         }
     }
@@ -68,6 +70,11 @@ impl Record {
     pub fn reached(&mut self, target: impl fmt::Display, node: Option<&str>) {
         self.target = Some(target.to_string());
         self.node = node.map(str::to_owned);
+    }
+
+    /// It got a connection that was kept logged in.
+    pub fn warm(&mut self, warm: bool) {
+        self.warm = warm;
     }
 
     /// The session's number.
@@ -122,6 +129,7 @@ impl Record {
             account = self.account.as_deref().unwrap_or_default(),
             user = self.user.as_deref().unwrap_or_default(),
             to = %self.target(),
+            warm = self.warm.then_some(true),
             open_ms = self.milliseconds(),
             "session open"
         );

@@ -1,16 +1,22 @@
-//! A connection from a q client on this host.
+//! A connection from a q client.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::ServerConfig;
+use rustls::server::UnbufferedServerConnection;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use crate::client_tls;
+use crate::config::CertificateName;
 use crate::socket;
+use crate::upstream::TlsStream;
 
 /// How long a client may take to notice that the connection is over.
 const LINGER: Duration = Duration::from_secs(2);
@@ -22,6 +28,22 @@ pub enum ClientStream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+    /// Over TCP, with TLS.
+    Tls(Box<TlsStream<UnbufferedServerConnection>>),
+}
+
+/// How a client's TLS handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// Its first byte is none of TLS.
+    #[error("the client does not speak TLS to a TLS port; dial it as :tcps://host:port")]
+    NotTls,
+    /// It went away.
+    #[error("the client went away before its TLS handshake was complete")]
+    Gone,
+    /// One of both sides does not take what the other one offers.
+    #[error("TLS with the client failed")]
+    Tls(#[source] io::Error),
 }
 
 /// A connection on its way from one runtime to another.
@@ -50,28 +72,75 @@ impl ClientStream {
     /// Sets what every connection gets.
     pub fn tune(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => socket::tune(stream),
             Self::Unix(_) => Ok(()),
+            _ => self.tcp().map_or(Ok(()), socket::tune),
+        }
+    }
+
+    /// Expects TLS on it, if it is over TCP.
+    ///
+    /// # Errors
+    /// rustls does not take the configuration.
+    pub fn with_tls(self, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        match self {
+            Self::Tcp(stream) => Ok(Self::Tls(Box::new(TlsStream::serve(config, stream)?))),
+            other => Ok(other),
+        }
+    }
+
+    /// The TLS handshake, where there is one, and what the client's certificate calls it. Cancel-safe.
+    ///
+    /// # Errors
+    /// The client does not want, or may not.
+    pub async fn shake_hands(&mut self) -> Result<Option<Vec<CertificateName>>, HandshakeError> {
+        /// The type of a handshake record.
+        const HANDSHAKE: u8 = 0x16;
+        let Self::Tls(stream) = self else {
+            return Ok(None);
+        };
+        let mut first = [0];
+        match stream.get_ref().0.peek(&mut first).await {
+            Ok(1..) if first[0] != HANDSHAKE => return Err(HandshakeError::NotTls),
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return Err(HandshakeError::Gone),
+        }
+        stream
+            .handshake()
+            .await
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => HandshakeError::Tls(error),
+                _ => HandshakeError::Gone,
+            })?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        Ok(certificates
+            .and_then(|all| all.first())
+            .map(client_tls::names))
+    }
+
+    /// The TCP connection, if it is one.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Unix(_) => None,
         }
     }
 
     /// Takes the connection off the runtime that accepted it.
     ///
     /// # Errors
-    /// The runtime does not let go of it.
+    /// The runtime does not let go of it, or TLS has begun.
     pub fn detach(self) -> io::Result<Detached> {
         Ok(match self {
             Self::Tcp(stream) => Detached::Tcp(stream.into_std()?),
             Self::Unix(stream) => Detached::Unix(stream.into_std()?),
+            Self::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 
     /// The address that was dialled, over TCP.
     pub fn server(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
+        self.tcp()?.local_addr().ok()
     }
 
     /// Ends the connection in order: what was written arrives, then the end of the stream. What the
@@ -90,7 +159,7 @@ impl ClientStream {
 
     /// Breaks the connection: over TCP the client sees a reset.
     pub fn reset(self) {
-        if let Self::Tcp(stream) = &self {
+        if let Some(stream) = self.tcp() {
             // Without it the client sees an orderly end, which is the best that is left.
             let _ = socket::reset_on_close(stream);
         }
@@ -106,6 +175,14 @@ impl AsyncRead for ClientStream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => match Pin::new(stream).poll_read(context, buffer) {
+                // Many clients close without a word of TLS. q's messages tell their length, so a cut
+                // inside one is seen without it.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    Poll::Ready(Ok(()))
+                }
+                polled => polled,
+            },
         }
     }
 }
@@ -119,6 +196,7 @@ impl AsyncWrite for ClientStream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -126,6 +204,7 @@ impl AsyncWrite for ClientStream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -133,6 +212,7 @@ impl AsyncWrite for ClientStream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

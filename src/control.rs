@@ -162,7 +162,7 @@ async fn serve(listener: Listener, services: Arc<Services>) {
         };
         let stream = match accepted {
             Ok(ClientStream::Unix(stream)) => stream,
-            Ok(ClientStream::Tcp(_)) => continue,
+            Ok(_) => continue,
             Err(error) => {
                 tracing::warn!("control socket: accept failed: {error}");
                 sleep(PAUSE).await;

@@ -2,6 +2,9 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
 
 /// The side at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,18 +19,21 @@ pub enum ErrorKind {
     ControlPlane,
     /// The cluster or node, or the way to it.
     Upstream,
+    /// A limit of the configuration or the host.
+    Limit,
     /// hopend itself, or the host it runs on.
     Internal,
 }
 
 impl ErrorKind {
     /// All of them, each at the place that its value as a number says.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Client,
         Self::Configuration,
         Self::Denied,
         Self::ControlPlane,
         Self::Upstream,
+        Self::Limit,
         Self::Internal,
     ];
 
@@ -39,6 +45,7 @@ impl ErrorKind {
             Self::Denied => "denied",
             Self::ControlPlane => "control-plane",
             Self::Upstream => "upstream",
+            Self::Limit => "limit",
             Self::Internal => "internal",
         }
     }
@@ -48,6 +55,16 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// What to do when [`out_of_descriptors`].
+pub const MORE_DESCRIPTORS: &str = "hopend has run out of file descriptors: raise LimitNOFILE of its service (ulimit -n), or \
+     lower max_sessions of the endpoints";
+
+/// Whether the process, or the host, has no file descriptor left.
+pub fn out_of_descriptors(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(number, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 /// An error with everything that caused it, on one line: the one place where a chain is printed.

@@ -54,13 +54,16 @@ impl Collector for Scrape {
     }
 }
 
+/// Name, help, and where it is read.
+type Figure = (&'static str, &'static str, fn(&EndpointTotals) -> u64);
+
 const NONE: [(&str, &str); 0] = [];
 
 fn endpoints(
     encoder: &mut DescriptorEncoder<'_>,
     endpoints: &[EndpointTotals],
 ) -> Result<(), fmt::Error> {
-    let gauges: [(&str, &str, fn(&EndpointTotals) -> u64); 2] = [
+    let gauges: [Figure; 2] = [
         ("hopend_sessions", "Open sessions", |of| of.open),
         ("hopend_sessions_limit", "Sessions that may be open", |of| {
             of.max_sessions
@@ -74,7 +77,7 @@ fn endpoints(
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
         }
     }
-    let counters: [(&str, &str, fn(&EndpointTotals) -> u64); 2] = [
+    let counters: [Figure; 2] = [
         ("hopend_opens", "Sessions that opened", |of| of.opened),
         ("hopend_pings", "Keepalives sent", |of| of.carried.pings),
     ];

@@ -3,22 +3,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinError;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::audit;
-use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties};
-use crate::client::ClientStream;
-use crate::config::{Endpoint, Errors, ListenAddress, Target, User};
+use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties, Proof};
+use crate::client::{ClientStream, HandshakeError};
+use crate::client_tls::Certificates;
+use crate::config::{CertificateName, Endpoint, Errors, ListenAddress, Target, User};
 use crate::console;
 use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain};
 use crate::explain::Explanation;
+use crate::limits::{Door, Exceeded, Limits, Place};
 use crate::live::{Live, Looks, OpenSession};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
@@ -59,6 +60,8 @@ pub struct Services {
     pub looks: Looks,
     /// What consoles have listed.
     pub lists: console::Lists,
+    /// How much of it anybody may have.
+    pub limits: Limits,
 }
 
 impl Services {
@@ -91,8 +94,10 @@ pub struct Session {
     pub services: Arc<Services>,
     /// Tells when to end.
     pub stopping: Stopping,
-    /// The session's place among those that the endpoint may have.
-    pub permit: OwnedSemaphorePermit,
+    /// What TLS is spoken with, where it came in over TCP.
+    pub tls: Option<Arc<Certificates>>,
+    /// Its place as long as nobody knows who it is.
+    pub door: Option<Door>,
 }
 
 /// Why a session never came to its relay.
@@ -101,6 +106,15 @@ pub enum Refusal {
     /// The first bytes are no q handshake.
     #[error("{0}; dial this port with hopen")]
     NotQ(#[from] HelloError),
+    /// TLS did not come about.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// There is no certificate to show it.
+    #[error("the certificate of the endpoint can't be used; see the log, and `hopend check`")]
+    NoCertificate,
+    /// There is too much already.
+    #[error(transparent)]
+    Limit(#[from] Exceeded),
     /// It took too long over it.
     #[error("the client sent no complete handshake within {} s", .0.as_secs_f32())]
     HelloTimeout(Duration),
@@ -131,9 +145,13 @@ impl Refusal {
     /// Whose side.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Peer(PeerError::Descriptors(_)) => ErrorKind::Internal,
             Self::NotQ(_) | Self::HelloTimeout(_) | Self::Vanished | Self::Peer(_) => {
                 ErrorKind::Client
             }
+            Self::Handshake(_) => ErrorKind::Client,
+            Self::NoCertificate => ErrorKind::Configuration,
+            Self::Limit(_) => ErrorKind::Limit,
             Self::Denied(_) => ErrorKind::Denied,
             Self::Open(error) => error.kind(),
             Self::Stopped | Self::Crowded(_) => ErrorKind::Internal,
@@ -142,18 +160,32 @@ impl Refusal {
 
     /// A port scan or a health check is no news.
     fn is_noise(&self) -> bool {
-        matches!(self, Self::Vanished | Self::Peer(_))
+        match self {
+            Self::Peer(error) => !matches!(error, PeerError::Descriptors(_)),
+            _ => matches!(self, Self::Vanished | Self::Handshake(HandshakeError::Gone)),
+        }
     }
 }
 
 /// Serves one connection from its first byte to its last.
-pub async fn serve(mut client: ClientStream, session: Session) {
+pub async fn serve(client: ClientStream, mut session: Session) {
     let number = session.services.sessions.fetch_add(1, Ordering::Relaxed) + 1;
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
+    let (tls, mut door) = (session.tls.take(), session.door.take());
+    let Some(mut client) = begin_tls(client, tls.as_deref()) else {
+        refuse(&session, &record, &Refusal::NoCertificate);
+        return;
+    };
     let mut caller = None;
     // In a box: what it takes to open a session is gone while the session lasts.
-    let opening = Box::pin(open(&mut client, &session, &mut caller, &mut record));
+    let opening = Box::pin(open(
+        &mut client,
+        &session,
+        &mut door,
+        &mut caller,
+        &mut record,
+    ));
     let opened = tokio::select! {
         opened = opening => opened,
         () = stopping.cutting() => Err(Refusal::Stopped),
@@ -162,10 +194,14 @@ pub async fn serve(mut client: ClientStream, session: Session) {
         Ok(behind) => {
             record.opened();
             let open = session.services.live.opened(&record);
-            let early = caller.map_or_else(Vec::new, |caller| caller.early);
+            let (early, _place, idle_timeout) = match caller {
+                Some(caller) => (caller.early, caller.place, caller.idle_timeout),
+                None => (Vec::new(), None, None),
+            };
             match behind {
                 Behind::Kdb(upstream) => {
-                    relay(client, (upstream, &early), &session, open, &record).await;
+                    let behind = (upstream, &*early, idle_timeout);
+                    relay(client, behind, &session, open, &record).await;
                 }
                 Behind::Console(user) => {
                     console(client, (&user, &early), &session, open, &record).await;
@@ -173,11 +209,7 @@ pub async fn serve(mut client: ClientStream, session: Session) {
             }
         }
         Err(refusal) => {
-            let (kind, reason, noise) = (refusal.kind(), chain(&refusal), refusal.is_noise());
-            record.refused(kind, &reason, noise);
-            if !noise {
-                session.services.live.refused(&record, kind, &reason);
-            }
+            let reason = refuse(&session, &record, &refusal);
             match caller {
                 Some(caller) if explains(&session, &refusal) => {
                     explain(client, &caller, &reason, &session).await;
@@ -186,7 +218,25 @@ pub async fn serve(mut client: ClientStream, session: Session) {
             }
         }
     }
-    drop(session.permit);
+}
+
+/// The client's stream, with TLS where the endpoint has it and the client comes over TCP. None if the
+/// endpoint's certificate could never be used.
+fn begin_tls(client: ClientStream, tls: Option<&Certificates>) -> Option<ClientStream> {
+    match tls.filter(|_| client.tcp().is_some()) {
+        Some(tls) => client.with_tls(tls.current()?).ok(),
+        None => Some(client),
+    }
+}
+
+/// Tells of a refusal; what happened and why.
+fn refuse(session: &Session, record: &audit::Record, refusal: &Refusal) -> String {
+    let (kind, reason, noise) = (refusal.kind(), chain(refusal), refusal.is_noise());
+    record.refused(kind, &reason, noise);
+    if !noise {
+        session.services.live.refused(record, kind, &reason);
+    }
+    reason
 }
 
 /// Who answers.
@@ -202,12 +252,17 @@ struct Caller {
     capability: Option<u8>,
     /// What it sent behind its handshake.
     early: Vec<u8>,
+    /// Once it has one.
+    place: Option<Place>,
+    /// What counts for sessions of its own.
+    idle_timeout: Option<Duration>,
 }
 
 /// Leaves the `caller` behind once it is known who it is, however the rest goes.
 async fn open(
     client: &mut ClientStream,
     session: &Session,
+    door: &mut Option<Door>,
     caller: &mut Option<Caller>,
     record: &mut audit::Record,
 ) -> Result<Behind, Refusal> {
@@ -216,28 +271,56 @@ async fn open(
     // A connection that can't be tuned is as good as gone; reading from it will tell.
     let _ = client.tune();
 
+    let begun = Instant::now();
     let peer = peer_of(client, session.exposed)?;
     let account = services.authenticator.account(&peer).await;
     record.peer(&peer, client.server(), account);
-    let (hello, early) = read_hello(client, endpoint).await?;
+    if let Some(door) = door {
+        door.of(&peer)?;
+    }
+    let limit = endpoint.handshake_timeout;
+    let introduced = timeout_at(begun + limit, async {
+        let names = client.shake_hands().await?;
+        let (hello, early) = read_hello(client, endpoint).await?;
+        Ok::<_, Refusal>((names, hello, early))
+    });
+    let mut stopping = session.stopping.clone();
+    let (names, hello, early) = tokio::select! {
+        introduced = introduced => introduced.unwrap_or(Err(Refusal::HelloTimeout(limit)))?,
+        // Who has not said its name yet is nobody to wait for.
+        () = stopping.draining() => return Err(Refusal::Stopped),
+    };
     record.said(&hello);
 
-    let user = identify(services, endpoint, session.exposed, &peer, &hello).await?;
+    let names = names.as_deref();
+    let user = identify(session, &peer, names, &hello).await?;
     record.user(&user);
-    *caller = Some(Caller {
+    let known = caller.insert(Caller {
         capability: hello.capability,
         early,
+        place: None,
+        idle_timeout: endpoint
+            .idle_timeout
+            .into_iter()
+            .chain(user.idle_timeout)
+            .min(),
     });
+    known.place = Some(services.limits.place(endpoint, &user).await?);
+    *door = None;
 
     let (behind, capability) = if let Target::Console { .. } = endpoint.target {
         record.reached(&endpoint.target, None);
         (Behind::Console(user), console::CAPABILITY)
     } else {
-        let Reached { upstream, node } = session
-            .route
-            .open(&user, &hello, &services.credentials)
-            .await?;
+        let route = &session.route;
+        let Reached {
+            upstream,
+            node,
+            warm,
+        } = route.open(&user, &hello, &services.credentials).await?;
         record.reached(upstream.peer, node.as_deref());
+        record.warm(warm);
+        route.keep_warm(&user, hello.capability, &services.credentials);
         let capability = upstream.capability;
         (Behind::Kdb(upstream), capability)
     };
@@ -254,6 +337,7 @@ async fn open(
 fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
     match client {
         ClientStream::Tcp(stream) => Peer::of_tcp(stream, exposed),
+        ClientStream::Tls(stream) => Peer::of_tcp(stream.get_ref().0, exposed),
         ClientStream::Unix(stream) => Peer::of_unix(stream),
     }
 }
@@ -263,23 +347,18 @@ async fn read_hello(
     endpoint: &Endpoint,
 ) -> Result<(Hello, Vec<u8>), Refusal> {
     let limit = endpoint.max_handshake;
-    let read = async {
-        let mut bytes = Vec::with_capacity(FIRST_READ);
-        loop {
-            if let Some((hello, used)) = Hello::parse(&bytes, limit)? {
-                let early = bytes.split_off(used);
-                zeroize::Zeroize::zeroize(&mut bytes);
-                return Ok((hello, early));
-            }
-            match client.read_buf(&mut bytes).await {
-                Ok(0) | Err(_) => return Err(Refusal::Vanished),
-                Ok(_) => {}
-            }
+    let mut bytes = Vec::with_capacity(FIRST_READ);
+    loop {
+        if let Some((hello, used)) = Hello::parse(&bytes, limit)? {
+            let early = bytes.split_off(used);
+            zeroize::Zeroize::zeroize(&mut bytes);
+            return Ok((hello, early));
         }
-    };
-    timeout(endpoint.handshake_timeout, read)
-        .await
-        .unwrap_or(Err(Refusal::HelloTimeout(endpoint.handshake_timeout)))
+        match client.read_buf(&mut bytes).await {
+            Ok(0) | Err(_) => return Err(Refusal::Vanished),
+            Ok(_) => {}
+        }
+    }
 }
 
 /// Even a sleep of nothing lasts until the timer's next millisecond.
@@ -291,16 +370,20 @@ async fn wait(time: Duration) {
 
 /// Who this is; those who failed before wait first, and those who fail now wait for the answer.
 async fn identify(
-    services: &Services,
-    endpoint: &Endpoint,
-    exposed: bool,
+    session: &Session,
     peer: &Peer,
+    certificate: Option<&[CertificateName]>,
     hello: &Hello,
 ) -> Result<Arc<User>, Refusal> {
-    wait(services.penalties.delay(peer, Instant::now())).await;
-    let identified = services
-        .authenticator
-        .identify(endpoint, exposed, peer, hello);
+    let (services, endpoint) = (&session.services, session.route.endpoint());
+    let now = || Instant::now().into_std();
+    wait(services.penalties.delay(peer, now())).await;
+    let proof = Proof {
+        exposed: session.exposed,
+        peer,
+        certificate,
+    };
+    let identified = services.authenticator.identify(endpoint, &proof, hello);
     let limit = endpoint.handshake_timeout;
     match timeout(limit, identified)
         .await
@@ -312,7 +395,7 @@ async fn identify(
         }
         Err(denied) => {
             if denied.guess {
-                wait(services.penalties.failed(peer, &hello.user, Instant::now())).await;
+                wait(services.penalties.failed(peer, &hello.user, now())).await;
             }
             Err(denied.into())
         }
@@ -326,7 +409,14 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
         Refusal::NotQ(HelloError::Tls) => TLS_ALERT,
         Refusal::NotQ(HelloError::Http) => HTTP_ANSWER,
         Refusal::Open(error) if error.kind() != ErrorKind::Denied => return client.reset(),
-        Refusal::Stopped | Refusal::Crowded(_) => return client.reset(),
+        Refusal::Stopped
+        | Refusal::Crowded(_)
+        | Refusal::NoCertificate
+        | Refusal::Limit(_)
+        | Refusal::Peer(PeerError::Descriptors(_))
+        | Refusal::Handshake(HandshakeError::NotTls) => return client.reset(),
+        // rustls has said why; nothing can be written in the clear.
+        Refusal::Handshake(_) => &[],
         _ => &[],
     };
     // The answer fits any socket buffer; a client that is gone does not need it.
@@ -336,7 +426,8 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
 
 /// Whether the client hears the reason in place of kdb+. One that is nobody here never does.
 fn explains(session: &Session, refusal: &Refusal) -> bool {
-    session.route.endpoint().errors == Errors::Explain && matches!(refusal, Refusal::Open(_))
+    session.route.endpoint().errors == Errors::Explain
+        && matches!(refusal, Refusal::Open(_) | Refusal::Limit(_))
 }
 
 async fn explain(mut client: ClientStream, caller: &Caller, reason: &str, session: &Session) {
@@ -359,7 +450,7 @@ async fn explain(mut client: ClientStream, caller: &Caller, reason: &str, sessio
 
 async fn relay(
     mut client: ClientStream,
-    (mut upstream, early): (Upstream, &[u8]),
+    (mut upstream, early, idle_timeout): (Upstream, &[u8], Option<Duration>),
     session: &Session,
     mut open: OpenSession,
     record: &audit::Record,
@@ -374,11 +465,21 @@ async fn relay(
         let mut relay = Relay::new(&mut client, &mut upstream.stream, early, &plan, &meters);
         let (mut draining, mut cutting) = (session.stopping.clone(), session.stopping.clone());
         let mut told = false;
+        // Looked at when it may be over, rather than moved with every byte.
+        let mut look = Instant::now() + idle_timeout.unwrap_or_default();
         loop {
             tokio::select! {
                 end = relay.run() => break end,
                 () = cutting.cutting() => break End::Cut,
                 uid = open.killed() => break End::Killed { uid },
+                () = sleep_until(look), if idle_timeout.is_some() => {
+                    let limit = idle_timeout.unwrap_or_default();
+                    let left = limit.saturating_sub(meters.idle());
+                    if left.is_zero() && relay.is_idle() {
+                        break End::Idle(limit);
+                    }
+                    look = Instant::now() + if left.is_zero() { limit } else { left };
+                }
                 () = draining.draining(), if !told => {
                     told = true;
                     relay.drain();
@@ -447,9 +548,12 @@ async fn console(
 
 /// The record of a session that is over. What follows it is only tidying up.
 fn report(end: &End, session: &Session, open: OpenSession, record: &audit::Record) {
-    record.ended(end.kind(), &chain(end), open.meters());
-    if let (Some(kind), Some(remedy)) = (end.kind(), end.remedy()) {
-        let reason = format!("{}; {remedy}", chain(end));
+    let mut reason = chain(end);
+    if let Some(remedy) = end.remedy() {
+        reason = format!("{reason}; {remedy}");
+    }
+    record.ended(end.kind(), &reason, open.meters());
+    if let (Some(kind), Some(_)) = (end.kind(), end.remedy()) {
         session.services.live.failed(record, kind, &reason);
     }
     drop(open);

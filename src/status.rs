@@ -50,6 +50,9 @@ pub struct EndpointRow {
     pub refused: u64,
     /// Where its sessions can go: addresses of `connect`, or nodes.
     pub places: Vec<PlaceRow>,
+    /// Connections that are kept logged in, by user.
+    #[serde(default)]
+    pub warm: Vec<WarmRow>,
 }
 
 /// One address of `connect`, or one node of a cluster.
@@ -62,6 +65,19 @@ pub struct PlaceRow {
     /// Seconds that it is left alone after a failure; none while it is used.
     pub resting_s: Option<f64>,
     /// Why it rests.
+    pub reason: Option<String>,
+}
+
+/// What an endpoint keeps logged in for one user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WarmRow {
+    /// The `[[user]]`.
+    pub user: String,
+    /// Connections that wait for a session.
+    pub ready: u64,
+    /// How many there should be.
+    pub wanted: u64,
+    /// What went wrong last, while there are fewer.
     pub reason: Option<String>,
 }
 

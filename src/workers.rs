@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
-use crate::tls;
+use crate::crypto;
 
 thread_local! {
     /// Which worker's thread this is, if it is one's.
@@ -57,7 +57,7 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("sessions-{number}"));
             thread.spawn(move || {
                 HERE.set(Some(number));
-                tls::warm_up();
+                crypto::warm_up();
                 runtime.block_on(async {
                     // An error is the end of the sender, which is the end of it all.
                     let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -70,6 +70,19 @@ impl Workers {
             turn: AtomicUsize::new(0),
             stop,
         })
+    }
+
+    /// Returns when every worker has run a task since the call: one that hangs keeps it.
+    pub async fn turn(&self) {
+        let tasks: Vec<_> = self
+            .workers
+            .iter()
+            .map(|worker| worker.handle.spawn(async {}))
+            .collect();
+        for task in tasks {
+            // One that is shutting down does not hang.
+            let _ = task.await;
+        }
     }
 
     /// A place on the worker with the fewest sessions: on the one that this is called from where
@@ -140,6 +153,23 @@ mod tests {
         assert_eq!(loads(&workers), vec![3; count]);
         drop(places);
         assert_eq!(loads(&workers), vec![0; count]);
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_hangs_keeps_the_turn_from_its_end() {
+        let workers = Workers::start().unwrap();
+        workers.turn().await;
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        workers.any().spawn(async move {
+            let _ = held.recv();
+        });
+        let turn = workers.turn();
+        tokio::pin!(turn);
+        let a_while = std::time::Duration::from_millis(50);
+        let early = tokio::time::timeout(a_while, &mut turn).await;
+        assert!(early.is_err(), "the worker hangs");
+        drop(release);
+        turn.await;
     }
 
     #[test]

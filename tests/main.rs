@@ -17,18 +17,25 @@
 
 mod support;
 
+mod attacks;
 mod aws_troubles;
 mod bad_input;
 mod big_messages;
 mod boto3_judges_the_simulator;
+mod callbacks;
+mod client_tls;
 mod command;
+mod confine;
 mod console;
 mod credentials;
 mod discovery;
 mod doctor;
 mod explain;
+mod faults;
+mod fuzz;
 mod identity;
 mod keepalive;
+mod limits;
 mod logins;
 mod man;
 mod nodes;
@@ -37,8 +44,9 @@ mod readme;
 mod real_clients;
 mod reload;
 mod secrets;
+mod service;
 mod status;
 mod stopping;
 mod telemetry;
 mod tls;
-mod upstream_troubles;
+mod warm;

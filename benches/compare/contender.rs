@@ -34,6 +34,7 @@ impl Contender {
         vec![
             Self::Direct,
             Self::Hopend,
+            Self::Warm,
             Self::Haproxy,
             Self::Stunnel,
             Self::Nginx,

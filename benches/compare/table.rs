@@ -83,10 +83,14 @@ fn judge(
             let target = format!("≥ {limit} × best peer");
             (format!("{ratio:.2}"), target, Some(ratio >= limit))
         }
-        Target::BelowDirect(limit) => {
+        Target::BelowDirectAndWarm(limit, warm_limit) => {
             let ratio = own / direct;
-            let target = format!("≤ {limit} × direct");
-            (format!("{ratio:.2}"), target, Some(ratio <= limit))
+            let warm = of(Contender::Warm).unwrap_or(f64::NAN) / direct;
+            (
+                format!("{ratio:.2}, warm {warm:.2}"),
+                format!("≤ {limit} × direct, warm ≤ {warm_limit}"),
+                Some(ratio <= limit && warm <= warm_limit),
+            )
         }
         Target::AbovePeerAndDirect(peer, of_direct) => {
             let (to_peer, to_direct) = (own / most, own / direct);

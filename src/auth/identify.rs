@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::password::Passwords;
 use super::{Accounts, Peer};
-use crate::config::{Endpoint, User, Verifier};
+use crate::config::{CertificateName, Endpoint, User, Verifier};
 use crate::q::handshake::Hello;
 use crate::secret::Secret;
 
@@ -16,6 +16,17 @@ const SHOWN: usize = 64;
 pub struct Authenticator {
     passwords: Passwords,
     accounts: Accounts,
+}
+
+/// What is known of a client without its own word.
+#[derive(Debug, Clone, Copy)]
+pub struct Proof<'p> {
+    /// Whether it came in where accounts don't count.
+    pub exposed: bool,
+    /// What the kernel says.
+    pub peer: &'p Peer,
+    /// What its certificate, which has been verified, calls it; `None` where none is asked for.
+    pub certificate: Option<&'p [CertificateName]>,
 }
 
 /// A client that is none of the endpoint's users.
@@ -87,7 +98,7 @@ pub enum Reason {
         account: Option<String>,
     },
     /// hopen named nobody, and the account is several users'.
-    #[error("the account is that of several users; give hopen one of {}", .names.join(", "))]
+    #[error("the account or certificate is that of several users; give hopen one of {}", .names.join(", "))]
     Ambiguous {
         /// The users' names.
         names: Vec<String>,
@@ -106,6 +117,26 @@ pub enum Reason {
     NoPassword {
         /// The user's name.
         user: String,
+    },
+    /// The certificate is not the user's.
+    #[error(
+        "its certificate, of {}, is not that of user {user:?}; show the user's own, or set \
+         certificate of the [[user]]", shown(.names)
+    )]
+    OtherCertificate {
+        /// The user's name.
+        user: String,
+        /// What the certificate says.
+        names: Vec<CertificateName>,
+    },
+    /// The certificate is nobody's, and hopen named nobody.
+    #[error(
+        "its certificate, of {}, is that of none of its users; set certificate of a [[user]] to one of \
+         these, or give a user and password to hopen", shown(.names)
+    )]
+    CertificateUnknown {
+        /// What the certificate says.
+        names: Vec<CertificateName>,
     },
     /// The account would have decided, and the kernel did not tell it.
     #[error("hopend cannot see the client's account: {why}; or give a user and password to hopen")]
@@ -128,6 +159,8 @@ impl Reason {
             Self::UserMissing => "user_missing",
             Self::PasswordOnly => "password_only",
             Self::NoPassword { .. } => "no_password",
+            Self::OtherCertificate { .. } => "other_certificate",
+            Self::CertificateUnknown { .. } => "certificate_unknown",
             Self::PeerUnknown { .. } => "peer_unknown",
         }
     }
@@ -148,19 +181,20 @@ impl Authenticator {
         self.accounts.name(peer.uid()?).await
     }
 
-    /// The user of `endpoint` that `peer` is, by the kernel's word or by the password of `hello`;
-    /// on an `exposed` listener by the password alone.
+    /// The user of `endpoint` that a client is: by its certificate, the kernel's word or the password
+    /// of `hello`. On an exposed listener the kernel's word counts for nothing, and whoever has shown
+    /// a certificate is nobody who has another one.
     ///
     /// A refusal takes as long whether the user or the password is wrong. Checks of passwords wait
     /// for their turn: put a deadline around it. Cancel safe.
     pub async fn identify(
         &self,
         endpoint: &Endpoint,
-        exposed: bool,
-        peer: &Peer,
+        proof: &Proof<'_>,
         hello: &Hello,
     ) -> Result<Arc<User>, Denied> {
-        let claim = claim(endpoint, exposed, peer, hello);
+        let peer = proof.peer;
+        let claim = claim(endpoint, proof, hello);
         let verdict = match claim {
             Claim::Proven(user) => return Ok(user),
             Claim::ByPassword(user) => {
@@ -224,7 +258,66 @@ enum Claim {
     Refused(Reason),
 }
 
-fn claim(endpoint: &Endpoint, exposed: bool, peer: &Peer, hello: &Hello) -> Claim {
+fn claim(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello) -> Claim {
+    match proof.certificate {
+        Some(names) => by_certificate(endpoint, names, proof, hello),
+        None => by_account_or_password(endpoint, proof, hello),
+    }
+}
+
+/// A certificate that is a user's makes this user of the client. With one that is nobody's the other
+/// rules decide, for users who have none.
+fn by_certificate(
+    endpoint: &Endpoint,
+    names: &[CertificateName],
+    proof: &Proof<'_>,
+    hello: &Hello,
+) -> Claim {
+    let owns = |user: &User| {
+        user.certificate
+            .as_ref()
+            .is_some_and(|own| names.contains(own))
+    };
+    let given = !hello.password.is_empty();
+    let claim = |user: &Arc<User>| match (&user.password, given) {
+        (Some(_), true) => Claim::ByPassword(Arc::clone(user)),
+        _ => Claim::Proven(Arc::clone(user)),
+    };
+    let owners: Vec<_> = endpoint.users.iter().filter(|user| owns(user)).collect();
+    let named = endpoint.users.iter().find(|user| user.name == hello.user);
+    match (named.filter(|_| !hello.user.is_empty()), &owners[..]) {
+        (Some(user), _) if owns(user) => claim(user),
+        (Some(user), owners) if user.certificate.is_some() || !owners.is_empty() => {
+            Claim::Refused(Reason::OtherCertificate {
+                user: user.name.clone(),
+                names: names.to_vec(),
+            })
+        }
+        // The name that q sends by itself: no user is called that, and the certificate tells.
+        (None, [user]) if !given || hello.user.is_empty() => claim(user),
+        (None, [_, _, ..]) if !given || hello.user.is_empty() => {
+            Claim::Refused(Reason::Ambiguous {
+                names: owners.iter().map(|user| user.name.clone()).collect(),
+            })
+        }
+        (Some(_), _) => by_account_or_password(endpoint, proof, hello),
+        (None, _) => match by_account_or_password(endpoint, proof, hello) {
+            Claim::Proven(user) | Claim::ByPassword(user) if user.certificate.is_some() => {
+                Claim::Refused(Reason::OtherCertificate {
+                    user: user.name.clone(),
+                    names: names.to_vec(),
+                })
+            }
+            Claim::Refused(Reason::PasswordOnly) => Claim::Refused(Reason::CertificateUnknown {
+                names: names.to_vec(),
+            }),
+            claim => claim,
+        },
+    }
+}
+
+fn by_account_or_password(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello) -> Claim {
+    let (exposed, peer) = (proof.exposed, proof.peer);
     let uid = if exposed { None } else { peer.uid() };
     let given = !hello.password.is_empty();
     let has_account =
@@ -305,6 +398,14 @@ fn costly(endpoint: &Endpoint) -> Option<&Secret> {
         Some(Verifier::Argon2(phc)) => Some(phc),
         _ => None,
     })
+}
+
+fn shown(names: &[CertificateName]) -> String {
+    if names.is_empty() {
+        return "no name".into();
+    }
+    let names: Vec<_> = names.iter().take(4).map(ToString::to_string).collect();
+    names.join(", ").chars().take(4 * SHOWN).collect()
 }
 
 fn remedy(account: Option<&str>) -> String {

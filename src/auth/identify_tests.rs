@@ -22,6 +22,10 @@ fn user(name: &str, os_user: Option<(&str, u32)>, password: Option<&str>) -> Arc
         kx_user: name.into(),
         role_arn: None,
         console: false,
+        certificate: None,
+        max_sessions: None,
+        max_opens_per_second: None,
+        idle_timeout: None,
     })
 }
 
@@ -30,6 +34,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         name: "hdb".into(),
         listen: Vec::new(),
         expose: false,
+        tls: None,
         users: users.to_vec(),
         target: Target::Addresses {
             addresses: Vec::new(),
@@ -44,7 +49,19 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         handshake_timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(5),
         max_sessions: 16,
+        max_sessions_per_user: 16,
+        max_opens_per_second: None,
+        idle_timeout: None,
         errors: Errors::Close,
+        warm: 0,
+    }
+}
+
+fn proof(exposed: bool, peer: &Peer) -> Proof<'_> {
+    Proof {
+        exposed,
+        peer,
+        certificate: None,
     }
 }
 
@@ -154,7 +171,7 @@ async fn who_is_who() {
     .enumerate()
     {
         let outcome = authenticator
-            .identify(&endpoint, exposed, &peer, &hello(name, password))
+            .identify(&endpoint, &proof(exposed, &peer), &hello(name, password))
             .await;
         let outcome = match &outcome {
             Ok(user) => Ok(user.name.as_str()),
@@ -172,7 +189,7 @@ async fn a_user_of_exactly_that_name_is_never_taken_for_the_account() {
         user("svc", Some(("other", DORA)), None),
     ]);
     let denied = Authenticator::default()
-        .identify(&endpoint, false, &local(SVC), &hello("svc", ""))
+        .identify(&endpoint, &proof(false, &local(SVC)), &hello("svc", ""))
         .await
         .unwrap_err();
     assert_eq!(denied.reason.code(), "other_account");
@@ -192,7 +209,7 @@ async fn an_argon2_user_is_told_by_the_password() {
         ("malice", "wonder", Err("unknown_user")),
     ] {
         let outcome = authenticator
-            .identify(&endpoint, true, &remote(), &hello(name, password))
+            .identify(&endpoint, &proof(true, &remote()), &hello(name, password))
             .await;
         let outcome = match &outcome {
             Ok(user) => Ok(user.name.as_str()),
@@ -210,7 +227,7 @@ async fn messages_name_account_endpoint_and_remedy_and_no_secret() {
         let (authenticator, endpoint) = (&authenticator, &endpoint);
         async move {
             authenticator
-                .identify(endpoint, false, &peer, &hello(name, password))
+                .identify(endpoint, &proof(false, &peer), &hello(name, password))
                 .await
                 .unwrap_err()
         }
@@ -223,7 +240,7 @@ async fn messages_name_account_endpoint_and_remedy_and_no_secret() {
     );
     assert_eq!(
         denied(local(SVC), "", "").await.to_string(),
-        "client: endpoint hdb refused uid 3999990050: the account is that of several users; give hopen one \
+        "client: endpoint hdb refused uid 3999990050: the account or certificate is that of several users; give hopen one \
          of batch, feed"
     );
     let wrong = denied(local(BOB), "carol", "hunter2").await;
@@ -239,4 +256,70 @@ async fn messages_name_account_endpoint_and_remedy_and_no_secret() {
     assert!(!forged.to_string().contains('\n'));
     let long: &'static str = Box::leak("y".repeat(5000).into_boxed_str());
     assert!(denied(local(BOB), long, "").await.to_string().len() < 300);
+}
+
+/// Alice has a certificate and a password, bob a certificate, carol a password; two feeds share one.
+#[tokio::test]
+async fn a_certificate_makes_its_user_of_a_client_and_nobody_else() {
+    let with = |name: &str, password, certificate: Option<&str>| {
+        let mut user = User::clone(&user(name, None, password));
+        user.certificate = certificate.map(|text| text.parse().unwrap());
+        Arc::new(user)
+    };
+    let endpoint = endpoint(&[
+        with("alice", Some("wonder"), Some("CN=alice")),
+        with("bob", None, Some("CN=bob")),
+        with("carol", Some("coal"), None),
+        with("feed1", None, Some("URI:spiffe://bank/feed")),
+        with("feed2", None, Some("URI:spiffe://bank/feed")),
+    ]);
+    let authenticator = Authenticator::default();
+    for (row, (certificate, name, password, expected)) in [
+        ("CN=alice", "", "", Ok("alice")),
+        ("CN=alice", "alice", "", Ok("alice")),
+        ("CN=alice", "alice", "wonder", Ok("alice")),
+        ("CN=alice", "", "wonder", Ok("alice")),
+        // the name that q sends by itself
+        ("CN=alice", "login17", "", Ok("alice")),
+        ("CN=alice", "login17", "wonder", Err("unknown_user")),
+        // given and wrong
+        ("CN=alice", "alice", "wander", Err("wrong_password")),
+        // somebody else's, with the right password as well
+        ("CN=bob", "alice", "", Err("other_certificate")),
+        ("CN=bob", "alice", "wonder", Err("other_certificate")),
+        ("CN=bob", "carol", "coal", Err("other_certificate")),
+        ("CN=bob", "bob", "x", Ok("bob")),
+        // another kind of name, or more of it
+        ("DNS:alice", "alice", "", Err("other_certificate")),
+        ("DNS:alice", "alice", "wonder", Err("other_certificate")),
+        ("CN=alice2", "alice", "wonder", Err("other_certificate")),
+        ("CN=Alice", "", "", Err("certificate_unknown")),
+        // nobody's: those without a certificate of their own have their password
+        ("CN=host7", "carol", "coal", Ok("carol")),
+        ("CN=host7", "carol", "cole", Err("wrong_password")),
+        ("CN=host7", "carol", "", Err("password_missing")),
+        ("CN=host7", "", "", Err("certificate_unknown")),
+        ("CN=host7", "alice", "wonder", Err("other_certificate")),
+        // several users'
+        ("URI:spiffe://bank/feed", "", "", Err("ambiguous")),
+        ("URI:spiffe://bank/feed", "feed2", "", Ok("feed2")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let names = [certificate.parse().unwrap()];
+        let peer = remote();
+        let proof = Proof {
+            certificate: Some(&names),
+            ..proof(true, &peer)
+        };
+        let outcome = authenticator
+            .identify(&endpoint, &proof, &hello(name, password))
+            .await;
+        let outcome = match &outcome {
+            Ok(user) => Ok(user.name.as_str()),
+            Err(denied) => Err(denied.reason.code()),
+        };
+        assert_eq!(outcome, expected, "row {row}: {certificate} as {name:?}");
+    }
 }

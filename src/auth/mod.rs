@@ -14,6 +14,6 @@ mod sock_diag;
 mod socket;
 
 pub use accounts::Accounts;
-pub use identify::{Authenticator, Denied, Reason};
+pub use identify::{Authenticator, Denied, Proof, Reason};
 pub use peer::{Peer, PeerError, is_exposed};
 pub use penalty::Penalties;

@@ -11,6 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::socket::{Ends, KernelSocket};
 use super::{proc_net, sock_diag};
 use crate::config::ListenAddress;
+use crate::error::{MORE_DESCRIPTORS, out_of_descriptors};
 
 /// The other end of an accepted connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,9 @@ pub enum PeerError {
     /// SO_PEERCRED failed.
     #[error("hopend: the system does not tell who connected to the Unix socket")]
     Unix(#[source] io::Error),
+    /// The kernel could not be asked.
+    #[error("{MORE_DESCRIPTORS}")]
+    Descriptors(#[source] io::Error),
 }
 
 impl Peer {
@@ -172,6 +176,7 @@ fn tcp_account(
                 address: Some(address),
             })
         }
+        Err(error) if out_of_descriptors(&error) => Err(PeerError::Descriptors(error)),
         Err(error) => Ok(unidentified(format!(
             "neither NETLINK_SOCK_DIAG nor /proc/net/tcp can be asked ({error}); allow AF_NETLINK \
              in the service's RestrictAddressFamilies"

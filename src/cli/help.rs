@@ -44,6 +44,11 @@ Signals:
   SIGHUP           read the configuration again; with an error in it nothing changes
   SIGTERM, SIGINT  stop accepting, let what is outstanding finish, then end; a second one ends at once
 
+Environment:
+  NOTIFY_SOCKET, WATCHDOG_USEC  systemd's: told of readiness, reloads and the end, and fed while hopend turns
+  LISTEN_FDS, LISTEN_FDNAMES    systemd's: sockets that are taken over in place of binding their addresses
+  CREDENTIALS_DIRECTORY         systemd's: where \"$CREDENTIALS_DIRECTORY/...\" in the configuration leads
+
 Examples:
   hopend run
   hopend run --config hopend.toml --log-level debug

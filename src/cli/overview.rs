@@ -9,6 +9,7 @@ use crate::status::{EndpointRow, SessionRow, Status};
 pub(super) fn of(status: &Status) -> String {
     let mut parts = vec![heading(status), endpoints(status)];
     parts.extend(places(status));
+    parts.extend(warm(status));
     parts.extend(sessions(status));
     parts.extend(credentials(status));
     parts.extend(errors(status));
@@ -70,6 +71,24 @@ fn places(status: &Status) -> Option<String> {
         }
     }
     Some(table.to_string())
+}
+
+fn warm(status: &Status) -> Option<String> {
+    let mut table = Table::new(["WARM", "ENDPOINT", "READY", "OF", "TROUBLE"]).right([2, 3]);
+    let mut any = false;
+    for endpoint in &status.endpoints {
+        for row in &endpoint.warm {
+            any = true;
+            table.row([
+                row.user.clone(),
+                endpoint.name.clone(),
+                row.ready.to_string(),
+                row.wanted.to_string(),
+                row.reason.clone().unwrap_or_default(),
+            ]);
+        }
+    }
+    any.then(|| table.to_string())
 }
 
 fn sessions(status: &Status) -> Option<String> {

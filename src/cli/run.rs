@@ -1,6 +1,9 @@
 //! `hopend run`.
 
 use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals};
+use crate::app::Given;
+use crate::confine::Confinement;
+use crate::listener::Passed;
 use crate::{app, config, log};
 
 /// Arguments of `hopend run`.
@@ -22,13 +25,33 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         }
     };
     log::start(config.daemon.log, arguments.log.log_level);
+    let passed = match Passed::from_environment() {
+        Ok(passed) => passed,
+        Err(error) => {
+            complain(format_args!("hopend: {error}"));
+            return Exit::Configuration;
+        }
+    };
+    // Before there is another thread: a thread's confinement is for those that it starts.
+    let confinement = match Confinement::enter(&config, path) {
+        Ok(confinement) => confinement,
+        Err(error) => {
+            complain(format_args!("hopend: {error}"));
+            return Exit::Unavailable;
+        }
+    };
+    tracing::info!("{confinement}");
+    let given = Given {
+        passed,
+        confinement,
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
     let served = runtime.block_on(async {
         let orders = signals::orders()?;
-        Ok::<_, std::io::Error>(app::run(path, config, orders).await)
+        Ok::<_, std::io::Error>(app::run(path, config, given, orders).await)
     });
     // Whatever still runs after the drain was told to end and did not.
     runtime.shutdown_background();

@@ -6,10 +6,20 @@ use std::time::Duration;
 
 use super::address::{LONGEST_SOCKET_PATH, fits_a_socket};
 use super::endpoint::Claims;
+use super::limit;
 use super::reader::{Table, Value};
-use super::{Daemon, ListenAddress, LogFormat};
+use super::{Confine, Daemon, ListenAddress, LogFormat};
 
-pub(super) const KEYS: &[&str] = &["admin", "log", "drain", "control", "zone"];
+pub(super) const KEYS: &[&str] = &[
+    "admin",
+    "log",
+    "drain",
+    "control",
+    "zone",
+    "max_sessions",
+    "max_opens_per_second",
+    "confine",
+];
 
 /// Where the daemon is asked how it does.
 const CONTROL: &str = "/run/hopend/control";
@@ -28,6 +38,9 @@ impl Default for Daemon {
             drain: Duration::from_secs(30),
             control: Some(PathBuf::from(CONTROL)),
             zone: None,
+            max_sessions: None,
+            max_opens_per_second: None,
+            confine: Confine::Auto,
         }
     }
 }
@@ -56,6 +69,8 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
         daemon.drain = drain;
     }
     daemon.control = control(&table);
+    daemon.max_sessions = limit::sessions(&table, "max_sessions").flatten();
+    daemon.max_opens_per_second = limit::rate(&table).flatten();
     daemon.zone = table.get("zone").and_then(|zone| {
         zone.made_of(
             1..=32,
@@ -64,6 +79,17 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
              which differs from account to account)",
         )
     });
+    let confinements = [
+        ("auto", Confine::Auto),
+        ("strict", Confine::Strict),
+        ("off", Confine::Off),
+    ];
+    if let Some(confine) = table
+        .get("confine")
+        .and_then(|value| value.word(&confinements))
+    {
+        daemon.confine = confine;
+    }
     daemon
 }
 

@@ -3,19 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::certificate;
 use super::keepalive;
+use super::limit;
 use super::named::{Found, Named};
 use super::reader::{Table, Value};
 use super::source::Basis;
 use super::target;
 use super::value;
-use super::{Endpoint, Environment, Errors, Keepalive, ListenAddress, User};
+use super::{
+    Endpoint, Environment, Errors, Keepalive, ListenAddress, Login, ServerTls, Target, User,
+};
 
 pub(super) const KEYS: &[&str] = &[
     "name",
     "kind",
     "listen",
     "expose",
+    "tls",
     "cluster",
     "environment",
     "node",
@@ -32,7 +37,11 @@ pub(super) const KEYS: &[&str] = &[
     "handshake_timeout",
     "connect_timeout",
     "max_sessions",
+    "max_sessions_per_user",
+    "max_opens_per_second",
+    "idle_timeout",
     "errors",
+    "warm",
 ];
 
 /// KX's own C library has been seen to send 70,000 bytes of password.
@@ -41,6 +50,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const MAX_SESSIONS: usize = 4096;
+/// Each user has as many: more than this is a slip.
+const MOST_WARM: u64 = 64;
 
 /// What an endpoint may refer to.
 pub(super) struct Known<'k> {
@@ -95,8 +106,10 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
     let users = users(table, known.users);
     let exposed =
         expose == Some(true) && listen.iter().flatten().any(|address| !address.is_local());
+    let tls = tls(table, listen.as_deref());
     if let (true, Some(users)) = (exposed, &users) {
-        passwords(table, users);
+        let by_certificate = matches!(&tls, Some(Some(tls)) if tls.client_ca.is_some());
+        recognised(table, users, by_certificate);
     }
     let target = target::read(table, known.environments);
     let keepalive = match table.get("keepalive") {
@@ -118,19 +131,24 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         .map_or(Some(MAX_HANDSHAKE), |value| {
             usize::try_from(value.bytes(16, 16 << 20)?).ok()
         });
-    let max_sessions = table
-        .get("max_sessions")
-        .map_or(Some(MAX_SESSIONS), |value| {
-            usize::try_from(value.count(1, 1 << 20)?).ok()
-        });
+    let max_sessions = limit::sessions(table, "max_sessions").map(|n| n.unwrap_or(MAX_SESSIONS));
+    let max_sessions_per_user = limit::sessions(table, "max_sessions_per_user");
+    let max_opens_per_second = limit::rate(table);
+    let idle_timeout = limit::idle(table);
     let words = [("close", Errors::Close), ("explain", Errors::Explain)];
     let errors = table
         .get("errors")
         .map_or(Some(Errors::Close), |errors| errors.word(&words));
+    let warm = warm(table, target.as_ref());
     Some(Endpoint {
         name: name.to_owned(),
         listen: listen?,
         expose: expose?,
+        tls: tls?,
+        max_sessions_per_user: max_sessions_per_user?
+            .unwrap_or_else(|| share(max_sessions.unwrap_or(MAX_SESSIONS), users.as_deref())),
+        max_opens_per_second: max_opens_per_second?,
+        idle_timeout: idle_timeout?,
         users: users?,
         target: target?,
         keepalive: keepalive?,
@@ -143,7 +161,49 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         connect_timeout: connect_timeout?,
         max_sessions: max_sessions?,
         errors: errors?,
+        warm: warm?,
     })
+}
+
+/// What one user may have of an endpoint's sessions by default: all but a sixty-fourth, so that nobody
+/// keeps all others out.
+fn share(max_sessions: usize, users: Option<&[Arc<User>]>) -> usize {
+    let kept = match users {
+        Some([_]) => 0,
+        _ => (max_sessions / 64).max(1),
+    };
+    max_sessions.saturating_sub(kept).max(1)
+}
+
+fn tls(table: &Table<'_>, listen: Option<&[ListenAddress]>) -> Option<Option<ServerTls>> {
+    let Some(value) = table.get("tls") else {
+        return Some(None);
+    };
+    let tcp = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(_));
+    if listen.is_some_and(|addresses| !addresses.iter().any(tcp)) {
+        value.problem(
+            "has no effect: Unix sockets don't speak TLS",
+            "remove it, or listen on a TCP address",
+        );
+    }
+    certificate::read(&value).map(Some)
+}
+
+/// How many connections are kept logged in for each user.
+fn warm(table: &Table<'_>, target: Option<&Target>) -> Option<usize> {
+    let Some(value) = table.get("warm") else {
+        return Some(0);
+    };
+    let count = usize::try_from(value.count(0, MOST_WARM)?).ok()?;
+    if let (1.., Some(Target::Addresses { login, .. })) = (count, target)
+        && *login == Login::Client
+    {
+        value.problem(
+            "keeps nothing: with login = \"client\" there is no login before a client comes",
+            "remove it, or let hopend log in: login = { user = \"…\", password_file = \"…\" }",
+        );
+    }
+    Some(count)
 }
 
 fn listen(
@@ -218,9 +278,13 @@ fn valid<T>(found: Found<T>) -> Option<Arc<T>> {
     }
 }
 
-/// From another host only a password tells who it is: the kernel knows accounts of this one.
-fn passwords(table: &Table<'_>, users: &[Arc<User>]) {
-    if users.is_empty() || users.iter().any(|user| user.password.is_some()) {
+/// From another host only a password or a certificate tells who it is: the kernel knows accounts of
+/// this one.
+fn recognised(table: &Table<'_>, users: &[Arc<User>], by_certificate: bool) {
+    let known = |user: &Arc<User>| {
+        user.password.is_some() || (by_certificate && user.certificate.is_some())
+    };
+    if users.is_empty() || users.iter().any(known) {
         return;
     }
     if let Some(value) = table.get("listen") {

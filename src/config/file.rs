@@ -24,7 +24,8 @@ impl Value<'_> {
             self.problem("is not a path", "write the path of a file");
             return None;
         }
-        Some(self.source.resolve(text))
+        let resolved = self.source.resolve(text);
+        self.check(resolved)
     }
 
     /// A file that exists. The problem shows the path only if it is absolute: what is not may be a

@@ -152,6 +152,7 @@ fn config(root: &Table<'_>, accounts: &Accounts<'_>) -> Config {
         environments: environments.into_valid(),
         users: users.into_valid(),
         endpoints: endpoints.into_valid(),
+        files: root.source.named(),
     }
 }
 

@@ -37,7 +37,10 @@ pub(super) fn read(value: &Value<'_>) -> Option<Login> {
     let password_file = table.required("password_file", HOW).and_then(|file| {
         let Some((path, bytes)) = file.secret_file() else {
             // That is reported; where kdb+ is can be said all the same.
-            return file.raw().as_str().map(|text| file.source.resolve(text));
+            return file
+                .raw()
+                .as_str()
+                .and_then(|text| file.source.resolve(text).ok());
         };
         // Only the first line counts.
         if bytes

@@ -4,12 +4,14 @@
 
 mod account;
 mod address;
+mod certificate;
 mod daemon;
 mod endpoint;
 mod environment;
 mod file;
 mod invalid;
 mod keepalive;
+mod limit;
 mod load;
 mod login;
 mod named;
@@ -26,6 +28,7 @@ mod value;
 
 pub use account::{Accounts, system_account};
 pub(crate) use address::{LONGEST_SOCKET_PATH, fits_a_socket};
+pub use certificate::CertificateName;
 pub use invalid::Invalid;
 pub use load::{control, load, load_in_part, parse};
 pub use problem::{Problem, Problems};
@@ -49,6 +52,8 @@ pub struct Config {
     pub users: Vec<Arc<User>>,
     /// `[[endpoint]]`, in the order of the file.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// Every file that is named, as it is named.
+    pub files: Vec<PathBuf>,
 }
 
 /// `[daemon]`: what concerns the process and not one endpoint.
@@ -65,6 +70,23 @@ pub struct Daemon {
     /// Availability zone id of this host, for `node = "zone"`; asked of instance metadata without
     /// one.
     pub zone: Option<String>,
+    /// Most sessions at a time, of all endpoints; as many as the file descriptors allow without one.
+    pub max_sessions: Option<usize>,
+    /// Most opens a second, of all endpoints.
+    pub max_opens_per_second: Option<u32>,
+    /// Whether the daemon confines itself.
+    pub confine: Confine,
+}
+
+/// Whether the daemon confines itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confine {
+    /// As far as the kernel can.
+    Auto,
+    /// It does, or it does not start.
+    Strict,
+    /// No.
+    Off,
 }
 
 /// Form of the log.
@@ -113,6 +135,14 @@ pub struct User {
     pub role_arn: Option<RoleArn>,
     /// Whether a console shows this user everybody's rows, and not only the user's own.
     pub console: bool,
+    /// What a client's certificate is called that is this user's.
+    pub certificate: Option<CertificateName>,
+    /// Most sessions at a time, on all endpoints.
+    pub max_sessions: Option<usize>,
+    /// Most opens a second, on all endpoints.
+    pub max_opens_per_second: Option<u32>,
+    /// Sessions that nobody used for this long end.
+    pub idle_timeout: Option<Duration>,
 }
 
 /// A local account.
@@ -155,8 +185,11 @@ pub struct Endpoint {
     pub name: String,
     /// Where it listens.
     pub listen: Vec<ListenAddress>,
-    /// Whether addresses beyond this host's loopback are allowed; there only passwords count.
+    /// Whether addresses beyond this host's loopback are allowed; there only passwords and
+    /// certificates count.
     pub expose: bool,
+    /// TLS towards clients that come over TCP.
+    pub tls: Option<ServerTls>,
     /// Who may use it.
     pub users: Vec<Arc<User>>,
     /// Where it leads.
@@ -173,8 +206,39 @@ pub struct Endpoint {
     pub connect_timeout: Duration,
     /// Most sessions at a time.
     pub max_sessions: usize,
+    /// Most sessions of one user's at a time.
+    pub max_sessions_per_user: usize,
+    /// Most opens a second.
+    pub max_opens_per_second: Option<u32>,
+    /// Sessions that nobody used for this long end.
+    pub idle_timeout: Option<Duration>,
+    /// Connections that are kept logged in for each user who has come; 0 keeps none.
+    pub warm: usize,
     /// What a client is told when kdb+ can't be had.
     pub errors: Errors,
+}
+
+/// The files of an endpoint that speaks TLS to its clients, and what it asks of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerTls {
+    /// PEM file of the certificate, and of those between it and its authority.
+    pub cert: PathBuf,
+    /// PEM file of the certificate's key.
+    pub key: PathBuf,
+    /// PEM file of the authorities one of which has to have signed a client's certificate; clients
+    /// need none without it.
+    pub client_ca: Option<PathBuf>,
+    /// The oldest TLS that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
 }
 
 /// What a client is told when kdb+ can't be had.

@@ -25,6 +25,7 @@ pub struct Problem {
 pub struct Problems {
     file: PathBuf,
     list: Vec<Problem>,
+    files: Vec<PathBuf>,
 }
 
 impl Problems {
@@ -34,7 +35,18 @@ impl Problems {
         Self {
             file: file.to_owned(),
             list,
+            files: Vec::new(),
         }
+    }
+
+    /// With the files that the configuration names.
+    pub(super) fn with_files(self, files: Vec<PathBuf>) -> Self {
+        Self { files, ..self }
+    }
+
+    /// The files that the configuration names: one of them may be what can't be read.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// The file they are in.

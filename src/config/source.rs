@@ -4,7 +4,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::invalid::Invalid;
 use super::problem::{Problem, Problems};
+
+/// Where systemd puts what `LoadCredential=` names, and how a path in the file begins that is there.
+const VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY/";
 
 /// What a problem was concluded from. A line that is not TOML hides what stands in it; what is
 /// concluded from an absence would then be a false accusation.
@@ -28,6 +33,8 @@ pub(super) struct Source<'t> {
     /// Lines (from 1) that are not TOML.
     broken: Vec<usize>,
     found: RefCell<Vec<(Basis, Problem)>>,
+    /// The paths that it names.
+    named: RefCell<Vec<PathBuf>>,
 }
 
 impl<'t> Source<'t> {
@@ -47,6 +54,7 @@ impl<'t> Source<'t> {
             headers,
             broken: Vec::new(),
             found: RefCell::default(),
+            named: RefCell::default(),
         }
     }
 
@@ -55,9 +63,23 @@ impl<'t> Source<'t> {
         self.lines.partition_point(|start| *start <= at)
     }
 
-    /// A path as the file means it: relative to the file's own directory.
-    pub(super) fn resolve(&self, path: &str) -> PathBuf {
-        self.directory().join(path)
+    /// A path as the file means it: relative to the file's own directory, or to the folder in which
+    /// systemd puts the credentials of a service.
+    ///
+    /// # Errors
+    /// There is no such folder.
+    pub(super) fn resolve(&self, path: &str) -> Result<PathBuf, Invalid> {
+        let path = match path.strip_prefix(CREDENTIALS) {
+            Some(name) => credentials_folder(std::env::var_os(VARIABLE))?.join(name),
+            None => self.directory().join(path),
+        };
+        self.named.borrow_mut().push(path.clone());
+        Ok(path)
+    }
+
+    /// Every path that was resolved.
+    pub(super) fn named(&self) -> Vec<PathBuf> {
+        self.named.borrow().clone()
     }
 
     /// The directory that relative paths start from.
@@ -106,7 +128,7 @@ impl<'t> Source<'t> {
             .collect();
         match value {
             Some(value) if list.is_empty() => Ok(value),
-            _ => Err(Problems::new(self.file, list)),
+            _ => Err(Problems::new(self.file, list).with_files(self.named.take())),
         }
     }
 
@@ -120,6 +142,34 @@ impl<'t> Source<'t> {
             Basis::Seen => !self.broken.contains(&line),
             Basis::AbsentInTable => !self.broken.iter().any(|b| table(*b) == table(line)),
             Basis::AbsentInFile => self.broken.is_empty(),
+        }
+    }
+}
+
+fn credentials_folder(value: Option<std::ffi::OsString>) -> Result<PathBuf, Invalid> {
+    let folder = value.map(PathBuf::from).filter(|path| path.is_absolute());
+    folder.ok_or_else(|| {
+        Invalid::new(
+            "the variable CREDENTIALS_DIRECTORY is not set",
+            "give the service a LoadCredential=; elsewhere set the variable, such as to \
+             /run/credentials/hopend.service, which is there while the service runs",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_where_the_variable_says() {
+        assert_eq!(
+            credentials_folder(Some("/run/credentials/hopend.service".into())),
+            Ok(PathBuf::from("/run/credentials/hopend.service"))
+        );
+        for unset in [None, Some("".into()), Some("relative".into())] {
+            let invalid = credentials_folder(unset).unwrap_err();
+            assert!(invalid.remedy.contains("LoadCredential="), "{invalid}");
         }
     }
 }

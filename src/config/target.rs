@@ -12,7 +12,7 @@ const CLUSTER_KEYS: [&str; 3] = ["environment", "node", "node_via"];
 /// Keys that only make sense beside `connect` or a login command.
 const CONNECT_KEYS: [&str; 3] = ["login", "policy", "ca_file"];
 /// Keys that make no sense where hopend itself answers.
-const KDB_KEYS: [&str; 11] = [
+const KDB_KEYS: [&str; 12] = [
     "cluster",
     "node",
     "node_via",
@@ -24,6 +24,7 @@ const KDB_KEYS: [&str; 11] = [
     "keepalive",
     "connect_timeout",
     "errors",
+    "warm",
 ];
 
 /// Reads the target. None if it is not valid, which has been reported.

@@ -20,8 +20,12 @@ pub(super) const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2
 static FILES: LazyLock<TempDir> = LazyLock::new(|| {
     let directory = tempfile::tempdir().unwrap();
     let ca = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
+    let other = rcgen::KeyPair::generate().unwrap();
     for (name, content, mode) in [
         ("ca.pem", ca.cert.pem().as_str(), 0o644),
+        ("ca.key", ca.signing_key.serialize_pem().as_str(), 0o600),
+        ("other.key", other.serialize_pem().as_str(), 0o600),
+        ("open.key", ca.signing_key.serialize_pem().as_str(), 0o644),
         ("empty", "", 0o600),
         ("users", "carol:hunter2\n", 0o600),
         ("open", "carol:hunter2\n", 0o644),
@@ -116,6 +120,7 @@ max_handshake = "1KiB"
 handshake_timeout = "100ms"
 connect_timeout = "1m 30s"
 max_sessions = 7
+warm = 8
 keepalive = { every = "100ms", message = "Ping", mode = "sync" }
 [[endpoint]]
 name = "vault"
@@ -173,6 +178,7 @@ fn the_smallest_useful_file_gets_every_default() {
     assert_eq!(endpoint.connect_timeout, Duration::from_secs(10));
     assert_eq!(endpoint.max_sessions, 4096);
     assert_eq!(endpoint.errors, Errors::Close);
+    assert_eq!(endpoint.warm, 0);
 }
 
 #[test]
@@ -235,6 +241,7 @@ fn every_key_arrives() {
     assert_eq!(rdb.handshake_timeout, Duration::from_millis(100));
     assert_eq!(rdb.connect_timeout, Duration::from_secs(90));
     assert_eq!(rdb.max_sessions, 7);
+    assert_eq!(rdb.warm, 8);
     assert_eq!(
         rdb.keepalive,
         Keepalive::On {

@@ -5,6 +5,7 @@ use argon2::password_hash::phc::PasswordHash;
 
 use super::account::Accounts;
 use super::invalid::Invalid;
+use super::limit;
 use super::named::Named;
 use super::password_file;
 use super::reader::{Table, Value};
@@ -19,6 +20,10 @@ pub(super) const KEYS: &[&str] = &[
     "kx_user",
     "role_arn",
     "console",
+    "certificate",
+    "max_sessions",
+    "max_opens_per_second",
+    "idle_timeout",
 ];
 
 /// Reads every `[[user]]`.
@@ -40,12 +45,12 @@ pub(super) fn read_all(root: &Table<'_>, accounts: &Accounts<'_>) -> Named<User>
 }
 
 fn read(name: &str, table: &Table<'_>, accounts: &Accounts<'_>) -> Option<User> {
-    let identities = ["os_user", "password", "password_file"];
+    let identities = ["os_user", "password", "password_file", "certificate"];
     if identities.iter().all(|key| table.get(key).is_none()) {
         table.absent(
             "",
             "has nothing to be recognised by",
-            "add os_user, password or password_file",
+            "add os_user, password, password_file or certificate",
         );
     }
     let os_user = table.get("os_user").map(|value| account(&value, accounts));
@@ -70,6 +75,12 @@ fn read(name: &str, table: &Table<'_>, accounts: &Accounts<'_>) -> Option<User> 
     let console = table
         .get("console")
         .map_or(Some(false), |value| value.boolean());
+    let certificate = table
+        .get("certificate")
+        .map(|value| value.text().and_then(|text| value.check(text.parse())));
+    let max_sessions = limit::sessions(table, "max_sessions");
+    let max_opens_per_second = limit::rate(table);
+    let idle_timeout = limit::idle(table);
     Some(User {
         name: name.to_owned(),
         os_user: all_or_none(os_user)?,
@@ -77,6 +88,10 @@ fn read(name: &str, table: &Table<'_>, accounts: &Accounts<'_>) -> Option<User> 
         kx_user: kx_user?,
         role_arn: all_or_none(role_arn)?,
         console: console?,
+        certificate: all_or_none(certificate)?,
+        max_sessions: max_sessions?,
+        max_opens_per_second: max_opens_per_second?,
+        idle_timeout: idle_timeout?,
     })
 }
 

@@ -177,6 +177,7 @@ fn status() -> Status {
             resting_s: Some(1.5),
             reason: None,
         }],
+        warm: Vec::new(),
     };
     let session = |user: &str| SessionRow {
         session: 7,

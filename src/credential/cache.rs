@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::schedule::{Demand, Schedule, Step};
-use super::{Clock, Credential, Fetch, FetchError, Issued, Recipe, Retry};
+use super::{Clock, Credential, Fetch, FetchError, Issued, Now, Recipe, Retry};
 use crate::error::ErrorKind;
 
 /// Fetches ahead of demand that may run at a time; those that somebody waits for are not counted.
@@ -52,9 +52,22 @@ struct EntryState {
     schedule: Schedule,
     issued: Option<Issued>,
     generation: u64,
+    /// The last generation that kdb+ refused.
+    refused: u64,
     last_error: Option<Arc<FetchError>>,
     /// There is no use for it any more: it goes as soon as nobody waits for it.
     forgotten: bool,
+}
+
+/// What a generation that was handed out is worth now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is what would be handed out.
+    Current,
+    /// A newer one is, which whoever gives them has granted since.
+    Replaced,
+    /// kdb+ refused it, or none can be had without asking anew.
+    Over,
 }
 
 /// How a credential stands, for people to read.
@@ -169,6 +182,7 @@ impl Credentials {
     pub fn reject(&self, recipe: &Recipe, generation: u64) {
         let entry = self.entry(recipe);
         let mut state = entry.lock();
+        state.refused = state.refused.max(generation);
         if state
             .issued
             .as_ref()
@@ -176,6 +190,26 @@ impl Credentials {
         {
             state.issued = None;
             state.schedule.rejected();
+        }
+    }
+
+    /// What a generation is worth to whoever has logged in with it.
+    pub fn standing(&self, recipe: &Recipe, generation: u64) -> Standing {
+        let Some(entry) = lock(&self.shared.entries).get(recipe).cloned() else {
+            return Standing::Over;
+        };
+        let state = entry.lock();
+        match &state.issued {
+            Some(issued) if state.schedule.usable(self.shared.clock.now()) => {
+                if generation == issued.generation {
+                    Standing::Current
+                } else if generation > state.refused {
+                    Standing::Replaced
+                } else {
+                    Standing::Over
+                }
+            }
+            _ => Standing::Over,
         }
     }
 
@@ -210,6 +244,7 @@ impl Credentials {
                 schedule: Schedule::new(self.shared.clock.now()),
                 issued: None,
                 generation: 0,
+                refused: 0,
                 last_error: None,
                 forgotten: false,
             }),
@@ -307,6 +342,9 @@ async fn fetch(shared: &Shared, entry: &Entry) -> Result<Credential, FetchError>
     let fetch = AssertUnwindSafe(shared.source.fetch(&entry.recipe)).catch_unwind();
     let fetched = timeout(FETCH_TIMEOUT, fetch).await;
     let fetched = fetched.map(|fetched| {
+        let fetched = fetched.map(|fetched| {
+            fetched.and_then(|credential| alive(credential, &entry.recipe, shared.clock.now()))
+        });
         fetched.unwrap_or_else(|_| {
             Err(FetchError {
                 kind: ErrorKind::Internal,
@@ -326,6 +364,21 @@ async fn fetch(shared: &Shared, entry: &Entry) -> Result<Credential, FetchError>
             message: format!("no {} within {} s", entry.recipe, FETCH_TIMEOUT.as_secs()),
             remedy: "check the way to AWS, or what the login command does".into(),
         })
+    })
+}
+
+/// One that is over when it comes would be fetched again and again.
+fn alive(credential: Credential, recipe: &Recipe, now: Now) -> Result<Credential, FetchError> {
+    if credential.expires.is_none_or(|expires| expires > now.wall) {
+        return Ok(credential);
+    }
+    Err(FetchError {
+        kind: ErrorKind::Internal,
+        retry: Retry::Soon,
+        message: format!("the {recipe} came now and is over already by this host's clock"),
+        remedy: "correct this host's clock (see timedatectl), or the expires that a login command \
+                 prints"
+            .into(),
     })
 }
 
@@ -533,6 +586,40 @@ mod tests {
         credentials.reject(&recipe, first.generation);
         assert_eq!(credentials.obtain(&recipe).await.unwrap().generation, 2);
         assert_eq!(fetches(&script), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_generation_stands_until_it_is_refused_or_none_can_be_had() {
+        let (credentials, _, recipe) = cache(&[
+            Ok(15 * MINUTE),
+            Ok(15 * MINUTE),
+            Ok(15 * MINUTE),
+            Err(Retry::Refused),
+        ]);
+        let standing = |generation| credentials.standing(&recipe, generation);
+        assert_eq!(standing(1), Standing::Over);
+        credentials.expect(&recipe);
+        sleep(MINUTE).await;
+        assert_eq!(standing(1), Standing::Current);
+        sleep(13 * MINUTE).await;
+        assert_eq!(
+            [standing(1), standing(2)],
+            [Standing::Replaced, Standing::Current]
+        );
+        credentials.reject(&recipe, 1);
+        assert_eq!(
+            [standing(1), standing(2)],
+            [Standing::Over, Standing::Current]
+        );
+        credentials.reject(&recipe, 2);
+        assert_eq!([standing(1), standing(2)], [Standing::Over; 2]);
+        credentials.obtain(&recipe).await.unwrap();
+        assert_eq!(
+            [standing(2), standing(3)],
+            [Standing::Over, Standing::Current]
+        );
+        sleep(20 * MINUTE).await;
+        assert_eq!(standing(3), Standing::Over, "it has expired");
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use crate::config::{Address, Environment, NodeVia, RoleArn};
 use crate::error::ErrorKind;
 use crate::secret::Secret;
 
-pub use cache::{Credentials, State};
+pub use cache::{Credentials, Standing, State};
 pub use schedule::{Now, Retry};
 pub use source::{Source, Sources};
 

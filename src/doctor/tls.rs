@@ -385,7 +385,7 @@ async fn speak_q(address: &Address, addresses: &[SocketAddr]) -> Plain {
 
 /// The certificates that are shown, whoever signed them.
 async fn certificates(address: &Address, addresses: &[SocketAddr]) -> Vec<Certificate> {
-    let provider = crate::tls::provider();
+    let provider = crate::crypto::provider();
     let recorder = Arc::new(Recorder::new(Arc::clone(&provider)));
     let config =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();

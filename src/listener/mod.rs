@@ -1,19 +1,23 @@
-//! Accepting connections: never stops on an error, never takes more than there are permits.
+//! Accepting connections: never stops on an error, never takes more than there are doors.
 
+mod passed;
 mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::auth::is_exposed;
 use crate::client::{ClientStream, Detached};
+use crate::client_tls::Certificates;
 use crate::config::ListenAddress;
+use crate::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors};
 use crate::route::Route;
 use crate::session::{self, Services, Session};
 use crate::stop::Stopping;
+pub use passed::{Passed, PassedError};
 pub use socket::{BindError, Listener, which};
 
 /// The pause after the first failed accept; it doubles.
@@ -23,14 +27,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Between attempts to bind an address that was taken at start.
 const BIND_EVERY: Duration = Duration::from_secs(5);
 
-/// An endpoint's route, and its session permits: all of its listeners share them, and a reload
-/// swaps them.
+/// What an endpoint's listeners share, and a reload swaps.
 #[derive(Debug, Clone)]
 pub struct Served {
     /// Where connections go.
     pub route: Arc<Route>,
-    /// One for each session that the endpoint may have.
-    pub permits: Arc<Semaphore>,
+    /// What TLS is spoken with, to those that come over TCP.
+    pub tls: Option<Arc<Certificates>>,
 }
 
 /// Accepts until told to stop, or until the sender of `served` is gone.
@@ -54,23 +57,37 @@ pub async fn run(
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(address = %listener.address(), pause_ms = pause.as_millis(), "accept failed: {error}");
+                let advice = if out_of_descriptors(&error) {
+                    format!("; {MORE_DESCRIPTORS}")
+                } else {
+                    String::new()
+                };
+                tracing::warn!(
+                    address = %listener.address(),
+                    pause_ms = pause.as_millis(),
+                    kind = %ErrorKind::Internal,
+                    "accept failed: {error}{advice}"
+                );
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
             }
         };
         pause = FIRST_PAUSE;
-        let Some(permit) = permit(&listener, &mut served, &mut stopping).await else {
-            return;
+        // Behind the accept, as others need it while nobody comes in here; clients of whom there are
+        // too many at a time wait in the kernel.
+        let door = tokio::select! {
+            () = stopping.draining() => return,
+            door = services.limits.door() => door,
         };
         let session = Session {
             exposed: is_exposed(listener.address()),
             listen: listener.address().clone(),
             route: Arc::clone(&served.borrow().route),
+            tls: served.borrow().tls.clone(),
             services: Arc::clone(&services),
             stopping: stopping.clone(),
-            permit,
+            door: Some(door),
         };
         begin(stream, session);
     }
@@ -102,31 +119,6 @@ fn begin(stream: ClientStream, session: Session) {
         drop(place);
     };
     services.tasks.spawn_on(serve, &handle);
-}
-
-/// A place among the endpoint's sessions for the one client that was accepted; further ones wait in
-/// the kernel. It is taken behind the accept, as the endpoint's other listeners need it while
-/// nobody comes in here.
-async fn permit(
-    listener: &Listener,
-    served: &mut watch::Receiver<Served>,
-    stopping: &mut Stopping,
-) -> Option<OwnedSemaphorePermit> {
-    loop {
-        let permits = Arc::clone(&served.borrow().permits);
-        if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-            return Some(permit);
-        }
-        tracing::warn!(
-            address = %listener.address(),
-            "max_sessions reached: further clients wait until a session ends"
-        );
-        tokio::select! {
-            () = stopping.draining() => return None,
-            changed = served.changed() => changed.ok()?,
-            permit = permits.acquire_owned() => return permit.ok(),
-        }
-    }
 }
 
 /// Binds an address that could not be had before, as soon as it can.

@@ -13,6 +13,7 @@ use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::passed::{Passed, PassedKind};
 use crate::client::ClientStream;
 use crate::config::ListenAddress;
 
@@ -32,7 +33,8 @@ enum Kind {
     Abstract(UnixListener),
     Path {
         listener: UnixListener,
-        _file: SocketFile,
+        /// None where the service manager made it, whose file it is.
+        _file: Option<SocketFile>,
     },
 }
 
@@ -73,7 +75,7 @@ impl Listener {
             ListenAddress::Abstract(port) => bind_abstract(*port).map(Kind::Abstract),
             ListenAddress::Path(path) => bind_path(path).map(|(listener, file)| Kind::Path {
                 listener,
-                _file: file,
+                _file: Some(file),
             }),
         };
         let failed = |source| BindError {
@@ -87,6 +89,21 @@ impl Listener {
             Kind::Abstract(_) | Kind::Path { .. } => address.clone(),
         };
         Ok(Self { kind, address })
+    }
+
+    /// What was passed for this address, else as [`Self::bind`].
+    pub fn passed_or_bound(passed: &Passed, address: &ListenAddress) -> Result<Self, BindError> {
+        let Some(kind) = passed.find(address) else {
+            return Self::bind(address);
+        };
+        let kind = take_over(kind, address).map_err(|source| BindError {
+            address: address.clone(),
+            source,
+        })?;
+        Ok(Self {
+            kind,
+            address: address.clone(),
+        })
     }
 
     /// Where it listens, with the port that the system chose for port 0.
@@ -122,6 +139,28 @@ impl Listener {
             Kind::Abstract(listener) | Kind::Path { listener, .. } => {
                 Ok(ClientStream::Unix(listener.accept().await?.0))
             }
+        }
+    }
+}
+
+fn take_over(passed: &PassedKind, address: &ListenAddress) -> io::Result<Kind> {
+    match passed {
+        PassedKind::Tcp(listener) => {
+            let listener = listener.try_clone()?;
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener).map(Kind::Tcp)
+        }
+        PassedKind::Unix(listener) => {
+            let listener = listener.try_clone()?;
+            listener.set_nonblocking(true)?;
+            let listener = UnixListener::from_std(listener)?;
+            Ok(match address {
+                ListenAddress::Path(_) => Kind::Path {
+                    listener,
+                    _file: None,
+                },
+                _ => Kind::Abstract(listener),
+            })
         }
     }
 }

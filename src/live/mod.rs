@@ -209,6 +209,7 @@ fn endpoint_row(shown: &Shown, counts: Counts, sessions: u64) -> EndpointRow {
         opened: counts.opened,
         refused: counts.refused.sum(),
         places: shown.route.places(),
+        warm: shown.route.warm(),
     }
 }
 

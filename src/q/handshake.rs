@@ -58,10 +58,12 @@ impl Hello {
             return Err(HelloError::Tls);
         }
         let window = &bytes[..bytes.len().min(limit)];
-        let Some(nul) = window.iter().position(|&b| b == 0) else {
-            if speaks_http(bytes) {
-                return Err(HelloError::Http);
-            }
+        let nul = window.iter().position(|&b| b == 0);
+        // What a NUL follows may have come before it.
+        if speaks_http(&window[..nul.unwrap_or(window.len())]) {
+            return Err(HelloError::Http);
+        }
+        let Some(nul) = nul else {
             if bytes.len() >= limit {
                 return Err(HelloError::TooLong { limit });
             }
@@ -179,6 +181,8 @@ mod tests {
             Err(HelloError::Http)
         );
         assert_eq!(parse(b"GET / HT"), Ok(None));
+        // However much of it comes at once.
+        assert_eq!(parse(b"GET /\r\n\0"), Err(HelloError::Http));
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub enum End {
     /// The session was ended by hopend, whatever was under way.
     #[error("hopend cut the session")]
     Cut,
+    /// Nobody used it for as long as it may go unused.
+    #[error("neither used nor waiting for {} s (idle_timeout)", .0.as_secs_f32())]
+    Idle(std::time::Duration),
     /// The session was ended by `hopend kill`.
     #[error("killed by `hopend kill`, which uid {uid} ran")]
     Killed {
@@ -59,7 +62,7 @@ impl End {
     /// Whose side the end came from; `None` for one that was meant.
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
-            Self::ClientClosed | Self::Drained | Self::Killed { .. } => None,
+            Self::ClientClosed | Self::Drained | Self::Idle(_) | Self::Killed { .. } => None,
             Self::ClientLost(_) | Self::ClientMessage { .. } | Self::ClientResponse => {
                 Some(ErrorKind::Client)
             }
@@ -88,6 +91,7 @@ impl End {
             | Self::ClientLost(_)
             | Self::Drained
             | Self::Cut
+            | Self::Idle(_)
             | Self::Killed { .. } => None,
         }
     }

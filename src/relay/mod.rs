@@ -341,7 +341,8 @@ where
         self.outstanding + u64::from(self.up.holds_message() && self.up.waiting_for_answer())
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether nobody waits for anything, and nothing is under way.
+    pub fn is_idle(&self) -> bool {
         self.outstanding == 0 && self.asked == 0 && self.up.is_quiet() && self.down.is_quiet()
     }
 

@@ -4,18 +4,21 @@ mod error;
 mod health;
 mod password;
 mod places;
+mod warm;
 
 use std::sync::Arc;
 
 use rustls::ClientConfig;
+use tokio_util::sync::DropGuard;
 
 use crate::config::{Address, Endpoint, Login, Node, Policy, Target, User};
-use crate::credential::{Credential, Credentials, Recipe, Retry};
+use crate::credential::{Credential, Credentials, Recipe, Retry, Standing};
 use crate::error::{ErrorKind, chain};
 use crate::finspace;
 use crate::nodes::{self, Listing, Nodes};
 use crate::q::handshake::Hello;
-use crate::status::PlaceRow;
+use crate::secret::Secret;
+use crate::status::{PlaceRow, WarmRow};
 use crate::upstream::tls::{TlsConfigs, TlsError};
 use crate::upstream::{self, Upstream, UpstreamError};
 pub use error::OpenError;
@@ -23,6 +26,7 @@ use health::Concerns;
 use password::PasswordFile;
 pub(crate) use password::read_password;
 use places::Places;
+use warm::{Fitting, Warm};
 
 /// An endpoint and what its sessions share.
 #[derive(Debug)]
@@ -32,6 +36,7 @@ pub struct Route {
     /// The cluster's nodes, where one of them is chosen here.
     nodes: Option<Listing>,
     places: Places,
+    warm: Option<Warm>,
     password: PasswordFile,
 }
 
@@ -42,6 +47,66 @@ pub struct Reached {
     pub upstream: Upstream,
     /// The node that was chosen, if one was.
     pub node: Option<String>,
+    /// Whether it was kept logged in since before the session.
+    pub warm: bool,
+}
+
+/// Whom a connection is for.
+struct Visit<'v> {
+    user: &'v User,
+    /// What the client said, or will say.
+    hello: &'v Hello,
+    credentials: &'v Credentials,
+    /// The only place to go to, where it has been chosen.
+    only: Option<&'v str>,
+}
+
+/// A connection, and all that decides whose it can be.
+#[derive(Debug)]
+struct Opened {
+    upstream: Upstream,
+    node: Option<String>,
+    /// The place that was chosen, if one was.
+    place: Option<String>,
+    login: LoggedIn,
+}
+
+/// A connection that has been logged in somehow.
+struct Dialled {
+    upstream: Upstream,
+    place: Option<String>,
+}
+
+/// What a connection was logged in with.
+#[derive(Debug)]
+enum LoggedIn {
+    /// What the client gave.
+    Client,
+    /// The endpoint's own, with the password of that moment.
+    Fixed(Secret),
+    /// One that was fetched, and which of them.
+    Issued(Recipe, u64),
+}
+
+impl Dialled {
+    fn logged_in(self, login: LoggedIn) -> Opened {
+        Opened {
+            upstream: self.upstream,
+            node: None,
+            place: self.place,
+            login,
+        }
+    }
+}
+
+impl Opened {
+    fn reached(self, warm: bool) -> Reached {
+        Reached {
+            upstream: self.upstream,
+            node: self.node,
+            warm,
+        }
+    }
 }
 
 /// What a refused login says about an address.
@@ -75,6 +140,7 @@ impl Route {
             tls: tls.config(endpoint.ca_file()),
             nodes: listing,
             places: Places::new(&endpoint.name, in_turn),
+            warm: Warm::new(&endpoint),
             password: PasswordFile::default(),
             endpoint,
         }
@@ -162,43 +228,168 @@ impl Route {
         hello: &Hello,
         credentials: &Credentials,
     ) -> Result<Reached, OpenError> {
-        let upstream = match &self.endpoint.target {
-            Target::FinSpace { .. } => {
-                if let Some(nodes) = &self.nodes {
-                    return self.open_node(nodes, user, hello, credentials).await;
-                }
-                self.open_issued(user, None, hello, credentials).await
+        if let Some(kept) = self.take_warm(user, hello, credentials).await {
+            return Ok(kept.reached(true));
+        }
+        let visit = Visit {
+            user,
+            hello,
+            credentials,
+            only: None,
+        };
+        Ok(self.open_anew(&visit).await?.reached(false))
+    }
+
+    /// A connection that was kept logged in, if there is one that this session could have made now.
+    async fn take_warm(
+        &self,
+        user: &User,
+        hello: &Hello,
+        credentials: &Credentials,
+    ) -> Option<Opened> {
+        let warm = self.warm.as_ref()?;
+        if !warm.may_have(&user.name, hello.capability) {
+            return None;
+        }
+        let password = match &self.endpoint.target {
+            Target::Addresses {
+                login: Login::Fixed { password_file, .. },
+                ..
+            } => Some(self.password.password(password_file).await.ok()?),
+            _ => None,
+        };
+        let standing = |opened: &Opened| self.standing(opened, password.as_ref(), credentials);
+        let fitting = Fitting {
+            capability: hello.capability,
+            places: self.best_places(&user.name),
+            standing: &standing,
+        };
+        warm.take(&user.name, &fitting)
+    }
+
+    /// A session of `user` has been opened: connections for those that may follow are made ready,
+    /// where the endpoint keeps any.
+    pub fn keep_warm(
+        self: &Arc<Self>,
+        user: &Arc<User>,
+        capability: Option<u8>,
+        credentials: &Credentials,
+    ) {
+        if let Some(warm) = &self.warm {
+            warm.came(self, user, capability, credentials);
+        }
+    }
+
+    /// What is kept, by user.
+    pub fn warm(&self) -> Vec<WarmRow> {
+        self.warm.as_ref().map_or_else(Vec::new, Warm::rows)
+    }
+
+    /// When this is dropped, nothing is kept any more. None where nothing ever is.
+    pub fn warm_guard(&self) -> Option<DropGuard> {
+        self.warm.as_ref().map(Warm::guard)
+    }
+
+    /// Returns when what was kept has been let go, its guard being dropped.
+    pub async fn cooled_down(&self) {
+        if let Some(warm) = &self.warm {
+            warm.emptied().await;
+        }
+    }
+
+    /// What the login of a connection is worth, `password` being the endpoint's own as it is now, if
+    /// it was looked at.
+    fn standing(
+        &self,
+        opened: &Opened,
+        password: Option<&Secret>,
+        credentials: &Credentials,
+    ) -> Standing {
+        match &opened.login {
+            LoggedIn::Fixed(given) => match password {
+                Some(password) if password != given => Standing::Over,
+                _ => Standing::Current,
+            },
+            LoggedIn::Issued(recipe, generation) => credentials.standing(recipe, *generation),
+            LoggedIn::Client => Standing::Over,
+        }
+    }
+
+    /// The places that a session of `user` would go to now, as far as one is chosen here.
+    fn best_places(&self, user: &str) -> Option<Vec<String>> {
+        let groups = match (&self.endpoint.target, &self.nodes) {
+            (Target::Addresses { addresses, .. }, _) if !addresses.is_empty() => {
+                vec![addresses.iter().map(ToString::to_string).collect()]
             }
+            (Target::FinSpace { node, .. }, Some(nodes)) => match (node, &nodes.known()[..]) {
+                (Node::Id(id), []) => vec![vec![id.clone()]],
+                (_, known) => self.groups(nodes, known).unwrap_or_default(),
+            },
+            _ => return None,
+        };
+        Some(self.places.best(groups, user))
+    }
+
+    /// Opens kdb+ for a session of `user` that is yet to come, at the place whose turn it is.
+    async fn open_to_keep(
+        &self,
+        user: &User,
+        capability: Option<u8>,
+        credentials: &Credentials,
+    ) -> Result<Opened, OpenError> {
+        let place = match self.best_places(&user.name) {
+            None => None,
+            Some(best) => {
+                let order = self.places.in_order(vec![best], Clone::clone, &user.name);
+                Some(order.into_iter().next().ok_or(OpenError::NoAddress)?)
+            }
+        };
+        let hello = Hello {
+            user: String::new(),
+            password: Secret::default(),
+            capability,
+        };
+        let visit = Visit {
+            user,
+            hello: &hello,
+            credentials,
+            only: place.as_deref(),
+        };
+        self.open_anew(&visit).await
+    }
+
+    async fn open_anew(&self, visit: &Visit<'_>) -> Result<Opened, OpenError> {
+        match &self.endpoint.target {
+            Target::FinSpace { .. } => match (&self.nodes, visit.only) {
+                (Some(nodes), Some(id)) => self.open_node(nodes, id, visit).await,
+                (Some(nodes), None) => self.open_any_node(nodes, visit).await,
+                (None, _) => self.open_issued(None, visit).await,
+            },
             Target::Addresses { login, .. } => match login {
-                Login::Client => self.dial(hello, user, Refusal::IsFinal).await,
+                Login::Client => {
+                    let dialled = self.dial(visit.hello, visit, Refusal::IsFinal).await?;
+                    Ok(dialled.logged_in(LoggedIn::Client))
+                }
                 Login::Fixed {
                     user: service,
                     password_file,
                 } => {
                     let password = self.password.password(password_file).await?;
-                    let hello = hello.with_login(service, password);
+                    let hello = visit.hello.with_login(service, password.clone());
                     let refusal = Refusal::Rests(Concerns::Everybody);
-                    self.dial(&hello, user, refusal).await
+                    let dialled = self.dial(&hello, visit, refusal).await?;
+                    Ok(dialled.logged_in(LoggedIn::Fixed(password)))
                 }
-                Login::Command(_) => self.open_issued(user, None, hello, credentials).await,
+                Login::Command(_) => self.open_issued(None, visit).await,
             },
             Target::Console { .. } => Err(OpenError::Console),
-        };
-        Ok(Reached {
-            upstream: upstream?,
-            node: None,
-        })
+        }
     }
 
     /// The first node that can be had.
-    async fn open_node(
-        &self,
-        nodes: &Listing,
-        user: &User,
-        hello: &Hello,
-        credentials: &Credentials,
-    ) -> Result<Reached, OpenError> {
+    async fn open_any_node(&self, nodes: &Listing, visit: &Visit<'_>) -> Result<Opened, OpenError> {
         let groups = self.candidates(nodes).await?;
+        let user = visit.user;
         let mut failed = OpenError::NoAddress;
         let mut none_given = false;
         for id in self.places.in_order(groups, Clone::clone, &user.name) {
@@ -206,30 +397,17 @@ impl Route {
             // in turn would add up: those go on whose login is at hand.
             if none_given {
                 let recipe = self.recipe(user, Some(&id));
-                if !recipe.is_some_and(|recipe| credentials.is_ready(&recipe)) {
+                if !recipe.is_some_and(|recipe| visit.credentials.is_ready(&recipe)) {
                     continue;
                 }
             }
-            let limit = self.endpoint.connect_timeout;
-            self.places.trying(&id, &user.name, limit);
-            match self.open_issued(user, Some(&id), hello, credentials).await {
-                Ok(upstream) => {
-                    self.places.succeeded(&id, &user.name);
-                    return Ok(Reached {
-                        upstream,
-                        node: Some(id),
-                    });
+            match self.open_node(nodes, &id, visit).await {
+                Ok(opened) => return Ok(opened),
+                // The node did nothing, and another would fare no better.
+                Err(error @ OpenError::Upstream(UpstreamError::Descriptors { .. })) => {
+                    return Err(error);
                 }
                 Err(error) => {
-                    // A login that is not given, or not taken, may be this user's trouble alone.
-                    let concerns = match &error {
-                        OpenError::Upstream(error) if error.kind() == ErrorKind::Upstream => {
-                            Concerns::Everybody
-                        }
-                        _ => Concerns::User(&user.name),
-                    };
-                    self.places.failed(&id, concerns, &chain(&error));
-                    nodes.doubt();
                     none_given |= matches!(
                         &error,
                         OpenError::Credential(why) if why.retry == Retry::Soon
@@ -241,28 +419,67 @@ impl Route {
         Err(failed)
     }
 
+    /// One node, and what comes of it.
+    async fn open_node(
+        &self,
+        nodes: &Listing,
+        id: &str,
+        visit: &Visit<'_>,
+    ) -> Result<Opened, OpenError> {
+        let user = &visit.user.name;
+        self.places.trying(id, user, self.endpoint.connect_timeout);
+        let opened = self.open_issued(Some(id), visit).await;
+        match &opened {
+            Ok(_) => self.places.succeeded(id, user),
+            // The node did nothing.
+            Err(OpenError::Upstream(UpstreamError::Descriptors { .. })) => {}
+            Err(error) => {
+                // A login that is not given, or not taken, may be this user's trouble alone.
+                let concerns = match error {
+                    OpenError::Upstream(error) if error.kind() == ErrorKind::Upstream => {
+                        Concerns::Everybody
+                    }
+                    _ => Concerns::User(user),
+                };
+                self.places.failed(id, concerns, &chain(error));
+                nodes.doubt();
+            }
+        }
+        opened
+    }
+
     /// The nodes that may be chosen, in groups, the nearest group first.
     async fn candidates(&self, nodes: &Listing) -> Result<Vec<Vec<String>>, OpenError> {
+        let listed = match (nodes.nodes().await, self.endpoint.target.node()) {
+            (Ok(listed), _) => listed,
+            // Whoever knows the node needs no list.
+            (Err(_), Some(Node::Id(id))) => return Ok(vec![vec![id.clone()]]),
+            (Err(error), _) => return Err(OpenError::Nodes(error)),
+        };
+        self.places
+            .keep(|id| listed.iter().any(|node| node.id == id));
+        self.groups(nodes, &listed).inspect_err(|_| nodes.doubt())
+    }
+
+    /// Those of a list.
+    fn groups(
+        &self,
+        nodes: &Listing,
+        listed: &[finspace::Node],
+    ) -> Result<Vec<Vec<String>>, OpenError> {
         let Target::FinSpace { cluster, node, .. } = &self.endpoint.target else {
             return Err(OpenError::NoAddress);
         };
-        let listed = match (nodes.nodes().await, node) {
-            (Ok(listed), _) => listed,
-            // Whoever knows the node needs no list.
-            (Err(_), Node::Id(id)) => return Ok(vec![vec![id.clone()]]),
-            (Err(error), _) => return Err(OpenError::Nodes(error)),
-        };
-        let is_there = |id: &str| listed.iter().any(|node| node.id == id);
-        self.places.keep(is_there);
         let running = listed.iter().filter(|node| node.is_running());
         let groups: [Vec<&finspace::Node>; 2] = match node {
-            Node::Id(id) if is_there(id) => return Ok(vec![vec![id.clone()]]),
+            Node::Id(id) if listed.iter().any(|node| node.id == *id) => {
+                return Ok(vec![vec![id.clone()]]);
+            }
             Node::Id(id) => {
-                nodes.doubt();
                 return Err(OpenError::NodeGone {
                     node: id.clone(),
                     cluster: cluster.clone(),
-                    there: nodes::names(&listed),
+                    there: nodes::names(listed),
                 });
             }
             Node::Zone => {
@@ -274,10 +491,9 @@ impl Route {
             Node::Spread | Node::Any => [running.collect(), Vec::new()],
         };
         if groups.iter().all(Vec::is_empty) {
-            nodes.doubt();
             return Err(OpenError::NoneRunning {
                 cluster: cluster.clone(),
-                there: nodes::names(&listed),
+                there: nodes::names(listed),
             });
         }
         let ids = |group: Vec<&finspace::Node>| group.into_iter().map(|n| n.id.clone()).collect();
@@ -288,23 +504,31 @@ impl Route {
     /// have been withdrawn early: it is fetched anew, once.
     async fn open_issued(
         &self,
-        user: &User,
         node: Option<&str>,
-        hello: &Hello,
-        credentials: &Credentials,
-    ) -> Result<Upstream, OpenError> {
+        visit: &Visit<'_>,
+    ) -> Result<Opened, OpenError> {
+        let (user, credentials) = (visit.user, visit.credentials);
         let recipe = self.recipe(user, node).ok_or(OpenError::NoAddress)?;
-        let issued = credentials.obtain(&recipe).await?;
-        match self.open_with(&issued.credential, user, hello).await {
+        let mut issued = credentials.obtain(&recipe).await?;
+        let dialled = match self.open_with(&issued.credential, visit).await {
             Err(OpenError::Upstream(UpstreamError::Rejected { .. })) => {
                 tracing::info!(%recipe, generation = issued.generation, "kdb+ refused the login: fetching it anew");
                 credentials.reject(&recipe, issued.generation);
-                let issued = credentials.obtain(&recipe).await?;
-                let opened = self.open_with(&issued.credential, user, hello).await;
+                issued = credentials.obtain(&recipe).await?;
+                let opened = self.open_with(&issued.credential, visit).await;
                 opened.map_err(|error| self.refused_anew(error, user))
             }
-            opened => opened,
-        }
+            dialled => dialled,
+        };
+        let opened = dialled?.logged_in(LoggedIn::Issued(recipe, issued.generation));
+        Ok(match node {
+            Some(id) => Opened {
+                node: Some(id.to_owned()),
+                place: Some(id.to_owned()),
+                ..opened
+            },
+            None => opened,
+        })
     }
 
     /// A cluster of FinSpace says nothing when it refuses; with a new string it is likely the policy.
@@ -326,14 +550,15 @@ impl Route {
     async fn open_with(
         &self,
         credential: &Credential,
-        user: &User,
-        hello: &Hello,
-    ) -> Result<Upstream, OpenError> {
-        let hello = hello.with_login(&credential.user, credential.password.clone());
+        visit: &Visit<'_>,
+    ) -> Result<Dialled, OpenError> {
+        let hello = visit
+            .hello
+            .with_login(&credential.user, credential.password.clone());
         let plaintext = match &self.endpoint.target {
             Target::Addresses { addresses, .. } if !addresses.is_empty() => {
-                let refusal = Refusal::Rests(Concerns::User(&user.name));
-                return self.dial(&hello, user, refusal).await;
+                let refusal = Refusal::Rests(Concerns::User(&visit.user.name));
+                return self.dial(&hello, visit, refusal).await;
             }
             Target::Addresses { plaintext, .. } | Target::FinSpace { plaintext, .. } => *plaintext,
             Target::Console { .. } => return Err(OpenError::Console),
@@ -342,36 +567,53 @@ impl Route {
         if !address.tls && !plaintext {
             return Err(OpenError::Plaintext(address));
         }
-        self.dial_one(&address, &hello).await
+        let upstream = self.dial_one(&address, &hello).await?;
+        Ok(Dialled {
+            upstream,
+            place: None,
+        })
     }
 
     /// The first of the endpoint's addresses that can be had.
     async fn dial(
         &self,
         hello: &Hello,
-        user: &User,
+        visit: &Visit<'_>,
         refusal: Refusal<'_>,
-    ) -> Result<Upstream, OpenError> {
+    ) -> Result<Dialled, OpenError> {
         let Target::Addresses { addresses, .. } = &self.endpoint.target else {
             return Err(OpenError::NoAddress);
         };
+        let user = visit.user;
         let name = |address: &Address| address.to_string();
         let mut refused = None;
         let mut failed = OpenError::NoAddress;
-        let groups = vec![addresses.clone()];
-        for address in self.places.in_order(groups, name, &user.name) {
+        let order = match visit.only {
+            Some(place) => {
+                let named = addresses.iter().find(|address| name(address) == place);
+                named.into_iter().cloned().collect()
+            }
+            None => self
+                .places
+                .in_order(vec![addresses.clone()], name, &user.name),
+        };
+        for address in order {
             let place = name(&address);
             let limit = self.endpoint.connect_timeout;
             self.places.trying(&place, &user.name, limit);
             let error = match self.dial_one(&address, hello).await {
                 Ok(upstream) => {
                     self.places.succeeded(&place, &user.name);
-                    return Ok(upstream);
+                    return Ok(Dialled {
+                        upstream,
+                        place: Some(place),
+                    });
                 }
                 Err(error) => error,
             };
             match (&error, refusal) {
-                (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::IsFinal) => {
+                (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::IsFinal)
+                | (OpenError::Upstream(UpstreamError::Descriptors { .. }), _) => {
                     return Err(error);
                 }
                 (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::Rests(concerns)) => {

@@ -59,6 +59,24 @@ impl Places {
         order
     }
 
+    /// The places that a session would go to first: those of the nearest group that has any that do
+    /// not rest; the first of them, where they do not take turns.
+    pub(super) fn best(&self, groups: Vec<Vec<String>>, user: &str) -> Vec<String> {
+        let now = Instant::now();
+        let health = self.health();
+        let rests = |place: &String| health.resting(place, user, now).is_some();
+        for mut group in groups {
+            group.retain(|place| !rests(place));
+            if !self.in_turn {
+                group.truncate(1);
+            }
+            if !group.is_empty() {
+                return group;
+            }
+        }
+        Vec::new()
+    }
+
     /// A session is about to try a place, which takes `limit` at the most.
     pub(super) fn trying(&self, place: &str, user: &str, limit: Duration) {
         self.health().trying(place, user, Instant::now(), limit);
@@ -127,6 +145,21 @@ mod tests {
         assert_eq!(order(&places, &[&["a", "b", "c"]]), ["b", "c", "a"]);
         places.succeeded("a", "alice");
         assert_eq!(order(&places, &[&["a", "b", "c"]]), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn the_best_are_those_that_a_session_would_go_to() {
+        let groups = || vec![vec!["a".to_owned(), "b".into()], vec!["c".into()]];
+        for in_turn in [false, true] {
+            let places = Places::new("hdb", in_turn);
+            let best = |user: &str| places.best(groups(), user).concat();
+            assert_eq!(best("alice"), if in_turn { "ab" } else { "a" });
+            places.failed("a", Concerns::Everybody, "refused");
+            places.failed("b", Concerns::User("alice"), "refused");
+            assert_eq!([best("alice"), best("bob")], ["c", "b"]);
+            places.failed("c", Concerns::Everybody, "refused");
+            assert_eq!(best("alice"), "");
+        }
     }
 
     #[test]

@@ -79,7 +79,12 @@ impl Discover for Silent {
     }
 }
 
-fn config(text: &str) -> Config {
+/// The endpoint with one more line.
+pub(super) fn config(line: &str) -> Config {
+    read(&format!("{CONFIG}{line}\n"))
+}
+
+fn read(text: &str) -> Config {
     let account = |name: &str| {
         Ok(Some(OsUser {
             name: name.to_owned(),
@@ -99,7 +104,7 @@ fn hello() -> Hello {
 
 #[tokio::test(start_paused = true)]
 async fn aws_that_is_silent_is_not_waited_for_once_a_node() {
-    let config = config(CONFIG);
+    let config = config("");
     let (endpoint, user) = (&config.endpoints[0], &config.users[0]);
     let (started, wall) = (Instant::now(), std::time::SystemTime::now());
     let clock = Clock::from_fn(move || Now {
@@ -126,7 +131,7 @@ async fn a_reset_that_a_clients_own_login_provoked_keeps_nobody_else_away() {
         }
     });
     let (head, _) = CONFIG.split_once("cluster = ").unwrap();
-    let config = config(&format!(
+    let config = read(&format!(
         "{head}connect = \":{address}\"\nlogin = \"client\"\n"
     ));
     let nodes = Nodes::new(Arc::new(Silent));

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, date_time_ymd,
 };
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -23,7 +24,11 @@ enum Life {
     Over,
     Ahead,
     EndsSoon,
+    Revoked,
 }
+
+/// The serial number of the certificate that is revoked.
+const REVOKED: u64 = 4_711;
 
 /// A little more, so that whole days are counted as five.
 const FIVE_DAYS: Duration = Duration::from_secs(5 * 24 * 60 * 60 + 60 * 60);
@@ -41,20 +46,23 @@ pub enum Flaw {
     NotYetValid,
     /// Ends in five days.
     EndsSoon,
+    /// In the list of revoked certificates behind the authority.
+    Revoked,
 }
 
 /// The TLS side of every listener.
 pub(super) struct Certificates {
-    /// The authority, for `ca_file`.
+    /// The authority and its list of revoked certificates, for `ca_file`.
     pub(super) ca_pem: String,
     /// What a listener shows when nothing is wrong.
     pub(super) good: Arc<ServerConfig>,
-    flawed: [(Flaw, Arc<ServerConfig>); 5],
+    flawed: [(Flaw, Arc<ServerConfig>); 6],
 }
 
 impl Certificates {
     pub(super) fn generate() -> Result<Self, SimError> {
-        let (ca, ca_pem) = authority("hopend simulator CA")?;
+        let (ca, mut ca_pem) = authority("hopend simulator CA")?;
+        ca_pem.push_str(&revoked(&ca)?);
         let (other, _) = authority("another CA")?;
         Ok(Self {
             ca_pem,
@@ -68,6 +76,7 @@ impl Certificates {
                 (Flaw::Expired, server(&ca, &NAMES, Life::Over)?),
                 (Flaw::NotYetValid, server(&ca, &NAMES, Life::Ahead)?),
                 (Flaw::EndsSoon, server(&ca, &NAMES, Life::EndsSoon)?),
+                (Flaw::Revoked, server(&ca, &NAMES, Life::Revoked)?),
             ],
         })
     }
@@ -88,6 +97,25 @@ fn authority(name: &str) -> Result<(Issuer<'static, KeyPair>, String), SimError>
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let pem = params.self_signed(&key)?.pem();
     Ok((Issuer::new(params, key), pem))
+}
+
+/// The authority's list of revoked certificates.
+fn revoked(authority: &Issuer<'static, KeyPair>) -> Result<String, SimError> {
+    let began = date_time_ymd(2025, 1, 1);
+    let list = CertificateRevocationListParams {
+        this_update: began,
+        next_update: date_time_ymd(2099, 1, 1),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: REVOKED.into(),
+            revocation_time: began,
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(list.signed_by(authority)?.pem()?)
 }
 
 fn server(
@@ -111,6 +139,7 @@ fn server(
             params.not_after = date_time_ymd(2020, 1, 1);
         }
         Life::Ahead => params.not_before = date_time_ymd(2099, 1, 1),
+        Life::Revoked => params.serial_number = Some(REVOKED.into()),
         Life::EndsSoon => {
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             params.not_after = date_time_ymd(1970, 1, 1) + now + FIVE_DAYS;

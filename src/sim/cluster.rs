@@ -122,6 +122,10 @@ async fn accept(shared: &Arc<Shared>, tcp: TcpStream, place: &Place) -> io::Resu
             // A ClientHello is read first, or the close would come as an RST.
             socket.read(&mut [0; 16 * 1024]).await.map(drop)
         }
+        Some(ClusterFault::ResetAtTls) => {
+            meter.reset_on_close();
+            socket.read(&mut [0; 16 * 1024]).await.map(drop)
+        }
         Some(ClusterFault::Plaintext) => login(shared, socket, place, &landing, fault, meter).await,
         _ => {
             let config = match fault {
@@ -184,6 +188,10 @@ where
 {
     match fault {
         Some(ClusterFault::CloseAfterTls) => return stream.shutdown().await,
+        Some(ClusterFault::ResetAfterTls) => {
+            meter.reset_on_close();
+            return Ok(());
+        }
         Some(ClusterFault::StallAfterTls) => std::future::pending().await,
         _ => {}
     }

@@ -42,8 +42,12 @@ pub enum ClusterFault {
     ResetAtAccept,
     /// Closed in the middle of the TLS handshake.
     CloseAtTls,
+    /// Reset in the middle of the TLS handshake.
+    ResetAtTls,
     /// Closed when TLS stands.
     CloseAfterTls,
+    /// Reset when TLS stands.
+    ResetAfterTls,
     /// Closed after the login was read and before its answer, as a refusal looks.
     CloseAfterLogin,
     /// Reset after the login was read and before its answer.

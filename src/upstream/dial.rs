@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::UpstreamError;
 use crate::config::Address;
+use crate::error::out_of_descriptors;
 use crate::socket;
 
 /// Before the next address of a name is tried beside the one that has not answered (RFC 8305).
@@ -22,9 +23,15 @@ const LATELY: Duration = Duration::from_secs(1);
 
 /// Every address of the host, in the resolver's order with the families taking turns. Cancel-safe.
 pub async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
-    let failed = |source| UpstreamError::Resolve {
-        address: address.clone(),
-        source,
+    let failed = |source| {
+        let address = address.clone();
+        // The resolver says that it found nothing also where it could not open its own files.
+        match std::fs::File::open("/dev/null") {
+            Err(source) if out_of_descriptors(&source) => {
+                UpstreamError::Descriptors { address, source }
+            }
+            _ => UpstreamError::Resolve { address, source },
+        }
     };
     if let Ok(ip) = address.host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, address.port)]);
@@ -88,9 +95,13 @@ pub async fn connect(
     let stream = first(addresses)
         .await
         .and_then(|stream| socket::tune(&stream).map(|()| stream));
-    stream.map_err(|source| UpstreamError::Connect {
-        address: address.clone(),
-        source,
+    stream.map_err(|source| {
+        let address = address.clone();
+        if out_of_descriptors(&source) {
+            UpstreamError::Descriptors { address, source }
+        } else {
+            UpstreamError::Connect { address, source }
+        }
     })
 }
 

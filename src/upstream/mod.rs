@@ -18,13 +18,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Address;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, MORE_DESCRIPTORS};
 use crate::q::handshake::Hello;
 pub use ask::{AskError, ask};
 pub use dial::{connect, resolve};
 use dial::{forget, resolve_lately};
 pub use stream::UpstreamStream;
-pub use tls_stream::TlsStream;
+pub use tls_stream::{Side, TlsStream};
 
 /// Why a kdb+ could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,15 @@ pub enum UpstreamError {
         /// Where to.
         address: Address,
         /// What the last attempt said.
+        #[source]
+        source: io::Error,
+    },
+    /// No socket could be made: no fault of the other side's.
+    #[error("{address}: not dialled; {MORE_DESCRIPTORS}")]
+    Descriptors {
+        /// Where to.
+        address: Address,
+        /// What the system said.
         #[source]
         source: io::Error,
     },
@@ -132,6 +141,7 @@ impl UpstreamError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Rejected { .. } => ErrorKind::Denied,
+            Self::Descriptors { .. } => ErrorKind::Internal,
             Self::ServerName { .. } | Self::NoTls { .. } => ErrorKind::Configuration,
             _ => ErrorKind::Upstream,
         }
@@ -147,6 +157,17 @@ pub struct Upstream {
     pub capability: u8,
     /// The address that took the connection.
     pub peer: SocketAddr,
+}
+
+impl Upstream {
+    /// Moves it to the runtime that this is called from.
+    ///
+    /// # Errors
+    /// One of the runtimes does not let go of it, or can't watch it.
+    pub fn rehome(self) -> io::Result<Self> {
+        let stream = self.stream.rehome()?;
+        Ok(Self { stream, ..self })
+    }
 }
 
 /// Dials `address`, with TLS where it says so, and logs in as `hello` says, all within `limit`. An

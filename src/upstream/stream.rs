@@ -1,9 +1,11 @@
 //! A connection towards kdb+, with TLS or without.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -16,6 +18,31 @@ pub enum UpstreamStream {
     Plain(TcpStream),
     /// With TLS.
     Tls(Box<TlsStream>),
+}
+
+impl UpstreamStream {
+    /// Whether nothing has come that was not read, the end of the stream included, and nothing waits
+    /// to be sent. Asks the kernel, as the runtime may not have heard yet.
+    pub fn is_silent(&self) -> bool {
+        let (tcp, quiet) = match self {
+            Self::Plain(tcp) => (tcp, true),
+            Self::Tls(stream) => (stream.get_ref().0, stream.is_quiet()),
+        };
+        let mut byte = [MaybeUninit::uninit()];
+        let next = SockRef::from(tcp).peek(&mut byte);
+        quiet && next.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Moves it to the runtime that this is called from.
+    ///
+    /// # Errors
+    /// One of the runtimes does not let go of it, or can't watch it.
+    pub fn rehome(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Plain(tcp) => Self::Plain(TcpStream::from_std(tcp.into_std()?)?),
+            Self::Tls(stream) => Self::Tls(Box::new(stream.rehome()?)),
+        })
+    }
 }
 
 impl AsyncRead for UpstreamStream {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::Resumption;
-use rustls::pki_types::CertificateDer;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::tls;
+use crate::crypto;
 
 /// Servers whose last session ticket is kept, for each set of authorities.
 const RESUMED_SERVERS: usize = 1_024;
@@ -43,35 +43,56 @@ pub struct TlsConfigs {
 }
 
 impl TlsConfigs {
-    /// The configuration that trusts `ca_file`, or the system's roots without one. Reads files; call
-    /// it where blocking does no harm.
+    /// The configuration that trusts `ca_file`, or the system's roots without one. Certificates in a
+    /// revocation list (CRL) that the file holds are not believed. Reads files; call it where
+    /// blocking does no harm.
     pub fn config(&self, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
         let key = ca_file.map(Path::to_path_buf);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = made.get(&key) {
             return Ok(Arc::clone(config));
         }
-        let roots = match ca_file {
-            Some(path) => roots_from_file(path)?,
-            None => system_roots()?,
+        let trust = match ca_file {
+            Some(path) => trust_of_file(path)?,
+            None => Trust {
+                roots: system_roots()?,
+                revoked: Vec::new(),
+            },
         };
-        let config = Arc::new(client_config(roots)?);
+        let config = Arc::new(client_config(trust)?);
         made.insert(key, Arc::clone(&config));
         Ok(config)
     }
 }
 
-fn client_config(roots: RootCertStore) -> Result<ClientConfig, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(tls::provider())
+/// Who is believed, and what not even of them.
+struct Trust {
+    roots: RootCertStore,
+    revoked: Vec<CertificateRevocationListDer<'static>>,
+}
+
+fn client_config(trust: Trust) -> Result<ClientConfig, TlsError> {
+    let refused = |error: &dyn std::fmt::Display| TlsError::Configuration(error.to_string());
+    let provider = crypto::provider();
+    let roots = Arc::new(trust.roots);
+    let mut verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
+    if !trust.revoked.is_empty() {
+        // A list speaks for its own authority only; the others in the file may have none.
+        verifier = verifier
+            .with_crls(trust.revoked)
+            .allow_unknown_revocation_status();
+    }
+    let verifier = verifier.build().map_err(|error| refused(&error))?;
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| TlsError::Configuration(error.to_string()))?
-        .with_root_certificates(roots)
+        .map_err(|error| refused(&error))?
+        .with_webpki_verifier(verifier)
         .with_no_client_auth();
     config.resumption = Resumption::in_memory_sessions(RESUMED_SERVERS);
     Ok(config)
 }
 
-fn roots_from_file(path: &Path) -> Result<RootCertStore, TlsError> {
+fn trust_of_file(path: &Path) -> Result<Trust, TlsError> {
     let failed = |why: String| TlsError::CaFile {
         path: path.to_path_buf(),
         why,
@@ -84,7 +105,12 @@ fn roots_from_file(path: &Path) -> Result<RootCertStore, TlsError> {
     if roots.is_empty() {
         return Err(failed("no certificate in it".into()));
     }
-    Ok(roots)
+    let lists = CertificateRevocationListDer::pem_file_iter(path);
+    let revoked = lists.and_then(Iterator::collect);
+    Ok(Trust {
+        roots,
+        revoked: revoked.map_err(|e| failed(e.to_string()))?,
+    })
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {

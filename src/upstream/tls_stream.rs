@@ -1,17 +1,18 @@
-//! TLS towards kdb+, over rustls' unbuffered interface: records are read from the socket by the
-//! hundred kilobytes rather than by four, and an idle connection holds no buffer.
+//! TLS, towards kdb+ and towards clients, over rustls' unbuffered interface: records are read from
+//! the socket by the hundred kilobytes rather than by four, and an idle connection holds no buffer.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::client::UnbufferedClientConnection;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{ClientConfig, CommonState};
+use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -21,17 +22,62 @@ use crate::buffer::{self, Buffer, CHUNK};
 /// fit into a [`Buffer`].
 const FEW: usize = 1_024;
 
-/// A TLS connection to a server, past its handshake.
-pub struct TlsStream {
+/// The half of TLS that this side plays.
+pub trait Side: Unpin {
+    /// What rustls keeps for it.
+    type Data;
+
+    /// `process_tls_records` of rustls.
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+
+    /// What was agreed on.
+    fn common(&self) -> &CommonState;
+}
+
+impl Side for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+/// A TLS connection: to a server, or with the other `Side` from a client.
+pub struct TlsStream<S = UnbufferedClientConnection> {
     tcp: TcpStream,
-    tls: UnbufferedClientConnection,
+    tls: S,
     incoming: Window,
     /// Decrypted, for want of room where it was asked for.
     plain: Plain,
     outgoing: Window,
-    /// The server has said that nothing follows.
+    /// The other side has said that nothing follows.
     closed: bool,
-    /// That nothing follows has been said to the server.
+    /// That nothing follows has been said to it.
     told: bool,
     /// What went wrong behind plaintext that was handed out first.
     failed: Option<io::Error>,
@@ -76,7 +122,25 @@ impl TlsStream {
         tcp: TcpStream,
     ) -> io::Result<Self> {
         let tls = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
-        let mut stream = Self {
+        let mut stream = Self::over(tcp, tls);
+        stream.handshake().await?;
+        Ok(stream)
+    }
+}
+
+impl TlsStream<UnbufferedServerConnection> {
+    /// Is ready for a client's handshake.
+    ///
+    /// # Errors
+    /// rustls does not take the configuration.
+    pub fn serve(config: Arc<ServerConfig>, tcp: TcpStream) -> Result<Self, rustls::Error> {
+        Ok(Self::over(tcp, UnbufferedServerConnection::new(config)?))
+    }
+}
+
+impl<S: Side> TlsStream<S> {
+    fn over(tcp: TcpStream, tls: S) -> Self {
+        Self {
             tcp,
             tls,
             incoming: Window::default(),
@@ -86,20 +150,46 @@ impl TlsStream {
             told: false,
             failed: None,
             broken: false,
-        };
-        std::future::poll_fn(|context| stream.poll_handshake(context)).await?;
-        Ok(stream)
+        }
+    }
+
+    /// Shakes hands. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection broke, or a `rustls::Error` within the `io::Error`.
+    pub async fn handshake(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|context| self.poll_handshake(context)).await
     }
 
     /// The socket, and what was agreed on.
     pub fn get_ref(&self) -> (&TcpStream, &CommonState) {
-        (&self.tcp, &self.tls)
+        (&self.tcp, self.tls.common())
+    }
+
+    /// Whether nothing is under way here: all that came has been read, and all that was written sent.
+    pub fn is_quiet(&self) -> bool {
+        let windows = [&self.incoming, &self.outgoing];
+        let empty = windows.iter().all(|window| window.start == window.end);
+        empty
+            && self.plain.bytes.is_empty()
+            && self.failed.is_none()
+            && !self.closed
+            && !self.broken
+    }
+
+    /// Moves it to the runtime that this is called from.
+    ///
+    /// # Errors
+    /// One of the runtimes does not let go of it, or can't watch it.
+    pub fn rehome(self) -> io::Result<Self> {
+        let tcp = TcpStream::from_std(self.tcp.into_std()?)?;
+        Ok(Self { tcp, ..self })
     }
 
     fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let standing = self.advance(None).inspect_err(|_| {
-                // The server may want to log the reason.
+                // The other side may want to log the reason.
                 let _ = self.poll_send(context);
             })?;
             if matches!(standing, Standing::Traffic | Standing::Full) {
@@ -121,7 +211,7 @@ impl TlsStream {
         loop {
             let incoming = &mut self.incoming;
             let bytes = &mut incoming.buffer[incoming.start..incoming.end];
-            let UnbufferedStatus { mut discard, state } = self.tls.process_tls_records(bytes);
+            let UnbufferedStatus { mut discard, state } = self.tls.process(bytes);
             let mut standing = None;
             match state {
                 Err(error) => {
@@ -180,9 +270,9 @@ impl TlsStream {
         }
     }
 
-    /// What rustls has to say about an error of the server's. Nothing may be asked of it behind that.
+    /// What rustls has to say about an error of the other side's. Nothing may be asked of it behind that.
     fn queue_alert(&mut self) {
-        let UnbufferedStatus { state, .. } = self.tls.process_tls_records(&mut []);
+        let UnbufferedStatus { state, .. } = self.tls.process(&mut []);
         if let Ok(ConnectionState::EncodeTlsData(mut alert)) = state {
             let written = alert.encode(self.outgoing.space());
             self.outgoing.end += written.unwrap_or_default();
@@ -194,7 +284,7 @@ impl TlsStream {
         self.advance(None)?;
         let incoming = &mut self.incoming;
         let waiting = &mut incoming.buffer[incoming.start..incoming.end];
-        let UnbufferedStatus { discard, state } = self.tls.process_tls_records(waiting);
+        let UnbufferedStatus { discard, state } = self.tls.process(waiting);
         let encrypted = match state.map_err(invalid)? {
             ConnectionState::WriteTraffic(mut traffic) => {
                 let bytes = &bytes[..bytes.len().min(CHUNK)];
@@ -269,7 +359,7 @@ impl TlsStream {
     }
 }
 
-impl AsyncRead for TlsStream {
+impl<S: Side> AsyncRead for TlsStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -294,7 +384,7 @@ impl AsyncRead for TlsStream {
     }
 }
 
-impl AsyncWrite for TlsStream {
+impl<S: Side> AsyncWrite for TlsStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -332,7 +422,7 @@ impl AsyncWrite for TlsStream {
     }
 }
 
-impl TlsStream {
+impl<S: Side> TlsStream<S> {
     /// Queues the word that nothing follows. A connection that is past it needs none.
     fn say_closed(&mut self) {
         if self.advance(None).is_err() {
@@ -340,7 +430,7 @@ impl TlsStream {
         }
         let incoming = &mut self.incoming;
         let waiting = &mut incoming.buffer[incoming.start..incoming.end];
-        let UnbufferedStatus { discard, state } = self.tls.process_tls_records(waiting);
+        let UnbufferedStatus { discard, state } = self.tls.process(waiting);
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state {
             let written = traffic.queue_close_notify(self.outgoing.space());
             self.outgoing.end += written.unwrap_or_default();
@@ -349,7 +439,7 @@ impl TlsStream {
     }
 }
 
-impl std::fmt::Debug for TlsStream {
+impl<S> std::fmt::Debug for TlsStream<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TlsStream")
             .field("tcp", &self.tcp)
@@ -456,7 +546,7 @@ mod tests {
                 .unwrap();
             let mut roots = RootCertStore::empty();
             roots.add(certificate).unwrap();
-            let client = ClientConfig::builder_with_provider(crate::tls::provider())
+            let client = ClientConfig::builder_with_provider(crate::crypto::provider())
                 .with_safe_default_protocol_versions()
                 .unwrap()
                 .with_root_certificates(roots)
@@ -639,6 +729,35 @@ mod tests {
         assert!(nothing.is_err(), "nothing comes");
         assert!(client.incoming.buffer.is_empty() && client.outgoing.buffer.is_empty());
         assert_eq!(client.plain.bytes.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn it_moves_from_one_runtime_to_another() {
+        let (mut client, mut server) = pair().await;
+        client.write_all(b"here").await.unwrap();
+        client.flush().await.unwrap();
+        let there = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut client = client.rehome().unwrap();
+                assert!(client.is_quiet());
+                client.write_all(b" and there").await.unwrap();
+                client.flush().await.unwrap();
+                let mut back = [0; 4];
+                client.read_exact(&mut back).await.unwrap();
+                back
+            })
+        });
+        let mut got = [0; 14];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"here and there");
+        server.write_all(b"back").await.unwrap();
+        server.flush().await.unwrap();
+        let back = tokio::task::spawn_blocking(|| there.join().unwrap());
+        assert_eq!(&back.await.unwrap(), b"back");
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! What every behaviour needs: a simulated FinSpace with a daemon in front of it, and a q client of
 //! a few lines.
 
+pub mod certificates;
+pub mod daemon;
 pub mod log;
 pub mod process;
 pub mod python;
@@ -12,9 +14,11 @@ use std::sync::Arc;
 
 use hopend::app::App;
 use hopend::config::{self, ListenAddress};
-use hopend::credential::{Clock, Sources};
+use hopend::credential::{Clock, Source, Sources};
 use hopend::sim::{Options, Simulator};
+use socket2::{SockFilter, SockRef};
 
+pub use daemon::Daemon;
 pub use log::Log;
 pub use process::Process;
 pub use qclient::QClient;
@@ -35,11 +39,21 @@ impl Stage {
 
     /// In front of a simulator that has been prepared.
     pub async fn before(sim: Simulator, edit: impl FnOnce(String) -> String) -> Self {
+        Self::in_time(sim, edit, Arc::new(Sources::default()), Clock::system())
+    }
+
+    /// The same by another clock, with what comes from outside by a source that knows of it.
+    pub fn in_time(
+        sim: Simulator,
+        edit: impl FnOnce(String) -> String,
+        source: Arc<dyn Source>,
+        clock: Clock,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = sim.write_files(folder.path(), &account()).unwrap();
         edit_file(&path, edit);
         let config = config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
-        let app = App::start(config, Arc::new(Sources::default()), Clock::system()).unwrap();
+        let app = App::start(config, source, clock).unwrap();
         Self { sim, app, folder }
     }
 
@@ -106,6 +120,14 @@ pub fn any_ports(text: String) -> String {
         }
     });
     lines.collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// From here on this socket takes in no packet: to its peer, or to those who dial it, it has vanished
+/// without a word.
+pub fn vanish(socket: &SockRef<'_>) {
+    // BPF_RET | BPF_K: keep nothing of the packet.
+    let drop_all = SockFilter::new(0x06, 0, 0, 0);
+    socket.attach_filter(&[drop_all]).unwrap();
 }
 
 /// More keys in the `[daemon]` table of a simulator's configuration.

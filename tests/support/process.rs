@@ -71,6 +71,21 @@ impl Process {
         }
     }
 
+    /// The first line of output with all of these that has not been waited for yet.
+    pub fn line_with_all(&mut self, parts: &[&str]) -> String {
+        loop {
+            let line = self.line_with(parts[0]);
+            if parts.iter().all(|part| line.contains(part)) {
+                return line;
+            }
+        }
+    }
+
+    /// Everything that has been waited for, or passed over meanwhile.
+    pub fn seen(&self) -> String {
+        self.seen.join("\n")
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }

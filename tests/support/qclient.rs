@@ -20,7 +20,7 @@ pub enum Refused {
     /// The end of the stream in place of the capability byte: `'access`.
     Access,
     /// A broken connection.
-    Broken(#[expect(dead_code, reason = "shown where a test fails")] io::Error),
+    Broken(io::Error),
 }
 
 impl QClient {

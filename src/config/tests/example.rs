@@ -32,6 +32,9 @@ fn every_key_of_the_example_is_valid_and_the_defaults_are_what_it_says() {
         ("/etc/hopend/users", "users"),
         ("/etc/hopend/rdb.password", "login"),
         ("/usr/local/bin/kdb-login", "program"),
+        ("/etc/hopend/hopend.pem", "ca.pem"),
+        ("/etc/hopend/hopend.key", "ca.key"),
+        ("/etc/hopend/clients-ca.pem", "ca.pem"),
     ] {
         assert!(placed.contains(named), "{named}");
         placed = placed.replace(named, &format!("{directory}/{file}"));
@@ -48,6 +51,7 @@ fn every_key_of_the_example_is_valid_and_the_defaults_are_what_it_says() {
     assert_eq!(full.handshake_timeout, short.handshake_timeout);
     assert_eq!(full.connect_timeout, short.connect_timeout);
     assert_eq!(full.max_sessions, short.max_sessions);
+    assert_eq!(full.idle_timeout, short.idle_timeout);
     assert_eq!(full.errors, short.errors);
 }
 
@@ -68,6 +72,7 @@ fn the_example_tells_every_key() {
         super::super::endpoint::KEYS,
         super::super::keepalive::KEYS,
         super::super::login::KEYS,
+        super::super::certificate::KEYS,
         super::super::daemon::KEYS,
     ];
     let missing: Vec<&str> = keys.into_iter().flatten().copied().filter(tells).collect();

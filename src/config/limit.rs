@@ -1,0 +1,40 @@
+//! Limits that the daemon, an endpoint and a user have alike. Each is `None` where a value is wrong,
+//! and `Some(None)` where there is no limit.
+
+use std::time::Duration;
+
+use super::reader::Table;
+
+const MOST_SESSIONS: u64 = 1 << 20;
+const MOST_OPENS: u64 = 1 << 20;
+const SHORTEST_IDLE: Duration = Duration::from_millis(100);
+const LONGEST_IDLE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// A number of sessions.
+pub(super) fn sessions(table: &Table<'_>, key: &str) -> Option<Option<usize>> {
+    let Some(value) = table.get(key) else {
+        return Some(None);
+    };
+    let count = value.count(1, MOST_SESSIONS)?;
+    usize::try_from(count).ok().map(Some)
+}
+
+/// `max_opens_per_second`.
+pub(super) fn rate(table: &Table<'_>) -> Option<Option<u32>> {
+    let Some(value) = table.get("max_opens_per_second") else {
+        return Some(None);
+    };
+    let count = value.count(1, MOST_OPENS)?;
+    u32::try_from(count).ok().map(Some)
+}
+
+/// `idle_timeout`: a duration, or `"off"`.
+pub(super) fn idle(table: &Table<'_>) -> Option<Option<Duration>> {
+    let Some(value) = table.get("idle_timeout") else {
+        return Some(None);
+    };
+    if value.raw().as_str() == Some("off") {
+        return Some(None);
+    }
+    value.duration(SHORTEST_IDLE, LONGEST_IDLE).map(Some)
+}

@@ -1,0 +1,285 @@
+//! Files, by Landlock.
+//!
+//! Folders are allowed and not files: whoever edits a file mostly puts another in its place, and a
+//! rule is about the file that was there.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope as Outside, path_beneath_rules,
+};
+
+use crate::config::{Config, ListenAddress, Login, Target};
+
+/// The newest rights that are asked for; a kernel that has not got all gives those that it has.
+const RIGHTS: ABI = ABI::V5;
+
+/// What a daemon reads that no configuration names: accounts and the resolver (with the modules and
+/// caches of both), authorities, the time zone, and what the kernel tells.
+const READ: &[&str] = &[
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/usr/share/zoneinfo",
+    "/var/lib/ca-certificates",
+    "/var/lib/sss",
+    "/var/cache/nscd",
+    "/var/db/nscd",
+    "/run/nscd",
+    "/run/systemd/resolve",
+    "/run/systemd/userdb",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/proc",
+    "/sys/fs/cgroup",
+    "/sys/devices/system/cpu",
+    "/dev/urandom",
+];
+
+/// Variables that name files of the AWS SDK's or of the authorities'.
+const VARIABLES: &[&str] = &[
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+];
+
+/// Folders of the same.
+const FOLDER_VARIABLES: &[&str] = &["SSL_CERT_DIR", "CREDENTIALS_DIRECTORY"];
+
+/// Why files are not confined.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// A kernel before 5.13, or one that was started without it.
+    #[error("files are not confined: the kernel has no Landlock")]
+    None,
+    /// It has, and refused.
+    #[error("files are not confined: {0}")]
+    Refused(#[from] RulesetError),
+}
+
+/// What may be touched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Scope {
+    /// Folders to read from.
+    pub(super) read: Vec<PathBuf>,
+    /// Folders in which sockets are made and removed.
+    pub(super) sockets: Vec<PathBuf>,
+    /// Folders to write to.
+    write: Vec<PathBuf>,
+    /// Whether programs are started. Nobody knows what those read.
+    pub(super) programs: bool,
+}
+
+impl Scope {
+    /// What the configuration in the file at `path` needs.
+    pub(super) fn of(config: &Config, path: &Path) -> Self {
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let aws = home.as_ref().map(|home| home.join(".aws"));
+        let variable = |name: &&str| Some(PathBuf::from(std::env::var_os(name)?));
+
+        let mut files = vec![path.to_path_buf()];
+        files.extend(config.files.iter().cloned());
+        files.extend(VARIABLES.iter().filter_map(variable));
+        let mut profiles: Vec<PathBuf> = ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"]
+            .iter()
+            .filter_map(variable)
+            .collect();
+        let environments = config.environments.iter();
+        profiles
+            .extend(environments.filter_map(|environment| environment.credentials_file.clone()));
+        profiles.extend(
+            aws.iter()
+                .flat_map(|aws| [aws.join("config"), aws.join("credentials")]),
+        );
+        let named = Profiles::read(&profiles);
+        files.extend(named.files);
+
+        let programs = named.programs || !commands(config).is_empty();
+        let mut read: Vec<PathBuf> = READ.iter().map(PathBuf::from).collect();
+        read.extend(FOLDER_VARIABLES.iter().filter_map(variable));
+        read.extend(aws.iter().cloned());
+        for file in &files {
+            read.push(folder_of(file));
+            // A link may lead to another folder.
+            if let Ok(real) = file.canonicalize() {
+                read.push(folder_of(&real));
+            }
+        }
+        let mut write = vec![PathBuf::from("/dev/null")];
+        // Tokens of single sign-on are renewed there.
+        write.extend(aws.iter().map(|aws| aws.join("sso/cache")));
+        if programs {
+            read.push("/".into());
+            write.extend(["/tmp", "/var/tmp", "/dev"].map(PathBuf::from));
+            write.extend(home);
+        }
+        let sockets = sockets(config);
+        Self {
+            read,
+            sockets: sockets.iter().map(|socket| folder_of(socket)).collect(),
+            write,
+            programs,
+        }
+    }
+}
+
+/// The login commands.
+pub(super) fn commands(config: &Config) -> Vec<&[String]> {
+    let endpoints = config.endpoints.iter();
+    endpoints
+        .filter_map(|endpoint| match &endpoint.target {
+            Target::Addresses {
+                login: Login::Command(command),
+                ..
+            } => Some(command.as_slice()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The socket files that the daemon makes.
+pub(super) fn sockets(config: &Config) -> Vec<PathBuf> {
+    let listen = config
+        .endpoints
+        .iter()
+        .flat_map(|endpoint| &endpoint.listen);
+    let paths = listen.filter_map(|address| match address {
+        ListenAddress::Path(path) => Some(path.clone()),
+        _ => None,
+    });
+    paths.chain(config.daemon.control.clone()).collect()
+}
+
+/// The folder that a file is in; the file itself where that would be everything.
+pub(super) fn folder_of(file: &Path) -> PathBuf {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+    match file.parent() {
+        Some(folder) if folder != Path::new("/") => folder.to_path_buf(),
+        _ => file,
+    }
+}
+
+/// Whether a folder is one of these or in one of them.
+pub(super) fn is_under(folder: &Path, folders: &[PathBuf]) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let folder = real(folder);
+    folders
+        .iter()
+        .any(|allowed| folder.starts_with(real(allowed)))
+}
+
+/// Whether the kernel refuses to let a file be read.
+pub(super) fn is_denied(file: &Path) -> bool {
+    let denied = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    // Whoever opens a pipe may wait for ever.
+    file.is_file() && std::fs::File::open(file).is_err_and(denied)
+}
+
+/// What the AWS profiles name.
+#[derive(Debug, Default)]
+struct Profiles {
+    files: Vec<PathBuf>,
+    programs: bool,
+}
+
+impl Profiles {
+    /// Of the files that can be read.
+    fn read(files: &[PathBuf]) -> Self {
+        let mut all = Self::default();
+        for file in files {
+            let text = zeroize::Zeroizing::new(std::fs::read_to_string(file).unwrap_or_default());
+            all.add(&text);
+        }
+        all
+    }
+
+    fn add(&mut self, text: &str) {
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once('=') else {
+                continue;
+            };
+            match key.trim() {
+                "credential_process" => self.programs = true,
+                "web_identity_token_file" | "ca_bundle" => self.files.push(value.trim().into()),
+                _ => {}
+            }
+        }
+    }
+}
+
+pub(super) fn confine(scope: &Scope) -> Result<(), FilesError> {
+    let mut read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+    if scope.programs {
+        read |= AccessFs::Execute;
+    }
+    let sockets = AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::ReadDir;
+    let write = AccessFs::from_all(RIGHTS) & !AccessFs::Execute;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(RIGHTS))?
+        .scope(Outside::Signal)?;
+    // An abstract socket of the service manager's is told of readiness.
+    let told = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    if !told.as_encoded_bytes().starts_with(b"@") && !scope.programs {
+        ruleset = ruleset.scope(Outside::AbstractUnixSocket)?;
+    }
+    // A folder that is not there is none to be read either.
+    let status = ruleset
+        .create()?
+        .add_rules(path_beneath_rules(&scope.read, read))?
+        .add_rules(path_beneath_rules(&scope.sockets, sockets))?
+        .add_rules(path_beneath_rules(&scope.write, write))?
+        .restrict_self()?;
+    match status.ruleset {
+        RulesetStatus::NotEnforced => Err(FilesError::None),
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_file_is_never_everything() {
+        for (file, folder) in [
+            ("/etc/hopend/hopend.toml", "/etc/hopend"),
+            ("/hopend.toml", "/hopend.toml"),
+        ] {
+            assert_eq!(folder_of(Path::new(file)), Path::new(folder));
+        }
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(folder_of(Path::new("hopend.toml")), here);
+    }
+
+    #[test]
+    fn a_folder_is_under_another_by_its_real_path() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("real")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("real"), folder.path().join("link")).unwrap();
+        let allowed = [folder.path().join("link")];
+        assert!(is_under(&folder.path().join("real"), &allowed));
+        assert!(!is_under(folder.path(), &allowed));
+        assert!(!is_under(Path::new("/etc-other"), &["/etc".into()]));
+    }
+
+    #[test]
+    fn profiles_tell_of_programs_and_tokens() {
+        let mut profiles = Profiles::default();
+        profiles.add("[default]\nregion = us-east-1\n# credential_process = /bin/false\n");
+        assert!(!profiles.programs);
+        profiles
+            .add("[p]\nweb_identity_token_file=/run/token\ncredential_process = /bin/x --y=z\n");
+        assert!(profiles.programs);
+        assert_eq!(profiles.files, [PathBuf::from("/run/token")]);
+    }
+}

@@ -1,0 +1,324 @@
+//! The attack table of SECURITY.md: account A tries to reach what only B may. One test a row.
+//!
+//! The attacker is another local account where a row needs one, which takes root, as CI has; or
+//! somebody beyond this host.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use hopend::q::value::Value;
+use hopend::sim::Options;
+
+use crate::client_tls::Tls;
+use crate::support::certificates::Authority;
+use crate::support::qclient::Refused;
+use crate::support::{Log, QClient, Stage, account, any_ports};
+
+/// An account that is nobody of the configuration.
+const STRANGER: &str = "65534";
+
+/// What a stranger's shell, or nothing if this is not root.
+async fn as_stranger(script: String) -> Option<Output> {
+    if !nix::unistd::getuid().is_root() {
+        println!("skipped: only root can become another account");
+        return None;
+    }
+    let run = move || {
+        Command::new("setpriv")
+            .args(["--reuid", STRANGER, "--regid", STRANGER, "--clear-groups"])
+            .args(["bash", "-c", &script])
+            .output()
+            .unwrap()
+    };
+    Some(tokio::task::spawn_blocking(run).await.unwrap())
+}
+
+/// A stranger's hopen: what came back, as hexadecimal digits.
+async fn hopen_as_stranger(port: u16, hello: &str) -> Option<String> {
+    let output = as_stranger(format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{port}; printf '{hello}' >&3; head -c 1 <&3 | od -An -tx1"
+    ))
+    .await?;
+    assert!(output.status.success(), "{output:?}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+async fn stage() -> Stage {
+    Stage::with(Options::default(), any_ports).await
+}
+
+#[tokio::test]
+async fn by_name() {
+    let (log, _guard) = Log::capture();
+    let stage = stage().await;
+    for user in ["", "alice", &account(), "nobody-here"] {
+        let Some(answer) =
+            hopen_as_stranger(stage.address("hdb").port(), &format!("{user}:\\6\\0")).await
+        else {
+            return;
+        };
+        assert_eq!(answer, "", "{user} was let in");
+    }
+    log.line_with(&["session refused", "uid 65534", "kind=\"denied\""])
+        .await;
+    assert_eq!(stage.sim.live("hdb-cluster"), 0);
+}
+
+/// Each guess that is wrong costs the next one its time, on every connection of the account.
+#[tokio::test]
+async fn by_password_guess() {
+    let stage = stage().await;
+    let address = stage.address("hdb");
+    let begun = std::time::Instant::now();
+    for guess in ["alice", "password", "secret", "kdb"] {
+        let refused = QClient::open(address, "alice", guess).await;
+        assert!(matches!(refused, Err(Refused::Access)), "{guess}");
+    }
+    // 100 ms, 200, 400, 800.
+    assert!(
+        begun.elapsed().as_millis() >= 1_400,
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(stage.sim.live("hdb-cluster"), 0);
+}
+
+/// Connects, writes the login and a request, and is gone before the kernel is asked whose it was.
+#[tokio::test]
+async fn by_racing_the_socket_lookup() {
+    let stage = stage().await;
+    let port = stage.address("hdb").port();
+    let script = format!(
+        "import socket, struct\n\
+         for n in range(300):\n\
+         \x20   s = socket.create_connection(('127.0.0.1', {port}))\n\
+         \x20   if n % 2: s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n\
+         \x20   s.sendall(b':\\x06\\0' + bytes.fromhex('01010000110000000a0003000000312b31'))\n\
+         \x20   s.close()\n"
+    );
+    let Some(output) = as_stranger(format!("exec python3 -c \"{script}\"")).await else {
+        return;
+    };
+    assert!(output.status.success(), "{output:?}");
+    // Behind all of them in the queue.
+    let mut mine = stage.open("hdb").await;
+    assert_eq!(mine.ask("1+1").await, Ok(Value::Long(2)));
+    let status = stage.app.status();
+    let hdb = status
+        .endpoints
+        .iter()
+        .find(|row| row.name == "hdb")
+        .unwrap();
+    assert_eq!(hdb.opened, 1, "mine alone");
+}
+
+/// The stranger connects and hands the socket to an account that may come in, and is gone when that
+/// one goes on with it: the socket stays the stranger's.
+#[tokio::test]
+async fn by_passing_a_socket_on() {
+    let (log, _guard) = Log::capture();
+    if !nix::unistd::getuid().is_root() {
+        println!("skipped: only root can become another account");
+        return;
+    }
+    let stage = stage().await;
+    let script = format!(
+        "import os, socket\n\
+         'x'.encode('idna')\n\
+         here, there = socket.socketpair()\n\
+         if os.fork() == 0:\n\
+         \x20   os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})\n\
+         \x20   s = socket.create_connection(('127.0.0.1', {port}))\n\
+         \x20   socket.send_fds(there, [b'x'], [s.fileno()])\n\
+         \x20   os._exit(0)\n\
+         _, (number,), _, _ = socket.recv_fds(here, 1, 1)\n\
+         os.wait()\n\
+         s = socket.socket(fileno=number)\n\
+         s.sendall(b':\\x06\\0')\n\
+         print(len(s.recv(1)), os.getuid())\n",
+        port = stage.address("hdb").port()
+    );
+    let mut python = tokio::process::Command::new("python3");
+    let output = python.arg("-c").arg(script).output().await.unwrap();
+    assert_eq!(output.stdout, b"0 0\n", "{output:?}");
+    log.line_with(&["session refused", "uid 65534"]).await;
+    assert_eq!(stage.sim.live("hdb-cluster"), 0);
+}
+
+#[tokio::test]
+async fn through_the_console() {
+    let stage = Stage::with(Options::default(), any_ports).await;
+    let mut mine = stage.open("hdb").await;
+    mine.ask("1+1").await.unwrap();
+    let console = stage.address("console");
+    let mut hers = QClient::open(console, "alice", &stage.password())
+        .await
+        .unwrap();
+    // Her own session at the console is the only one that she sees.
+    let seen = format!("{:?}", hers.ask("sessions").await.unwrap());
+    assert!(seen.contains("Symbols([\"console\"])"), "{seen}");
+    assert!(!seen.contains("\"hdb\""), "{seen}");
+    let seen = format!("{:?}", hers.ask("credentials").await.unwrap());
+    assert!(
+        !seen.contains("X-Amz") && !seen.contains("Signature"),
+        "{seen}"
+    );
+    if let Some(answer) = hopen_as_stranger(console.port(), "alice:\\6\\0").await {
+        assert_eq!(answer, "");
+    }
+}
+
+#[tokio::test]
+async fn through_the_control_socket() {
+    let stage = stage().await;
+    let mut mine = stage.open("hdb").await;
+    let path = control_of(&stage);
+    // Even where the folder is open to all.
+    open_folder(stage.folder.path());
+    let Some(output) = as_stranger(format!(
+        "exec python3 -c \"import socket; s = socket.socket(socket.AF_UNIX); s.connect('{}'); print('in')\"",
+        path.display()
+    ))
+    .await
+    else {
+        return;
+    };
+    assert!(
+        !output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    assert_eq!(mine.ask("1+1").await, Ok(Value::Long(2)));
+}
+
+fn control_of(stage: &Stage) -> std::path::PathBuf {
+    let path = hopend::config::control(&stage.config_path()).unwrap();
+    let path = path.unwrap();
+    assert!(path.exists(), "{}", path.display());
+    path
+}
+
+fn open_folder(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn through_the_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    open_folder(folder.path());
+    let path = folder.path().join("hdb");
+    // A number of this process's own: abstract names are shared by the whole host.
+    let number = 1 + std::process::id() % 65_000;
+    let listen = format!("listen = [\"unix:{number}\", \"unix:{}\"]", path.display());
+    let stage = Stage::with(Options::default(), |text| {
+        any_ports(text).replacen("listen = [\"127.0.0.1:0\"]", &listen, 1)
+    })
+    .await;
+    let dial = |name: String, hello: &str| {
+        format!(
+            "exec python3 -c \"import socket; s = socket.socket(socket.AF_UNIX); s.connect({name}); \
+             s.sendall(b'{hello}:\\\\x06\\\\0'); print(len(s.recv(1)))\""
+        )
+    };
+    for hello in ["", "alice", "root"] {
+        // The abstract name has no mode: the account is what refuses.
+        let name = format!("'\\\\0/tmp/kx.{number}'");
+        let Some(output) = as_stranger(dial(name, hello)).await else {
+            return;
+        };
+        assert_eq!(output.stdout, b"0\n", "{hello}: {output:?}");
+        let output = as_stranger(dial(format!("'{}'", path.display()), hello))
+            .await
+            .unwrap();
+        assert!(output.stdout.is_empty(), "{hello}: {output:?}");
+    }
+    assert_eq!(stage.sim.live("hdb-cluster"), 0);
+}
+
+/// The loopback counts for nothing on an address that others reach too.
+#[tokio::test]
+async fn through_an_exposed_port() {
+    let tls = Tls::with(false, "").await;
+    for (user, password) in [
+        ("", ""),
+        (&*account(), ""),
+        ("alice", ""),
+        ("alice", "wrong"),
+    ] {
+        let refused = tls.open(None, user, password).await;
+        assert!(matches!(refused, Err(Refused::Access)), "{user}");
+    }
+    assert_eq!(tls.stage.sim.live("hdb-cluster"), 0);
+}
+
+#[tokio::test]
+async fn with_somebody_elses_client_certificate() {
+    let (log, _guard) = Log::capture();
+    let tls = Tls::with(true, "").await;
+    let password = tls.stage.password();
+    let bob = tls.authority.client("bob");
+    // With alice's password as well, should it be known.
+    for (user, password) in [
+        ("alice", ""),
+        ("alice", &*password),
+        ("", ""),
+        ("alice\u{0}", ""),
+    ] {
+        let refused = tls.open(Some(&bob), user, password).await;
+        assert!(matches!(refused, Err(Refused::Access)), "{user:?}");
+    }
+    log.line_with(&["its certificate, of CN=bob, is not that of user"])
+        .await;
+    // A name of another kind is another name.
+    let uri = tls.authority.client_of_uri("CN=alice");
+    assert!(matches!(
+        tls.open(Some(&uri), "", "").await,
+        Err(Refused::Access)
+    ));
+    assert_eq!(tls.stage.sim.live("hdb-cluster"), 0);
+}
+
+#[tokio::test]
+async fn with_a_certificate_of_another_authority() {
+    let tls = Tls::with(true, "").await;
+    // Of the same name as the right one.
+    let other = Authority::new("test CA");
+    for shown in [other.client("alice"), other.server()] {
+        let refused = tls.open(Some(&shown), "alice", &tls.stage.password()).await;
+        assert!(matches!(refused, Err(Refused::Broken(_))));
+    }
+    assert_eq!(tls.stage.sim.live("hdb-cluster"), 0);
+}
+
+/// What SECURITY.md says is held by tests that exist: each is named as file and function.
+#[test]
+fn the_tests_that_security_md_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let mut rows = BTreeSet::new();
+    let quoted = text.split('`').skip(1).step_by(2);
+    for (file, test) in quoted.filter_map(|quoted| quoted.split_once("::")) {
+        let path = root.join(file);
+        let source = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let test_of = ["#[tokio::test", "#[test]"];
+        let at = source.find(&format!("fn {test}("));
+        let at = at.unwrap_or_else(|| panic!("{file} has no {test}"));
+        let before = &source[..at];
+        let last = before.rfind("#[").unwrap();
+        assert!(
+            test_of.iter().any(|mark| before[last..].starts_with(mark)),
+            "{test} is no test"
+        );
+        rows.insert(test.to_owned());
+    }
+    assert!(rows.len() > 20, "{rows:?}");
+    // And each test of this file stands there.
+    let own = include_str!("attacks.rs");
+    for (at, _) in own.match_indices("#[tokio::test]\nasync fn ") {
+        let name = own[at..].split("fn ").nth(1).unwrap();
+        let name = name.split('(').next().unwrap();
+        assert!(rows.contains(name), "{name} is missing in SECURITY.md");
+    }
+}

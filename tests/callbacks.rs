@@ -1,0 +1,21 @@
+//! A cluster may call its client.
+
+use hopend::q::frame::MessageType;
+use hopend::q::value::Value;
+use hopend::sim::Options;
+
+use crate::support::{Stage, any_ports};
+
+#[tokio::test]
+async fn calls_of_the_cluster_to_its_client_pass_both_ways() {
+    let stage = Stage::with(Options::default(), any_ports).await;
+    let mut handle = stage.open("hdb").await;
+    handle.send(MessageType::Sync, "ask[\"2+2\"]").await;
+    let (asked, _) = handle.message().await.unwrap();
+    assert_eq!(asked.message_type, MessageType::Sync);
+    let reply = hopend::q::message::message(MessageType::Response, &Value::Long(4).encode());
+    tokio::io::AsyncWriteExt::write_all(&mut handle.stream, &reply)
+        .await
+        .unwrap();
+    assert_eq!(handle.answer().await, Ok(Value::Long(4)));
+}

@@ -1,0 +1,142 @@
+//! Clients that dawdle, stop reading, or vanish.
+
+use std::process::Command;
+use std::time::Duration;
+
+use hopend::q::frame::MessageType;
+use hopend::q::message;
+use hopend::q::value::Value;
+use hopend::sim::Options;
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::{Case, Row, Sees};
+use crate::support::vanish;
+
+/// Bytes of an answer that nobody reads: more than all buffers on its way hold.
+const MUCH: u64 = 64 << 20;
+
+/// A byte now and then, and the deadline of the handshake is of the whole.
+async fn dawdles_at_the_login(row: &Row) {
+    let case = Case::with(Options::default(), |text| {
+        text.replacen("cluster = ", "handshake_timeout = \"300ms\"\ncluster = ", 1)
+    })
+    .await;
+    let stream = TcpStream::connect(case.stage.address("hdb")).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let drip = tokio::spawn(async move {
+        while writer.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let read = tokio::io::AsyncReadExt::read(&mut reader, &mut [0]).await;
+    assert_eq!(read.unwrap(), 0);
+    row.saw(Sees::Access);
+    row.logged(&case.log).await;
+    drop(reader);
+    drip.await.unwrap();
+    assert_eq!(case.hopen().await, Sees::Nothing);
+    case.end();
+}
+
+async fn dawdles_with_a_message(row: &Row) {
+    let case = Case::start().await;
+    let mut slow = case.stage.open("hdb").await;
+    let mut other = case.stage.open("hdb").await;
+    for byte in message::text(MessageType::Sync, "1+1") {
+        slow.stream.write_all(&[byte]).await.unwrap();
+        assert_eq!(other.ask("2+2").await, Ok(Value::Long(4)));
+    }
+    assert_eq!(slow.answer().await, Ok(Value::Long(2)));
+    row.saw(Sees::Nothing);
+    drop(slow);
+    row.logged(&case.log).await;
+    case.end();
+}
+
+/// hopend holds no more of the answer than its buffers and the kernel's.
+async fn stops_reading(row: &Row) {
+    let case = Case::start().await;
+    let mut deaf = case.stage.open("hdb").await;
+    let mut other = case.stage.open("hdb").await;
+    deaf.send(MessageType::Sync, &format!("{MUCH}#0x00")).await;
+    let begun = |sim: &hopend::sim::Simulator| sim.connections()[0].bytes_out > 1 << 16;
+    case.stage.sim.wait_until(begun).await;
+    for _ in 0..100 {
+        assert_eq!(other.ask("1+1").await, Ok(Value::Long(2)));
+    }
+    let sent = case.stage.sim.connections()[0].bytes_out;
+    assert!(sent < MUCH / 2, "{sent} bytes went somewhere");
+    row.saw(Sees::Nothing);
+    drop(deaf);
+    row.logged(&case.log).await;
+    case.stage.sim.wait_for_connections("hdb-cluster", 1).await;
+    case.end();
+}
+
+/// The timer that the kernel has set for hopend's end of a connection.
+fn timer(filter: &str) -> String {
+    let listed = Command::new("ss").args(["-tnoH", filter]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().count(), 1, "{filter}: {listed}");
+    listed
+        .split("timer:(")
+        .nth(1)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// What takes no packet any more, and has said nothing of it. Only the kernel's probes can tell, and
+/// they need two minutes: here it is asked whether it has set them on both sides.
+async fn vanishes(row: &Row) {
+    let case = Case::start().await;
+    let gone = case.stage.open("hdb").await;
+    row.logged(&case.log).await;
+    let client = gone.stream.local_addr().unwrap().port();
+    let cluster = case.stage.sim.port("hdb-cluster").unwrap();
+    let sides = [format!("dport = :{client}"), format!("dport = :{cluster}")];
+    // What was said is acknowledged a moment later.
+    while !sides
+        .iter()
+        .all(|side| timer(side).starts_with("keepalive"))
+    {
+        tokio::task::yield_now().await;
+    }
+    vanish(&SockRef::from(&gone.stream));
+    assert!(timer(&sides[0]).starts_with("keepalive"));
+    row.saw(case.hopen().await);
+    case.end();
+}
+
+faults! {
+    #[tokio::test]
+    a_byte_now_and_then_at_the_login {
+        fault: "a client that says its login byte by byte, without an end",
+        sees: Sees::Access,
+        log: &["session refused", "the client sent no complete handshake within 0.3 s", "kind=\"client\""],
+        recovers: "its place is free after `handshake_timeout`",
+        test(row): dawdles_at_the_login(row),
+    }
+    a_byte_now_and_then_in_a_session {
+        fault: "a client that sends a message byte by byte",
+        sees: Sees::Nothing,
+        log: &["session ended", "the client closed", "messages_up=1", "kind=\"none\""],
+        recovers: "nothing to recover: the message arrives whole, others are not held up",
+        test(row): dawdles_with_a_message(row),
+    }
+    vanishes_without_a_word {
+        fault: "a client that vanishes without a FIN, nothing under way to it",
+        sees: Sees::Nothing,
+        log: &["session open", "endpoint=\"hdb\""],
+        recovers: "the kernel gives it up after five probes, two minutes; others are not held up",
+        test(row): vanishes(row),
+    }
+    reads_no_more {
+        fault: "a client that stops reading in the middle of an answer, and ends",
+        sees: Sees::Nothing,
+        log: &["session ended", "the client's connection broke", "kind=\"client\""],
+        recovers: "at once when it ends: the session and its connection to kdb+; meanwhile others are not held up",
+        test(row): stops_reading(row),
+    }
+}

@@ -1,0 +1,327 @@
+//! The host runs out of something, the administrator slips, the daemon is told to end or is killed.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hopend::q::frame::MessageType;
+use hopend::q::value::Value;
+use nix::sys::signal::Signal;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::{Row, Sees, keeps_secrets};
+use crate::support::qclient::Refused;
+use crate::support::{Daemon, QClient, any_ports, daemon_keys};
+
+const UNTOUCHED: &str = "nothing to recover: the old configuration serves on, live sessions stay";
+
+async fn hopen(daemon: &Daemon) -> Result<QClient, Refused> {
+    QClient::open(daemon.address("hdb"), "", "").await
+}
+
+/// As an editor does it: whoever reads meanwhile has the old file or the new one.
+fn rewrite(daemon: &Daemon, text: &str) {
+    let fresh = daemon.folder.path().join("fresh");
+    fs::write(&fresh, text).unwrap();
+    fs::set_permissions(&fresh, Permissions::from_mode(0o600)).unwrap();
+    fs::rename(&fresh, daemon.config_path()).unwrap();
+}
+
+fn descriptors(daemon: &Daemon) -> usize {
+    let folder = format!("/proc/{}/fd", daemon.process.pid());
+    fs::read_dir(folder).unwrap().count()
+}
+
+async fn no_descriptors(row: &Row) {
+    let mut daemon = Daemon::start("", |text| {
+        any_ports(text).replacen("cluster = ", "handshake_timeout = \"10m\"\ncluster = ", 1)
+    })
+    .await;
+    daemon.open("hdb").await;
+    daemon.sim.wait_for_connections("hdb-cluster", 0).await;
+    let before = descriptors(&daemon);
+    // Fewer than it has counted on: else it lets in no more than it has descriptors for.
+    let limited = std::process::Command::new("prlimit")
+        .args(["--nofile=64", "--pid", &daemon.process.pid().to_string()])
+        .status();
+    assert!(limited.unwrap().success(), "install util-linux");
+    // One that holds a descriptor of hopend's and no more.
+    let mut silent = Some(TcpStream::connect(daemon.address("hdb")).await.unwrap());
+    let mut handles = Vec::new();
+    let refused = loop {
+        assert!(handles.len() < 64, "never refused");
+        let mut opening = Box::pin(hopen(&daemon));
+        let opened = match timeout(Duration::from_secs(3), &mut opening).await {
+            Ok(opened) => opened,
+            // Not even accepted: the last descriptor is in use. The one that becomes free now leads
+            // no farther than that.
+            Err(_) => {
+                drop(silent.take().unwrap());
+                opening.await
+            }
+        };
+        match opened {
+            Ok(handle) => handles.push(handle),
+            refused => break Sees::of(refused),
+        }
+    };
+    drop(silent);
+    row.saw(refused);
+    row.logged_by(&mut daemon.process);
+    for handle in &mut handles {
+        assert_eq!(
+            handle.ask("1+1").await,
+            Ok(Value::Long(2)),
+            "live sessions stay"
+        );
+    }
+    drop(handles);
+    daemon.sim.wait_for_connections("hdb-cluster", 0).await;
+    // Also what waited to be accepted comes to its end.
+    daemon.open("hdb").await;
+    daemon.sim.wait_for_connections("hdb-cluster", 0).await;
+    let after = descriptors(&daemon);
+    assert!(
+        after <= before + 2,
+        "{before} descriptors before, {after} after"
+    );
+    keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
+}
+
+async fn broken_file(row: &Row) {
+    let mut daemon = Daemon::start("", any_ports).await;
+    let mut live = daemon.open("hdb").await;
+    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    for broken in [
+        text.replace("cluster = ", "clutser = "),
+        text.replace('"', ""),
+        text[..text.len() / 2].to_owned(),
+        String::new(),
+    ] {
+        rewrite(&daemon, &broken);
+        daemon.process.signal(Signal::SIGHUP);
+        row.logged_by(&mut daemon.process);
+        assert_eq!(live.ask("1+1").await, Ok(Value::Long(2)));
+        row.saw(Sees::of(hopen(&daemon).await));
+    }
+    fs::remove_file(daemon.config_path()).unwrap();
+    daemon.process.signal(Signal::SIGHUP);
+    row.logged_by(&mut daemon.process);
+    row.saw(Sees::of(hopen(&daemon).await));
+    rewrite(
+        &daemon,
+        &text.replace("\"rdb-cluster\"", "\"gateway-cluster\""),
+    );
+    daemon.process.signal(Signal::SIGHUP);
+    daemon.process.line_with("reloaded: changed rdb");
+    keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
+}
+
+/// Orders may come faster than they are carried out: what the file says last counts.
+async fn twice_at_once(row: &Row) {
+    let mut daemon = Daemon::start("", any_ports).await;
+    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    let other = text.replace("\"hdb-cluster\"", "\"gateway-cluster\"");
+    let mut live = daemon.open("hdb").await;
+    for round in 0..10 {
+        let (first, last, name) = match round % 2 {
+            0 => (&text, &other, "gateway-cluster"),
+            _ => (&other, &text, "hdb-cluster"),
+        };
+        for content in [first, last] {
+            rewrite(&daemon, content);
+            daemon.process.signal(Signal::SIGHUP);
+        }
+        row.logged_by(&mut daemon.process);
+        let mut handle = daemon.open("hdb").await;
+        let served = handle.ask("clusterName[]").await;
+        assert_eq!(served, Ok(Value::Symbol(name.into())), "round {round}");
+    }
+    row.saw(Sees::Nothing);
+    assert_eq!(live.ask("1+1").await, Ok(Value::Long(2)));
+    daemon.process.signal(Signal::SIGTERM);
+    assert!(live.sees_end().await);
+    let (status, log) = daemon.process.end();
+    assert!(status.success(), "{status}");
+    keeps_secrets(&log, &daemon.sim.issued_secrets());
+}
+
+/// Sessions that ask all the time and others that come and go, while the file changes.
+async fn under_load(row: &Row) {
+    let mut daemon = Daemon::start("", any_ports).await;
+    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    let other = text.replace("\"rdb-cluster\"", "\"gateway-cluster\"");
+    let (stop, asked) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let mut tasks = Vec::new();
+    for (number, endpoint) in ["hdb", "rdb", "plain"].repeat(4).into_iter().enumerate() {
+        let address = daemon.address(endpoint);
+        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        tasks.push(tokio::spawn(async move {
+            let mut handle = QClient::open(address, "", "").await.unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+                asked.fetch_add(1, Ordering::Relaxed);
+                if number % 2 == 0 {
+                    handle = QClient::open(address, "", "").await.unwrap();
+                }
+            }
+        }));
+    }
+    for round in 0..10 {
+        let before = asked.load(Ordering::Relaxed);
+        let content = if round % 2 == 0 { &other } else { &text };
+        rewrite(&daemon, content);
+        daemon.process.signal(Signal::SIGHUP);
+        row.logged_by(&mut daemon.process);
+        while asked.load(Ordering::Relaxed) < before + 24 {
+            tokio::task::yield_now().await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    row.saw(Sees::Nothing);
+    keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
+}
+
+/// A client at each stage of its session.
+async fn sigterm(row: &Row) {
+    let mut daemon = Daemon::start("", |text| {
+        daemon_keys(&any_ports(text), "drain = \"60s\"").replace(
+            "cluster = \"rdb",
+            "connect_timeout = \"60s\"\ncluster = \"rdb",
+        )
+    })
+    .await;
+    let silent = TcpStream::connect(daemon.address("hdb")).await.unwrap();
+    let mut half = TcpStream::connect(daemon.address("hdb")).await.unwrap();
+    half.write_all(b"half a na").await.unwrap();
+    let idle = daemon.open("hdb").await;
+    let console = daemon.open("console").await;
+    let mut busy = daemon.open("hdb").await;
+    busy.send(MessageType::Sync, "system\"sleep 2\"").await;
+    let asks = |sim: &hopend::sim::Simulator| sim.connections().iter().any(|c| c.syncs == 1);
+    daemon.sim.wait_until(asks).await;
+    daemon.process.signal(Signal::SIGTERM);
+    daemon.process.line_with("stopping");
+    for stream in [silent, half] {
+        // It has been told already, or is accepted only to be told.
+        let ended = Sees::end_of(QClient { stream }).await;
+        assert!(matches!(ended, Sees::Reset | Sees::End), "{ended:?}");
+    }
+    row.saw(Sees::end_of(idle).await);
+    row.saw(Sees::end_of(console).await);
+    busy.answer().await.unwrap();
+    row.saw(Sees::end_of(busy).await);
+    assert!(TcpStream::connect(daemon.address("hdb")).await.is_err());
+    let (status, log) = daemon.process.end();
+    assert!(status.success(), "{status} {log}");
+    let line = log
+        .lines()
+        .find(|line| row.log.iter().all(|part| line.contains(part)));
+    assert!(line.is_some(), "{log}");
+    keeps_secrets(&log, &daemon.sim.issued_secrets());
+}
+
+/// Killed with sessions of each kind, and started again at the same addresses at once.
+async fn sigkill(row: &Row) {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("hdb");
+    let mut daemon = Daemon::start("", |text| {
+        let path = format!("\"unix:{}\", \"unix:", socket.display());
+        text.replacen("\"unix:", &path, 1)
+    })
+    .await;
+    let idle = daemon.open("hdb").await;
+    let mut busy = daemon.open("hdb").await;
+    busy.send(MessageType::Sync, "system\"sleep 600\"").await;
+    let asks = |sim: &hopend::sim::Simulator| sim.connections().iter().any(|c| c.syncs == 1);
+    daemon.sim.wait_until(asks).await;
+    daemon.process.signal(Signal::SIGKILL);
+    row.saw(Sees::end_of(idle).await);
+    row.saw(Sees::end_of(busy).await);
+    // The listener may be the last that the kernel closes.
+    while Sees::of(hopen(&daemon).await) != Sees::Nobody {}
+    assert!(socket.exists() && daemon.folder.path().join("control").exists());
+    let before = daemon.address("hdb");
+    daemon.start_again();
+    assert!(
+        row.log
+            .iter()
+            .all(|part| daemon.process.seen().contains(part)),
+        "{}",
+        daemon.process.seen()
+    );
+    assert!(
+        !daemon.process.seen().contains("ERROR"),
+        "{}",
+        daemon.process.seen()
+    );
+    assert_eq!(daemon.address("hdb"), before);
+    let mut handle = daemon.open("hdb").await;
+    assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+    let stream = UnixStream::connect(&socket).await.unwrap();
+    let mut handle = QClient::log_in(stream, "", "").await.unwrap();
+    assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+    let asked = crate::support::process::hopend(&[
+        "status",
+        "--config",
+        daemon.config_path().to_str().unwrap(),
+    ]);
+    assert!(asked.status.success(), "{asked:?}");
+    keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
+}
+
+faults! {
+    #[tokio::test(flavor = "multi_thread")]
+    no_file_descriptor_is_left {
+        fault: "hopend has no file descriptor left",
+        sees: Sees::Reset,
+        log: &["session refused", "raise LimitNOFILE", "kind=\"internal\""],
+        recovers: "the next hopen, within a second of a session's end; live sessions stay; kdb+ is not blamed for it",
+        test(row): no_descriptors(row),
+    }
+    reload_of_a_broken_file {
+        fault: "reload of a file that is mistyped, torn, empty or gone",
+        sees: Sees::Nothing,
+        log: &["reload changed nothing"],
+        recovers: UNTOUCHED,
+        test(row): broken_file(row),
+    }
+    two_reloads_at_once {
+        fault: "a reload while another is carried out",
+        sees: Sees::Nothing,
+        log: &["reloaded: changed hdb"],
+        recovers: "what the file says last is served; live sessions stay",
+        test(row): twice_at_once(row),
+    }
+    reload_under_load {
+        fault: "ten reloads while twelve clients ask and half of them reconnect all the time",
+        sees: Sees::Nothing,
+        log: &["reloaded: changed rdb"],
+        recovers: "nothing to recover: no call and no hopen fails",
+        test(row): under_load(row),
+    }
+    sigterm_in_the_middle {
+        fault: "SIGTERM with clients before their login, idle, in the console and waiting for an answer",
+        sees: Sees::End,
+        log: &["stopped", "cut=0"],
+        recovers: "ends when the last answer has arrived; who had not logged in is not waited for",
+        test(row): sigterm(row),
+    }
+    sigkill_and_restart {
+        fault: "SIGKILL, and a start with the same file",
+        sees: Sees::End,
+        log: &["ready endpoints="],
+        recovers: "at once: TCP ports, abstract and file sockets and the control socket are taken over",
+        test(row): sigkill(row),
+    }
+}

@@ -1,0 +1,151 @@
+//! The way to kdb+ breaks while a handle is opened: at the dial, in the TLS handshake, at the login.
+
+use hopend::sim::ClusterFault;
+use socket2::SockRef;
+use tokio::net::TcpListener;
+
+use super::{Case, Row, Sees};
+use crate::support::{QClient, vanish};
+
+const AT_ONCE: &str = "the next hopen, as soon as the fault is gone";
+const AFTER_A_SECOND: &str = "given up after `connect_timeout`; then the next hopen";
+
+/// A hopen while the fault holds, another cluster meanwhile, a hopen behind it.
+async fn opening(row: &Row, fault: ClusterFault) {
+    let case = Case::start().await;
+    case.set(fault);
+    row.saw(case.hopen().await);
+    row.logged(&case.log).await;
+    case.stage.open("rdb").await;
+    case.stage.sim.faults().clear();
+    assert_eq!(case.hopen().await, Sees::Nothing);
+    case.end();
+}
+
+/// The same for an address where nothing of the simulator's listens; `break_it` has the listener.
+async fn dialling(row: &Row, break_it: impl FnOnce(TcpListener) -> Option<TcpListener>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let held = break_it(listener);
+    let mut case = Case::with(Default::default(), |text| {
+        let start = text.find("connect = ").unwrap();
+        let end = start + text[start..].find('\n').unwrap();
+        let connect = format!("connect = [\":tcps://localhost:{port}\"]");
+        text.replace(&text[start..end], &connect)
+    })
+    .await;
+    let opened = QClient::open(case.stage.address("plain"), "", "").await;
+    row.saw(Sees::of(opened));
+    row.logged(&case.log).await;
+    case.stage.open("hdb").await;
+    drop(held);
+    let (there, ..) = case.stage.sim.plain();
+    let changes = case
+        .stage
+        .reload(|text| text.replace(&port.to_string(), &there.to_string()));
+    assert_eq!(changes.changed, ["plain"]);
+    case.stage.open("plain").await;
+    case.end();
+}
+
+faults! {
+    #[tokio::test]
+    the_port_is_closed {
+        fault: "kdb+ does not listen",
+        sees: Sees::Reset,
+        log: &["session refused", "no connection; check that kdb+ listens there", "kind=\"upstream\""],
+        recovers: "the next hopen behind a reload that names another address",
+        test(row): dialling(row, |listener| { drop(listener); None }),
+    }
+    the_way_swallows_packets {
+        fault: "a firewall drops what goes to kdb+",
+        sees: Sees::Reset,
+        log: &["session refused", "nothing within 1 s while connecting", "kind=\"upstream\""],
+        recovers: "given up after `connect_timeout`; the next hopen behind a reload that names another address",
+        test(row): dialling(row, |listener| { vanish(&SockRef::from(&listener)); Some(listener) }),
+    }
+    closed_at_accept {
+        fault: "kdb+ closes the connection at once",
+        sees: Sees::Reset,
+        log: &["session refused", "TLS failed; check that the port speaks TLS", "kind=\"upstream\""],
+        recovers: AT_ONCE,
+        test(row): opening(row, ClusterFault::CloseAtAccept),
+    }
+    reset_at_accept {
+        fault: "kdb+ resets the connection at once",
+        sees: Sees::Reset,
+        log: &["session refused", "TLS failed; check that the port speaks TLS", "kind=\"upstream\""],
+        recovers: AT_ONCE,
+        test(row): opening(row, ClusterFault::ResetAtAccept),
+    }
+    stalled_at_accept {
+        fault: "kdb+ accepts and says nothing",
+        sees: Sees::Reset,
+        log: &["session refused", "nothing within 1 s while shaking hands over TLS", "kind=\"upstream\""],
+        recovers: AFTER_A_SECOND,
+        test(row): opening(row, ClusterFault::Stall),
+    }
+    closed_in_the_tls_handshake {
+        fault: "closed inside the TLS handshake",
+        sees: Sees::Reset,
+        log: &["session refused", "TLS failed; check that the port speaks TLS", "kind=\"upstream\""],
+        recovers: AT_ONCE,
+        test(row): opening(row, ClusterFault::CloseAtTls),
+    }
+    reset_in_the_tls_handshake {
+        fault: "reset inside the TLS handshake",
+        sees: Sees::Reset,
+        log: &["session refused", "TLS failed; check that the port speaks TLS", "kind=\"upstream\""],
+        recovers: AT_ONCE,
+        test(row): opening(row, ClusterFault::ResetAtTls),
+    }
+    no_tls_there {
+        fault: "the port speaks q without TLS",
+        sees: Sees::Reset,
+        log: &["session refused", "TLS failed", "kind=\"upstream\""],
+        recovers: AT_ONCE,
+        test(row): opening(row, ClusterFault::Plaintext),
+    }
+    closed_after_the_tls_handshake {
+        fault: "closed when TLS stands, as q looks that refuses a login",
+        sees: Sees::Access,
+        log: &["session refused", "refused the login", "allow finspace:ConnectKxCluster", "kind=\"denied\""],
+        recovers: AT_ONCE,
+        test(row): opening(row, ClusterFault::CloseAfterTls),
+    }
+    reset_after_the_tls_handshake {
+        fault: "reset when TLS stands",
+        sees: Sees::Reset,
+        log: &["session refused", "the connection broke during the login", "kind=\"upstream\""],
+        recovers: AT_ONCE,
+        test(row): opening(row, ClusterFault::ResetAfterTls),
+    }
+    stalled_after_the_tls_handshake {
+        fault: "TLS stands, and nothing more",
+        sees: Sees::Reset,
+        log: &["session refused", "nothing within 1 s while logging in", "kind=\"upstream\""],
+        recovers: AFTER_A_SECOND,
+        test(row): opening(row, ClusterFault::StallAfterTls),
+    }
+    closed_after_the_login {
+        fault: "the login is refused, also with a new string",
+        sees: Sees::Access,
+        log: &["session refused", "refused the login", "allow finspace:ConnectKxCluster", "kind=\"denied\""],
+        recovers: AT_ONCE,
+        test(row): opening(row, ClusterFault::RefuseLogin),
+    }
+    reset_after_the_login {
+        fault: "reset when the login was read",
+        sees: Sees::Reset,
+        log: &["session refused", "the connection broke during the login", "kind=\"upstream\""],
+        recovers: AT_ONCE,
+        test(row): opening(row, ClusterFault::ResetAfterLogin),
+    }
+    stalled_after_the_login {
+        fault: "the login is read, and nothing more",
+        sees: Sees::Reset,
+        log: &["session refused", "nothing within 1 s while logging in", "kind=\"upstream\""],
+        recovers: AFTER_A_SECOND,
+        test(row): opening(row, ClusterFault::StallAfterLogin),
+    }
+}

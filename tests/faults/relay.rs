@@ -1,0 +1,108 @@
+//! kdb+ goes away from a session that is open.
+
+use hopend::q::frame::MessageType;
+use hopend::q::value::Value;
+use hopend::sim::{ClusterFault, Cut};
+
+use super::{Case, Row, Sees};
+use crate::support::QClient;
+
+const NEXT: &str = "the next hopen, at once";
+const REMEDY: &str = "look for the reason in the log of kdb+ there, and hopen again";
+const TOLD: Sees =
+    Sees::Error("hopend: the cluster closed the connection with a request outstanding");
+
+/// A handle of the cluster's that has asked what takes long.
+async fn waiting(case: &Case) -> QClient {
+    let mut handle = case.stage.open("hdb").await;
+    handle.send(MessageType::Sync, "system\"sleep 600\"").await;
+    let asked = |sim: &hopend::sim::Simulator| sim.connections().iter().any(|c| c.syncs == 1);
+    case.stage.sim.wait_until(asked).await;
+    handle
+}
+
+async fn lost(row: &Row, waits: bool, how: Cut) {
+    let case = Case::start().await;
+    let mut other = case.stage.open("rdb").await;
+    let handle = if waits {
+        waiting(&case).await
+    } else {
+        case.stage.open("hdb").await
+    };
+    assert_eq!(case.stage.sim.cut("hdb-cluster", how), 1);
+    row.saw(Sees::end_of(handle).await);
+    row.logged(&case.log).await;
+    assert_eq!(other.ask("1+1").await, Ok(Value::Long(2)));
+    assert_eq!(case.hopen().await, Sees::Nothing);
+    case.end();
+}
+
+/// As under plain q, a handle waits for as long as its client wants to wait.
+async fn silent(row: &Row) {
+    let case = Case::start().await;
+    case.set(ClusterFault::Silent);
+    let mut handle = case.stage.open("hdb").await;
+    handle.send(MessageType::Async, "a:1").await;
+    row.saw(Sees::Nothing);
+    // Nothing else happens: the clock runs ahead to the end of the five minutes.
+    tokio::time::pause();
+    drop(handle);
+    row.logged_in_time(&case.log).await;
+    tokio::time::resume();
+    case.stage.sim.faults().clear();
+    assert_eq!(case.hopen().await, Sees::Nothing);
+    case.end();
+}
+
+faults! {
+    #[tokio::test]
+    closed_while_idle {
+        fault: "closed between messages, nothing outstanding",
+        sees: Sees::End,
+        log: &["session ended", "the cluster closed the connection", REMEDY, "kind=\"upstream\""],
+        recovers: NEXT,
+        test(row): lost(row, false, Cut::Fin),
+    }
+    reset_while_idle {
+        fault: "reset between messages, nothing outstanding",
+        sees: Sees::End,
+        log: &["session ended", "the cluster closed the connection: Connection reset by peer", REMEDY, "kind=\"upstream\""],
+        recovers: NEXT,
+        test(row): lost(row, false, Cut::Reset),
+    }
+    closed_with_a_request_outstanding {
+        fault: "closed between messages, a request outstanding",
+        sees: TOLD,
+        log: &["session ended", "the cluster closed the connection with a request outstanding", REMEDY, "kind=\"upstream\""],
+        recovers: NEXT,
+        test(row): lost(row, true, Cut::Fin),
+    }
+    reset_with_a_request_outstanding {
+        fault: "reset between messages, a request outstanding",
+        sees: TOLD,
+        log: &["session ended", "with a request outstanding: Connection reset by peer", REMEDY, "kind=\"upstream\""],
+        recovers: NEXT,
+        test(row): lost(row, true, Cut::Reset),
+    }
+    closed_inside_a_message {
+        fault: "closed inside a message",
+        sees: Sees::Reset,
+        log: &["session ended", "the cluster's connection ended inside a message", REMEDY, "kind=\"upstream\""],
+        recovers: NEXT,
+        test(row): lost(row, true, Cut::InsideFrame),
+    }
+    reset_inside_a_message {
+        fault: "reset inside a message",
+        sees: Sees::Reset,
+        log: &["session ended", "the cluster's connection ended inside a message", REMEDY, "kind=\"upstream\""],
+        recovers: NEXT,
+        test(row): lost(row, true, Cut::InsideFrameReset),
+    }
+    stalled {
+        fault: "kdb+ reads nothing and says nothing, its connection stands",
+        sees: Sees::Nothing,
+        log: &["session ended", "the client closed", "messages_up=1", "kind=\"none\""],
+        recovers: "waits as q would; ends five minutes after the client closes",
+        test(row): silent(row),
+    }
+}
