@@ -150,7 +150,11 @@ async fn soak(options: &Options) -> Result<bool> {
         "{}",
         figures.table(options.sessions, took, &before, &peak, &after)
     );
-    Ok(figures.all_well())
+    let well = figures.all_well();
+    if !well {
+        println!("the daemon's log: {}", stage::LOG);
+    }
+    Ok(well)
 }
 
 /// Opens all sessions, some at a time. Those at endpoints without faults are opened when this comes

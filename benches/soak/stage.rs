@@ -1,6 +1,6 @@
 //! The simulator, the daemon in front of it, and what the daemon has said.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -25,6 +25,9 @@ const KEEPALIVE: &str = "5s";
 pub(crate) const TROUBLED: &str = "hdb";
 pub(crate) const TROUBLED_CLUSTER: &str = "hdb-cluster";
 const STEADY: [&str; 2] = ["rdb", "plain"];
+
+/// Where the daemon's log is kept, for whoever looks into a failure.
+pub(crate) const LOG: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/soak.log");
 
 /// Everything but the clients.
 pub(crate) struct Stage {
@@ -142,17 +145,17 @@ impl Stage {
         Ok(status.sessions.len())
     }
 
-    /// Whether hopen works at each endpoint still.
+    /// Whether hopen works at each endpoint still, or does so soon.
     pub(crate) async fn still_serves(&self, figures: &Figures) {
         for at in &self.endpoints {
-            let opened = async {
-                let mut stream = tokio::net::TcpStream::connect(at.address).await?;
-                stream.write_all(b":\x06\0").await?;
-                stream.read_u8().await
+            let opening = async {
+                while open(at.address).await.is_err() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
             };
-            let opened = tokio::time::timeout(PATIENCE, opened).await;
-            figures.judge(matches!(opened, Ok(Ok(_))), || {
-                format!("{} does not serve any more: {opened:?}", at.address)
+            let opened = tokio::time::timeout(PATIENCE, opening).await;
+            figures.judge(opened.is_ok(), || {
+                format!("{} does not serve any more", at.address)
             });
         }
     }
@@ -173,6 +176,12 @@ impl Stage {
     }
 }
 
+async fn open(address: SocketAddr) -> std::io::Result<u8> {
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream.write_all(b":\x06\0").await?;
+    stream.read_u8().await
+}
+
 impl Daemon {
     fn start(config: &std::path::Path) -> Result<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hopend"));
@@ -189,6 +198,7 @@ impl Daemon {
         let log = Arc::new(Mutex::new(Log::default()));
         let (ready, is_ready) = mpsc::channel();
         let kept = Arc::clone(&log);
+        let mut file = std::fs::File::create(LOG)?;
         std::thread::spawn(move || {
             for line in BufReader::new(errors)
                 .lines()
@@ -198,6 +208,8 @@ impl Daemon {
                     // Nobody waits for a second one.
                     let _ = ready.send(());
                 }
+                // Without it the run is still worth its time.
+                let _ = writeln!(file, "{line}");
                 kept.lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .add(line);
