@@ -21,6 +21,7 @@ use crate::error::{ErrorKind, chain};
 use crate::explain::Explanation;
 use crate::limits::{Door, Exceeded, Limits, Place};
 use crate::live::{Live, Looks, OpenSession};
+use crate::opening::{Laps, OpenStage, Opening};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
 use crate::route::{OpenError, Reached, Route};
@@ -193,13 +194,13 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     match opened {
         Ok(behind) => {
             record.opened();
-            let open = session.services.live.opened(&record);
+            let open = session.services.live.opened(&record, behind.opening());
             let (early, _place, idle_timeout) = match caller {
                 Some(caller) => (caller.early, caller.place, caller.idle_timeout),
                 None => (Vec::new(), None, None),
             };
             match behind {
-                Behind::Kdb(upstream) => {
+                Behind::Kdb(upstream, _) => {
                     let behind = (upstream, &*early, idle_timeout);
                     relay(client, behind, &session, open, &record).await;
                 }
@@ -242,9 +243,18 @@ fn refuse(session: &Session, record: &audit::Record, refusal: &Refusal) -> Strin
 /// Who answers.
 enum Behind {
     /// A cluster, a node, or another kdb+.
-    Kdb(Upstream),
+    Kdb(Upstream, Opening),
     /// hopend itself, to this user.
     Console(Arc<User>),
+}
+
+impl Behind {
+    fn opening(&self) -> Option<&Opening> {
+        match self {
+            Self::Kdb(_, opening) => Some(opening),
+            Self::Console(_) => None,
+        }
+    }
 }
 
 /// A client that has been identified.
@@ -271,19 +281,21 @@ async fn open(
     // A connection that can't be tuned is as good as gone; reading from it will tell.
     let _ = client.tune();
 
-    let begun = Instant::now();
+    let (begun, laps) = (Instant::now(), Laps::default());
     let peer = peer_of(client, session.exposed)?;
-    let account = services.authenticator.account(&peer).await;
+    let account = laps.time(OpenStage::Identify, services.authenticator.account(&peer));
+    let account = account.await;
     record.peer(&peer, client.server(), account);
     if let Some(door) = door {
         door.of(&peer)?;
     }
     let limit = endpoint.handshake_timeout;
-    let introduced = timeout_at(begun + limit, async {
+    let introduced = laps.time(OpenStage::Handshake, async {
         let names = client.shake_hands().await?;
         let (hello, early) = read_hello(client, endpoint).await?;
         Ok::<_, Refusal>((names, hello, early))
     });
+    let introduced = timeout_at(begun + limit, introduced);
     let mut stopping = session.stopping.clone();
     let (names, hello, early) = tokio::select! {
         introduced = introduced => introduced.unwrap_or(Err(Refusal::HelloTimeout(limit)))?,
@@ -293,7 +305,8 @@ async fn open(
     record.said(&hello);
 
     let names = names.as_deref();
-    let user = identify(session, &peer, names, &hello).await?;
+    let identified = identify(session, &peer, names, &hello);
+    let user = laps.time(OpenStage::Identify, identified).await?;
     record.user(&user);
     let known = caller.insert(Caller {
         capability: hello.capability,
@@ -305,24 +318,27 @@ async fn open(
             .chain(user.idle_timeout)
             .min(),
     });
-    known.place = Some(services.limits.place(endpoint, &user).await?);
+    let place = services.limits.place(endpoint, &user);
+    known.place = Some(laps.time(OpenStage::Identify, place).await?);
     *door = None;
 
-    let (behind, capability) = if let Target::Console { .. } = endpoint.target {
+    let (reached, capability) = if let Target::Console { .. } = endpoint.target {
         record.reached(&endpoint.target, None);
-        (Behind::Console(user), console::CAPABILITY)
+        (None, console::CAPABILITY)
     } else {
         let route = &session.route;
         let Reached {
             upstream,
             node,
             warm,
-        } = route.open(&user, &hello, &services.credentials).await?;
+        } = route
+            .open(&user, &hello, &services.credentials, &laps)
+            .await?;
         record.reached(upstream.peer, node.as_deref());
         record.warm(warm);
         route.keep_warm(&user, hello.capability, &services.credentials);
         let capability = upstream.capability;
-        (Behind::Kdb(upstream), capability)
+        (Some((upstream, warm)), capability)
     };
 
     // By itself: some clients hang when a message arrives in the same read.
@@ -331,7 +347,13 @@ async fn open(
         .write_all(&[answer])
         .await
         .map_err(|_| Refusal::Vanished)?;
-    Ok(behind)
+    Ok(match reached {
+        Some((upstream, warm)) => {
+            let took = begun.elapsed();
+            Behind::Kdb(upstream, Opening { took, warm, laps })
+        }
+        None => Behind::Console(user),
+    })
 }
 
 fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {

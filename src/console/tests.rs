@@ -207,6 +207,7 @@ fn status() -> Status {
         left_s: Some(2.0),
         refresh_s: None,
         fetches: 1,
+        failures: 0,
         last_error: None,
     };
     let error = |user: Option<&str>| ErrorRow {
