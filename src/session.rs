@@ -283,8 +283,8 @@ async fn open(
 
     let (begun, laps) = (Instant::now(), Laps::default());
     let peer = peer_of(client, session.exposed)?;
-    let account = laps.time(OpenStage::Identify, services.authenticator.account(&peer));
-    let account = account.await;
+    let account = services.authenticator.account(&peer).await;
+    laps.add(OpenStage::Identify, begun.elapsed());
     record.peer(&peer, client.server(), account);
     if let Some(door) = door {
         door.of(&peer)?;

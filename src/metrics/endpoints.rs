@@ -7,6 +7,9 @@ use prometheus_client::registry::Unit;
 use super::families::{About, Families};
 use crate::live::{ByKind, EndpointTotals, Way};
 
+/// Where a figure is read.
+type Figure = fn(&EndpointTotals) -> u64;
+
 type Labels<'e, const N: usize> = [(&'static str, &'e str); N];
 
 pub(super) fn encode(families: &mut Families<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
@@ -16,7 +19,7 @@ pub(super) fn encode(families: &mut Families<'_, '_>, endpoints: &[EndpointTotal
 }
 
 fn gauges(families: &mut Families<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
-    let figures: [(About, fn(&EndpointTotals) -> u64); 7] = [
+    let figures: [(About, Figure); 7] = [
         (About::new("hopend_sessions", "Open sessions"), |of| of.open),
         (
             About::new("hopend_sessions_limit", "Sessions that may be open"),
@@ -82,10 +85,12 @@ fn opens(families: &mut Families<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::
         "From the connection to the answer to hopen, of sessions that opened",
     );
     let both = endpoints.iter().flat_map(|of| {
-        let opens = [("false", &of.opens.anew), ("true", &of.opens.warm)];
-        opens.map(|(warm, histogram)| (with(of, "warm", warm), histogram))
+        let anew = (with(of, "warm", "false"), &of.opens.anew);
+        let warm = (with(of, "warm", "true"), &of.opens.warm);
+        // Most endpoints keep none.
+        [Some(anew), Some(warm).filter(|(_, took)| took.count() > 0)]
     });
-    families.histogram(about, both)?;
+    families.histogram(about, both.flatten())?;
     let about = About::new(
         "hopend_open_stage",
         "What each stage of that took, all attempts together",
