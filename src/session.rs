@@ -268,9 +268,6 @@ async fn open(
 ) -> Result<Behind, Refusal> {
     let endpoint = session.route.endpoint();
     let services = &session.services;
-    // A connection that can't be tuned is as good as gone; reading from it will tell.
-    let _ = client.tune();
-
     let begun = Instant::now();
     let peer = peer_of(client, session.exposed)?;
     let account = services.authenticator.account(&peer).await;
