@@ -307,7 +307,7 @@ async fn open(
 
     let (behind, capability) = if let Target::Console { .. } = endpoint.target {
         record.reached(&endpoint.target, None);
-        (Behind::Console(user), console::CAPABILITY)
+        (Behind::Console(Arc::clone(&user)), console::CAPABILITY)
     } else {
         let route = &session.route;
         let Reached {
@@ -317,7 +317,6 @@ async fn open(
         } = route.open(&user, &hello, &services.credentials).await?;
         record.reached(upstream.peer, node.as_deref());
         record.warm(warm);
-        route.keep_warm(&user, hello.capability, &services.credentials);
         let capability = upstream.capability;
         (Behind::Kdb(upstream), capability)
     };
@@ -328,6 +327,11 @@ async fn open(
         .write_all(&[answer])
         .await
         .map_err(|_| Refusal::Vanished)?;
+    if let Behind::Kdb(_) = behind {
+        // Nobody waits for this.
+        let route = &session.route;
+        route.keep_warm(&user, hello.capability, &services.credentials);
+    }
     Ok(behind)
 }
 
