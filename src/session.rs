@@ -278,9 +278,6 @@ async fn open(
 ) -> Result<Behind, Refusal> {
     let endpoint = session.route.endpoint();
     let services = &session.services;
-    // A connection that can't be tuned is as good as gone; reading from it will tell.
-    let _ = client.tune();
-
     let (begun, laps) = (Instant::now(), Laps::default());
     let peer = peer_of(client, session.exposed)?;
     let account = services.authenticator.account(&peer).await;
@@ -336,7 +333,6 @@ async fn open(
             .await?;
         record.reached(upstream.peer, node.as_deref());
         record.warm(warm);
-        route.keep_warm(&user, hello.capability, &services.credentials);
         let capability = upstream.capability;
         (Some((upstream, warm)), capability)
     };
@@ -347,13 +343,14 @@ async fn open(
         .write_all(&[answer])
         .await
         .map_err(|_| Refusal::Vanished)?;
-    Ok(match reached {
-        Some((upstream, warm)) => {
-            let took = begun.elapsed();
-            Behind::Kdb(upstream, Opening { took, warm, laps })
-        }
-        None => Behind::Console(user),
-    })
+    let took = begun.elapsed();
+    let Some((upstream, warm)) = reached else {
+        return Ok(Behind::Console(user));
+    };
+    // Nobody waits for this.
+    let route = &session.route;
+    route.keep_warm(&user, hello.capability, &services.credentials);
+    Ok(Behind::Kdb(upstream, Opening { took, warm, laps }))
 }
 
 fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
