@@ -52,14 +52,14 @@ def check_expression(where, expression, samples, legends):
 
 def main(exposition, dashboard, alerts, readme):
     samples, families = samples_by_name(exposition)
-    counts = {"panels": 0, "alerts": 0}
+    counts = {"queries": 0, "alerts": 0}
 
     with open(dashboard, encoding="utf-8") as text:
         board = json.load(text)
     for panel in board["panels"]:
         for target in panel.get("targets", []):
             check_expression(panel["title"], target["expr"], samples, [target["legendFormat"]])
-            counts["panels"] += 1
+            counts["queries"] += 1
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids)), "two panels have one id"
     for variable in board["templating"]["list"]:
