@@ -271,15 +271,16 @@ async fn open(
     // A connection that can't be tuned is as good as gone; reading from it will tell.
     let _ = client.tune();
 
-    let begun = Instant::now();
-    let peer = peer_of(client, session.exposed)?;
+    let limit = endpoint.handshake_timeout;
+    let deadline = Instant::now() + limit;
+    let peer = timeout_at(deadline, peer_of(client, session.exposed)).await;
+    let peer = peer.map_err(|_| Refusal::HelloTimeout(limit))??;
     let account = services.authenticator.account(&peer).await;
     record.peer(&peer, client.server(), account);
     if let Some(door) = door {
         door.of(&peer)?;
     }
-    let limit = endpoint.handshake_timeout;
-    let introduced = timeout_at(begun + limit, async {
+    let introduced = timeout_at(deadline, async {
         let names = client.shake_hands().await?;
         let (hello, early) = read_hello(client, endpoint).await?;
         Ok::<_, Refusal>((names, hello, early))
@@ -334,10 +335,10 @@ async fn open(
     Ok(behind)
 }
 
-fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
+async fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
     match client {
-        ClientStream::Tcp(stream) => Peer::of_tcp(stream, exposed),
-        ClientStream::Tls(stream) => Peer::of_tcp(stream.get_ref().0, exposed),
+        ClientStream::Tcp(stream) => Peer::of_tcp(stream, exposed).await,
+        ClientStream::Tls(stream) => Peer::of_tcp(stream.get_ref().0, exposed).await,
         ClientStream::Unix(stream) => Peer::of_unix(stream),
     }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 
 use super::socket::{Ends, KernelSocket};
 use super::{proc_net, sock_diag};
@@ -69,17 +70,16 @@ impl Peer {
     /// send its login and a query, reset the connection, and have the next owner of its port taken
     /// for the sender: what it sent is still readable here.
     ///
-    /// Blocks for some ten microseconds, or for two readings of `/proc/net/tcp` where
-    /// NETLINK_SOCK_DIAG is not to be had.
-    pub fn of_tcp(stream: &TcpStream, exposed: bool) -> Result<Self, PeerError> {
+    /// Takes some ten microseconds, or two readings of `/proc/net/tcp` where NETLINK_SOCK_DIAG is not
+    /// to be had; those wait for each other: put a deadline around it.
+    pub async fn of_tcp(stream: &TcpStream, exposed: bool) -> Result<Self, PeerError> {
         let address = connected(stream)?;
         if exposed || !address.ip().to_canonical().is_loopback() {
             return Ok(Self::Remote { address });
         }
         let server = stream.local_addr().map_err(|_| gone(address))?;
-        tcp_account(stream, address, || {
-            lookup(stream, &Ends::new(address, server))
-        })
+        let found = lookup(stream, Ends::new(address, server)).await;
+        tcp_account(stream, address, found)
     }
 
     /// The peer of an accepted Unix connection: the account and process that called `connect`.
@@ -152,9 +152,8 @@ pub fn is_exposed(listen: &ListenAddress) -> bool {
 fn tcp_account(
     stream: &TcpStream,
     address: SocketAddr,
-    lookup: impl FnOnce() -> io::Result<Option<KernelSocket>>,
+    found: io::Result<Option<KernelSocket>>,
 ) -> Result<Peer, PeerError> {
-    let found = lookup();
     if connected(stream)? != address {
         return Err(gone(address));
     }
@@ -184,14 +183,24 @@ fn tcp_account(
     }
 }
 
-fn lookup(stream: &TcpStream, ends: &Ends) -> io::Result<Option<KernelSocket>> {
-    match sock_diag::lookup(ends) {
+async fn lookup(stream: &TcpStream, ends: Ends) -> io::Result<Option<KernelSocket>> {
+    match sock_diag::lookup(&ends) {
         Ok(Some(socket)) => Ok(Some(socket)),
-        // A client that connects and resets must not cost a walk over all sockets.
-        Ok(None) if connected(stream).is_err() => Ok(None),
-        // Bound to an interface, or a kernel without tcp_diag: the table tells.
-        Ok(None) | Err(_) => proc_net::lookup(ends),
+        // Whoever is not found must not cost a walk over all sockets.
+        Ok(None) if sock_diag::works() || connected(stream).is_err() => Ok(None),
+        Ok(None) | Err(_) => from_table(ends).await,
     }
+}
+
+/// One at a time: a reading takes a tenth of a second where there are tens of thousands of sockets.
+async fn from_table(ends: Ends) -> io::Result<Option<KernelSocket>> {
+    static TURN: Semaphore = Semaphore::const_new(1);
+    let turn = TURN.acquire().await;
+    let reading = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        proc_net::lookup(&ends)
+    });
+    reading.await.map_err(io::Error::other)?
 }
 
 /// The client's address while the connection stands; getpeername fails once it has been reset.
