@@ -84,6 +84,7 @@ fn local(uid: u32) -> Peer {
 fn remote() -> Peer {
     Peer::Remote {
         address: "10.0.0.9:40212".parse().unwrap(),
+        account: None,
     }
 }
 

@@ -31,6 +31,9 @@ pub enum Peer {
     Remote {
         /// Its address.
         address: SocketAddr,
+        /// The account, where it is one of this host's and the kernel tells: its connections count
+        /// together. Nobody is let in for it.
+        account: Option<u32>,
     },
     /// A process of this host, whose account the kernel could not tell.
     Unidentified {
@@ -62,7 +65,7 @@ pub enum PeerError {
 }
 
 impl Peer {
-    /// The peer of an accepted TCP connection; on an `exposed` listener the kernel is not asked.
+    /// The peer of an accepted TCP connection; on an `exposed` listener the account only counts.
     ///
     /// Safe against reuse of the client's port: as long as our end of the connection is in the
     /// kernel's table no other socket can be *established* on the same four-tuple, and our end is
@@ -74,11 +77,17 @@ impl Peer {
     /// to be had; those wait for each other: put a deadline around it.
     pub async fn of_tcp(stream: &TcpStream, exposed: bool) -> Result<Self, PeerError> {
         let address = connected(stream)?;
-        if exposed || !address.ip().to_canonical().is_loopback() {
-            return Ok(Self::Remote { address });
-        }
         let server = stream.local_addr().map_err(|_| gone(address))?;
-        let found = lookup(stream, Ends::new(address, server)).await;
+        let ends = Ends::new(address, server);
+        if exposed || !address.ip().to_canonical().is_loopback() {
+            // Never from the tables, which other hosts would have read.
+            let found = sock_diag::lookup(&ends).ok().flatten();
+            return Ok(Self::Remote {
+                address,
+                account: found.and_then(|socket| socket.owner()),
+            });
+        }
+        let found = lookup(stream, ends).await;
         tcp_account(stream, address, found)
     }
 
@@ -103,7 +112,7 @@ impl Peer {
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Local { address, .. } | Self::Unidentified { address, .. } => *address,
-            Self::Remote { address } => Some(*address),
+            Self::Remote { address, .. } => Some(*address),
         }
     }
 
@@ -129,7 +138,7 @@ impl fmt::Display for Peer {
                 }
                 Ok(())
             }
-            Self::Remote { address } => address.fmt(f),
+            Self::Remote { address, .. } => address.fmt(f),
             Self::Unidentified { address, .. } => {
                 f.write_str("an unknown account")?;
                 if let Some(address) = address {

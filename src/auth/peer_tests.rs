@@ -191,14 +191,23 @@ async fn four_tuples_that_are_nobodys_are_not_found() {
     assert_eq!(proc_net::lookup(&other).unwrap(), None);
 }
 
+/// From whatever address of the loopback: its failures and connections count together.
 #[tokio::test]
-async fn the_kernel_is_not_asked_about_clients_of_an_exposed_listener() {
-    let (_client, server) = pair("127.0.0.1:0").await;
-    let address = server.peer_addr().unwrap();
-    assert_eq!(
-        Peer::of_tcp(&server, true).await.unwrap(),
-        Peer::Remote { address }
-    );
+async fn a_local_client_of_an_exposed_listener_counts_as_its_account_and_is_not_believed() {
+    let listener = listener("127.0.0.1:0").await;
+    for own in ["127.0.0.1:0", "127.9.8.7:0"] {
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let own: SocketAddr = own.parse().unwrap();
+        client.bind(&own.into()).unwrap();
+        client
+            .connect(&listener.local_addr().unwrap().into())
+            .unwrap();
+        let (server, address) = listener.accept().await.unwrap();
+        let peer = Peer::of_tcp(&server, true).await.unwrap();
+        assert_eq!(peer.uid(), None);
+        let account = Some(own_uid());
+        assert_eq!(peer, Peer::Remote { address, account });
+    }
 }
 
 #[tokio::test]

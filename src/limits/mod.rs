@@ -8,14 +8,13 @@ mod rate;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use crate::auth::Peer;
+use crate::auth::{Origin, Peer};
 use crate::config::{Config, Endpoint, User};
 use rate::Rate;
 
@@ -55,14 +54,6 @@ struct State {
 struct Tally {
     sessions: usize,
     opens: Rate,
-}
-
-/// Whose connection it is, before anybody has said a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Origin {
-    Account(u32),
-    Address(IpAddr),
-    Nobody,
 }
 
 /// What there is too much of.
@@ -396,16 +387,6 @@ impl Drop for Place {
     }
 }
 
-impl Origin {
-    fn of(peer: &Peer) -> Self {
-        match (peer.uid(), peer) {
-            (Some(uid), _) => Self::Account(uid),
-            (None, Peer::Remote { address }) => Self::Address(address.ip().to_canonical()),
-            (None, _) => Self::Nobody,
-        }
-    }
-}
-
 /// A session has two sockets, and doors have theirs.
 fn sessions_within(files: usize) -> usize {
     let doors = MOST_DOORS.min(files / 4);
@@ -423,4 +404,71 @@ fn decrement<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(uid: u32) -> Peer {
+        Peer::Local {
+            uid,
+            pid: None,
+            address: None,
+        }
+    }
+
+    fn host(address: &str) -> Peer {
+        Peer::Remote {
+            address: address.parse().unwrap(),
+            account: None,
+        }
+    }
+
+    /// A door for each, until one is refused.
+    async fn doors(limits: &Limits, peers: &[Peer]) -> Vec<Door> {
+        let mut doors = Vec::new();
+        for peer in peers {
+            let mut door = limits.door().await;
+            if door.of(peer).is_err() {
+                break;
+            }
+            doors.push(door);
+        }
+        doors
+    }
+
+    #[tokio::test]
+    async fn nobody_holds_more_than_half_of_the_doors() {
+        // For ten at a time.
+        let limits = Limits::within(40);
+        let mut held = doors(&limits, &vec![account(1); 6]).await;
+        assert_eq!(held.len(), 5);
+        let mut sixth = limits.door().await;
+        let refused = sixth.of(&account(1)).unwrap_err();
+        assert!(
+            matches!(&refused, Exceeded::Unknown { count: 5, .. }),
+            "{refused}"
+        );
+        assert!(refused.to_string().starts_with("uid 1 has 5 connections"));
+        // Refused, it counts for nothing: another may have the door, and it one that is given back.
+        sixth.of(&account(2)).unwrap();
+        held.pop();
+        limits.door().await.of(&account(1)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn addresses_of_one_host_share_its_half() {
+        for (first, second, same) in [
+            ("[2001:db8::1]:1", "[2001:db8::2:1]:1", true),
+            ("[2001:db8::1]:1", "[2001:db8:0:1::1]:1", false),
+            ("127.0.0.1:1", "127.9.8.7:1", true),
+            ("10.0.0.1:1", "10.0.0.2:1", false),
+        ] {
+            let limits = Limits::within(40);
+            let _held = doors(&limits, &vec![host(first); 5]).await;
+            let refused = limits.door().await.of(&host(second)).is_err();
+            assert_eq!(refused, same, "{first} {second}");
+        }
+    }
 }
