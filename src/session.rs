@@ -151,10 +151,10 @@ impl Refusal {
             }
             Self::Handshake(_) => ErrorKind::Client,
             Self::NoCertificate => ErrorKind::Configuration,
-            Self::Limit(_) => ErrorKind::Limit,
+            Self::Limit(_) | Self::Crowded(_) => ErrorKind::Limit,
             Self::Denied(_) => ErrorKind::Denied,
             Self::Open(error) => error.kind(),
-            Self::Stopped | Self::Crowded(_) => ErrorKind::Internal,
+            Self::Stopped => ErrorKind::Internal,
         }
     }
 
@@ -369,7 +369,8 @@ async fn wait(time: Duration) {
     }
 }
 
-/// Who this is; those who failed before wait first, and those who fail now wait for the answer.
+/// Who this is. Those who give a password wait for others of their origin that do; those who failed
+/// before wait first, and those who fail now wait for the answer.
 async fn identify(
     session: &Session,
     peer: &Peer,
@@ -377,26 +378,32 @@ async fn identify(
     hello: &Hello,
 ) -> Result<Arc<User>, Refusal> {
     let (services, endpoint) = (&session.services, session.route.endpoint());
+    let (penalties, limit) = (&services.penalties, endpoint.handshake_timeout);
+    let crowded = |_| Refusal::Crowded(limit);
     let now = || Instant::now().into_std();
-    wait(services.penalties.delay(peer, now())).await;
+    // Until the refusal has been held back, too.
+    let _turn = if hello.password.is_empty() {
+        None
+    } else {
+        let turn = timeout(limit, penalties.turn(peer)).await;
+        let turn = turn.map_err(crowded)?;
+        wait(penalties.delay(peer, now())).await;
+        Some(turn)
+    };
     let proof = Proof {
         exposed: session.exposed,
         peer,
         certificate,
     };
     let identified = services.authenticator.identify(endpoint, &proof, hello);
-    let limit = endpoint.handshake_timeout;
-    match timeout(limit, identified)
-        .await
-        .map_err(|_| Refusal::Crowded(limit))?
-    {
+    match timeout(limit, identified).await.map_err(crowded)? {
         Ok(user) => {
-            services.penalties.succeeded(peer, &hello.user);
+            penalties.succeeded(peer, &hello.user);
             Ok(user)
         }
         Err(denied) => {
             if denied.guess {
-                wait(services.penalties.failed(peer, &hello.user, now())).await;
+                wait(penalties.failed(peer, &hello.user, now())).await;
             }
             Err(denied.into())
         }

@@ -84,6 +84,40 @@ async fn by_password_guess() {
     assert_eq!(stage.sim.live("hdb-cluster"), 0);
 }
 
+/// Guesses made at the same moment cost what they cost one after the other, and nobody but the guesser.
+#[tokio::test]
+async fn by_many_guesses_at_once() {
+    let (log, _guard) = Log::capture();
+    let stage = Stage::with(Options::default(), |text| {
+        let timeout = "handshake_timeout = \"2s\"\ncluster = ";
+        any_ports(text).replacen("cluster = ", timeout, 1)
+    })
+    .await;
+    let (address, password) = (stage.address("hdb"), stage.password());
+    // The last one would be right: 100 ms, 200, 400, 800 and 1,600 keep it out.
+    let wrong = (0..40).map(|number| format!("guess{number}"));
+    let guesses: Vec<_> = wrong.chain([password.clone()]).collect();
+    let guessing = tokio::spawn(async move {
+        let guesses = guesses
+            .iter()
+            .map(|guess| QClient::open(address, "alice", guess));
+        futures_util::future::join_all(guesses).await
+    });
+    log.line_with(&["session refused", "does not match"]).await;
+    let hello = format!("alice:{password}\\6\\0");
+    if let Some(answer) = hopen_as_stranger(address.port(), &hello).await {
+        assert_ne!(answer, "", "she does not wait for the guesses");
+    }
+    let answers = guessing.await.unwrap();
+    assert!(answers.iter().all(Result::is_err));
+    let checked = |answer: &&Result<_, _>| matches!(answer, Err(Refused::Access));
+    let checked = answers.iter().filter(checked).count();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert!((1..=processors / 2 + 6).contains(&checked), "{checked}");
+    log.line_with(&["too many passwords", "kind=\"limit\""])
+        .await;
+}
+
 /// Connects, writes the login and a request, and is gone before the kernel is asked whose it was.
 #[tokio::test]
 async fn by_racing_the_socket_lookup() {
