@@ -110,17 +110,19 @@ async fn opens_beyond_the_pace_wait_for_their_turn_and_then_are_refused() {
     let opens = (0..30).map(|_| QClient::open(address, "", ""));
     let opened = futures_util::future::join_all(opens).await;
     let count = opened.iter().filter(|open| open.is_ok()).count();
-    // Five at once, five within the second that each may wait; more if this machine is slow.
+    // Four of the five at once, four within the second that each may wait; more if this machine is slow.
     let seconds = begun.elapsed().as_secs_f64();
-    assert!(count >= 10, "{count}");
+    assert!(count >= 8, "{count}");
     assert!(
-        (count as f64) < 11.0 + 5.0 * seconds,
+        (count as f64) < 9.0 + 4.0 * seconds,
         "{count} in {seconds} s"
     );
+    // One of the five is kept for others.
+    alice(&stage).await.unwrap();
     if count < 30 {
         log.line_with(&[
-            "endpoint hdb opens more than 5 sessions a second",
-            "max_opens_per_second",
+            "at endpoint hdb opens more than 4 sessions a second",
+            "max_opens_per_second of the endpoint, less a share for its other users",
             "kind=\"limit\"",
         ])
         .await;
