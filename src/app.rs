@@ -507,7 +507,7 @@ impl App {
         self.services.limits.take_over(&self.config);
         for running in self.endpoints.values() {
             if let Some(tls) = &running.served.tls {
-                tls.current();
+                tls.look();
             }
             warn_of_plain(&running.endpoint);
         }

@@ -173,7 +173,7 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
     let (tls, mut door) = (session.tls.take(), session.door.take());
-    let Some(mut client) = begin_tls(client, tls.as_deref()) else {
+    let Some(mut client) = begin_tls(client, tls.as_ref()).await else {
         refuse(&session, &record, &Refusal::NoCertificate);
         return;
     };
@@ -222,9 +222,12 @@ pub async fn serve(client: ClientStream, mut session: Session) {
 
 /// The client's stream, with TLS where the endpoint has it and the client comes over TCP. None if the
 /// endpoint's certificate could never be used.
-fn begin_tls(client: ClientStream, tls: Option<&Certificates>) -> Option<ClientStream> {
+async fn begin_tls(
+    client: ClientStream,
+    tls: Option<&Arc<Certificates>>,
+) -> Option<ClientStream> {
     match tls.filter(|_| client.tcp().is_some()) {
-        Some(tls) => client.with_tls(tls.current()?).ok(),
+        Some(tls) => client.with_tls(tls.current().await?).ok(),
         None => Some(client),
     }
 }

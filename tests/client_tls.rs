@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hopend::q::value::Value;
 use hopend::sim::Options;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -202,20 +203,32 @@ async fn files_that_change_are_read_anew_and_broken_ones_are_not_taken() {
     let password = tls.stage.password();
     let mut handle = tls.open(None, "alice", &password).await.unwrap();
 
+    // They are looked at once a second, when somebody comes.
+    let until = async |tls: &Tls, done: &dyn Fn(&CertificateDer<'_>) -> bool| {
+        let dials = async { while !done(&shown(tls).await) {} };
+        let patience = Duration::from_secs(30);
+        tokio::time::timeout(patience, dials).await.unwrap();
+    };
     let next = tls.authority.server();
     next.write(tls.folder.path());
-    assert_eq!(shown(&tls).await, *next.der());
+    until(&tls, &|shown| shown == next.der()).await;
     assert_ne!(first, *next.der());
     log.line_with(&["the certificate has been read anew", "endpoint=\"hdb\""])
         .await;
 
     // Another key than the certificate's, then no PEM at all.
     let other = tls.authority.server();
+    let refused = |count| {
+        let text = log.text();
+        text.matches("the one before stays in use").count() == count
+    };
     std::fs::write(tls.folder.path().join("server.key"), &other.key_pem).unwrap();
+    until(&tls, &|_| refused(1)).await;
     assert_eq!(shown(&tls).await, *next.der());
     log.line_with(&["ERROR", "can't be used", "the one before stays in use"])
         .await;
     std::fs::write(tls.folder.path().join("server.pem"), "half a fi").unwrap();
+    until(&tls, &|_| refused(2)).await;
     assert_eq!(shown(&tls).await, *next.der());
     // A reload says what is wrong, and changes nothing.
     let problems = hopend::config::load(&tls.stage.config_path()).unwrap_err();
