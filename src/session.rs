@@ -173,9 +173,15 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
     let (tls, mut door) = (session.tls.take(), session.door.take());
-    let Some(mut client) = begin_tls(client, tls.as_ref()).await else {
-        refuse(&session, &record, &Refusal::NoCertificate);
-        return;
+    let mut client = match begin_tls(client, tls.as_ref()).await {
+        Ok(client) => client,
+        Err(client) => {
+            refuse(&session, &record, &Refusal::NoCertificate);
+            if let Some(client) = client {
+                turn_away(client, &Refusal::NoCertificate).await;
+            }
+            return;
+        }
     };
     let mut caller = None;
     // In a box: what it takes to open a session is gone while the session lasts.
@@ -220,15 +226,18 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     }
 }
 
-/// The client's stream, with TLS where the endpoint has it and the client comes over TCP. None if the
-/// endpoint's certificate could never be used.
+/// The client's stream, with TLS where the endpoint has it and the client comes over TCP. Else what is
+/// left of it, where the endpoint's certificate could never be used.
 async fn begin_tls(
     client: ClientStream,
     tls: Option<&Arc<Certificates>>,
-) -> Option<ClientStream> {
-    match tls.filter(|_| client.tcp().is_some()) {
-        Some(tls) => client.with_tls(tls.current().await?).ok(),
-        None => Some(client),
+) -> Result<ClientStream, Option<ClientStream>> {
+    let Some(tls) = tls.filter(|_| client.tcp().is_some()) else {
+        return Ok(client);
+    };
+    match tls.current().await {
+        Some(config) => client.with_tls(config).map_err(|_| None),
+        None => Err(Some(client)),
     }
 }
 

@@ -1,9 +1,12 @@
 //! TLS towards clients: real handshakes, certificates that name users, and files that change.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use hopend::app::App;
+use hopend::credential::{Clock, Sources};
 use hopend::q::value::Value;
-use hopend::sim::Options;
+use hopend::sim::{Options, Simulator};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -245,6 +248,33 @@ async fn files_that_change_are_read_anew_and_broken_ones_are_not_taken() {
         Ok(Value::Long(2)),
         "as if nothing was"
     );
+}
+
+/// As for everything that is not the client's fault: a reset, and not q's `'access`.
+#[tokio::test]
+async fn without_a_certificate_that_can_be_used_a_client_sees_a_reset() {
+    let (log, _guard) = Log::capture();
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let files = folder.path().display();
+    Authority::new("test CA").server().write(folder.path());
+    let tls = format!(
+        "listen = [\"127.0.0.1:0\"]\ntls = {{ cert = \"{files}/server.pem\", key = \"{files}/server.key\" }}"
+    );
+    let path = sim.write_files(folder.path(), &account()).unwrap();
+    let text = any_ports(std::fs::read_to_string(&path).unwrap());
+    let text = text.replacen("listen = [\"127.0.0.1:0\"]", &tls, 1);
+    std::fs::write(&path, text).unwrap();
+    let config = hopend::config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
+    // After it was checked, before it is used.
+    std::fs::write(folder.path().join("server.pem"), "half a fi").unwrap();
+    let app = App::start(config, Arc::new(Sources::default()), Clock::system()).unwrap();
+    let address = crate::support::address_of(&app, "hdb");
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let error = client.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    log.line_with(&["the certificate of the endpoint can't be used"])
+        .await;
 }
 
 #[tokio::test]
