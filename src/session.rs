@@ -489,6 +489,8 @@ async fn relay(
         let mut look = Instant::now() + idle_timeout.unwrap_or_default();
         loop {
             tokio::select! {
+                // A request that is here already comes before the end of an idle session.
+                biased;
                 end = relay.run() => break end,
                 () = cutting.cutting() => break End::Cut,
                 uid = open.killed() => break End::Killed { uid },

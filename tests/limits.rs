@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use hopend::q::frame::MessageType;
 use hopend::q::value::Value;
 use hopend::sim::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -147,6 +148,19 @@ async fn an_idle_session_ends_and_keepalives_do_not_keep_it() {
         ])
         .await;
     assert!(!line.contains("pings=0 "), "{line}");
+}
+
+/// The daemon's thread, which is this one, comes late to both.
+#[tokio::test]
+async fn a_request_that_came_before_the_idle_end_was_noticed_is_answered() {
+    let stage = stage("idle_timeout = \"500ms\"").await;
+    for _ in 0..8 {
+        let mut handle = stage.open("hdb").await;
+        handle.ask("1+1").await.unwrap();
+        handle.send(MessageType::Sync, "2+2").await;
+        std::thread::sleep(Duration::from_millis(600));
+        assert_eq!(handle.answer().await, Ok(Value::Long(4)));
+    }
 }
 
 #[tokio::test]
