@@ -177,20 +177,9 @@ impl Limits {
     /// This configuration counts from now on. Warns where it allows more than there are file
     /// descriptors for.
     pub fn take_over(&self, config: &Config) {
-        let files = files::allowed();
-        let possible = sessions_within(files);
-        let endpoints = config.endpoints.iter();
-        let wanted = config
-            .daemon
-            .max_sessions
-            .unwrap_or_else(|| endpoints.map(|endpoint| endpoint.max_sessions).sum());
-        if wanted > possible {
-            tracing::warn!(
-                "{wanted} sessions are allowed, and file descriptors for {possible}: the rest will be \
-                 refused; raise LimitNOFILE of the service (it needs {}), or lower max_sessions",
-                files::needed(wanted)
-            );
-        }
+        let budget = Budget::of(config, files::allowed());
+        budget.warn();
+        let possible = budget.possible;
         let mut state = lock(&self.state);
         let asked = config.daemon.max_sessions.filter(|most| *most <= possible);
         state.by_files = asked.is_none();
@@ -468,6 +457,50 @@ impl Drop for Place {
     }
 }
 
+/// What the configuration would have of the file descriptors.
+#[derive(Debug, PartialEq, Eq)]
+struct Budget {
+    sessions: usize,
+    warm: usize,
+    /// Sessions that there are descriptors for.
+    possible: usize,
+}
+
+impl Budget {
+    fn of(config: &Config, files: usize) -> Self {
+        let endpoints = config.endpoints.iter();
+        let warm = endpoints
+            .clone()
+            .map(|endpoint| endpoint.warm * endpoint.users.len())
+            .sum();
+        let sessions = config.daemon.max_sessions;
+        Self {
+            sessions: sessions
+                .unwrap_or_else(|| endpoints.map(|endpoint| endpoint.max_sessions).sum()),
+            warm,
+            // Sessions come first where it is too tight for both.
+            possible: sessions_within(files - warm.min(files / 2)),
+        }
+    }
+
+    fn warn(&self) {
+        if self.sessions <= self.possible {
+            return;
+        }
+        let (beside, less) = match self.warm {
+            0 => (String::new(), ""),
+            warm => (format!(" and {warm} warm connections"), " or warm"),
+        };
+        tracing::warn!(
+            "{} sessions{beside} are allowed, and file descriptors for {} sessions: the rest will be \
+             refused; raise LimitNOFILE of the service (it needs {}), or lower max_sessions{less}",
+            self.sessions,
+            self.possible,
+            files::needed(self.sessions).saturating_add(self.warm)
+        );
+    }
+}
+
 /// A session has two sockets, and doors have theirs.
 fn sessions_within(files: usize) -> usize {
     let doors = MOST_DOORS.min(files / 4);
@@ -507,7 +540,7 @@ mod tests {
         let text = format!(
             "[[user]]\nname = \"a\"\nos_user = \"a\"\n[[user]]\nname = \"b\"\nos_user = \"b\"\n\
              [[endpoint]]\nname = \"hdb\"\nlisten = \"127.0.0.1:0\"\nconnect = \":127.0.0.1:1\"\n\
-             login = \"client\"\n{endpoint}\n[daemon]\n{daemon}\n"
+             login = {{ command = [\"/bin/true\"] }}\n{endpoint}\n[daemon]\n{daemon}\n"
         );
         let accounts = |name: &str| {
             let (name, uid) = (name.to_owned(), 1_000);
@@ -529,6 +562,19 @@ mod tests {
             }
         }
         (places, why)
+    }
+
+    #[test]
+    fn warm_connections_have_their_file_descriptors() {
+        let budget = |warm, files| {
+            let config = config("", &format!("max_sessions = 100\nwarm = {warm}"));
+            Budget::of(&config, files)
+        };
+        for (warm, files, expected) in [(0, 1_000, 375), (8, 1_000, 369), (64, 100, 19)] {
+            let budget = budget(warm, files);
+            let found = (budget.sessions, budget.warm, budget.possible);
+            assert_eq!(found, (100, 2 * warm, expected), "{warm}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
