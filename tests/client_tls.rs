@@ -166,6 +166,21 @@ async fn a_certificate_names_the_user_and_none_gets_no_further_than_tls() {
     assert!(matches!(expired, Err(Refused::Broken(_))));
 }
 
+/// Whoever is somebody else elsewhere is nobody here, whatever the password.
+#[tokio::test]
+async fn a_certificate_of_a_user_of_other_endpoints_tries_no_password() {
+    let mut tls = Tls::with(true, "users = [\"alice\"]").await;
+    tls.stage.reload(|text| {
+        text.replacen("certificate = \"CN=alice\"\n", "", 1)
+            + "\n[[user]]\nname = \"carol\"\ncertificate = \"CN=carol\"\n"
+    });
+    let password = tls.stage.password();
+    let [carols, nobodys] = ["carol", "host7"].map(|name| tls.authority.client(name));
+    let refused = tls.open(Some(&carols), "alice", &password).await;
+    assert!(matches!(refused, Err(Refused::Access)));
+    tls.open(Some(&nobodys), "alice", &password).await.unwrap();
+}
+
 #[tokio::test]
 async fn each_side_that_expects_the_other_protocol_is_told() {
     let (log, _guard) = Log::capture();

@@ -37,6 +37,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         expose: false,
         tls: None,
         users: users.to_vec(),
+        certificates_of_others: vec!["CN=zoe".parse().unwrap()],
         target: Target::Addresses {
             addresses: Vec::new(),
             policy: Policy::Failover,
@@ -350,6 +351,11 @@ async fn a_certificate_makes_its_user_of_a_client_and_nobody_else() {
         ("CN=host7", "carol", "", Err("password_missing")),
         ("CN=host7", "", "", Err("certificate_unknown")),
         ("CN=host7", "alice", "wonder", Err("other_certificate")),
+        // that of a user whom the endpoint does not have
+        ("CN=zoe", "carol", "coal", Err("other_certificate")),
+        ("CN=zoe", "alice", "wonder", Err("other_certificate")),
+        ("CN=zoe", "", "", Err("certificate_unknown")),
+        ("CN=zoe", "zoe", "", Err("unknown_user")),
         // several users'
         ("URI:spiffe://bank/feed", "", "", Err("ambiguous")),
         ("URI:spiffe://bank/feed", "feed2", "", Ok("feed2")),
