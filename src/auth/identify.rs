@@ -289,9 +289,7 @@ fn by_certificate(
     let named = endpoint.users.iter().find(|user| user.name == hello.user);
     match (named.filter(|_| !hello.user.is_empty()), &owners[..]) {
         (Some(user), _) if owns(user) => claim(user),
-        (Some(user), owners)
-            if user.certificate.is_some() || !owners.is_empty() || is_others =>
-        {
+        (Some(user), owners) if user.certificate.is_some() || !owners.is_empty() || is_others => {
             Claim::Refused(Reason::OtherCertificate {
                 user: user.name.clone(),
                 names: names.to_vec(),

@@ -4,9 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{
-    SocketAddr as UnixAddress, UnixListener as StdUnixListener,
-};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, fchmod};
