@@ -69,14 +69,6 @@ impl Detached {
 }
 
 impl ClientStream {
-    /// Sets what every connection gets.
-    pub fn tune(&self) -> io::Result<()> {
-        match self {
-            Self::Unix(_) => Ok(()),
-            _ => self.tcp().map_or(Ok(()), socket::tune),
-        }
-    }
-
     /// Expects TLS on it, if it is over TCP.
     ///
     /// # Errors

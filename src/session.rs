@@ -280,9 +280,6 @@ async fn open(
 ) -> Result<Behind, Refusal> {
     let endpoint = session.route.endpoint();
     let services = &session.services;
-    // A connection that can't be tuned is as good as gone; reading from it will tell.
-    let _ = client.tune();
-
     let limit = endpoint.handshake_timeout;
     let deadline = Instant::now() + limit;
     let peer = timeout_at(deadline, peer_of(client, session.exposed)).await;
@@ -323,7 +320,7 @@ async fn open(
 
     let (behind, capability) = if let Target::Console { .. } = endpoint.target {
         record.reached(&endpoint.target, None);
-        (Behind::Console(user), console::CAPABILITY)
+        (Behind::Console(Arc::clone(&user)), console::CAPABILITY)
     } else {
         let route = &session.route;
         let Reached {
@@ -333,7 +330,6 @@ async fn open(
         } = route.open(&user, &hello, &services.credentials).await?;
         record.reached(upstream.peer, node.as_deref());
         record.warm(warm);
-        route.keep_warm(&user, hello.capability, &services.credentials);
         let capability = upstream.capability;
         (Behind::Kdb(upstream), capability)
     };
@@ -344,6 +340,11 @@ async fn open(
         .write_all(&[answer])
         .await
         .map_err(|_| Refusal::Vanished)?;
+    if let Behind::Kdb(_) = behind {
+        // Nobody waits for this.
+        let route = &session.route;
+        route.keep_warm(&user, hello.capability, &services.credentials);
+    }
     Ok(behind)
 }
 

@@ -1,6 +1,7 @@
 //! Options that every TCP connection of hopend's gets, on both sides.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -20,9 +21,12 @@ const PROBES: u32 = 4;
 /// TCP_USER_TIMEOUT would be quicker there, but Linux applies it to a peer that is alive and has
 /// closed its window as well, probes answered or not: a q that computes for minutes while bytes wait
 /// for it would lose its connection, and the bytes.
-pub fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+///
+/// What a listener is set to, each connection that it accepts begins with (Linux copies the socket):
+/// none has to be set by itself.
+pub fn tune(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(PROBE_AFTER)
         .with_interval(PROBE_EVERY)

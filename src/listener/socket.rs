@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::passed::{Passed, PassedKind};
 use crate::client::ClientStream;
 use crate::config::ListenAddress;
+use crate::socket::tune;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1_024;
@@ -146,6 +147,7 @@ fn take_over(passed: &PassedKind, address: &ListenAddress) -> io::Result<Kind> {
         PassedKind::Tcp(listener) => {
             let listener = listener.try_clone()?;
             listener.set_nonblocking(true)?;
+            tune(&listener)?;
             TcpListener::from_std(listener).map(Kind::Tcp)
         }
         PassedKind::Unix(listener) => {
@@ -171,6 +173,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
+    tune(&socket)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -245,6 +248,26 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_sends_at_once_and_notices_a_peer_that_vanished() {
+        let passed = PassedKind::Tcp(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let any = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+        let bound = Listener::bind(&any).unwrap().kind;
+        for kind in [bound, take_over(&passed, &any).unwrap()] {
+            let Kind::Tcp(listener) = kind else {
+                panic!("no TCP listener");
+            };
+            let address = listener.local_addr().unwrap();
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let socket = socket2::SockRef::from(&accepted);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 60);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 15);
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+        }
+    }
 
     #[tokio::test]
     async fn a_file_that_is_another_s_by_now_stays() {

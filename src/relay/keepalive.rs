@@ -1,6 +1,7 @@
 //! When to say something to a cluster that has heard nothing for a while: a pure machine, told the
 //! time and the state of the stream.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, KeepaliveMode};
@@ -10,6 +11,11 @@ use crate::q::message;
 /// An interval is shortened by up to this share, so that connections opened together don't ping
 /// together.
 const JITTER: f64 = 0.2;
+/// Pings go out at moments that all connections of the process share, so many to an interval: those
+/// of thousands of idle connections then cost one wake-up together, and are still no burst.
+const MOMENTS: u32 = 256;
+/// The longest time between two of these moments.
+const LONGEST: Duration = Duration::from_millis(250);
 
 /// The pings of one connection.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub struct Keepalive {
 #[derive(Debug)]
 struct Plan {
     every: Duration,
+    /// From one shared moment to the next, in nanoseconds.
+    moment: u64,
     mode: KeepaliveMode,
     ping: Vec<u8>,
 }
@@ -50,6 +58,7 @@ impl Keepalive {
                 mode,
             } => Some(Plan {
                 every: *every,
+                moment: nanoseconds((*every / MOMENTS).min(LONGEST)).max(1),
                 mode: *mode,
                 ping: match mode {
                     KeepaliveMode::Async => message::text(MessageType::Async, message),
@@ -75,7 +84,8 @@ impl Keepalive {
     /// When the next ping is due, if nothing is sent before. `None` when there are no pings, or one
     /// waits for its answer.
     pub fn due(&self) -> Option<Instant> {
-        (self.plan.is_some() && !self.awaiting).then(|| self.last_sent + self.interval)
+        let plan = self.plan.as_ref().filter(|_| !self.awaiting)?;
+        Some(moment_before(self.last_sent + self.interval, plan.moment))
     }
 
     /// The ping to send now, if one is due and the stream is fit for it. Where it isn't, ask again
@@ -115,6 +125,18 @@ impl Keepalive {
     }
 }
 
+/// The last shared moment until then.
+fn moment_before(then: Instant, moment: u64) -> Instant {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let since = then.saturating_duration_since(*FIRST);
+    then - Duration::from_nanos(nanoseconds(since) % moment)
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    let seconds = time.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(time.subsec_nanos().into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,11 +163,29 @@ mod tests {
         let mut last = start;
         for _ in 0..100 {
             let due = keepalive.due().unwrap();
-            assert!(due - last <= EVERY && due - last >= EVERY.mul_f64(1.0 - JITTER));
+            assert!(due - last <= EVERY && due - last >= EVERY.mul_f64(1.0 - JITTER) - LONGEST);
             assert_eq!(keepalive.poll(due - Duration::from_millis(1), READY), None);
             assert!(keepalive.poll(due, READY).is_some());
             last = due;
         }
+    }
+
+    #[test]
+    fn idle_connections_ping_at_moments_that_they_share_and_not_all_at_once() {
+        let start = Instant::now();
+        let mut dues: Vec<_> = (0..4_000)
+            .map(|after| {
+                let opened = start + Duration::from_micros(after);
+                keepalive(KeepaliveMode::Async, opened).due().unwrap()
+            })
+            .collect();
+        dues.sort_unstable();
+        let at_once = dues.chunk_by(|a, b| a == b).map(<[_]>::len);
+        let moments = at_once.clone().count();
+        // A fifth of the interval, in moments of 1/256 of it (234 ms), and one for each end.
+        assert!((40..=54).contains(&moments), "{moments}");
+        let most = at_once.max().unwrap();
+        assert!(most < 4_000 / 20, "{most} at once");
     }
 
     #[test]

@@ -141,8 +141,8 @@ impl Warm {
     pub(super) fn take(&self, user: &str, fitting: &Fitting<'_>) -> Option<Opened> {
         let shelf = self.shelf(user)?;
         loop {
+            // What is missing then is made once the session has its answer: see `came`.
             let (taken, over) = shelf.lock().take(fitting);
-            shelf.wake.notify_one();
             for kept in over {
                 self.let_go(user, kept, &"its login is over");
             }
