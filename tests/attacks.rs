@@ -253,7 +253,7 @@ fn console_requests(cluster: &str) -> Vec<Vec<u8>> {
 }
 
 /// All that is written in it.
-fn text_of(value: Value) -> String {
+fn text_of(value: &Value) -> String {
     String::from_utf8_lossy(&value.encode()).into_owned()
 }
 
@@ -320,7 +320,10 @@ async fn through_the_console() {
     let mut seen = String::new();
     for request in console_requests("hdb-cluster") {
         all.stream.write_all(&request).await.unwrap();
-        seen += &all.answer().await.map_or_else(|error| error, text_of);
+        seen += &all
+            .answer()
+            .await
+            .map_or_else(|error| error, |value| text_of(&value));
     }
     let own = account();
     let others = [&*own, "alice", "hdb", "rdb", "127.0.0.1:"];
@@ -331,7 +334,7 @@ async fn through_the_console() {
     let there = ask_as_mallory(console.port(), "hdb-cluster").await;
     let nowhere = ask_as_mallory(console.port(), "no-such-cluster").await;
     // The console's own endpoint is mallory's too, with its address.
-    let own = text_of(there[0].clone());
+    let own = text_of(&there[0]);
     assert!(own.contains("console") && !own.contains("hdb"), "{own}");
     let Value::Table(sessions) = &there[2] else {
         panic!("{:?}", there[2]);
@@ -342,7 +345,7 @@ async fn through_the_console() {
     let secrets = stage.sim.issued_secrets();
     assert!(!secrets.is_empty());
     for (number, answer) in there.iter().enumerate().skip(1) {
-        let text = text_of(answer.clone());
+        let text = text_of(answer);
         // What was asked for may be named.
         let text = text.replace("sim-hdb-node-1", "it");
         let text = text.replace("hdb-cluster", "it");
