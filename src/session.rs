@@ -218,7 +218,10 @@ pub async fn serve(client: ClientStream, mut session: Session) {
             let reason = refuse(&session, &record, &refusal);
             match caller {
                 Some(caller) if explains(&session, &refusal) => {
-                    explain(client, &caller, &reason, &session).await;
+                    // Whoever got no place still has the door that others wait for.
+                    let timeout = session.route.endpoint().handshake_timeout;
+                    let limit = door.as_ref().map_or(Duration::MAX, |_| timeout);
+                    explain(client, &caller, (&reason, limit), &session).await;
                 }
                 _ => turn_away(client, &refusal).await,
             }
@@ -451,7 +454,12 @@ fn explains(session: &Session, refusal: &Refusal) -> bool {
         && matches!(refusal, Refusal::Open(_) | Refusal::Limit(_))
 }
 
-async fn explain(mut client: ClientStream, caller: &Caller, reason: &str, session: &Session) {
+async fn explain(
+    mut client: ClientStream,
+    caller: &Caller,
+    (reason, limit): (&str, Duration),
+    session: &Session,
+) {
     let explanation = Explanation {
         capability: caller.capability,
         early: &caller.early,
@@ -460,7 +468,7 @@ async fn explain(mut client: ClientStream, caller: &Caller, reason: &str, sessio
     };
     let mut stopping = session.stopping.clone();
     let given = tokio::select! {
-        given = explanation.give(&mut client) => given,
+        given = timeout(limit, explanation.give(&mut client)) => given.unwrap_or(Ok(())),
         () = stopping.draining() => Ok(()),
     };
     if let Err(error) = given {

@@ -78,6 +78,18 @@ async fn who_is_refused_for_a_limit_is_told_why_where_errors_are_explained() {
     );
 }
 
+/// It keeps the place of those that are not known yet.
+#[tokio::test]
+async fn who_is_refused_for_a_limit_and_asks_nothing_is_let_go_soon() {
+    let keys = "max_sessions = 1\nerrors = \"explain\"\nhandshake_timeout = \"500ms\"";
+    let stage = stage(keys).await;
+    let _first = stage.open("hdb").await;
+    let mut second = stage.open("hdb").await;
+    // Else after the minute that there is for explanations.
+    let end = tokio::time::timeout(Duration::from_secs(30), second.sees_end());
+    assert_eq!(end.await, Ok(true));
+}
+
 #[tokio::test]
 async fn a_users_and_the_daemons_sessions_count_on_all_endpoints() {
     let (log, _guard) = Log::capture();
