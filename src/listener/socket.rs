@@ -39,29 +39,35 @@ enum Kind {
 
 /// Why an address could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("listen address {address}: {}", advice(.source, .address))]
+#[error("listen address {address}: {}", advice(.source, .address, .own.as_ref()))]
 pub struct BindError {
     /// As configured.
     pub address: ListenAddress,
+    /// Where hopend itself listens, if that is in the way.
+    pub own: Option<ListenAddress>,
     /// What the system said.
     #[source]
     pub source: io::Error,
 }
 
-fn advice(error: &io::Error, address: &ListenAddress) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
+fn advice(error: &io::Error, address: &ListenAddress, own: Option<&ListenAddress>) -> String {
+    match (error.kind(), own) {
+        (io::ErrorKind::AddrInUse, Some(own)) => format!(
+            "hopend itself listens at {own}, which a reload gives up last; restart it, or choose \
+             another port"
+        ),
+        (io::ErrorKind::AddrInUse, None) => {
             let find = match address {
                 ListenAddress::Tcp(address) => format!("ss -ltnp 'sport = :{}'", address.port()),
                 _ => "ss -lxp".to_owned(),
             };
             format!("another process listens there; find it with {find}, or choose another address")
         }
-        io::ErrorKind::PermissionDenied => {
+        (io::ErrorKind::PermissionDenied, _) => {
             "not allowed; choose a port from 1024 up, or a folder that the daemon may write to"
                 .into()
         }
-        io::ErrorKind::AddrNotAvailable => "this host has no such address".into(),
+        (io::ErrorKind::AddrNotAvailable, _) => "this host has no such address".into(),
         _ => "can't be bound".into(),
     }
 }
@@ -79,6 +85,7 @@ impl Listener {
         };
         let failed = |source| BindError {
             address: address.clone(),
+            own: None,
             source,
         };
         let kind = bound.map_err(failed)?;
@@ -97,6 +104,7 @@ impl Listener {
         };
         let kind = take_over(kind, address).map_err(|source| BindError {
             address: address.clone(),
+            own: None,
             source,
         })?;
         Ok(Self {
