@@ -210,7 +210,8 @@ pub async fn serve(client: ClientStream, mut session: Session) {
                     relay(client, behind, &session, open, &record).await;
                 }
                 Behind::Console(user) => {
-                    console(client, (&user, &early), &session, open, &record).await;
+                    let user = (&*user, &*early, idle_timeout);
+                    console(client, user, &session, open, &record).await;
                 }
             }
         }
@@ -539,7 +540,7 @@ async fn relay(
 /// A session that hopend itself answers.
 async fn console(
     mut client: ClientStream,
-    (user, early): (&User, &[u8]),
+    (user, early, idle_timeout): (&User, &[u8], Option<Duration>),
     session: &Session,
     mut open: OpenSession,
     record: &audit::Record,
@@ -565,7 +566,9 @@ async fn console(
     };
     let mut cutting = session.stopping.clone();
     let end = tokio::select! {
+        biased;
         end = console::serve(&visit, &mut client, early, session.stopping.clone()) => end,
+        end = unused(idle_timeout, &meters) => end,
         () = cutting.cutting() => End::Cut,
         uid = open.killed() => End::Killed { uid },
     };
@@ -574,6 +577,20 @@ async fn console(
         client.reset();
     } else {
         client.close().await;
+    }
+}
+
+/// Returns when a console has been neither used nor waited for as long as that.
+async fn unused(idle_timeout: Option<Duration>, meters: &relay::Meters) -> End {
+    let Some(limit) = idle_timeout else {
+        return std::future::pending().await;
+    };
+    loop {
+        let left = limit.saturating_sub(meters.idle());
+        if left.is_zero() && meters.outstanding() == 0 {
+            return End::Idle(limit);
+        }
+        sleep(if left.is_zero() { limit } else { left }).await;
     }
 }
 

@@ -162,6 +162,20 @@ async fn an_idle_session_ends_and_keepalives_do_not_keep_it() {
     assert!(!line.contains("pings=0 "), "{line}");
 }
 
+#[tokio::test]
+async fn an_idle_console_ends_as_well() {
+    let (log, _guard) = Log::capture();
+    let stage = Stage::with(Options::default(), |text| {
+        let console = "kind = \"console\"\n";
+        any_ports(text).replacen(console, &format!("{console}idle_timeout = \"500ms\"\n"), 1)
+    })
+    .await;
+    let mut console = stage.open("console").await;
+    console.ask("sessions").await.unwrap();
+    assert!(console.sees_end().await);
+    log.line_with(&["session ended", "(idle_timeout)"]).await;
+}
+
 /// The daemon's thread, which is this one, comes late to both.
 #[tokio::test]
 async fn a_request_that_came_before_the_idle_end_was_noticed_is_answered() {
