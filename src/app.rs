@@ -320,6 +320,8 @@ impl App {
         let address = self.config.daemon.admin?;
         match admin::bind(address).await {
             Ok(listener) => {
+                // Where the system chose the port, that one.
+                let address = listener.local_addr().unwrap_or(address);
                 tracing::info!(%address, "admin");
                 let services = Arc::clone(&self.services);
                 let serving = tokio::spawn(admin::serve(listener, self.stop.listen(), services));

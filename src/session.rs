@@ -21,6 +21,7 @@ use crate::error::{ErrorKind, chain};
 use crate::explain::Explanation;
 use crate::limits::{Door, Exceeded, Limits, Place};
 use crate::live::{Live, Looks, OpenSession};
+use crate::opening::{Laps, OpenStage, Opening};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
 use crate::route::{OpenError, Reached, Route};
@@ -199,13 +200,13 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     match opened {
         Ok(behind) => {
             record.opened();
-            let open = session.services.live.opened(&record);
+            let open = session.services.live.opened(&record, behind.opening());
             let (early, _place, idle_timeout) = match caller {
                 Some(caller) => (caller.early, caller.place, caller.idle_timeout),
                 None => (Vec::new(), None, None),
             };
             match behind {
-                Behind::Kdb(upstream) => {
+                Behind::Kdb(upstream, _) => {
                     let behind = (upstream, &*early, idle_timeout);
                     relay(client, behind, &session, open, &record).await;
                 }
@@ -258,9 +259,18 @@ fn refuse(session: &Session, record: &audit::Record, refusal: &Refusal) -> Strin
 /// Who answers.
 enum Behind {
     /// A cluster, a node, or another kdb+.
-    Kdb(Upstream),
+    Kdb(Upstream, Opening),
     /// hopend itself, to this user.
     Console(Arc<User>),
+}
+
+impl Behind {
+    fn opening(&self) -> Option<&Opening> {
+        match self {
+            Self::Kdb(_, opening) => Some(opening),
+            Self::Console(_) => None,
+        }
+    }
 }
 
 /// A client that has been identified.
@@ -284,20 +294,22 @@ async fn open(
 ) -> Result<Behind, Refusal> {
     let endpoint = session.route.endpoint();
     let services = &session.services;
+    let (begun, laps) = (Instant::now(), Laps::default());
     let limit = endpoint.handshake_timeout;
-    let deadline = Instant::now() + limit;
-    let peer = timeout_at(deadline, peer_of(client, session.exposed)).await;
+    let peer = timeout_at(begun + limit, peer_of(client, session.exposed)).await;
     let peer = peer.map_err(|_| Refusal::HelloTimeout(limit))??;
     let account = services.authenticator.account(&peer).await;
+    laps.add(OpenStage::Identify, begun.elapsed());
     record.peer(&peer, client.server(), account);
     if let Some(door) = door {
         door.of(&peer)?;
     }
-    let introduced = timeout_at(deadline, async {
+    let introduced = laps.time(OpenStage::Handshake, async {
         let names = client.shake_hands().await?;
         let (hello, early) = read_hello(client, endpoint).await?;
         Ok::<_, Refusal>((names, hello, early))
     });
+    let introduced = timeout_at(begun + limit, introduced);
     let mut stopping = session.stopping.clone();
     let (names, hello, early) = tokio::select! {
         introduced = introduced => introduced.unwrap_or(Err(Refusal::HelloTimeout(limit)))?,
@@ -307,7 +319,8 @@ async fn open(
     record.said(&hello);
 
     let names = names.as_deref();
-    let user = identify(session, &peer, names, &hello).await?;
+    let identified = identify(session, &peer, names, &hello);
+    let user = laps.time(OpenStage::Identify, identified).await?;
     record.user(&user);
     let known = caller.insert(Caller {
         capability: hello.capability,
@@ -319,23 +332,26 @@ async fn open(
             .chain(user.idle_timeout)
             .min(),
     });
-    known.place = Some(services.limits.place(endpoint, &user).await?);
+    let place = services.limits.place(endpoint, &user);
+    known.place = Some(laps.time(OpenStage::Identify, place).await?);
     *door = None;
 
-    let (behind, capability) = if let Target::Console { .. } = endpoint.target {
+    let (reached, capability) = if let Target::Console { .. } = endpoint.target {
         record.reached(&endpoint.target, None);
-        (Behind::Console(Arc::clone(&user)), console::CAPABILITY)
+        (None, console::CAPABILITY)
     } else {
         let route = &session.route;
         let Reached {
             upstream,
             node,
             warm,
-        } = route.open(&user, &hello, &services.credentials).await?;
+        } = route
+            .open(&user, &hello, &services.credentials, &laps)
+            .await?;
         record.reached(upstream.peer, node.as_deref());
         record.warm(warm);
         let capability = upstream.capability;
-        (Behind::Kdb(upstream), capability)
+        (Some((upstream, warm)), capability)
     };
 
     // By itself: some clients hang when a message arrives in the same read.
@@ -344,12 +360,14 @@ async fn open(
         .write_all(&[answer])
         .await
         .map_err(|_| Refusal::Vanished)?;
-    if let Behind::Kdb(_) = behind {
-        // Nobody waits for this.
-        let route = &session.route;
-        route.keep_warm(&user, hello.capability, &services.credentials);
-    }
-    Ok(behind)
+    let took = begun.elapsed();
+    let Some((upstream, warm)) = reached else {
+        return Ok(Behind::Console(user));
+    };
+    // Nobody waits for this.
+    let route = &session.route;
+    route.keep_warm(&user, hello.capability, &services.credentials);
+    Ok(Behind::Kdb(upstream, Opening { took, warm, laps }))
 }
 
 async fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {

@@ -140,6 +140,9 @@ pub struct CredentialRow {
     pub refresh_s: Option<f64>,
     /// Successful fetches so far.
     pub fetches: u64,
+    /// Fetches that failed so far.
+    #[serde(default)]
+    pub failures: u64,
     /// What the last failed fetch said, with its remedy, if none succeeded since.
     pub last_error: Option<String>,
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::schedule::{Demand, Schedule, Step};
-use super::{Clock, Credential, Fetch, FetchError, Issued, Now, Recipe, Retry};
+use super::{CallCount, Clock, Credential, Fetch, FetchError, Issued, Now, Recipe, Retry};
 use crate::error::ErrorKind;
 
 /// Fetches ahead of demand that may run at a time; those that somebody waits for are not counted.
@@ -52,6 +52,7 @@ struct EntryState {
     schedule: Schedule,
     issued: Option<Issued>,
     generation: u64,
+    failures: u64,
     /// The last generation that kdb+ refused.
     refused: u64,
     last_error: Option<Arc<FetchError>>,
@@ -83,6 +84,8 @@ pub struct State {
     pub refresh: Option<Duration>,
     /// Successful fetches so far.
     pub fetches: u64,
+    /// Fetches that failed so far.
+    pub failures: u64,
     /// What the last failed fetch said, if none succeeded since.
     pub last_error: Option<Arc<FetchError>>,
 }
@@ -227,10 +230,16 @@ impl Credentials {
                     left: state.schedule.left(now),
                     refresh: state.schedule.next(now),
                     fetches: state.generation,
+                    failures: state.failures,
                     last_error: state.last_error.clone(),
                 }
             })
             .collect()
+    }
+
+    /// The calls of AWS that the source has made.
+    pub fn calls(&self) -> Vec<CallCount> {
+        self.shared.source.calls()
     }
 
     fn entry(&self, recipe: &Recipe) -> Arc<Entry> {
@@ -244,6 +253,7 @@ impl Credentials {
                 schedule: Schedule::new(self.shared.clock.now()),
                 issued: None,
                 generation: 0,
+                failures: 0,
                 refused: 0,
                 last_error: None,
                 forgotten: false,
@@ -406,6 +416,7 @@ fn settle(shared: &Shared, entry: &Entry, outcome: Result<Credential, FetchError
             }
             Err(error) => {
                 state.schedule.failed(now, error.retry, fastrand::f64());
+                state.failures += 1;
                 tracing::warn!(
                     recipe = %entry.recipe,
                     kind = %error.kind,

@@ -17,6 +17,7 @@ use crate::config::{Address, Environment, NodeVia, RoleArn};
 use crate::error::ErrorKind;
 use crate::secret::Secret;
 
+pub use crate::finspace::CallCount;
 pub use cache::{Credentials, Standing, State};
 pub use schedule::{Now, Retry};
 pub use source::{Source, Sources};
@@ -125,6 +126,11 @@ pub struct FetchError {
 pub trait Fetch: Send + Sync + 'static {
     /// Fetches what the recipe says, once. Retries are the caller's.
     fn fetch<'a>(&'a self, recipe: &'a Recipe) -> BoxFuture<'a, Result<Credential, FetchError>>;
+
+    /// The calls of AWS that it has made, of a source that makes any.
+    fn calls(&self) -> Vec<CallCount> {
+        Vec::new()
+    }
 }
 
 /// The wall clock, and the one that only runs forward.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Credential, Fetch, FetchError, Recipe, Retry, command, node};
+use super::{CallCount, Credential, Fetch, FetchError, Recipe, Retry, command, node};
 use crate::config::{Environment, NodeVia};
 use crate::error::ErrorKind;
 use crate::finspace::{
@@ -62,6 +62,10 @@ impl Fetch for Sources {
             }
         }
         .boxed()
+    }
+
+    fn calls(&self) -> Vec<CallCount> {
+        self.finspace.calls()
     }
 }
 

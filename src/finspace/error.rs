@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::config::http::HttpResponse;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use serde::Serialize;
@@ -113,7 +114,7 @@ where
     } = asked;
     let message =
         format!("{action} on {resource}, as {as_whom}: AWS answered {code}: {said}{request_id}");
-    if matches!(code, "AccessDenied" | "AccessDeniedException") {
+    if is_denial(code) {
         let (remedy, missing) = remedy_of_denial(asked, said);
         return AwsError {
             kind: ErrorKind::Denied,
@@ -169,8 +170,13 @@ where
     }
 }
 
+/// Whether a policy is what is in the way.
+pub(super) fn is_denial(code: &str) -> bool {
+    matches!(code, "AccessDenied" | "AccessDeniedException")
+}
+
 /// What to do about credentials that AWS does not accept; none where it is something else.
-fn remedy_of_credentials(code: &str, said: &str) -> Option<&'static str> {
+pub(super) fn remedy_of_credentials(code: &str, said: &str) -> Option<&'static str> {
     let clock = matches!(
         code,
         "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture"
@@ -283,10 +289,7 @@ fn of_no_answer<E>(asked: &Asked, error: &SdkError<E, HttpResponse>) -> AwsError
 where
     E: Error + 'static,
 {
-    let no_credentials = sources(error).find_map(|cause| {
-        cause.downcast_ref::<aws_credential_types::provider::error::CredentialsError>()
-    });
-    if let Some(why) = no_credentials {
+    if let Some(why) = no_credentials(error) {
         return AwsError {
             kind: ErrorKind::Configuration,
             passing: true,
@@ -321,6 +324,11 @@ where
             .into(),
         missing: None,
     }
+}
+
+/// Why there are no AWS credentials, if that is what is wrong.
+pub(super) fn no_credentials<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
+    sources(error).find_map(|cause| cause.downcast_ref())
 }
 
 fn sources<'a>(

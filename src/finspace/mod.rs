@@ -1,5 +1,6 @@
 //! The only place that knows the AWS SDK: a user's signed connection string, as that user's role.
 
+mod calls;
 mod discovery;
 mod error;
 mod profile;
@@ -20,6 +21,8 @@ use tokio::sync::Mutex;
 
 use crate::config::{Environment, RoleArn};
 use crate::connection_string::ConnectionString;
+pub use calls::{CallCount, Outcome};
+use calls::{Calls, Counter};
 pub use discovery::{Cluster, Node};
 pub use error::{AwsError, Missing};
 use profile::Profile;
@@ -32,6 +35,7 @@ pub use zone::zone_of_host;
 pub struct FinSpace {
     clients: Mutex<HashMap<Arc<Environment>, Arc<Clients>>>,
     patience: Patience,
+    calls: Calls,
 }
 
 /// How long AWS is waited for.
@@ -89,9 +93,14 @@ impl FinSpace {
     /// With a patience of its own.
     pub fn with_patience(patience: Patience) -> Self {
         Self {
-            clients: Mutex::default(),
             patience,
+            ..Self::default()
         }
+    }
+
+    /// How AWS has answered so far.
+    pub fn calls(&self) -> Vec<CallCount> {
+        self.calls.counts()
     }
 
     /// GetKxUser (unless the role is known), AssumeRole, and as that role GetKxConnectionString.
@@ -133,14 +142,19 @@ impl FinSpace {
         if let Some(made) = clients.get(environment) {
             return Arc::clone(made);
         }
-        let made = Arc::new(Clients::new(environment, self.patience).await);
+        let counter = || self.calls.of(&environment.name);
+        let made = Arc::new(Clients::new(environment, self.patience, counter).await);
         clients.insert(Arc::clone(environment), Arc::clone(&made));
         made
     }
 }
 
 impl Clients {
-    async fn new(environment: &Environment, patience: Patience) -> Self {
+    async fn new(
+        environment: &Environment,
+        patience: Patience,
+        counter: impl Fn() -> Counter,
+    ) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(patience.attempt)
             .operation_attempt_timeout(patience.attempt)
@@ -155,9 +169,9 @@ impl Clients {
             loader = loader.credentials_provider(Profile::of(environment));
         }
         let config = loader.load().await;
-        let mut finspace = finspace::config::Builder::from(&config);
+        let mut finspace = finspace::config::Builder::from(&config).interceptor(counter());
         finspace.set_endpoint_url(environment.endpoint_url.clone());
-        let mut sts = sts::config::Builder::from(&config);
+        let mut sts = sts::config::Builder::from(&config).interceptor(counter());
         sts.set_endpoint_url(environment.sts_endpoint_url.clone());
         Self {
             finspace: finspace::Client::from_conf(finspace.build()),

@@ -16,14 +16,15 @@ use crate::audit::Record;
 use crate::config::{Endpoint, ListenAddress};
 use crate::credential::{Credentials, Recipe, State};
 use crate::error::ErrorKind;
+use crate::opening::Opening;
 use crate::route::Route;
 use crate::status::{CredentialRow, EndpointRow, Status};
 
 use errors::LastErrors;
 pub use looks::Looks;
-use sessions::Sessions;
 pub use sessions::{NoSession, OpenSession};
-pub use totals::{ByKind, Carried, EndpointTotals, Totals, Way};
+use sessions::{Sessions, Sum};
+pub use totals::{ByKind, Carried, EndpointTotals, Opens, Share, Totals, Way};
 
 /// Everything that `hopend status` shows and nobody else keeps.
 #[derive(Debug)]
@@ -53,9 +54,10 @@ pub struct Bound {
     pub listen: Vec<ListenAddress>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Counts {
     opened: u64,
+    opens: Opens,
     refused: ByKind,
     failed: ByKind,
 }
@@ -96,8 +98,14 @@ impl Live {
     }
 
     /// A session is open; it is shown until what this returns is dropped.
-    pub fn opened(&self, record: &Record) -> OpenSession {
-        self.count(record.endpoint(), |counts| counts.opened += 1);
+    /// `opening` is how it came to its kdb+, if there is one.
+    pub fn opened(&self, record: &Record, opening: Option<&Opening>) -> OpenSession {
+        self.count(record.endpoint(), |counts| {
+            counts.opened += 1;
+            if let Some(opening) = opening {
+                counts.opens.add(opening);
+            }
+        });
         self.sessions.enter(record)
     }
 
@@ -127,25 +135,35 @@ impl Live {
     pub fn totals(&self, credentials: &Credentials) -> Totals {
         let shown = lock(&self.endpoints).clone();
         let counts = lock(&self.counts).clone();
-        let mut carried = self.sessions.carried();
+        let mut sums = self.sessions.sums();
         let endpoints = shown.iter().map(|shown| {
             let endpoint = shown.route.endpoint();
-            let counts = counts.get(&endpoint.name).copied().unwrap_or_default();
-            let (open, carried) = carried.remove(&endpoint.name).unwrap_or_default();
+            let counts = counts.get(&endpoint.name).cloned().unwrap_or_default();
+            let Sum {
+                open,
+                outstanding,
+                carried,
+            } = sums.remove(&endpoint.name).unwrap_or_default();
+            let (places, warm) = (shown.route.places(), shown.route.warm());
             EndpointTotals {
                 name: endpoint.name.clone(),
                 open,
                 max_sessions: endpoint.max_sessions as u64,
                 opened: counts.opened,
+                opens: counts.opens,
                 refused: counts.refused,
                 failed: counts.failed,
                 carried,
+                outstanding,
+                places: Share::of(&places, |_| 1, |place| u64::from(place.resting_s.is_some())),
+                warm: Share::of(&warm, |row| row.wanted, |row| row.ready),
             }
         });
         Totals {
             started: self.started,
             endpoints: endpoints.collect(),
             credentials: credential_rows(&shown, credentials.states()),
+            calls: credentials.calls(),
         }
     }
 
@@ -161,10 +179,10 @@ impl Live {
         let counts = lock(&self.counts).clone();
         let endpoints = shown.iter().map(|shown| {
             let name = &shown.route.endpoint().name;
-            let counts = counts.get(name).copied().unwrap_or_default();
+            let counts = counts.get(name).cloned().unwrap_or_default();
             endpoint_row(
                 shown,
-                counts,
+                &counts,
                 open.get(&**name).copied().unwrap_or_default(),
             )
         });
@@ -198,7 +216,7 @@ impl Shown {
     }
 }
 
-fn endpoint_row(shown: &Shown, counts: Counts, sessions: u64) -> EndpointRow {
+fn endpoint_row(shown: &Shown, counts: &Counts, sessions: u64) -> EndpointRow {
     let Bound { endpoint, listen } = shown.bound();
     EndpointRow {
         name: endpoint.name.clone(),
@@ -248,6 +266,7 @@ fn credential_row(state: &State, endpoints: Vec<String>) -> CredentialRow {
         left_s: state.left.map(|left| left.as_secs_f64()),
         refresh_s: state.refresh.map(|refresh| refresh.as_secs_f64()),
         fetches: state.fetches,
+        failures: state.failures,
         last_error: state.last_error.as_ref().map(ToString::to_string),
     }
 }

@@ -38,6 +38,17 @@ struct Entry {
     killer: watch::Sender<Option<u32>>,
 }
 
+/// The sessions of one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Sum {
+    /// How many are open.
+    pub(super) open: u64,
+    /// Their requests without an answer.
+    pub(super) outstanding: u64,
+    /// What they and those before them carried.
+    pub(super) carried: Carried,
+}
+
 /// An open session's own hold on its row.
 #[derive(Debug)]
 pub struct OpenSession {
@@ -83,24 +94,25 @@ impl Sessions {
         Ok(())
     }
 
-    /// How many are open, and what they and those before them carried, by endpoint.
-    pub(super) fn carried(&self) -> HashMap<String, (u64, Carried)> {
+    /// By endpoint.
+    pub(super) fn sums(&self) -> HashMap<String, Sum> {
         let table = lock(&self.0);
-        let ended = table.ended.iter();
-        let mut carried: HashMap<_, _> = ended
-            .map(|(endpoint, carried)| (endpoint.clone(), (0, carried.clone())))
-            .collect();
+        let mut sums: HashMap<_, Sum> = HashMap::new();
+        for (endpoint, carried) in &table.ended {
+            sums.entry(endpoint.clone()).or_default().carried = carried.clone();
+        }
         for entry in table.open.values() {
             let endpoint = entry.record.endpoint();
-            if !carried.contains_key(endpoint) {
-                carried.insert(endpoint.to_owned(), Default::default());
+            if !sums.contains_key(endpoint) {
+                sums.insert(endpoint.to_owned(), Sum::default());
             }
-            if let Some((open, carried)) = carried.get_mut(endpoint) {
-                *open += 1;
-                carried.add(&entry.meters);
+            if let Some(sum) = sums.get_mut(endpoint) {
+                sum.open += 1;
+                sum.outstanding += entry.meters.outstanding();
+                sum.carried.add(&entry.meters);
             }
         }
-        carried
+        sums
     }
 
     /// Oldest first.

@@ -2,7 +2,10 @@
 
 use jiff::Timestamp;
 
+use crate::credential::CallCount;
 use crate::error::ErrorKind;
+use crate::histogram::Histogram;
+use crate::opening::{OpenStage, Opening};
 use crate::q::frame::MessageType;
 use crate::relay::{Direction, Meters};
 use crate::status::CredentialRow;
@@ -16,6 +19,8 @@ pub struct Totals {
     pub endpoints: Vec<EndpointTotals>,
     /// By endpoint and user.
     pub credentials: Vec<CredentialRow>,
+    /// Calls of AWS.
+    pub calls: Vec<CallCount>,
 }
 
 /// One endpoint.
@@ -29,12 +34,39 @@ pub struct EndpointTotals {
     pub max_sessions: u64,
     /// Sessions that opened.
     pub opened: u64,
+    /// How long that took, where kdb+ is behind it.
+    pub opens: Opens,
     /// Sessions that did not come about, by the side at fault.
     pub refused: ByKind,
     /// Failures of sessions that were open, by the side at fault.
     pub failed: ByKind,
     /// By its sessions, those that have ended and those that are open.
     pub carried: Carried,
+    /// Sync requests of open sessions that have no answer yet.
+    pub outstanding: u64,
+    /// Where its sessions can go, and how many of those places rest after a failure.
+    pub places: Share,
+    /// Connections that should be kept logged in, and how many of them are.
+    pub warm: Share,
+}
+
+/// Some of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Share {
+    /// How many there are, or should be.
+    pub all: u64,
+    /// How many of them it is about.
+    pub some: u64,
+}
+
+/// How long opening took, of sessions that opened.
+#[derive(Debug, Clone, Default)]
+pub struct Opens {
+    /// Altogether, with a connection of its own.
+    pub anew: Histogram,
+    /// Altogether, with one that was kept logged in.
+    pub warm: Histogram,
+    stages: [Histogram; OpenStage::ALL.len()],
 }
 
 /// A count for each [`ErrorKind`].
@@ -50,6 +82,8 @@ pub struct Carried {
     pub to_client: Way,
     /// Keepalives sent.
     pub pings: u64,
+    /// From a sync request to its answer.
+    pub round_trips: Histogram,
 }
 
 /// One direction.
@@ -81,11 +115,40 @@ impl ByKind {
     }
 }
 
+impl Opens {
+    pub(super) fn add(&mut self, opening: &Opening) {
+        let whole = if opening.warm {
+            &mut self.warm
+        } else {
+            &mut self.anew
+        };
+        whole.add(opening.took);
+        for (stage, took) in opening.laps.iter() {
+            self.stages[stage as usize].add(took);
+        }
+    }
+
+    /// Each stage on its own.
+    pub fn stages(&self) -> impl Iterator<Item = (OpenStage, &Histogram)> {
+        OpenStage::ALL.into_iter().zip(&self.stages)
+    }
+}
+
+impl Share {
+    pub(super) fn of<T>(rows: &[T], all: impl Fn(&T) -> u64, some: impl Fn(&T) -> u64) -> Self {
+        Self {
+            all: rows.iter().map(all).sum(),
+            some: rows.iter().map(some).sum(),
+        }
+    }
+}
+
 impl Carried {
     pub(super) fn add(&mut self, meters: &Meters) {
         self.to_cluster.add(&meters.to_cluster);
         self.to_client.add(&meters.to_client);
         self.pings += meters.pings();
+        self.round_trips.add_all(meters.round_trips());
     }
 }
 

@@ -21,9 +21,10 @@ const LONGEST: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Keepalive {
     plan: Option<Plan>,
-    last_sent: Instant,
     /// The interval that runs now, `every` less its jitter.
     interval: Duration,
+    /// When the next ping is due: worked out when something is sent, as it is looked at more often.
+    next: Instant,
     /// A sync ping waits for its answer.
     awaiting: bool,
 }
@@ -68,24 +69,26 @@ impl Keepalive {
         };
         let mut keepalive = Self {
             plan,
-            last_sent: now,
             interval: Duration::ZERO,
+            next: now,
             awaiting: false,
         };
         keepalive.draw_interval();
+        keepalive.sent(now);
         keepalive
     }
 
     /// Bytes of the client went towards the cluster.
     pub fn sent(&mut self, now: Instant) {
-        self.last_sent = now;
+        if let Some(plan) = &self.plan {
+            self.next = moment_before(now + self.interval, plan.moment);
+        }
     }
 
     /// When the next ping is due, if nothing is sent before. `None` when there are no pings, or one
     /// waits for its answer.
     pub fn due(&self) -> Option<Instant> {
-        let plan = self.plan.as_ref().filter(|_| !self.awaiting)?;
-        Some(moment_before(self.last_sent + self.interval, plan.moment))
+        (self.plan.is_some() && !self.awaiting).then_some(self.next)
     }
 
     /// The ping to send now, if one is due and the stream is fit for it. Where it isn't, ask again
@@ -102,8 +105,8 @@ impl Keepalive {
             self.awaiting = true;
         }
         let ping = plan.ping.clone();
-        self.last_sent = now;
         self.draw_interval();
+        self.sent(now);
         Some(ping)
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::histogram::SharedHistogram;
 use crate::q::frame::MessageType;
 
 /// Counts of one direction.
@@ -26,6 +27,7 @@ pub struct Meters {
     pub to_client: Direction,
     pings: AtomicU64,
     outstanding: AtomicU64,
+    round_trips: SharedHistogram,
     opened: Instant,
     /// Milliseconds from `opened` to the last byte of the client's or for it.
     last_byte: AtomicU64,
@@ -38,6 +40,7 @@ impl Default for Meters {
             to_client: Direction::default(),
             pings: AtomicU64::new(0),
             outstanding: AtomicU64::new(0),
+            round_trips: SharedHistogram::default(),
             opened: Instant::now(),
             last_byte: AtomicU64::new(0),
         }
@@ -96,6 +99,12 @@ impl Meters {
         self.outstanding.load(Ordering::Relaxed)
     }
 
+    /// From a sync request of the client's to the first of its answer. Of requests that are sent
+    /// without waiting for answers, not each is counted.
+    pub fn round_trips(&self) -> &SharedHistogram {
+        &self.round_trips
+    }
+
     /// How long ago a byte came from the client or went to it. Keepalives are neither.
     pub fn idle(&self) -> Duration {
         let last = Duration::from_millis(self.last_byte.load(Ordering::Relaxed));
@@ -106,9 +115,16 @@ impl Meters {
         self.outstanding.store(count, Ordering::Relaxed);
     }
 
-    pub(crate) fn active(&self) {
-        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_byte.store(now, Ordering::Relaxed);
+    /// Returns the time since the session opened.
+    pub(crate) fn active(&self) -> Duration {
+        let now = self.opened.elapsed();
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.last_byte.store(millis, Ordering::Relaxed);
+        now
+    }
+
+    pub(crate) fn add_round_trip(&self, took: Duration) {
+        self.round_trips.add(took);
     }
 
     pub(crate) fn add_ping(&self) {

@@ -5,6 +5,7 @@ mod end;
 pub mod keepalive;
 mod lane;
 mod meters;
+mod stopwatch;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ pub use end::End;
 use keepalive::{Keepalive, Stream};
 use lane::{Lane, Verdict};
 pub use meters::{Direction, Meters};
+use stopwatch::Stopwatch;
 
 /// How long a client may take to close after it was sent the end of the stream.
 pub const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,6 +63,7 @@ pub struct Relay<'a, C, U> {
     asked: u64,
     draining: bool,
     meters: &'a Meters,
+    stopwatch: Stopwatch,
     timer: Pin<Box<Sleep>>,
     last_progress: Instant,
     /// Bytes written to either side in this turn.
@@ -97,6 +100,7 @@ where
             asked: 0,
             draining: false,
             meters,
+            stopwatch: Stopwatch::default(),
             timer: Box::pin(sleep_until(now)),
             last_progress: now,
             written: 0,
@@ -160,7 +164,7 @@ where
                 if count == 0 {
                     self.reason.get_or_insert(End::ClientClosed);
                 } else {
-                    self.meters.active();
+                    self.stopwatch.heard(self.meters.active());
                 }
                 true
             }
@@ -171,13 +175,14 @@ where
             self.up.discard();
             return Ok(progress | self.up.has_room_again());
         }
-        let (keepalive, meters) = (&self.keepalive, self.meters);
+        let (keepalive, meters, stopwatch) = (&self.keepalive, self.meters, &mut self.stopwatch);
         let (outstanding, asked) = (&mut self.outstanding, &mut self.asked);
         let cleared = self.up.clear(|header: Header| {
             match header.message_type {
                 MessageType::Response => *asked = asked.saturating_sub(1),
                 _ if keepalive.awaiting_answer() => return Verdict::Hold,
                 MessageType::Sync => {
+                    stopwatch.asked(*outstanding);
                     *outstanding += 1;
                     meters.set_outstanding(*outstanding);
                 }
@@ -248,6 +253,7 @@ where
             }
         };
         let (keepalive, meters) = (&mut self.keepalive, self.meters);
+        let stopwatch = &mut self.stopwatch;
         let (outstanding, asked) = (&mut self.outstanding, &mut self.asked);
         let cleared = self.down.clear(|header: Header| {
             match header.message_type {
@@ -257,6 +263,7 @@ where
                 }
                 MessageType::Response => {
                     *outstanding = outstanding.saturating_sub(1);
+                    stopwatch.answered();
                     meters.set_outstanding(*outstanding);
                 }
                 MessageType::Sync => *asked += 1,
@@ -284,7 +291,9 @@ where
             Poll::Ready(Ok(count)) => {
                 self.meters.to_client.add_bytes(count);
                 self.written += count;
-                self.meters.active();
+                if let Some(waited) = self.stopwatch.written(self.meters.active()) {
+                    self.meters.add_round_trip(waited);
+                }
                 return Ok(true);
             }
             Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),

@@ -8,6 +8,7 @@ use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::config::KeepaliveMode;
+use crate::histogram::Histogram;
 use crate::q::frame::{HEADER_LEN, Piece, Tracker};
 use crate::q::message::{error_response, message, text};
 
@@ -532,4 +533,36 @@ async fn meters_tell_what_waits_and_how_long_nothing_moved_keepalives_apart() {
     cluster.write_all(&answer).await.unwrap();
     assert!(timeout(second, relay.run()).await.is_err());
     assert_eq!((meters.outstanding(), meters.idle()), (0, second));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_trip_is_from_a_request_to_its_answer_and_a_ping_is_none() {
+    let (mut client, mut client_side) = duplex(256);
+    let (mut cluster, mut cluster_side) = duplex(256);
+    let (meters, plan) = (Meters::default(), plan(Some(KeepaliveMode::Sync)));
+    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let seen = || {
+        let mut seen = Histogram::default();
+        seen.add_all(meters.round_trips());
+        (seen.count(), seen.sum())
+    };
+    let second = Duration::from_secs(1);
+    advance(EVERY / 4).await;
+    let request = text(MessageType::Sync, "1+1");
+    client.write_all(&request).await.unwrap();
+    assert!(timeout(second, relay.run()).await.is_err());
+    let update = text(MessageType::Async, "upd");
+    cluster.write_all(&update).await.unwrap();
+    assert!(timeout(second, relay.run()).await.is_err());
+    assert_eq!(seen(), (0, Duration::ZERO));
+    let answer = message(MessageType::Response, b"2");
+    cluster.write_all(&answer).await.unwrap();
+    assert!(timeout(second, relay.run()).await.is_err());
+    assert_eq!(seen(), (1, 2 * second));
+
+    assert!(timeout(2 * EVERY, relay.run()).await.is_err());
+    assert_eq!(meters.pings(), 1);
+    cluster.write_all(&answer).await.unwrap();
+    assert!(timeout(second, relay.run()).await.is_err());
+    assert_eq!(seen().0, 1);
 }

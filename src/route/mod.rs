@@ -16,6 +16,7 @@ use crate::credential::{Credential, Credentials, Recipe, Retry, Standing};
 use crate::error::{ErrorKind, chain};
 use crate::finspace;
 use crate::nodes::{self, Listing, Nodes};
+use crate::opening::{Laps, OpenStage};
 use crate::q::handshake::Hello;
 use crate::secret::Secret;
 use crate::status::{PlaceRow, WarmRow};
@@ -59,6 +60,7 @@ struct Visit<'v> {
     credentials: &'v Credentials,
     /// The only place to go to, where it has been chosen.
     only: Option<&'v str>,
+    laps: &'v Laps,
 }
 
 /// A connection, and all that decides whose it can be.
@@ -221,12 +223,13 @@ impl Route {
     }
 
     /// Opens kdb+ for `user`. `hello` is what the client said: its capability is passed on, and its
-    /// user and password where `login = "client"`.
+    /// user and password where `login = "client"`. What takes time is told to `laps`.
     pub async fn open(
         &self,
         user: &User,
         hello: &Hello,
         credentials: &Credentials,
+        laps: &Laps,
     ) -> Result<Reached, OpenError> {
         if let Some(kept) = self.take_warm(user, hello, credentials).await {
             return Ok(kept.reached(true));
@@ -236,6 +239,7 @@ impl Route {
             hello,
             credentials,
             only: None,
+            laps,
         };
         Ok(self.open_anew(&visit).await?.reached(false))
     }
@@ -354,6 +358,7 @@ impl Route {
             hello: &hello,
             credentials,
             only: place.as_deref(),
+            laps: &Laps::default(),
         };
         self.open_anew(&visit).await
     }
@@ -388,7 +393,8 @@ impl Route {
 
     /// The first node that can be had.
     async fn open_any_node(&self, nodes: &Listing, visit: &Visit<'_>) -> Result<Opened, OpenError> {
-        let groups = self.candidates(nodes).await?;
+        let groups = visit.laps.time(OpenStage::Nodes, self.candidates(nodes));
+        let groups = groups.await?;
         let user = visit.user;
         let mut failed = OpenError::NoAddress;
         let mut none_given = false;
@@ -509,12 +515,17 @@ impl Route {
     ) -> Result<Opened, OpenError> {
         let (user, credentials) = (visit.user, visit.credentials);
         let recipe = self.recipe(user, node).ok_or(OpenError::NoAddress)?;
-        let mut issued = credentials.obtain(&recipe).await?;
+        let obtain = || {
+            visit
+                .laps
+                .time(OpenStage::Credential, credentials.obtain(&recipe))
+        };
+        let mut issued = obtain().await?;
         let dialled = match self.open_with(&issued.credential, visit).await {
             Err(OpenError::Upstream(UpstreamError::Rejected { .. })) => {
                 tracing::info!(%recipe, generation = issued.generation, "kdb+ refused the login: fetching it anew");
                 credentials.reject(&recipe, issued.generation);
-                issued = credentials.obtain(&recipe).await?;
+                issued = obtain().await?;
                 let opened = self.open_with(&issued.credential, visit).await;
                 opened.map_err(|error| self.refused_anew(error, user))
             }
@@ -567,7 +578,7 @@ impl Route {
         if !address.tls && !plaintext {
             return Err(OpenError::Plaintext(address));
         }
-        let upstream = self.dial_one(&address, &hello).await?;
+        let upstream = self.dial_one(&address, &hello, visit.laps).await?;
         Ok(Dialled {
             upstream,
             place: None,
@@ -601,7 +612,7 @@ impl Route {
             let place = name(&address);
             let limit = self.endpoint.connect_timeout;
             self.places.trying(&place, &user.name, limit);
-            let error = match self.dial_one(&address, hello).await {
+            let error = match self.dial_one(&address, hello, visit.laps).await {
                 Ok(upstream) => {
                     self.places.succeeded(&place, &user.name);
                     return Ok(Dialled {
@@ -637,7 +648,12 @@ impl Route {
         Err(refused.unwrap_or(failed))
     }
 
-    async fn dial_one(&self, address: &Address, hello: &Hello) -> Result<Upstream, OpenError> {
+    async fn dial_one(
+        &self,
+        address: &Address,
+        hello: &Hello,
+        laps: &Laps,
+    ) -> Result<Upstream, OpenError> {
         // A fault of the TLS set-up is none of an address that needs no TLS.
         let tls = match &self.tls {
             Ok(tls) => Some(tls),
@@ -645,7 +661,7 @@ impl Route {
             Err(_) => None,
         };
         let limit = self.endpoint.connect_timeout;
-        Ok(upstream::open(address, tls, hello, limit).await?)
+        Ok(upstream::open_in_laps(address, tls, hello, limit, laps).await?)
     }
 }
 

@@ -115,7 +115,10 @@ async fn aws_that_is_silent_is_not_waited_for_once_a_node() {
     let nodes = Nodes::new(Arc::new(Silent));
     let route = Route::new(Arc::clone(endpoint), &TlsConfigs::default(), &nodes);
     let began = Instant::now();
-    let error = route.open(user, &hello(), &credentials).await.unwrap_err();
+    let error = route
+        .open(user, &hello(), &credentials, &Laps::default())
+        .await
+        .unwrap_err();
     assert!(matches!(error, OpenError::Credential(_)), "{error}");
     assert!(began.elapsed() < 2 * SILENCE, "{:?}", began.elapsed());
 }
@@ -138,7 +141,9 @@ async fn a_reset_that_a_clients_own_login_provoked_keeps_nobody_else_away() {
     let endpoint = Arc::clone(&config.endpoints[0]);
     let route = Route::new(endpoint, &TlsConfigs::default(), &nodes);
     let credentials = Credentials::new(Arc::new(Silent), Clock::system());
-    let opened = route.open(&config.users[0], &hello(), &credentials).await;
+    let opened = route
+        .open(&config.users[0], &hello(), &credentials, &Laps::default())
+        .await;
     let error = opened.unwrap_err();
     let broken = matches!(&error, OpenError::Upstream(UpstreamError::Login { .. }));
     assert!(broken, "{error}");

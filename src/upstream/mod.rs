@@ -9,7 +9,7 @@ mod tls_stream;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::config::Address;
 use crate::error::{ErrorKind, MORE_DESCRIPTORS};
+use crate::opening::{Laps, OpenStage};
 use crate::q::handshake::Hello;
 pub use ask::{AskError, ask};
 pub use dial::{connect, resolve};
@@ -136,6 +137,17 @@ impl std::fmt::Display for Stage {
     }
 }
 
+impl From<Stage> for OpenStage {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Resolving => Self::Resolve,
+            Stage::Connecting => Self::Connect,
+            Stage::Tls => Self::Tls,
+            Stage::LoggingIn => Self::Login,
+        }
+    }
+}
+
 impl UpstreamError {
     /// Whose side.
     pub fn kind(&self) -> ErrorKind {
@@ -178,13 +190,29 @@ pub async fn open(
     hello: &Hello,
     limit: Duration,
 ) -> Result<Upstream, UpstreamError> {
-    let mut stage = Stage::Resolving;
-    let opened = timeout(limit, open_unbounded(address, tls, hello, &mut stage)).await;
+    open_in_laps(address, tls, hello, limit, &Laps::default()).await
+}
+
+/// The same; each stage is told to `laps`, however it ends.
+pub async fn open_in_laps(
+    address: &Address,
+    tls: Option<&Arc<ClientConfig>>,
+    hello: &Hello,
+    limit: Duration,
+    laps: &Laps,
+) -> Result<Upstream, UpstreamError> {
+    let mut dial = Dial {
+        stage: Stage::Resolving,
+        since: Instant::now(),
+        laps,
+    };
+    let opened = timeout(limit, open_unbounded(address, tls, hello, &mut dial)).await;
+    dial.lap();
     let opened = opened.unwrap_or_else(|_| {
         Err(UpstreamError::Timeout {
             address: address.clone(),
             limit,
-            stage,
+            stage: dial.stage,
         })
     });
     if opened.is_err() {
@@ -194,21 +222,40 @@ pub async fn open(
     opened
 }
 
+/// What a dial is doing, and since when.
+struct Dial<'l> {
+    stage: Stage,
+    since: Instant,
+    laps: &'l Laps,
+}
+
+impl Dial<'_> {
+    fn enter(&mut self, stage: Stage) {
+        self.lap();
+        self.stage = stage;
+        self.since = Instant::now();
+    }
+
+    fn lap(&self) {
+        self.laps.add(self.stage.into(), self.since.elapsed());
+    }
+}
+
 async fn open_unbounded(
     address: &Address,
     tls: Option<&Arc<ClientConfig>>,
     hello: &Hello,
-    stage: &mut Stage,
+    dial: &mut Dial<'_>,
 ) -> Result<Upstream, UpstreamError> {
     let addresses = resolve_lately(address).await?;
-    *stage = Stage::Connecting;
+    dial.enter(Stage::Connecting);
     let tcp = connect(address, addresses).await?;
     let peer = tcp.peer_addr().map_err(|source| UpstreamError::Connect {
         address: address.clone(),
         source,
     })?;
     let mut stream = if address.tls {
-        *stage = Stage::Tls;
+        dial.enter(Stage::Tls);
         let tls = tls.ok_or_else(|| UpstreamError::NoTls {
             address: address.clone(),
         })?;
@@ -216,7 +263,7 @@ async fn open_unbounded(
     } else {
         UpstreamStream::Plain(tcp)
     };
-    *stage = Stage::LoggingIn;
+    dial.enter(Stage::LoggingIn);
     let capability = log_in(address, &mut stream, hello).await?;
     Ok(Upstream {
         stream,

@@ -1,0 +1,58 @@
+//! What the daemon has done, in OpenMetrics: read off at each scrape, so that sessions count in
+//! meters of their own and share nothing while they run.
+
+mod endpoints;
+mod families;
+mod outside;
+mod process;
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::live::Totals;
+use crate::session::Services;
+use families::Families;
+use process::Process;
+
+/// What `/metrics` answers with.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of the daemon as text.
+///
+/// # Errors
+/// None that is known: writing to a string does not fail.
+pub fn text(services: &Arc<Services>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape {
+        totals: services.live.totals(&services.credentials),
+        process: Process::look(),
+    }));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Scrape {
+    totals: Totals,
+    process: Process,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        encoder
+            .encode_descriptor("hopend_build", "What runs", None, MetricType::Info)?
+            .encode_info(&version)?;
+        let mut families = Families(&mut encoder);
+        endpoints::encode(&mut families, &self.totals.endpoints)?;
+        outside::credentials(&mut families, &self.totals.credentials)?;
+        outside::calls(&mut families, &self.totals.calls)?;
+        self.process.encode(&mut families, self.totals.started)
+    }
+}
