@@ -207,6 +207,7 @@ fn status() -> Status {
         left_s: Some(2.0),
         refresh_s: None,
         fetches: 1,
+        failures: 0,
         last_error: None,
     };
     let error = |user: Option<&str>| ErrorRow {
@@ -404,6 +405,16 @@ async fn a_drain_lets_an_answer_finish_and_ends_what_is_idle() {
     busy.stop.drain();
     assert!(busy.answer().await.unwrap().is_err());
     assert!(matches!(busy.end.await, Ok(End::Drained)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_no_answer_in_is_given_up() {
+    let mut handle = Handle::open("root");
+    handle.send(&text(MessageType::Sync, "sessions")).await;
+    let Handle { stream, end, stop } = handle;
+    let end = tokio::time::timeout(2 * TAKEN_IN, end).await.unwrap();
+    assert!(matches!(end, Ok(End::ClientLost(_))), "{end:?}");
+    drop((stream, stop));
 }
 
 fn run<T>(test: impl Future<Output = T>) -> T {
