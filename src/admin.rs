@@ -1,54 +1,94 @@
-//! Health and metrics over HTTP, for whoever watches the daemon. All answers are shallow: no probe
-//! ever dials a cluster or AWS.
+//! Health, metrics and the status page over HTTP, for whoever watches the daemon. All answers are
+//! shallow: no probe ever dials a cluster or AWS.
 //!
 //! Whoever reaches the address may read `/metrics`: it names endpoints, users and roles, and holds no
-//! secret.
+//! secret. `/status` tells of sessions and what went wrong for whom, to root, the daemon's own account
+//! and `viewers` alone; who asks is known from the kernel.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
-use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use nix::unistd::geteuid;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-use crate::metrics;
+use crate::config::Viewers;
+use crate::live::Totals;
 use crate::session::Services;
+use crate::status::Status;
 use crate::stop::Stopping;
 use crate::visitors::Visitors;
+use crate::{crypto, metrics, page};
+
+/// For so long one look does for everybody.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// What the answers are made of.
+struct Answers {
+    services: Arc<Services>,
+    viewers: Viewers,
+    /// Whether only this host can ask.
+    local: bool,
+    ready: Stopping,
+    /// The last look at everything.
+    seen: Mutex<Option<(Instant, Arc<Seen>)>>,
+}
+
+struct Seen {
+    status: Status,
+    totals: Totals,
+}
+
+/// The account that a connection comes from, where the kernel tells.
+#[derive(Debug, Clone, Copy)]
+struct Asker(Option<u32>);
+
+impl Connected<IncomingStream<'_, Visitors>> for Asker {
+    fn connect_info(stream: IncomingStream<'_, Visitors>) -> Self {
+        Self(stream.io().uid())
+    }
+}
 
 /// Serves `/livez` (200 while the process turns) and `/readyz` (200 while endpoints accept, 503 once
-/// the daemon drains), and `/metrics` in OpenMetrics, until sessions are cut.
-pub async fn serve(listener: TcpListener, stopping: Stopping, services: Arc<Services>) {
-    let local = listener
-        .local_addr()
-        .is_ok_and(|address| address.ip().is_loopback());
-    let ready = stopping.clone();
+/// the daemon drains), `/metrics` in OpenMetrics, and the page `/status` for `viewers`, until sessions
+/// are cut.
+pub async fn serve(
+    listener: TcpListener,
+    stopping: Stopping,
+    services: Arc<Services>,
+    viewers: Viewers,
+) {
+    let address = listener.local_addr();
+    let answers = Arc::new(Answers {
+        services,
+        viewers,
+        local: address.is_ok_and(|address| address.ip().is_loopback()),
+        ready: stopping.clone(),
+        seen: Mutex::default(),
+    });
     let routes = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
-        .route(
-            "/readyz",
-            get(move || async move {
-                if ready.has_begun() {
-                    (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-                } else {
-                    (StatusCode::OK, "ready\n")
-                }
-            }),
-        )
-        .route(
-            "/metrics",
-            get(move |headers: HeaderMap| async move {
-                if local && !names_this_host(&headers) {
-                    let reason = "ask by an IP address or as localhost\n";
-                    return (StatusCode::MISDIRECTED_REQUEST, reason).into_response();
-                }
-                exposition(&services)
-            }),
-        );
+        .route("/readyz", get(ready))
+        .route("/metrics", get(exposition))
+        .route("/status", get(whole))
+        .route("/status/facts", get(facts))
+        .route("/status.json", get(json))
+        .with_state(answers)
+        .into_make_service_with_connect_info::<Asker>();
     let mut cutting = stopping;
     tokio::select! {
         served = axum::serve(Visitors::new(listener), routes) => {
@@ -60,7 +100,124 @@ pub async fn serve(listener: TcpListener, stopping: Stopping, services: Arc<Serv
     }
 }
 
-/// Keeps out a web page whose name has been made to lead to this host: a browser sends that name.
+async fn ready(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
+    if answers.ready.has_begun() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+async fn exposition(State(answers): State<Arc<Answers>>, headers: HeaderMap) -> Response {
+    if let Err(refusal) = answers.asked_here(&headers) {
+        return refusal;
+    }
+    match metrics::text(&answers.services) {
+        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::error!("no metrics: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn whole(
+    State(answers): State<Arc<Answers>>,
+    ConnectInfo(asker): ConnectInfo<Asker>,
+    headers: HeaderMap,
+) -> Response {
+    let nonce = match nonce() {
+        Ok(nonce) => nonce,
+        Err(failed) => return failed.into_response(),
+    };
+    // Nothing from elsewhere, no script but the page's own, and in nobody's frame.
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    );
+    let page = answers.view(asker, &headers, |seen| {
+        Html(page::whole(&seen.status, &seen.totals, &nonce)).into_response()
+    });
+    ([(CONTENT_SECURITY_POLICY, policy)], page.await).into_response()
+}
+
+async fn facts(
+    State(answers): State<Arc<Answers>>,
+    ConnectInfo(asker): ConnectInfo<Asker>,
+    headers: HeaderMap,
+) -> Response {
+    let facts = |seen: &Seen| Html(page::facts(&seen.status, &seen.totals)).into_response();
+    answers.view(asker, &headers, facts).await
+}
+
+/// As `hopend status --json`.
+async fn json(
+    State(answers): State<Arc<Answers>>,
+    ConnectInfo(asker): ConnectInfo<Asker>,
+    headers: HeaderMap,
+) -> Response {
+    let json = |seen: &Seen| Json(&seen.status).into_response();
+    answers.view(asker, &headers, json).await
+}
+
+impl Answers {
+    /// Keeps out a web page whose name has been made to lead to this host: a browser sends that name.
+    fn asked_here(&self, headers: &HeaderMap) -> Result<(), Response> {
+        if !self.local || names_this_host(headers) {
+            return Ok(());
+        }
+        let reason = "ask by an IP address or as localhost\n";
+        Err((StatusCode::MISDIRECTED_REQUEST, reason).into_response())
+    }
+
+    /// What has been seen, shown to those who may see it.
+    async fn view(
+        &self,
+        Asker(uid): Asker,
+        headers: &HeaderMap,
+        show: impl FnOnce(&Seen) -> Response,
+    ) -> Response {
+        const SAFE: [(HeaderName, &str); 4] = [
+            (CACHE_CONTROL, "no-store"),
+            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (REFERRER_POLICY, "no-referrer"),
+            (X_FRAME_OPTIONS, "DENY"),
+        ];
+        if let Err(refusal) = self.asked_here(headers) {
+            return refusal;
+        }
+        let own = geteuid().as_raw();
+        if !uid.is_some_and(|uid| uid == 0 || uid == own || self.viewers.has(uid)) {
+            let reason = "only root, hopend's own account and [daemon] viewers may see this\n";
+            return (StatusCode::FORBIDDEN, SAFE, reason).into_response();
+        }
+        match self.look().await {
+            Some(seen) => (SAFE, show(&seen)).into_response(),
+            None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    }
+
+    /// A look that is no older than [`FRESH`]; those who come meanwhile share it.
+    async fn look(&self) -> Option<Arc<Seen>> {
+        let mut last = self.seen.lock().await;
+        if let Some((_, seen)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+            return Some(Arc::clone(seen));
+        }
+        let status = match Arc::clone(&self.services).look().await {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::error!("no status: {error}");
+                return None;
+            }
+        };
+        let totals = self.services.live.totals(&self.services.credentials);
+        let seen = Arc::new(Seen { status, totals });
+        *last = Some((Instant::now(), Arc::clone(&seen)));
+        Some(seen)
+    }
+}
+
 fn names_this_host(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let Some(authority) = host.and_then(|host| host.parse::<Authority>().ok()) else {
@@ -70,14 +227,12 @@ fn names_this_host(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
-fn exposition(services: &Arc<Services>) -> Response {
-    match metrics::text(services) {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => {
-            tracing::error!("no metrics: {error}");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+/// What nobody can guess.
+fn nonce() -> Result<String, StatusCode> {
+    let mut bytes = [0; 16];
+    let filled = crypto::provider().secure_random.fill(&mut bytes);
+    filled.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Binds the admin address.

@@ -324,7 +324,12 @@ impl App {
                 let address = listener.local_addr().unwrap_or(address);
                 tracing::info!(%address, "admin");
                 let services = Arc::clone(&self.services);
-                let serving = tokio::spawn(admin::serve(listener, self.stop.listen(), services));
+                let serving = tokio::spawn(admin::serve(
+                    listener,
+                    self.stop.listen(),
+                    services,
+                    self.config.daemon.viewers.clone(),
+                ));
                 Some(serving.abort_handle())
             }
             Err(error) => {

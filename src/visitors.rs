@@ -40,6 +40,7 @@ pub struct Visitor {
     stream: TcpStream,
     born: Instant,
     ends: Pin<Box<Sleep>>,
+    peer: Peer,
     _door: Door,
 }
 
@@ -62,7 +63,7 @@ impl Listener for Visitors {
             // Before the accept: clients of whom there are too many wait in the kernel.
             let mut door = self.limits.door().await;
             let (stream, address) = Listener::accept(&mut self.listener).await;
-            let Ok(Ok(peer)) = timeout(LOOK, Peer::of_tcp(&stream, true)).await else {
+            let Ok(Ok(peer)) = timeout(LOOK, Peer::of_tcp(&stream, false)).await else {
                 continue;
             };
             if let Err(many) = door.of(&peer) {
@@ -74,6 +75,7 @@ impl Listener for Visitors {
                 stream,
                 born,
                 ends: Box::pin(sleep_until(born + SILENCE)),
+                peer,
                 _door: door,
             };
             return (visitor, address);
@@ -86,6 +88,11 @@ impl Listener for Visitors {
 }
 
 impl Visitor {
+    /// The local account that it comes from, where the kernel tells.
+    pub fn uid(&self) -> Option<u32> {
+        self.peer.uid()
+    }
+
     /// Goes on for a while.
     fn heard(&mut self) {
         let ends = (Instant::now() + SILENCE).min(self.born + LIFE);

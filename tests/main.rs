@@ -46,6 +46,7 @@ mod reload;
 mod secrets;
 mod service;
 mod status;
+mod status_page;
 mod stopping;
 mod telemetry;
 mod tls;

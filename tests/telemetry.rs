@@ -47,16 +47,17 @@ impl Samples {
 }
 
 /// The admin address of a stage's daemon. Served until `Stop` is dropped.
-async fn admin(stage: &Stage, stop: &Stop) -> SocketAddr {
+pub async fn admin(stage: &Stage, stop: &Stop) -> SocketAddr {
     let listener = admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let services = Arc::clone(stage.app.services());
-    tokio::spawn(admin::serve(listener, stop.listen(), services));
+    let viewers = config::Viewers::default();
+    tokio::spawn(admin::serve(listener, stop.listen(), services, viewers));
     address
 }
 
 /// Head and body of what is answered to one request.
-async fn ask(address: SocketAddr, request: &str, host: &str) -> (String, String) {
+pub async fn ask(address: SocketAddr, request: &str, host: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

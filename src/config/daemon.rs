@@ -8,10 +8,12 @@ use super::address::{LONGEST_SOCKET_PATH, fits_a_socket};
 use super::endpoint::Claims;
 use super::limit;
 use super::reader::{Table, Value};
-use super::{Confine, Daemon, ListenAddress, LogFormat};
+use super::user;
+use super::{Accounts, Confine, Daemon, ListenAddress, LogFormat, Viewers};
 
 pub(super) const KEYS: &[&str] = &[
     "admin",
+    "viewers",
     "log",
     "drain",
     "control",
@@ -34,6 +36,7 @@ impl Default for Daemon {
     fn default() -> Self {
         Self {
             admin: None,
+            viewers: Viewers::default(),
             log: LogFormat::Text,
             drain: Duration::from_secs(30),
             control: Some(PathBuf::from(CONTROL)),
@@ -46,7 +49,7 @@ impl Default for Daemon {
 }
 
 /// Reads `[daemon]`; all of it is optional.
-pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
+pub(super) fn read(root: &Table<'_>, claims: &mut Claims, accounts: &Accounts<'_>) -> Daemon {
     let mut daemon = Daemon::default();
     let table = root.get("daemon").and_then(|value| value.table(REMEDY));
     let Some(table) = table else {
@@ -55,6 +58,19 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
     table.only(KEYS);
     if let Some(value) = table.get("admin") {
         daemon.admin = admin(&value, claims);
+    }
+    if let Some(value) = table.get("viewers") {
+        let names = value.array().unwrap_or_default();
+        let accounts = names
+            .iter()
+            .filter_map(|name| user::account(name, accounts));
+        daemon.viewers = accounts.map(|account| account.uid).collect();
+        if daemon.admin.is_none() {
+            value.problem(
+                "has no page to see",
+                "set admin as well, or leave viewers out",
+            );
+        }
     }
     if let Some(log) = table
         .get("log")

@@ -128,7 +128,7 @@ fn config(root: &Table<'_>, accounts: &Accounts<'_>) -> Config {
         users: &users,
     };
     let endpoints = endpoint::read_all(root, &known, &mut claims);
-    let daemon = daemon::read(root, &mut claims);
+    let daemon = daemon::read(root, &mut claims, accounts);
     if root.lacks("endpoint") {
         whole_file(
             root,

@@ -59,8 +59,10 @@ pub struct Config {
 /// `[daemon]`: what concerns the process and not one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
-    /// Where `/livez` and `/readyz` are served over HTTP, if anywhere.
+    /// Where health, metrics and the status page are served over HTTP, if anywhere.
     pub admin: Option<SocketAddr>,
+    /// Who may see the status page there.
+    pub viewers: Viewers,
     /// Form of the log.
     pub log: LogFormat,
     /// How long sessions with something outstanding may go on after SIGTERM.
@@ -76,6 +78,23 @@ pub struct Daemon {
     pub max_opens_per_second: Option<u32>,
     /// Whether the daemon confines itself.
     pub confine: Confine,
+}
+
+/// Accounts that may see the status page, beside root and the daemon's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Viewers(Vec<u32>);
+
+impl Viewers {
+    /// Whether this account is among them.
+    pub fn has(&self, uid: u32) -> bool {
+        self.0.contains(&uid)
+    }
+}
+
+impl FromIterator<u32> for Viewers {
+    fn from_iter<T: IntoIterator<Item = u32>>(uids: T) -> Self {
+        Self(uids.into_iter().collect())
+    }
 }
 
 /// Whether the daemon confines itself.

@@ -117,7 +117,7 @@ fn user_name(text: &str) -> Result<(), Invalid> {
 }
 
 /// The text is not repeated: people have written the password here.
-fn account(value: &Value<'_>, accounts: &Accounts<'_>) -> Option<OsUser> {
+pub(super) fn account(value: &Value<'_>, accounts: &Accounts<'_>) -> Option<OsUser> {
     let text = value.text()?;
     match accounts(text) {
         Ok(Some(account)) => Some(account),

@@ -1,0 +1,381 @@
+//! The state of the daemon as a web page. All facts are in the HTML, so it is read without scripts as
+//! well; with them it asks for its facts again every two seconds and draws rates.
+
+use std::fmt::{self, Write as _};
+
+use crate::error::ErrorKind;
+use crate::live::{EndpointTotals, Totals};
+use crate::shown::{bytes, time};
+use crate::status::{CredentialRow, EndpointRow, ErrorRow, SessionRow, Status};
+
+const PAGE: &str = include_str!("page.html");
+/// Rows of sessions that are shown; the rest is counted.
+const MOST_SESSIONS: usize = 200;
+/// A credential that is worth less than this share of its life should have been fetched again.
+const SHORT: f64 = 0.2;
+
+/// The page. `nonce` is what its style and script name themselves by.
+pub fn whole(status: &Status, totals: &Totals, nonce: &str) -> String {
+    PAGE.replace("{{nonce}}", nonce)
+        .replace("{{facts}}", &facts(status, totals))
+}
+
+/// What is on it and changes.
+pub fn facts(status: &Status, totals: &Totals) -> String {
+    let mut text = String::with_capacity(16 * 1024);
+    // Nothing stands in the way of writing to a string.
+    let _ = write(&mut text, status, totals);
+    text
+}
+
+fn write(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
+    head(out, status, totals)?;
+    endpoints(out, status, totals)?;
+    places(out, status)?;
+    sessions(out, status)?;
+    credentials(out, status)?;
+    errors(out, status)
+}
+
+fn head(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
+    let sum = |of: fn(&EndpointTotals) -> u64| totals.endpoints.iter().map(of).sum::<u64>();
+    let up = status.now.duration_since(status.started).as_secs_f64();
+    let life = |row: &CredentialRow| row.left_s;
+    let soonest = status.credentials.iter().filter_map(life);
+    let soonest = soonest.fold(f64::INFINITY, f64::min);
+    let broken = status.credentials.iter().filter(|row| row.left_s.is_none());
+    let broken = broken.filter(|row| row.last_error.is_some()).count();
+    write!(
+        out,
+        "<p class=\"run\" data-now=\"{}\">hopend {} · up {}</p>\n<dl class=\"tiles\">",
+        status.now.as_millisecond(),
+        Text(&status.version),
+        time(up)
+    )?;
+    let resting = sum(|of| of.places.some);
+    let tiles = [
+        ("sessions", sum(|of| of.open).to_string(), false),
+        (
+            "waiting for kdb+",
+            sum(|of| of.outstanding).to_string(),
+            false,
+        ),
+        ("opened", sum(|of| of.opened).to_string(), false),
+        ("refused", sum(|of| of.refused.sum()).to_string(), false),
+        ("failed", sum(|of| of.failed.sum()).to_string(), false),
+        ("places at rest", resting.to_string(), resting > 0),
+        match broken {
+            0 if soonest.is_finite() => ("shortest credential", time(soonest), false),
+            0 => ("credentials", status.credentials.len().to_string(), false),
+            broken => ("without a credential", broken.to_string(), true),
+        },
+    ];
+    for (name, value, bad) in tiles {
+        let class = if bad { " class=\"bad\"" } else { "" };
+        write!(out, "<div{class}><dt>{name}</dt><dd>{value}</dd></div>")?;
+    }
+    out.write_str("</dl>\n")
+}
+
+fn endpoints(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
+    out.write_str(
+        "<section><h2>Endpoints</h2><table><thead><tr><th scope=\"col\">Name</th>\
+         <th scope=\"col\">Leads to</th><th scope=\"col\">Listens at</th>\
+         <th scope=\"col\">Sessions</th><th scope=\"col\" class=\"n\">Opened</th>\
+         <th scope=\"col\" class=\"n\">Refused</th><th scope=\"col\" class=\"n\">To kdb+</th>\
+         <th scope=\"col\" class=\"n\">To clients</th><th scope=\"col\" class=\"n\">Messages</th>\
+         <th scope=\"col\" class=\"rate\">Rate, last two minutes</th></tr></thead><tbody>",
+    )?;
+    for row in &status.endpoints {
+        let of = totals.endpoints.iter().find(|of| of.name == row.name);
+        endpoint(out, row, of)?;
+    }
+    out.write_str("</tbody></table></section>\n")
+}
+
+fn endpoint(out: &mut String, row: &EndpointRow, of: Option<&EndpointTotals>) -> fmt::Result {
+    let (up, down, messages) = of.map_or((0, 0, 0), |of| {
+        let (up, down) = (of.carried.to_cluster, of.carried.to_client);
+        let messages = [
+            up.asyncs,
+            up.syncs,
+            up.responses,
+            down.asyncs,
+            down.syncs,
+            down.responses,
+        ];
+        (up.bytes, down.bytes, messages.iter().sum::<u64>())
+    });
+    let listen = match &row.listen[..] {
+        [] => "<span class=\"mark bad\">not bound</span>".to_owned(),
+        addresses => Text(&addresses.join(", ")).to_string(),
+    };
+    write!(
+        out,
+        "<tr data-endpoint=\"{name}\" data-up=\"{up}\" data-down=\"{down}\" \
+         data-messages=\"{messages}\"><th scope=\"row\">{name}</th><td>{target}</td><td>{listen}</td>\
+         <td>{open}<small> of {most}</small>{bar}</td><td class=\"n\">{opened}</td>\
+         <td class=\"n\">{refused}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+         <td class=\"n\">{messages}</td><td class=\"rate\"></td></tr>",
+        bytes(up),
+        bytes(down),
+        name = Text(&row.name),
+        target = Text(&row.target),
+        open = row.sessions,
+        most = row.max_sessions,
+        bar = Bar {
+            share: share(row.sessions, row.max_sessions),
+            bad: row.sessions >= row.max_sessions,
+        },
+        opened = row.opened,
+        refused = row.refused,
+    )
+}
+
+/// Places that rest, and warm connections that are missing: what works needs no row.
+fn places(out: &mut String, status: &Status) -> fmt::Result {
+    let mut rows = String::new();
+    for endpoint in &status.endpoints {
+        for place in &endpoint.places {
+            if let Some(rest) = place.resting_s {
+                write!(
+                    rows,
+                    "<tr><th scope=\"row\">{}</th><td>{} {}</td><td>rests for {}</td><td>{}</td></tr>",
+                    Text(&endpoint.name),
+                    Text(&place.name),
+                    Text(&place.zone),
+                    time(rest),
+                    Text(place.reason.as_deref().unwrap_or_default()),
+                )?;
+            }
+        }
+        for warm in endpoint.warm.iter().filter(|warm| warm.ready < warm.wanted) {
+            write!(
+                rows,
+                "<tr><th scope=\"row\">{}</th><td>warm connections of {}</td><td>{} of {}</td><td>{}</td></tr>",
+                Text(&endpoint.name),
+                Text(&warm.user),
+                warm.ready,
+                warm.wanted,
+                Text(warm.reason.as_deref().unwrap_or_default()),
+            )?;
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    write!(
+        out,
+        "<section><h2>Not as it should be</h2><table><thead><tr><th scope=\"col\">Endpoint</th>\
+         <th scope=\"col\">What</th><th scope=\"col\">State</th><th scope=\"col\">Why</th></tr></thead>\
+         <tbody>{rows}</tbody></table></section>\n"
+    )
+}
+
+fn sessions(out: &mut String, status: &Status) -> fmt::Result {
+    let mut rows: Vec<&SessionRow> = status.sessions.iter().collect();
+    // Those that wait and those that were busy last are looked for.
+    rows.sort_by(|a, b| {
+        let waits = |row: &SessionRow| row.outstanding > 0;
+        waits(b).cmp(&waits(a)).then(a.idle_s.total_cmp(&b.idle_s))
+    });
+    let more = rows.len().saturating_sub(MOST_SESSIONS);
+    rows.truncate(MOST_SESSIONS);
+    if rows.is_empty() {
+        return out.write_str("<section><h2>Sessions</h2><p class=\"none\">None.</p></section>\n");
+    }
+    out.write_str(
+        "<section><h2>Sessions</h2><table><thead><tr><th scope=\"col\" class=\"n\">No.</th>\
+         <th scope=\"col\">User</th><th scope=\"col\">Client</th><th scope=\"col\">Endpoint</th>\
+         <th scope=\"col\">kdb+</th><th scope=\"col\" class=\"n\">Open for</th>\
+         <th scope=\"col\" class=\"n\">Idle</th><th scope=\"col\" class=\"n\">Waiting</th>\
+         <th scope=\"col\" class=\"n\">To kdb+</th><th scope=\"col\" class=\"n\">To client</th>\
+         </tr></thead><tbody>",
+    )?;
+    for row in rows {
+        let account = row.account.as_deref().unwrap_or_default();
+        let program = match (&row.program, row.pid) {
+            (Some(program), Some(pid)) => format!("{program} [{pid}] "),
+            (None, Some(pid)) => format!("[{pid}] "),
+            (_, None) => String::new(),
+        };
+        write!(
+            out,
+            "<tr><td class=\"n\">{}</td><th scope=\"row\">{}<small> {}</small></th><td>{}<small>{}</small></td>\
+             <td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+             <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            row.session,
+            Text(&row.user),
+            Text(account),
+            Text(&program),
+            Text(&row.client),
+            Text(&row.endpoint),
+            Text(row.node.as_deref().unwrap_or(&row.target)),
+            time(status.now.duration_since(row.since).as_secs_f64()),
+            time(row.idle_s),
+            if row.outstanding > 0 {
+                row.outstanding.to_string()
+            } else {
+                "–".to_owned()
+            },
+            bytes(row.bytes_up),
+            bytes(row.bytes_down),
+        )?;
+    }
+    out.write_str("</tbody></table>")?;
+    if more > 0 {
+        write!(
+            out,
+            "<p class=\"none\">And {more} more, idle for longer: <code>hopend status</code>.</p>"
+        )?;
+    }
+    out.write_str("</section>\n")
+}
+
+fn credentials(out: &mut String, status: &Status) -> fmt::Result {
+    if status.credentials.is_empty() {
+        return Ok(());
+    }
+    out.write_str(
+        "<section><h2>Credentials</h2><table><thead><tr><th scope=\"col\">User</th>\
+         <th scope=\"col\">Endpoints</th><th scope=\"col\">What</th><th scope=\"col\">Life left</th>\
+         <th scope=\"col\" class=\"n\">Next fetch</th><th scope=\"col\" class=\"n\">Fetched</th>\
+         <th scope=\"col\" class=\"n\">Failed</th></tr></thead><tbody>",
+    )?;
+    for row in &status.credentials {
+        let left = match (row.left_s, row.age_s) {
+            (Some(left), age) => {
+                let life = left + age.unwrap_or_default();
+                let share = if life > 0.0 { left / life } else { 0.0 };
+                let bad = share < SHORT && row.last_error.is_some();
+                format!("{}{}", time(left), Bar { share, bad })
+            }
+            (None, _) if row.last_error.is_some() => {
+                "<span class=\"mark bad\">none</span>".to_owned()
+            }
+            (None, _) => "–".to_owned(),
+        };
+        write!(
+            out,
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}{}</td><td>{left}</td>\
+             <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            Text(&row.user),
+            Text(&row.endpoints.join(", ")),
+            Text(&row.what),
+            Note(row.last_error.as_deref()),
+            row.refresh_s
+                .map_or_else(|| "–".to_owned(), |next| format!("in {}", time(next))),
+            row.fetches,
+            row.failures,
+        )?;
+    }
+    out.write_str("</tbody></table></section>\n")
+}
+
+fn errors(out: &mut String, status: &Status) -> fmt::Result {
+    if status.errors.is_empty() {
+        return out
+            .write_str("<section><h2>Last errors</h2><p class=\"none\">None.</p></section>\n");
+    }
+    out.write_str(
+        "<section><h2>Last errors</h2><table><thead><tr><th scope=\"col\" class=\"n\">Ago</th>\
+         <th scope=\"col\" class=\"n\">Times</th><th scope=\"col\">Side</th>\
+         <th scope=\"col\">Endpoint</th><th scope=\"col\">User</th>\
+         <th scope=\"col\">What, and what to do</th></tr></thead><tbody>",
+    )?;
+    for row in &status.errors {
+        error(out, row, status)?;
+    }
+    out.write_str("</tbody></table></section>\n")
+}
+
+fn error(out: &mut String, row: &ErrorRow, status: &Status) -> fmt::Result {
+    // What clients do wrong is theirs to mend; the rest is the administrator's.
+    let theirs = [ErrorKind::Client, ErrorKind::Denied].map(ErrorKind::name);
+    let class = if theirs.contains(&&*row.side) {
+        "mark"
+    } else {
+        "mark bad"
+    };
+    write!(
+        out,
+        "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td><span class=\"{class}\">{}</span></td>\
+         <td>{}</td><td>{}</td><td class=\"why\">{}</td></tr>",
+        time(status.now.duration_since(row.time).as_secs_f64()),
+        row.count,
+        Text(&row.side),
+        Text(&row.endpoint),
+        Text(row.user.as_deref().unwrap_or_default()),
+        Text(&row.message),
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a bar is drawn")]
+fn share(some: u64, all: u64) -> f64 {
+    if all == 0 {
+        0.0
+    } else {
+        some as f64 / all as f64
+    }
+}
+
+/// A share of a whole, drawn.
+struct Bar {
+    share: f64,
+    bad: bool,
+}
+
+impl fmt::Display for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = (self.share * 100.0).clamp(0.0, 100.0);
+        let class = if self.bad { "bar bad" } else { "bar" };
+        write!(
+            f,
+            "<svg class=\"{class}\" viewBox=\"0 0 100 4\" preserveAspectRatio=\"none\" \
+             aria-hidden=\"true\"><rect width=\"100\" height=\"4\"/>\
+             <rect class=\"full\" width=\"{width:.1}\" height=\"4\"/></svg>"
+        )
+    }
+}
+
+/// What went wrong, below what it is about.
+struct Note<'n>(Option<&'n str>);
+
+impl fmt::Display for Note<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(text) => write!(f, "<div class=\"why\">{}</div>", Text(text)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Text from anywhere, as it may stand between tags and in a quoted attribute.
+struct Text<'t>(&'t str);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match crate::status::printable(c) {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                c => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_stays_text() {
+        let shown = Text("<b onload='x'>&\"\u{202e}\n").to_string();
+        assert_eq!(shown, "&lt;b onload=&#39;x&#39;&gt;&amp;&quot;??");
+    }
+}
