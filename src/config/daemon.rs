@@ -13,6 +13,7 @@ use super::{Confine, Daemon, ListenAddress, LogFormat};
 pub(super) const KEYS: &[&str] = &[
     "admin",
     "log",
+    "audit",
     "drain",
     "control",
     "zone",
@@ -35,6 +36,7 @@ impl Default for Daemon {
         Self {
             admin: None,
             log: LogFormat::Text,
+            audit: None,
             drain: Duration::from_secs(30),
             control: Some(PathBuf::from(CONTROL)),
             zone: None,
@@ -68,6 +70,7 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims) -> Daemon {
     {
         daemon.drain = drain;
     }
+    daemon.audit = table.get("audit").and_then(|value| value.path());
     daemon.control = control(&table);
     daemon.max_sessions = limit::sessions(&table, "max_sessions").flatten();
     daemon.max_opens_per_second = limit::rate(&table).flatten();
