@@ -467,3 +467,143 @@ impl Opened {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn writing(path: &Path, batch: &[u8]) -> Writing {
+        let shared = Shared {
+            path: path.to_path_buf(),
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            capacity: 2,
+            lost: Arc::default(),
+        };
+        Writing {
+            shared: Arc::new(shared),
+            opened: None,
+            batch: batch.to_vec(),
+            written: 0,
+            in_trouble: false,
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn lines_are_appended_to_a_file_of_its_own_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        writing(&path, b"one\n").write().unwrap();
+        assert_eq!(mode(&path), 0o640);
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        writing(&path, b"two\n").write().unwrap();
+        assert_eq!(mode(&path), 0o600, "an administrator's choice stays");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn a_file_that_was_moved_or_removed_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("a"), folder.path().join("a.1"));
+        let mut writing = writing(&path, b"one\n");
+        writing.write().unwrap();
+        fs::rename(&path, &moved).unwrap();
+        (writing.batch, writing.written) = (b"two\n".to_vec(), 0);
+        writing.write().unwrap();
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "one\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
+        fs::remove_file(&path).unwrap();
+        (writing.batch, writing.written) = (b"three\n".to_vec(), 0);
+        writing.write().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
+        assert_eq!(mode(&path), 0o640);
+    }
+
+    #[test]
+    fn half_a_line_of_a_daemon_that_was_killed_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "one\nha").unwrap();
+        writing(&path, b"two\n").write().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\nha\ntwo\n");
+    }
+
+    #[test]
+    fn what_was_begun_in_a_file_that_is_gone_is_written_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let mut writing = writing(&path, b"one\ntwo\n");
+        writing.written = 6;
+        writing.write().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
+    }
+
+    #[test]
+    fn links_folders_and_what_is_not_there_are_refused_with_a_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        symlink(folder.path().join("elsewhere"), &link).unwrap();
+        for (path, remedy) in [
+            (link, "name the file itself, not a symbolic link"),
+            (folder.path().join("none/audit.log"), "make its folder"),
+            (folder.path().to_path_buf(), "name a file in it"),
+        ] {
+            let file = AuditFile::default();
+            for error in [file.take_over(Some(&path)), look(&path)] {
+                let said = error.unwrap_err().to_string();
+                assert!(said.ends_with(remedy), "{said}");
+                assert!(said.contains(path.to_str().unwrap()), "{said}");
+            }
+        }
+        assert!(!folder.path().join("elsewhere").exists());
+        assert!(look(&folder.path().join("audit.log")).is_ok());
+    }
+
+    #[test]
+    fn beyond_what_may_wait_lines_are_lost_and_counted_and_the_gap_is_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let mut writing = writing(&path, b"");
+        for line in ["1\n", "2\n", "3\n", "4\n"] {
+            writing.shared.push(line.into());
+        }
+        assert_eq!(writing.shared.lost.load(Ordering::Relaxed), 2);
+        assert_eq!(writing.next(), (2, false));
+        writing.write().unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[..2], ["1", "2"]);
+        let gap: serde_json::Value = serde_json::from_str(lines[2]).unwrap();
+        assert_eq!((&gap["event"], &gap["lines"]), (&"lost".into(), &2.into()));
+        assert_eq!(lines.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_the_last_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let writer = Writer::start(&path, 1000, Arc::default()).unwrap();
+        for _ in 0..1000 {
+            writer.shared.push(b"line\n".to_vec());
+        }
+        writer.finish().await;
+        assert_eq!(fs::read_to_string(&path).unwrap(), "line\n".repeat(1000));
+    }
+
+    #[tokio::test]
+    async fn what_can_never_be_written_is_counted_at_the_end() {
+        let lost = Arc::new(AtomicU64::new(0));
+        let writer = Writer::start(Path::new("/dev/full"), 10, Arc::clone(&lost)).unwrap();
+        for _ in 0..10 {
+            writer.shared.push(b"line\n".to_vec());
+        }
+        writer.finish().await;
+        assert_eq!(lost.load(Ordering::Relaxed), 10);
+    }
+}
