@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use crate::metrics;
 use crate::session::Services;
 use crate::stop::Stopping;
+use crate::visitors::Visitors;
 
 /// Serves `/livez` (200 while the process turns) and `/readyz` (200 while endpoints accept, 503 once
 /// the daemon drains), and `/metrics` in OpenMetrics, until sessions are cut.
@@ -50,7 +51,7 @@ pub async fn serve(listener: TcpListener, stopping: Stopping, services: Arc<Serv
         );
     let mut cutting = stopping;
     tokio::select! {
-        served = axum::serve(listener, routes) => {
+        served = axum::serve(Visitors::new(listener), routes) => {
             if let Err(error) = served {
                 tracing::error!("the admin address serves no more: {error}");
             }

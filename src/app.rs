@@ -383,7 +383,11 @@ impl App {
         let mut fresh = Vec::new();
         for (key, endpoint) in &wanted {
             if !self.listeners.contains_key(key) {
-                let listener = Listener::passed_or_bound(&self.passed, &key.address)?;
+                let listener = Listener::passed_or_bound(&self.passed, &key.address);
+                let listener = listener.map_err(|error| BindError {
+                    own: self.in_the_way_of(&key.address),
+                    ..error
+                })?;
                 fresh.push((key.clone(), endpoint.clone(), listener));
             }
         }
@@ -420,6 +424,15 @@ impl App {
         }
         self.taken_over();
         Ok(changes)
+    }
+
+    /// An address of its own that keeps it from binding another.
+    fn in_the_way_of(&self, address: &ListenAddress) -> Option<ListenAddress> {
+        let mut own = self
+            .listeners
+            .values()
+            .filter_map(|bound| bound.address.get());
+        own.find(|own| own.clashes(address)).cloned()
     }
 
     /// Accepts no more, lets what is outstanding finish within the drain, cuts the rest.
@@ -530,7 +543,7 @@ impl App {
         self.services.limits.take_over(&self.config);
         for running in self.endpoints.values() {
             if let Some(tls) = &running.served.tls {
-                tls.current();
+                tls.look();
             }
             warn_of_plain(&running.endpoint);
         }

@@ -3,17 +3,24 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
+use tokio::time::timeout;
 use x509_parser::extensions::GeneralName;
 
 use crate::config::{CertificateName, ServerTls, TlsVersion};
 use crate::crypto;
 use crate::error::chain;
+
+/// How often the files are looked at, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a connection waits for a look: the files may be on a mount that hangs.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Why an endpoint can't speak TLS to its clients.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +118,8 @@ pub struct Certificates {
     endpoint: String,
     tls: ServerTls,
     made: Mutex<Made>,
+    /// When the files were last looked at; held while they are.
+    looked: Arc<tokio::sync::Mutex<Instant>>,
 }
 
 #[derive(Debug)]
@@ -121,6 +130,9 @@ struct Made {
 }
 
 type Stamps = Vec<Option<Stamp>>;
+
+/// The files as they were, and what was made of them.
+type Read = (Stamps, Result<ServerConfig, ServerTlsError>);
 
 /// Tells a version of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,24 +152,53 @@ impl Certificates {
                 stamps: Vec::new(),
                 config: None,
             }),
+            looked: Arc::new(tokio::sync::Mutex::new(Instant::now())),
         };
-        certificates.current();
+        certificates.look();
         certificates
     }
 
-    /// What the next connection is served with: the files are read again when they have changed.
-    /// Where they can't be used what was made of them before stays, and the log tells, once for each
-    /// change. `None` if they could never be used.
-    pub fn current(&self) -> Option<Arc<ServerConfig>> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What the next connection is served with; `None` if the files could never be used. Has them
+    /// looked at, off the sessions' threads and at most once a second: whoever comes then waits for it,
+    /// for a while, and nobody else.
+    pub async fn current(self: &Arc<Self>) -> Option<Arc<ServerConfig>> {
+        if let Ok(mut looked) = Arc::clone(&self.looked).try_lock_owned()
+            && looked.elapsed() >= LOOK_EVERY
+        {
+            let certificates = Arc::clone(self);
+            let look = tokio::spawn(async move {
+                let reader = Arc::clone(&certificates);
+                let read = tokio::task::spawn_blocking(move || reader.read()).await;
+                certificates.take(read.ok().flatten());
+                *looked = Instant::now();
+            });
+            // One that takes longer serves those who come after it.
+            let _ = timeout(PATIENCE, look).await;
+        }
+        self.made().config.clone()
+    }
+
+    /// Has the files looked at at once. Blocks.
+    pub fn look(&self) {
+        self.take(self.read());
+    }
+
+    /// Reads the files again if they have changed.
+    fn read(&self) -> Option<Read> {
         // Before they are read: what changes meanwhile is seen the next time.
         let stamps = self.stamps();
-        if made.stamps == stamps {
-            return made.config.clone();
-        }
-        let again = made.config.is_some();
+        let changed = self.made().stamps != stamps;
+        changed.then(|| (stamps, server_config(&self.tls)))
+    }
+
+    /// Where the files can't be used what was made of them before stays, and the log tells, once for
+    /// each change.
+    fn take(&self, read: Option<Read>) {
+        let Some((stamps, read)) = read else { return };
+        let mut made = self.made();
         made.stamps = stamps;
-        match server_config(&self.tls) {
+        let again = made.config.is_some();
+        match read {
             Ok(config) => {
                 made.config = Some(Arc::new(config));
                 if again {
@@ -178,7 +219,10 @@ impl Certificates {
                 }
             ),
         }
-        made.config.clone()
+    }
+
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stamps(&self) -> Stamps {
@@ -223,4 +267,33 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
         _ => None,
     }));
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    /// A file whose reading never ends, as on a mount that hangs: a pipe that nobody writes to.
+    #[tokio::test]
+    async fn files_that_hang_hold_up_one_connection_and_no_thread_of_sessions() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pem");
+        let tls = ServerTls {
+            cert: path.clone(),
+            key: folder.path().join("key"),
+            client_ca: None,
+            min_version: TlsVersion::Tls12,
+        };
+        let certificates = Arc::new(Certificates::new("hdb", &tls));
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let long_ago = Instant::now().checked_sub(LOOK_EVERY).unwrap();
+        *certificates.looked.lock().await = long_ago;
+        assert!(certificates.current().await.is_none());
+        assert!(certificates.looked.try_lock().is_err(), "it goes on");
+        assert!(certificates.current().await.is_none());
+        // Lets go of the thread: its end of the pipe is opened once there is a writer.
+        drop(std::fs::OpenOptions::new().write(true).open(&path).unwrap());
+    }
 }

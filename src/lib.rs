@@ -42,4 +42,5 @@ pub mod socket;
 pub mod status;
 pub mod stop;
 pub mod upstream;
+pub mod visitors;
 pub mod workers;

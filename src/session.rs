@@ -154,10 +154,10 @@ impl Refusal {
             }
             Self::Handshake(_) => ErrorKind::Client,
             Self::NoCertificate => ErrorKind::Configuration,
-            Self::Limit(_) => ErrorKind::Limit,
+            Self::Limit(_) | Self::Crowded(_) => ErrorKind::Limit,
             Self::Denied(_) => ErrorKind::Denied,
             Self::Open(error) => error.kind(),
-            Self::Stopped | Self::Crowded(_) => ErrorKind::Internal,
+            Self::Stopped => ErrorKind::Internal,
         }
     }
 
@@ -176,9 +176,15 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
     let (tls, mut door) = (session.tls.take(), session.door.take());
-    let Some(mut client) = begin_tls(client, tls.as_deref()) else {
-        refuse(&session, &record, &Refusal::NoCertificate);
-        return;
+    let mut client = match begin_tls(client, tls.as_ref()).await {
+        Ok(client) => client,
+        Err(client) => {
+            refuse(&session, &record, &Refusal::NoCertificate);
+            if let Some(client) = client {
+                turn_away(client, &Refusal::NoCertificate).await;
+            }
+            return;
+        }
     };
     let mut caller = None;
     // In a box: what it takes to open a session is gone while the session lasts.
@@ -207,7 +213,8 @@ pub async fn serve(client: ClientStream, mut session: Session) {
                     relay(client, behind, &session, open, &record).await;
                 }
                 Behind::Console(user) => {
-                    console(client, (&user, &early), &session, open, &record).await;
+                    let user = (&*user, &*early, idle_timeout);
+                    console(client, user, &session, open, &record).await;
                 }
             }
         }
@@ -215,7 +222,10 @@ pub async fn serve(client: ClientStream, mut session: Session) {
             let reason = refuse(&session, &record, &refusal);
             match caller {
                 Some(caller) if explains(&session, &refusal) => {
-                    explain(client, &caller, &reason, &session).await;
+                    // Whoever got no place still has the door that others wait for.
+                    let timeout = session.route.endpoint().handshake_timeout;
+                    let limit = door.as_ref().map_or(Duration::MAX, |_| timeout);
+                    explain(client, &caller, (&reason, limit), &session).await;
                 }
                 _ => turn_away(client, &refusal).await,
             }
@@ -223,12 +233,18 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     }
 }
 
-/// The client's stream, with TLS where the endpoint has it and the client comes over TCP. None if the
-/// endpoint's certificate could never be used.
-fn begin_tls(client: ClientStream, tls: Option<&Certificates>) -> Option<ClientStream> {
-    match tls.filter(|_| client.tcp().is_some()) {
-        Some(tls) => client.with_tls(tls.current()?).ok(),
-        None => Some(client),
+/// The client's stream, with TLS where the endpoint has it and the client comes over TCP. Else what is
+/// left of it, where the endpoint's certificate could never be used.
+async fn begin_tls(
+    client: ClientStream,
+    tls: Option<&Arc<Certificates>>,
+) -> Result<ClientStream, Option<ClientStream>> {
+    let Some(tls) = tls.filter(|_| client.tcp().is_some()) else {
+        return Ok(client);
+    };
+    match tls.current().await {
+        Some(config) => client.with_tls(config).map_err(|_| None),
+        None => Err(Some(client)),
     }
 }
 
@@ -281,14 +297,15 @@ async fn open(
     let endpoint = session.route.endpoint();
     let services = &session.services;
     let (begun, laps) = (Instant::now(), Laps::default());
-    let peer = peer_of(client, session.exposed)?;
+    let limit = endpoint.handshake_timeout;
+    let peer = timeout_at(begun + limit, peer_of(client, session.exposed)).await;
+    let peer = peer.map_err(|_| Refusal::HelloTimeout(limit))??;
     let account = services.authenticator.account(&peer).await;
     laps.add(OpenStage::Identify, begun.elapsed());
     record.peer(&peer, client.server(), account);
     if let Some(door) = door {
         door.of(&peer)?;
     }
-    let limit = endpoint.handshake_timeout;
     let introduced = laps.time(OpenStage::Handshake, async {
         let names = client.shake_hands().await?;
         let (hello, early) = read_hello(client, endpoint).await?;
@@ -355,10 +372,10 @@ async fn open(
     Ok(Behind::Kdb(upstream, Opening { took, warm, laps }))
 }
 
-fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
+async fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
     match client {
-        ClientStream::Tcp(stream) => Peer::of_tcp(stream, exposed),
-        ClientStream::Tls(stream) => Peer::of_tcp(stream.get_ref().0, exposed),
+        ClientStream::Tcp(stream) => Peer::of_tcp(stream, exposed).await,
+        ClientStream::Tls(stream) => Peer::of_tcp(stream.get_ref().0, exposed).await,
         ClientStream::Unix(stream) => Peer::of_unix(stream),
     }
 }
@@ -389,7 +406,8 @@ async fn wait(time: Duration) {
     }
 }
 
-/// Who this is; those who failed before wait first, and those who fail now wait for the answer.
+/// Who this is. Those who give a password wait for others of their origin that do; those who failed
+/// before wait first, and those who fail now wait for the answer.
 async fn identify(
     session: &Session,
     peer: &Peer,
@@ -397,26 +415,32 @@ async fn identify(
     hello: &Hello,
 ) -> Result<Arc<User>, Refusal> {
     let (services, endpoint) = (&session.services, session.route.endpoint());
+    let (penalties, limit) = (&services.penalties, endpoint.handshake_timeout);
+    let crowded = |_| Refusal::Crowded(limit);
     let now = || Instant::now().into_std();
-    wait(services.penalties.delay(peer, now())).await;
+    // Until the refusal has been held back, too.
+    let _turn = if hello.password.is_empty() {
+        None
+    } else {
+        let turn = timeout(limit, penalties.turn(peer)).await;
+        let turn = turn.map_err(crowded)?;
+        wait(penalties.delay(peer, now())).await;
+        Some(turn)
+    };
     let proof = Proof {
         exposed: session.exposed,
         peer,
         certificate,
     };
     let identified = services.authenticator.identify(endpoint, &proof, hello);
-    let limit = endpoint.handshake_timeout;
-    match timeout(limit, identified)
-        .await
-        .map_err(|_| Refusal::Crowded(limit))?
-    {
+    match timeout(limit, identified).await.map_err(crowded)? {
         Ok(user) => {
-            services.penalties.succeeded(peer, &hello.user);
+            penalties.succeeded(peer, &hello.user);
             Ok(user)
         }
         Err(denied) => {
             if denied.guess {
-                wait(services.penalties.failed(peer, &hello.user, now())).await;
+                wait(penalties.failed(peer, &hello.user, now())).await;
             }
             Err(denied.into())
         }
@@ -451,7 +475,12 @@ fn explains(session: &Session, refusal: &Refusal) -> bool {
         && matches!(refusal, Refusal::Open(_) | Refusal::Limit(_))
 }
 
-async fn explain(mut client: ClientStream, caller: &Caller, reason: &str, session: &Session) {
+async fn explain(
+    mut client: ClientStream,
+    caller: &Caller,
+    (reason, limit): (&str, Duration),
+    session: &Session,
+) {
     let explanation = Explanation {
         capability: caller.capability,
         early: &caller.early,
@@ -460,7 +489,7 @@ async fn explain(mut client: ClientStream, caller: &Caller, reason: &str, sessio
     };
     let mut stopping = session.stopping.clone();
     let given = tokio::select! {
-        given = explanation.give(&mut client) => given,
+        given = timeout(limit, explanation.give(&mut client)) => given.unwrap_or(Ok(())),
         () = stopping.draining() => Ok(()),
     };
     if let Err(error) = given {
@@ -490,6 +519,8 @@ async fn relay(
         let mut look = Instant::now() + idle_timeout.unwrap_or_default();
         loop {
             tokio::select! {
+                // A request that is here already comes before the end of an idle session.
+                biased;
                 end = relay.run() => break end,
                 () = cutting.cutting() => break End::Cut,
                 uid = open.killed() => break End::Killed { uid },
@@ -529,7 +560,7 @@ async fn relay(
 /// A session that hopend itself answers.
 async fn console(
     mut client: ClientStream,
-    (user, early): (&User, &[u8]),
+    (user, early, idle_timeout): (&User, &[u8], Option<Duration>),
     session: &Session,
     mut open: OpenSession,
     record: &audit::Record,
@@ -555,7 +586,9 @@ async fn console(
     };
     let mut cutting = session.stopping.clone();
     let end = tokio::select! {
+        biased;
         end = console::serve(&visit, &mut client, early, session.stopping.clone()) => end,
+        end = unused(idle_timeout, &meters) => end,
         () = cutting.cutting() => End::Cut,
         uid = open.killed() => End::Killed { uid },
     };
@@ -564,6 +597,20 @@ async fn console(
         client.reset();
     } else {
         client.close().await;
+    }
+}
+
+/// Returns when a console has been neither used nor waited for as long as that.
+async fn unused(idle_timeout: Option<Duration>, meters: &relay::Meters) -> End {
+    let Some(limit) = idle_timeout else {
+        return std::future::pending().await;
+    };
+    loop {
+        let left = limit.saturating_sub(meters.idle());
+        if left.is_zero() && meters.outstanding() == 0 {
+            return End::Idle(limit);
+        }
+        sleep(if left.is_zero() { limit } else { left }).await;
     }
 }
 

@@ -4,11 +4,17 @@
 //! somebody beyond this host.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use hopend::q::value::Value;
+use hopend::q::frame::MessageType;
+use hopend::q::message::message;
+use hopend::q::value::{self, Value};
 use hopend::sim::Options;
+use socket2::{Domain, Socket, Type};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::client_tls::Tls;
 use crate::support::certificates::Authority;
@@ -18,20 +24,35 @@ use crate::support::{Log, QClient, Stage, account, any_ports};
 /// An account that is nobody of the configuration.
 const STRANGER: &str = "65534";
 
-/// What a stranger's shell, or nothing if this is not root.
-async fn as_stranger(script: String) -> Option<Output> {
-    if !nix::unistd::getuid().is_root() {
+/// Whether this may become another account; where it has to, this fails if it may not.
+fn is_root() -> bool {
+    let root = nix::unistd::getuid().is_root();
+    assert!(
+        root || std::env::var_os("HOPEND_TESTS_AS_ROOT").is_none(),
+        "the attacks of another account were asked for, and take root"
+    );
+    if !root {
         println!("skipped: only root can become another account");
+    }
+    root
+}
+
+/// What a stranger's shell said.
+fn stranger(script: &str) -> Output {
+    Command::new("setpriv")
+        .args(["--reuid", STRANGER, "--regid", STRANGER, "--clear-groups"])
+        .args(["bash", "-c", script])
+        .output()
+        .unwrap()
+}
+
+/// The same while the daemon goes on, or nothing if this is not root.
+async fn as_stranger(script: String) -> Option<Output> {
+    if !is_root() {
         return None;
     }
-    let run = move || {
-        Command::new("setpriv")
-            .args(["--reuid", STRANGER, "--regid", STRANGER, "--clear-groups"])
-            .args(["bash", "-c", &script])
-            .output()
-            .unwrap()
-    };
-    Some(tokio::task::spawn_blocking(run).await.unwrap())
+    let output = tokio::task::spawn_blocking(move || stranger(&script));
+    Some(output.await.unwrap())
 }
 
 /// A stranger's hopen: what came back, as hexadecimal digits.
@@ -84,33 +105,89 @@ async fn by_password_guess() {
     assert_eq!(stage.sim.live("hdb-cluster"), 0);
 }
 
-/// Connects, writes the login and a request, and is gone before the kernel is asked whose it was.
+/// Guesses made at the same moment cost what they cost one after the other, and nobody but the guesser.
+#[tokio::test]
+async fn by_many_guesses_at_once() {
+    let (log, _guard) = Log::capture();
+    let stage = Stage::with(Options::default(), |text| {
+        let timeout = "handshake_timeout = \"2s\"\ncluster = ";
+        any_ports(text).replacen("cluster = ", timeout, 1)
+    })
+    .await;
+    let (address, password) = (stage.address("hdb"), stage.password());
+    // The last one would be right: 100 ms, 200, 400, 800 and 1,600 keep it out.
+    let wrong = (0..40).map(|number| format!("guess{number}"));
+    let guesses: Vec<_> = wrong.chain([password.clone()]).collect();
+    let guessing = tokio::spawn(async move {
+        let guesses = guesses
+            .iter()
+            .map(|guess| QClient::open(address, "alice", guess));
+        futures_util::future::join_all(guesses).await
+    });
+    log.line_with(&["session refused", "does not match"]).await;
+    let hello = format!("alice:{password}\\6\\0");
+    if let Some(answer) = hopen_as_stranger(address.port(), &hello).await {
+        assert_ne!(answer, "", "she does not wait for the guesses");
+    }
+    let answers = guessing.await.unwrap();
+    assert!(answers.iter().all(Result::is_err));
+    let checked = |answer: &&Result<_, _>| matches!(answer, Err(Refused::Access));
+    let checked = answers.iter().filter(checked).count();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert!((1..=processors / 2 + 6).contains(&checked), "{checked}");
+    log.line_with(&["too many passwords", "kind=\"limit\""])
+        .await;
+}
+
+/// Connects, writes the login and a request, and is gone before the kernel is asked whose it was; then
+/// leaves its port to somebody who may come in. The daemon runs on this very thread: while this waits
+/// for the stranger, it accepts nobody.
 #[tokio::test]
 async fn by_racing_the_socket_lookup() {
+    let (log, _guard) = Log::capture();
     let stage = stage().await;
-    let port = stage.address("hdb").port();
+    let address = stage.address("hdb");
+    if !is_root() {
+        return;
+    }
     let script = format!(
         "import socket, struct\n\
-         for n in range(300):\n\
-         \x20   s = socket.create_connection(('127.0.0.1', {port}))\n\
-         \x20   if n % 2: s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n\
+         def come(own, reset):\n\
+         \x20   s = socket.socket()\n\
+         \x20   s.bind((own, 0))\n\
+         \x20   s.connect(('127.0.0.1', {port}))\n\
+         \x20   if reset: s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n\
          \x20   s.sendall(b':\\x06\\0' + bytes.fromhex('01010000110000000a0003000000312b31'))\n\
-         \x20   s.close()\n"
+         \x20   own = s.getsockname()[1]\n\
+         \x20   s.close()\n\
+         \x20   return own\n\
+         for n in range(300): come('127.0.0.1', n % 2)\n\
+         print(come('127.0.0.77', True))\n",
+        port = address.port()
     );
-    let Some(output) = as_stranger(format!("exec python3 -c \"{script}\"")).await else {
-        return;
-    };
+    let output = stranger(&format!("exec python3 -c \"{script}\""));
     assert!(output.status.success(), "{output:?}");
-    // Behind all of them in the queue.
-    let mut mine = stage.open("hdb").await;
-    assert_eq!(mine.ask("1+1").await, Ok(Value::Long(2)));
-    let status = stage.app.status();
-    let hdb = status
-        .endpoints
-        .iter()
-        .find(|row| row.name == "hdb")
-        .unwrap();
-    assert_eq!(hdb.opened, 1, "mine alone");
+    let left = String::from_utf8(output.stdout).unwrap();
+    let left: SocketAddr = format!("127.0.0.77:{}", left.trim()).parse().unwrap();
+    let next = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    next.set_reuse_address(true).unwrap();
+    next.bind(&left.into()).unwrap();
+    next.connect(&address.into()).unwrap();
+    next.set_nonblocking(true).unwrap();
+
+    log.times("before hopend could see whose it is", 301).await;
+    let opened = || {
+        let rows = stage.app.status().endpoints;
+        let hdb = rows.iter().find(|row| row.name == "hdb").unwrap();
+        hdb.opened
+    };
+    assert_eq!(opened(), 0);
+    assert!(stage.sim.connections().is_empty());
+    // Whoever has the port now has a session of their own, without the stranger's request in it.
+    let next = TcpStream::from_std(next.into()).unwrap();
+    let mut next = QClient::log_in(next, "", "").await.unwrap();
+    assert_eq!(next.ask("2+2").await, Ok(Value::Long(4)));
+    assert_eq!(opened(), 1);
 }
 
 /// The stranger connects and hands the socket to an account that may come in, and is gone when that
@@ -118,8 +195,7 @@ async fn by_racing_the_socket_lookup() {
 #[tokio::test]
 async fn by_passing_a_socket_on() {
     let (log, _guard) = Log::capture();
-    if !nix::unistd::getuid().is_root() {
-        println!("skipped: only root can become another account");
+    if !is_root() {
         return;
     }
     let stage = stage().await;
@@ -146,26 +222,158 @@ async fn by_passing_a_socket_on() {
     assert_eq!(stage.sim.live("hdb-cluster"), 0);
 }
 
+/// What a console can be asked, with `cluster` where one is named.
+fn console_requests(cluster: &str) -> Vec<Vec<u8>> {
+    let symbol = |text: &str| Value::Symbol(text.into());
+    let texts = [
+        "endpoints".to_owned(),
+        "places".into(),
+        "sessions".into(),
+        "credentials".into(),
+        "errors".into(),
+        "hopend.kill 1".into(),
+        ".aws.list_kx_clusters[]".into(),
+        format!(".aws.list_kx_cluster_nodes[\"{cluster}\"]"),
+        format!(".aws.get_kx_connection_string[\"{cluster}\"]"),
+        format!(".aws.get_kx_node_connection_string[\"{cluster}\";\"sim-hdb-node-1\"]"),
+    ];
+    let calls = [
+        vec![symbol("sessions"), Value::NULL],
+        vec![symbol(".aws.list_kx_clusters"), Value::NULL],
+        vec![symbol(".aws.list_kx_cluster_nodes"), symbol(cluster)],
+        vec![
+            Value::text(".aws.get_kx_connection_string"),
+            Value::text(cluster),
+        ],
+    ];
+    let texts = texts.iter().map(|text| Value::text(text));
+    let all = texts.chain(calls.map(Value::List));
+    all.map(|value| message(MessageType::Sync, &value.encode()))
+        .collect()
+}
+
+/// All that is written in it.
+fn text_of(value: &Value) -> String {
+    String::from_utf8_lossy(&value.encode()).into_owned()
+}
+
+/// A stranger who may come in at the console alone, as mallory: what each request was answered.
+async fn ask_as_mallory(port: u16, cluster: &str) -> Vec<Value> {
+    let requests: Vec<String> = console_requests(cluster)
+        .iter()
+        .map(|request| request.iter().map(|byte| format!("{byte:02x}")).collect())
+        .collect();
+    let script = format!(
+        "import socket\n\
+         s = socket.create_connection(('127.0.0.1', {port})).makefile('rwb', 0)\n\
+         s.write(b'mallory:\\x06\\0'); assert len(s.read(1)) == 1\n\
+         def read(n):\n\
+         \x20   b = b''\n\
+         \x20   while len(b) < n: b += s.read(n - len(b)) or exit(1)\n\
+         \x20   return b\n\
+         for request in '{}'.split():\n\
+         \x20   s.write(bytes.fromhex(request))\n\
+         \x20   print(read(int.from_bytes(read(8)[4:], 'little') - 8).hex())\n",
+        requests.join(" ")
+    );
+    let output = as_stranger(format!("exec python3 -c \"{script}\"")).await;
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let answers = text.lines().map(|line| {
+        let bytes: Vec<u8> = line.as_bytes().chunks(2).map(byte).collect();
+        value::decode(&bytes, true).unwrap()
+    });
+    let answers: Vec<Value> = answers.collect();
+    assert_eq!(answers.len(), requests.len());
+    answers
+}
+
+/// Mallory is a user with an account, and has the console alone.
 #[tokio::test]
 async fn through_the_console() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    if !is_root() {
+        return;
+    }
+    let stage = Stage::with(Options::default(), |text| {
+        let users = format!("users = [\"{}\", \"alice\"]\n", account());
+        let text = any_ports(text)
+            .replace("\ncluster = ", &format!("\n{users}cluster = "))
+            .replace("\nconnect = ", &format!("\n{users}connect = "));
+        assert_eq!(text.matches(&users).count(), 3, "{text}");
+        text + &format!("\n[[user]]\nname = \"mallory\"\nos_user = \"{STRANGER}\"\n")
+    })
+    .await;
     let mut mine = stage.open("hdb").await;
     mine.ask("1+1").await.unwrap();
-    let console = stage.address("console");
-    let mut hers = QClient::open(console, "alice", &stage.password())
+    let mut hers = QClient::open(stage.address("plain"), "alice", &stage.password())
         .await
         .unwrap();
-    // Her own session at the console is the only one that she sees.
-    let seen = format!("{:?}", hers.ask("sessions").await.unwrap());
-    assert!(seen.contains("Symbols([\"console\"])"), "{seen}");
-    assert!(!seen.contains("\"hdb\""), "{seen}");
-    let seen = format!("{:?}", hers.ask("credentials").await.unwrap());
-    assert!(
-        !seen.contains("X-Amz") && !seen.contains("Signature"),
-        "{seen}"
-    );
-    if let Some(answer) = hopen_as_stranger(console.port(), "alice:\\6\\0").await {
-        assert_eq!(answer, "");
+    hers.ask("1+1").await.unwrap();
+    let refused = QClient::open(stage.address("rdb"), "alice", "wrong").await;
+    assert!(refused.is_err(), "for the table of errors");
+    let console = stage.address("console");
+
+    // What there is to be seen.
+    let mut all = stage.open("console").await;
+    let mut seen = String::new();
+    for request in console_requests("hdb-cluster") {
+        all.stream.write_all(&request).await.unwrap();
+        seen += &all
+            .answer()
+            .await
+            .map_or_else(|error| error, |value| text_of(&value));
+    }
+    let own = account();
+    let others = [&*own, "alice", "hdb", "rdb", "127.0.0.1:"];
+    for other in others {
+        assert!(seen.contains(other), "{other} is not in {seen}");
+    }
+
+    let there = ask_as_mallory(console.port(), "hdb-cluster").await;
+    let nowhere = ask_as_mallory(console.port(), "no-such-cluster").await;
+    // The console's own endpoint is mallory's too, with its address.
+    let own = text_of(&there[0]);
+    assert!(own.contains("console") && !own.contains("hdb"), "{own}");
+    let Value::Table(sessions) = &there[2] else {
+        panic!("{:?}", there[2]);
+    };
+    assert_eq!(sessions.rows(), 1);
+    let user = sessions.column("user").unwrap();
+    assert_eq!(user, &Value::Symbols(vec!["mallory".into()]));
+    let secrets = stage.sim.issued_secrets();
+    assert!(!secrets.is_empty());
+    for (number, answer) in there.iter().enumerate().skip(1) {
+        let text = text_of(answer);
+        // What was asked for may be named.
+        let text = text.replace("sim-hdb-node-1", "it");
+        let text = text.replace("hdb-cluster", "it");
+        for other in others {
+            // The session's own client has an address.
+            let fine = other == "127.0.0.1:" && [2, 10].contains(&number);
+            assert!(
+                fine || !text.contains(other),
+                "{number} shows {other}: {text}"
+            );
+        }
+        assert!(!text.contains("X-Amz"), "{text}");
+        assert!(
+            !secrets.iter().any(|secret| text.contains(secret)),
+            "{text}"
+        );
+    }
+    // Whether there is such a cluster can't be told.
+    for (number, (there, nowhere)) in there.iter().zip(&nowhere).enumerate() {
+        let [there, nowhere] = [there, nowhere].map(|answer| format!("{answer:?}"));
+        if ![0, 2, 10].contains(&number) {
+            let there = there.replace("hdb-cluster", "no-such-cluster");
+            assert_eq!(there, nowhere, "{number}");
+        }
+    }
+    for hello in ["alice:", &format!("{}:", account()), "alice:guess"] {
+        let answer = hopen_as_stranger(console.port(), &format!("{hello}\\6\\0")).await;
+        assert_eq!(answer.as_deref(), Some(""), "{hello}");
     }
 }
 
@@ -305,12 +513,13 @@ fn the_tests_that_security_md_names_exist() {
         let test_of = ["#[tokio::test", "#[test]"];
         let at = source.find(&format!("fn {test}("));
         let at = at.unwrap_or_else(|| panic!("{file} has no {test}"));
-        let before = &source[..at];
-        let last = before.rfind("#[").unwrap();
+        // Its attributes and what is said of it: back to the end of the item before.
+        let before = source[..at].rsplit("\n\n").next().unwrap();
         assert!(
-            test_of.iter().any(|mark| before[last..].starts_with(mark)),
+            test_of.iter().any(|mark| before.contains(mark)),
             "{test} is no test"
         );
+        assert!(!before.contains("#[ignore"), "{test} is not run");
         rows.insert(test.to_owned());
     }
     assert!(rows.len() > 20, "{rows:?}");

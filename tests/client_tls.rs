@@ -1,9 +1,13 @@
 //! TLS towards clients: real handshakes, certificates that name users, and files that change.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use hopend::app::App;
+use hopend::credential::{Clock, Sources};
 use hopend::q::value::Value;
-use hopend::sim::Options;
+use hopend::sim::{Options, Simulator};
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -162,6 +166,21 @@ async fn a_certificate_names_the_user_and_none_gets_no_further_than_tls() {
     assert!(matches!(expired, Err(Refused::Broken(_))));
 }
 
+/// Whoever is somebody else elsewhere is nobody here, whatever the password.
+#[tokio::test]
+async fn a_certificate_of_a_user_of_other_endpoints_tries_no_password() {
+    let mut tls = Tls::with(true, "users = [\"alice\"]").await;
+    tls.stage.reload(|text| {
+        text.replacen("certificate = \"CN=alice\"\n", "", 1)
+            + "\n[[user]]\nname = \"carol\"\ncertificate = \"CN=carol\"\n"
+    });
+    let password = tls.stage.password();
+    let [carols, nobodys] = ["carol", "host7"].map(|name| tls.authority.client(name));
+    let refused = tls.open(Some(&carols), "alice", &password).await;
+    assert!(matches!(refused, Err(Refused::Access)));
+    tls.open(Some(&nobodys), "alice", &password).await.unwrap();
+}
+
 #[tokio::test]
 async fn each_side_that_expects_the_other_protocol_is_told() {
     let (log, _guard) = Log::capture();
@@ -202,20 +221,32 @@ async fn files_that_change_are_read_anew_and_broken_ones_are_not_taken() {
     let password = tls.stage.password();
     let mut handle = tls.open(None, "alice", &password).await.unwrap();
 
+    // They are looked at once a second, when somebody comes.
+    let until = async |tls: &Tls, done: &dyn Fn(&CertificateDer<'_>) -> bool| {
+        let dials = async { while !done(&shown(tls).await) {} };
+        let patience = Duration::from_secs(30);
+        tokio::time::timeout(patience, dials).await.unwrap();
+    };
     let next = tls.authority.server();
     next.write(tls.folder.path());
-    assert_eq!(shown(&tls).await, *next.der());
+    until(&tls, &|shown| shown == next.der()).await;
     assert_ne!(first, *next.der());
     log.line_with(&["the certificate has been read anew", "endpoint=\"hdb\""])
         .await;
 
     // Another key than the certificate's, then no PEM at all.
     let other = tls.authority.server();
+    let refused = |count| {
+        let text = log.text();
+        text.matches("the one before stays in use").count() == count
+    };
     std::fs::write(tls.folder.path().join("server.key"), &other.key_pem).unwrap();
+    until(&tls, &|_| refused(1)).await;
     assert_eq!(shown(&tls).await, *next.der());
     log.line_with(&["ERROR", "can't be used", "the one before stays in use"])
         .await;
     std::fs::write(tls.folder.path().join("server.pem"), "half a fi").unwrap();
+    until(&tls, &|_| refused(2)).await;
     assert_eq!(shown(&tls).await, *next.der());
     // A reload says what is wrong, and changes nothing.
     let problems = hopend::config::load(&tls.stage.config_path()).unwrap_err();
@@ -232,6 +263,33 @@ async fn files_that_change_are_read_anew_and_broken_ones_are_not_taken() {
         Ok(Value::Long(2)),
         "as if nothing was"
     );
+}
+
+/// As for everything that is not the client's fault: a reset, and not q's `'access`.
+#[tokio::test]
+async fn without_a_certificate_that_can_be_used_a_client_sees_a_reset() {
+    let (log, _guard) = Log::capture();
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let files = folder.path().display();
+    Authority::new("test CA").server().write(folder.path());
+    let tls = format!(
+        "listen = [\"127.0.0.1:0\"]\ntls = {{ cert = \"{files}/server.pem\", key = \"{files}/server.key\" }}"
+    );
+    let path = sim.write_files(folder.path(), &account()).unwrap();
+    let text = any_ports(std::fs::read_to_string(&path).unwrap());
+    let text = text.replacen("listen = [\"127.0.0.1:0\"]", &tls, 1);
+    std::fs::write(&path, text).unwrap();
+    let config = hopend::config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
+    // After it was checked, before it is used.
+    std::fs::write(folder.path().join("server.pem"), "half a fi").unwrap();
+    let app = App::start(config, Arc::new(Sources::default()), Clock::system()).unwrap();
+    let address = crate::support::address_of(&app, "hdb");
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let error = client.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    log.line_with(&["the certificate of the endpoint can't be used"])
+        .await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use hopend::q::frame::MessageType;
 use hopend::q::value::Value;
 use hopend::sim::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,6 +78,18 @@ async fn who_is_refused_for_a_limit_is_told_why_where_errors_are_explained() {
     );
 }
 
+/// It keeps the place of those that are not known yet.
+#[tokio::test]
+async fn who_is_refused_for_a_limit_and_asks_nothing_is_let_go_soon() {
+    let keys = "max_sessions = 1\nerrors = \"explain\"\nhandshake_timeout = \"500ms\"";
+    let stage = stage(keys).await;
+    let _first = stage.open("hdb").await;
+    let mut second = stage.open("hdb").await;
+    // Else after the minute that there is for explanations.
+    let end = tokio::time::timeout(Duration::from_secs(30), second.sees_end());
+    assert_eq!(end.await, Ok(true));
+}
+
 #[tokio::test]
 async fn a_users_and_the_daemons_sessions_count_on_all_endpoints() {
     let (log, _guard) = Log::capture();
@@ -110,17 +123,19 @@ async fn opens_beyond_the_pace_wait_for_their_turn_and_then_are_refused() {
     let opens = (0..30).map(|_| QClient::open(address, "", ""));
     let opened = futures_util::future::join_all(opens).await;
     let count = opened.iter().filter(|open| open.is_ok()).count();
-    // Five at once, five within the second that each may wait; more if this machine is slow.
+    // Four of the five at once, four within the second that each may wait; more if this machine is slow.
     let seconds = begun.elapsed().as_secs_f64();
-    assert!(count >= 10, "{count}");
+    assert!(count >= 8, "{count}");
     assert!(
-        (count as f64) < 11.0 + 5.0 * seconds,
+        (count as f64) < 9.0 + 4.0 * seconds,
         "{count} in {seconds} s"
     );
+    // One of the five is kept for others.
+    alice(&stage).await.unwrap();
     if count < 30 {
         log.line_with(&[
-            "endpoint hdb opens more than 5 sessions a second",
-            "max_opens_per_second",
+            "at endpoint hdb opens more than 4 sessions a second",
+            "max_opens_per_second of the endpoint, less a share for its other users",
             "kind=\"limit\"",
         ])
         .await;
@@ -145,6 +160,33 @@ async fn an_idle_session_ends_and_keepalives_do_not_keep_it() {
         ])
         .await;
     assert!(!line.contains("pings=0 "), "{line}");
+}
+
+#[tokio::test]
+async fn an_idle_console_ends_as_well() {
+    let (log, _guard) = Log::capture();
+    let stage = Stage::with(Options::default(), |text| {
+        let console = "kind = \"console\"\n";
+        any_ports(text).replacen(console, &format!("{console}idle_timeout = \"500ms\"\n"), 1)
+    })
+    .await;
+    let mut console = stage.open("console").await;
+    console.ask("sessions").await.unwrap();
+    assert!(console.sees_end().await);
+    log.line_with(&["session ended", "(idle_timeout)"]).await;
+}
+
+/// The daemon's thread, which is this one, comes late to both.
+#[tokio::test]
+async fn a_request_that_came_before_the_idle_end_was_noticed_is_answered() {
+    let stage = stage("idle_timeout = \"500ms\"").await;
+    for _ in 0..8 {
+        let mut handle = stage.open("hdb").await;
+        handle.ask("1+1").await.unwrap();
+        handle.send(MessageType::Sync, "2+2").await;
+        std::thread::sleep(Duration::from_millis(600));
+        assert_eq!(handle.answer().await, Ok(Value::Long(4)));
+    }
 }
 
 #[tokio::test]

@@ -121,6 +121,22 @@ async fn an_address_that_is_taken_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_address_that_hopend_itself_has_is_told_so() {
+    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let port = stage.address("rdb").port();
+    let text = std::fs::read_to_string(stage.config_path()).unwrap();
+    let wider = format!("listen = [\"0.0.0.0:{port}\"]\nexpose = true");
+    let text = text.replacen("listen = [\"127.0.0.1:0\"]", &wider, 1);
+    std::fs::write(stage.config_path(), text).unwrap();
+    let config = config::load(&stage.config_path()).unwrap();
+    let error = stage.app.reload(config).unwrap_err().to_string();
+    let expected =
+        format!("hopend itself listens at 127.0.0.1:{port}, which a reload gives up last");
+    assert!(error.contains(&expected), "{error}");
+    stage.open("rdb").await;
+}
+
+#[tokio::test]
 async fn at_start_one_taken_address_keeps_no_other_from_serving() {
     let (log, _guard) = Log::capture();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -265,8 +265,8 @@ fn claim(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello) -> Claim {
     }
 }
 
-/// A certificate that is a user's makes this user of the client. With one that is nobody's the other
-/// rules decide, for users who have none.
+/// A certificate that is a user's makes this user of the client. With one that is nobody's, here or
+/// elsewhere, the other rules decide, for users who have none.
 fn by_certificate(
     endpoint: &Endpoint,
     names: &[CertificateName],
@@ -284,10 +284,12 @@ fn by_certificate(
         _ => Claim::Proven(Arc::clone(user)),
     };
     let owners: Vec<_> = endpoint.users.iter().filter(|user| owns(user)).collect();
+    let mut others = endpoint.certificates_of_others.iter();
+    let is_others = others.any(|other| names.contains(other));
     let named = endpoint.users.iter().find(|user| user.name == hello.user);
     match (named.filter(|_| !hello.user.is_empty()), &owners[..]) {
         (Some(user), _) if owns(user) => claim(user),
-        (Some(user), owners) if user.certificate.is_some() || !owners.is_empty() => {
+        (Some(user), owners) if user.certificate.is_some() || !owners.is_empty() || is_others => {
             Claim::Refused(Reason::OtherCertificate {
                 user: user.name.clone(),
                 names: names.to_vec(),
@@ -302,7 +304,9 @@ fn by_certificate(
         }
         (Some(_), _) => by_account_or_password(endpoint, proof, hello),
         (None, _) => match by_account_or_password(endpoint, proof, hello) {
-            Claim::Proven(user) | Claim::ByPassword(user) if user.certificate.is_some() => {
+            Claim::Proven(user) | Claim::ByPassword(user)
+                if user.certificate.is_some() || is_others =>
+            {
                 Claim::Refused(Reason::OtherCertificate {
                     user: user.name.clone(),
                     names: names.to_vec(),

@@ -1,3 +1,4 @@
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
@@ -36,6 +37,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         expose: false,
         tls: None,
         users: users.to_vec(),
+        certificates_of_others: vec!["CN=zoe".parse().unwrap()],
         target: Target::Addresses {
             addresses: Vec::new(),
             policy: Policy::Failover,
@@ -84,6 +86,7 @@ fn local(uid: u32) -> Peer {
 fn remote() -> Peer {
     Peer::Remote {
         address: "10.0.0.9:40212".parse().unwrap(),
+        account: None,
     }
 }
 
@@ -219,6 +222,54 @@ async fn an_argon2_user_is_told_by_the_password() {
     }
 }
 
+/// Whatever the reason is, so that it can't be told from the time that the refusal takes.
+#[tokio::test]
+async fn a_refusal_costs_one_argon2_check_where_a_password_was_given_and_none_elsewhere() {
+    let mut argon2 = User::clone(&user("erin", None, None));
+    let hash = password::hash(&"emerald".into()).unwrap();
+    argon2.password = Some(Verifier::Argon2(hash.into()));
+    let mut by_certificate = User::clone(&user("frank", None, Some("forest")));
+    by_certificate.certificate = Some("CN=frank".parse().unwrap());
+    let mut all = users();
+    all.extend([Arc::new(argon2), Arc::new(by_certificate)]);
+    let authenticator = Authenticator::default();
+    let names = ["CN=host7".parse().unwrap()];
+    for (row, (users, exposed, certificate, name, given, expected, cost)) in [
+        (&all, true, false, "erin", "emerald", "in", 1),
+        (&all, true, false, "erin", "ruby", "wrong_password", 1),
+        (&all, true, false, "carol", "coal", "in", 0),
+        (&all, true, false, "carol", "cole", "wrong_password", 1),
+        (&all, true, false, "zed", "x", "unknown_user", 1),
+        (&all, true, false, "bob", "x", "no_password", 1),
+        (&all, true, false, "", "x", "user_missing", 1),
+        (&all, false, false, "bob", "x", "other_account", 1),
+        (&all, false, false, "", "x", "ambiguous", 1),
+        (&all, true, true, "frank", "forest", "other_certificate", 1),
+        (&all, true, true, "zed", "x", "unknown_user", 1),
+        // with nobody's hash, where no user has one
+        (&users(), true, false, "carol", "cole", "wrong_password", 1),
+        (&users(), true, false, "zed", "x", "unknown_user", 1),
+        (&all, true, false, "zed", "", "unknown_user", 0),
+        (&all, true, false, "erin", "", "password_missing", 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let peer = local(SVC);
+        let proof = Proof {
+            certificate: certificate.then_some(&names[..]),
+            ..proof(exposed, &peer)
+        };
+        let checks = || authenticator.passwords.checks.load(Ordering::Relaxed);
+        let before = checks();
+        let outcome = authenticator
+            .identify(&endpoint(users), &proof, &hello(name, given))
+            .await;
+        let code = outcome.map_or_else(|denied| denied.reason.code(), |_| "in");
+        assert_eq!((code, checks() - before), (expected, cost), "row {row}");
+    }
+}
+
 #[tokio::test]
 async fn messages_name_account_endpoint_and_remedy_and_no_secret() {
     let endpoint = endpoint(&users());
@@ -300,6 +351,11 @@ async fn a_certificate_makes_its_user_of_a_client_and_nobody_else() {
         ("CN=host7", "carol", "", Err("password_missing")),
         ("CN=host7", "", "", Err("certificate_unknown")),
         ("CN=host7", "alice", "wonder", Err("other_certificate")),
+        // that of a user whom the endpoint does not have
+        ("CN=zoe", "carol", "coal", Err("other_certificate")),
+        ("CN=zoe", "alice", "wonder", Err("other_certificate")),
+        ("CN=zoe", "", "", Err("certificate_unknown")),
+        ("CN=zoe", "zoe", "", Err("unknown_user")),
         // several users'
         ("URI:spiffe://bank/feed", "", "", Err("ambiguous")),
         ("URI:spiffe://bank/feed", "feed2", "", Ok("feed2")),

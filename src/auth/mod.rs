@@ -5,6 +5,7 @@
 
 mod accounts;
 mod identify;
+mod origin;
 pub mod password;
 mod peer;
 mod penalty;
@@ -15,5 +16,6 @@ mod socket;
 
 pub use accounts::Accounts;
 pub use identify::{Authenticator, Denied, Proof, Reason};
+pub use origin::Origin;
 pub use peer::{Peer, PeerError, is_exposed};
 pub use penalty::Penalties;

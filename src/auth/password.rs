@@ -58,6 +58,9 @@ pub fn check_hash(phc: &Secret) -> Result<(), PasswordError> {
 #[derive(Debug)]
 pub struct Passwords {
     permits: Arc<Semaphore>,
+    /// How many argon2 checks there have been.
+    #[cfg(test)]
+    pub(super) checks: std::sync::atomic::AtomicUsize,
 }
 
 impl Default for Passwords {
@@ -72,6 +75,8 @@ impl Passwords {
     pub fn new(concurrent: NonZeroUsize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(concurrent.get())),
+            #[cfg(test)]
+            checks: 0.into(),
         }
     }
 
@@ -109,6 +114,9 @@ impl Passwords {
     }
 
     async fn argon2(&self, password: &Secret, phc: &Secret) -> bool {
+        #[cfg(test)]
+        self.checks
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (password, phc) = (password.clone(), phc.clone());
         self.bounded(move || {
             parse(&phc).is_some_and(|hash| {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 
 use super::socket::{Ends, KernelSocket};
 use super::{proc_net, sock_diag};
@@ -30,6 +31,9 @@ pub enum Peer {
     Remote {
         /// Its address.
         address: SocketAddr,
+        /// The account, where it is one of this host's and the kernel tells: its connections count
+        /// together. Nobody is let in for it.
+        account: Option<u32>,
     },
     /// A process of this host, whose account the kernel could not tell.
     Unidentified {
@@ -61,7 +65,7 @@ pub enum PeerError {
 }
 
 impl Peer {
-    /// The peer of an accepted TCP connection; on an `exposed` listener the kernel is not asked.
+    /// The peer of an accepted TCP connection; on an `exposed` listener the account only counts.
     ///
     /// Safe against reuse of the client's port: as long as our end of the connection is in the
     /// kernel's table no other socket can be *established* on the same four-tuple, and our end is
@@ -69,17 +73,22 @@ impl Peer {
     /// send its login and a query, reset the connection, and have the next owner of its port taken
     /// for the sender: what it sent is still readable here.
     ///
-    /// Blocks for some ten microseconds, or for two readings of `/proc/net/tcp` where
-    /// NETLINK_SOCK_DIAG is not to be had.
-    pub fn of_tcp(stream: &TcpStream, exposed: bool) -> Result<Self, PeerError> {
+    /// Takes some ten microseconds, or two readings of `/proc/net/tcp` where NETLINK_SOCK_DIAG is not
+    /// to be had; those wait for each other: put a deadline around it.
+    pub async fn of_tcp(stream: &TcpStream, exposed: bool) -> Result<Self, PeerError> {
         let address = connected(stream)?;
-        if exposed || !address.ip().to_canonical().is_loopback() {
-            return Ok(Self::Remote { address });
-        }
         let server = stream.local_addr().map_err(|_| gone(address))?;
-        tcp_account(stream, address, || {
-            lookup(stream, &Ends::new(address, server))
-        })
+        let ends = Ends::new(address, server);
+        if exposed || !address.ip().to_canonical().is_loopback() {
+            // Never from the tables, which other hosts would have read.
+            let found = sock_diag::lookup(&ends).ok().flatten();
+            return Ok(Self::Remote {
+                address,
+                account: found.and_then(|socket| socket.owner()),
+            });
+        }
+        let found = lookup(stream, ends).await;
+        tcp_account(stream, address, found)
     }
 
     /// The peer of an accepted Unix connection: the account and process that called `connect`.
@@ -103,7 +112,7 @@ impl Peer {
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Local { address, .. } | Self::Unidentified { address, .. } => *address,
-            Self::Remote { address } => Some(*address),
+            Self::Remote { address, .. } => Some(*address),
         }
     }
 
@@ -129,7 +138,7 @@ impl fmt::Display for Peer {
                 }
                 Ok(())
             }
-            Self::Remote { address } => address.fmt(f),
+            Self::Remote { address, .. } => address.fmt(f),
             Self::Unidentified { address, .. } => {
                 f.write_str("an unknown account")?;
                 if let Some(address) = address {
@@ -152,9 +161,8 @@ pub fn is_exposed(listen: &ListenAddress) -> bool {
 fn tcp_account(
     stream: &TcpStream,
     address: SocketAddr,
-    lookup: impl FnOnce() -> io::Result<Option<KernelSocket>>,
+    found: io::Result<Option<KernelSocket>>,
 ) -> Result<Peer, PeerError> {
-    let found = lookup();
     if connected(stream)? != address {
         return Err(gone(address));
     }
@@ -184,14 +192,24 @@ fn tcp_account(
     }
 }
 
-fn lookup(stream: &TcpStream, ends: &Ends) -> io::Result<Option<KernelSocket>> {
-    match sock_diag::lookup(ends) {
+async fn lookup(stream: &TcpStream, ends: Ends) -> io::Result<Option<KernelSocket>> {
+    match sock_diag::lookup(&ends) {
         Ok(Some(socket)) => Ok(Some(socket)),
-        // A client that connects and resets must not cost a walk over all sockets.
-        Ok(None) if connected(stream).is_err() => Ok(None),
-        // Bound to an interface, or a kernel without tcp_diag: the table tells.
-        Ok(None) | Err(_) => proc_net::lookup(ends),
+        // Whoever is not found must not cost a walk over all sockets.
+        Ok(None) if sock_diag::works() || connected(stream).is_err() => Ok(None),
+        Ok(None) | Err(_) => from_table(ends).await,
     }
+}
+
+/// One at a time: a reading takes a tenth of a second where there are tens of thousands of sockets.
+async fn from_table(ends: Ends) -> io::Result<Option<KernelSocket>> {
+    static TURN: Semaphore = Semaphore::const_new(1);
+    let turn = TURN.acquire().await;
+    let reading = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        proc_net::lookup(&ends)
+    });
+    reading.await.map_err(io::Error::other)?
 }
 
 /// The client's address while the connection stands; getpeername fails once it has been reset.

@@ -30,7 +30,7 @@ fn ends(server: &TcpStream) -> Ends {
     Ends::new(server.peer_addr().unwrap(), server.local_addr().unwrap())
 }
 
-fn assert_uid(server: &TcpStream, uid: u32) {
+async fn assert_uid(server: &TcpStream, uid: u32) {
     let ends = ends(server);
     let diag = sock_diag::lookup(&ends).unwrap().unwrap();
     let proc = proc_net::lookup(&ends).unwrap().unwrap();
@@ -39,7 +39,7 @@ fn assert_uid(server: &TcpStream, uid: u32) {
     assert_ne!(diag.inode, 0);
     assert_eq!(diag.owner(), Some(uid));
     assert_eq!(
-        Peer::of_tcp(server, false).unwrap(),
+        Peer::of_tcp(server, false).await.unwrap(),
         Peer::Local {
             uid,
             pid: None,
@@ -52,7 +52,7 @@ fn assert_uid(server: &TcpStream, uid: u32) {
 async fn a_tcp_client_is_known_over_both_families() {
     for address in ["127.0.0.1:0", "127.0.0.9:0", "[::1]:0", "[::]:0"] {
         let (_client, server) = pair(address).await;
-        assert_uid(&server, own_uid());
+        assert_uid(&server, own_uid()).await;
     }
 }
 
@@ -66,7 +66,21 @@ async fn an_ipv6_socket_that_reaches_an_ipv4_listener_is_known() {
     client.connect(&mapped.into()).unwrap();
     let (server, address) = listener.accept().await.unwrap();
     assert!(address.is_ipv4());
-    assert_uid(&server, own_uid());
+    assert_uid(&server, own_uid()).await;
+}
+
+/// Any account may do that to its socket, and is not found unless the interface is named.
+#[tokio::test]
+async fn a_client_that_is_bound_to_the_loopback_interface_is_known() {
+    for (address, domain) in [("127.0.0.1:0", Domain::IPV4), ("[::1]:0", Domain::IPV6)] {
+        let listener = listener(address).await;
+        let client = Socket::new(domain, Type::STREAM, None).unwrap();
+        client.bind_device(Some(b"lo")).unwrap();
+        let server = listener.local_addr().unwrap();
+        client.connect(&server.into()).unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        assert_uid(&server, own_uid()).await;
+    }
 }
 
 #[tokio::test]
@@ -76,14 +90,14 @@ async fn an_ipv4_client_of_a_listener_for_both_families_is_known() {
     let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let (server, address) = listener.accept().await.unwrap();
     assert!(address.is_ipv6());
-    assert_uid(&server, own_uid());
+    assert_uid(&server, own_uid()).await;
 }
 
 #[tokio::test]
 async fn a_client_that_has_sent_its_last_byte_is_still_known() {
     let (client, server) = pair("127.0.0.1:0").await;
     client.shutdown(std::net::Shutdown::Write).unwrap();
-    assert_uid(&server, own_uid());
+    assert_uid(&server, own_uid()).await;
 }
 
 #[tokio::test]
@@ -99,7 +113,7 @@ async fn a_client_that_has_closed_is_nobody_and_not_root() {
         let proc = proc_net::lookup(&ends).unwrap();
         assert!(proc.is_none_or(|socket| socket.owner().is_none()));
         assert!(matches!(
-            Peer::of_tcp(&server, false),
+            Peer::of_tcp(&server, false).await,
             Err(PeerError::Gone { .. })
         ));
     }
@@ -117,13 +131,13 @@ async fn a_client_that_has_reset_is_nobody_and_not_root() {
     let (client, server) = pair("127.0.0.1:0").await;
     reset(client);
     server.readable().await.unwrap();
-    let error = Peer::of_tcp(&server, false).unwrap_err();
+    let error = Peer::of_tcp(&server, false).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "client: it closed its socket before hopend could see whose it is"
     );
     assert!(matches!(
-        Peer::of_tcp(&server, false),
+        Peer::of_tcp(&server, false).await,
         Err(PeerError::Gone { .. })
     ));
 }
@@ -145,19 +159,15 @@ async fn the_next_owner_of_a_port_is_not_taken_for_the_one_before() {
     std::io::Write::write_all(&mut &first, b"bob:\x03\0").unwrap();
     server.readable().await.unwrap();
 
-    let mut second = None;
-    let outcome = tcp_account(&server, address, || {
-        reset(first);
-        let next = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        next.set_reuse_address(true).unwrap();
-        next.bind(&reused.into()).unwrap();
-        next.connect(&port.into()).unwrap();
-        second = Some(next);
-        let found = sock_diag::lookup(&Ends::new(address, port));
-        // The kernel does say that this four-tuple is somebody's.
-        assert_eq!(found.as_ref().unwrap().unwrap().owner(), Some(own_uid()));
-        found
-    });
+    reset(first);
+    let next = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    next.set_reuse_address(true).unwrap();
+    next.bind(&reused.into()).unwrap();
+    next.connect(&port.into()).unwrap();
+    let found = sock_diag::lookup(&Ends::new(address, port)).unwrap();
+    // The kernel does say that this four-tuple is somebody's.
+    assert_eq!(found.unwrap().owner(), Some(own_uid()));
+    let outcome = tcp_account(&server, address, Ok(found));
     assert!(
         matches!(outcome, Err(PeerError::Gone { .. })),
         "{outcome:?}"
@@ -181,24 +191,31 @@ async fn four_tuples_that_are_nobodys_are_not_found() {
     assert_eq!(proc_net::lookup(&other).unwrap(), None);
 }
 
+/// From whatever address of the loopback: its failures and connections count together.
 #[tokio::test]
-async fn the_kernel_is_not_asked_about_clients_of_an_exposed_listener() {
-    let (_client, server) = pair("127.0.0.1:0").await;
-    let address = server.peer_addr().unwrap();
-    assert_eq!(
-        Peer::of_tcp(&server, true).unwrap(),
-        Peer::Remote { address }
-    );
+async fn a_local_client_of_an_exposed_listener_counts_as_its_account_and_is_not_believed() {
+    let listener = listener("127.0.0.1:0").await;
+    for own in ["127.0.0.1:0", "127.9.8.7:0"] {
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let own: SocketAddr = own.parse().unwrap();
+        client.bind(&own.into()).unwrap();
+        client
+            .connect(&listener.local_addr().unwrap().into())
+            .unwrap();
+        let (server, address) = listener.accept().await.unwrap();
+        let peer = Peer::of_tcp(&server, true).await.unwrap();
+        assert_eq!(peer.uid(), None);
+        let account = Some(own_uid());
+        assert_eq!(peer, Peer::Remote { address, account });
+    }
 }
 
 #[tokio::test]
 async fn without_a_word_of_the_kernel_a_client_is_unidentified() {
     let (_client, server) = pair("127.0.0.1:0").await;
     let address = server.peer_addr().unwrap();
-    let peer = tcp_account(&server, address, || {
-        Err(io::ErrorKind::PermissionDenied.into())
-    })
-    .unwrap();
+    let failed = Err(io::ErrorKind::PermissionDenied.into());
+    let peer = tcp_account(&server, address, failed).unwrap();
     assert_eq!(peer.uid(), None);
     assert!(matches!(peer, Peer::Unidentified { reason, .. } if reason.contains("AF_NETLINK")));
 }
@@ -253,7 +270,7 @@ async fn a_client_of_another_account_is_that_account() {
         .unwrap();
     let child = Killed(child);
     let (mut server, _) = listener.accept().await.unwrap();
-    assert_uid(&server, NOBODY);
+    assert_uid(&server, NOBODY).await;
     server.write_all(b"\n").await.unwrap();
     drop(server);
     drop(child);

@@ -1,12 +1,14 @@
-//! A growing delay for those who guess passwords.
+//! A growing delay for those who guess passwords, and a queue for each that guesses many at once.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use super::Peer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Origin, Peer};
 
 /// After the first failure.
 const FIRST: Duration = Duration::from_millis(100);
@@ -20,21 +22,40 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Peers that are remembered; past this the one that failed longest ago is forgotten.
 const CAPACITY: usize = 4096;
 
-/// Who failed, how often, and what it costs them: 100 ms, doubling to 5 s.
+/// Who failed, how often, and what it costs them: 100 ms, doubling to 5 s, for one attempt after the
+/// other.
 ///
-/// Local peers are told apart by account, remote ones by IPv4 address or IPv6 /64.
-#[derive(Debug, Default)]
+/// Peers are told apart by their [`Origin`].
+#[derive(Debug)]
 pub struct Penalties {
     table: Mutex<HashMap<Origin, Record>>,
     names: RandomState,
+    gates: Mutex<HashMap<Origin, Arc<Gate>>>,
+    /// Attempts at a time of a peer that has not failed.
+    at_a_time: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Origin {
-    Account(u32),
-    Address(IpAddr),
-    /// A local process whose account the kernel could not tell.
-    Nobody,
+/// What the attempts of one origin go through.
+#[derive(Debug)]
+struct Gate {
+    every: Arc<Semaphore>,
+    /// Those of a peer that has failed, of these one at a time.
+    failed: Arc<Semaphore>,
+}
+
+/// An attempt's turn, over when dropped.
+#[derive(Debug)]
+pub struct Turn<'p> {
+    _permits: [Option<OwnedSemaphorePermit>; 2],
+    _place: AtGate<'p>,
+}
+
+/// A place at a gate, which is gone with the last of them.
+#[derive(Debug)]
+struct AtGate<'p> {
+    penalties: &'p Penalties,
+    origin: Origin,
+    gate: Arc<Gate>,
 }
 
 #[derive(Debug)]
@@ -51,7 +72,71 @@ enum Tried {
     Several,
 }
 
+impl Default for Penalties {
+    /// Half of the processors for one origin: the others are for everybody else's passwords.
+    fn default() -> Self {
+        let processors = available_parallelism().map_or(1, usize::from);
+        Self::with(processors / 2)
+    }
+}
+
 impl Penalties {
+    /// With so many attempts at a time of a peer that has not failed.
+    fn with(at_a_time: usize) -> Self {
+        Self {
+            table: Mutex::default(),
+            names: RandomState::default(),
+            gates: Mutex::default(),
+            at_a_time: at_a_time.max(1),
+        }
+    }
+
+    /// Waits until `peer` may make an attempt. To be held until it is over, its delays included: those
+    /// that come after it wait. Without this, guesses made at the same time would cost what one does.
+    ///
+    /// Waits without a limit: put a deadline around it. Cancel safe.
+    pub async fn turn(&self, peer: &Peer) -> Turn<'_> {
+        let place = self.at_gate(Origin::of(peer));
+        // Nobody closes them.
+        let every = Arc::clone(&place.gate.every).acquire_owned().await.ok();
+        let alone = if self.has_failed(place.origin) {
+            Arc::clone(&place.gate.failed).acquire_owned().await.ok()
+        } else {
+            None
+        };
+        Turn {
+            _permits: [every, alone],
+            _place: place,
+        }
+    }
+
+    fn at_gate(&self, origin: Origin) -> AtGate<'_> {
+        let mut gates = self.gates();
+        let gate = gates.entry(origin).or_insert_with(|| {
+            Arc::new(Gate {
+                every: Arc::new(Semaphore::new(self.at_a_time)),
+                failed: Arc::new(Semaphore::new(1)),
+            })
+        });
+        AtGate {
+            penalties: self,
+            origin,
+            gate: Arc::clone(gate),
+        }
+    }
+
+    fn has_failed(&self, origin: Origin) -> bool {
+        let now = tokio::time::Instant::now().into_std();
+        let table = self.table();
+        table
+            .get(&origin)
+            .is_some_and(|record| !record.is_forgotten(now))
+    }
+
+    fn gates(&self) -> MutexGuard<'_, HashMap<Origin, Arc<Gate>>> {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How long the next attempt of `peer` has to wait before it is looked at: what is left of the
     /// delay that began with its last failure.
     pub fn delay(&self, peer: &Peer, now: Instant) -> Duration {
@@ -115,18 +200,12 @@ impl Penalties {
     }
 }
 
-impl Origin {
-    fn of(peer: &Peer) -> Self {
-        match peer {
-            Peer::Local { uid, .. } => Self::Account(*uid),
-            Peer::Unidentified { .. } => Self::Nobody,
-            Peer::Remote { address } => Self::Address(match address.ip().to_canonical() {
-                IpAddr::V6(ip) => {
-                    let network = u128::from(ip) >> 64 << 64;
-                    Ipv6Addr::from(network).into()
-                }
-                v4 @ IpAddr::V4(_) => v4,
-            }),
+impl Drop for AtGate<'_> {
+    fn drop(&mut self) {
+        let mut gates = self.penalties.gates();
+        // The table's and this one: nobody else can come to it meanwhile.
+        if Arc::strong_count(&self.gate) == 2 {
+            gates.remove(&self.origin);
         }
     }
 }
@@ -157,7 +236,11 @@ fn make_room(table: &mut HashMap<Origin, Record>, now: Instant) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use futures_util::future::join_all;
     use proptest::prelude::*;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -172,6 +255,7 @@ mod tests {
     fn remote(address: &str) -> Peer {
         Peer::Remote {
             address: address.parse().unwrap(),
+            account: None,
         }
     }
 
@@ -214,20 +298,71 @@ mod tests {
     }
 
     #[test]
-    fn remote_peers_are_told_apart_by_network() {
+    fn another_address_of_the_same_host_waits_as_well() {
         let penalties = Penalties::default();
         let now = Instant::now();
-        for (first, second, same) in [
-            ("10.0.0.1:1", "10.0.0.1:2", true),
-            ("10.0.1.1:1", "10.0.1.2:1", false),
-            ("[::ffff:10.0.2.1]:1", "10.0.2.1:1", true),
-            ("[2001:db8::1]:1", "[2001:db8::ffff:1]:1", true),
-            ("[2001:db8:0:1::1]:1", "[2001:db8:0:2::1]:1", false),
-        ] {
-            penalties.failed(&remote(first), "bob", now);
-            let delayed = !penalties.delay(&remote(second), now).is_zero();
-            assert_eq!(delayed, same, "{first} {second}");
-        }
+        penalties.failed(&remote("127.0.0.1:1"), "bob", now);
+        assert_eq!(penalties.delay(&remote("127.9.8.7:1"), now), FIRST);
+        assert_eq!(penalties.delay(&remote("10.0.0.1:1"), now), Duration::ZERO);
+    }
+
+    /// Twenty attempts at the same moment: how many were made at a time.
+    async fn burst(penalties: &Penalties, peer: &Peer) -> usize {
+        let (inside, most) = (Cell::new(0), Cell::new(0));
+        let attempts = (0..20).map(|_| async {
+            let _turn = penalties.turn(peer).await;
+            inside.set(inside.get() + 1);
+            most.set(most.get().max(inside.get()));
+            sleep(Duration::from_secs(1)).await;
+            inside.set(inside.get() - 1);
+        });
+        join_all(attempts).await;
+        most.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_of_one_origin_wait_for_each_other_and_keep_no_other_waiting() {
+        let penalties = Penalties::with(3);
+        let (guesser, other) = (local(1), local(2));
+        assert_eq!(burst(&penalties, &guesser).await, 3);
+        let now = tokio::time::Instant::now().into_std();
+        penalties.failed(&guesser, "alice", now);
+        assert_eq!(burst(&penalties, &guesser).await, 1);
+        assert_eq!(burst(&penalties, &other).await, 3);
+        assert!(penalties.gates().is_empty());
+
+        let held = penalties.turn(&guesser).await;
+        let second = tokio::time::timeout(Duration::from_secs(60), penalties.turn(&guesser));
+        assert!(second.await.is_err(), "the first has not ended");
+        assert_eq!(penalties.gates().len(), 1);
+        drop(held);
+        assert!(penalties.gates().is_empty());
+    }
+
+    /// Each is begun a delay after the last one failed, though all came at the same moment.
+    #[tokio::test(start_paused = true)]
+    async fn guesses_at_the_same_time_cost_what_they_cost_one_after_the_other() {
+        let penalties = Penalties::with(2);
+        let begun = tokio::time::Instant::now();
+        let guesser = local(1);
+        let now = || tokio::time::Instant::now().into_std();
+        let guesses = (0..40).map(|_| async {
+            let _turn = penalties.turn(&guesser).await;
+            sleep(penalties.delay(&guesser, now())).await;
+            let looked_at = begun.elapsed();
+            sleep(penalties.failed(&guesser, "alice", now())).await;
+            looked_at
+        });
+        let looked_at = join_all(guesses).await;
+        let within = |seconds| {
+            let limit = Duration::from_secs(seconds);
+            looked_at.iter().filter(|at| **at < limit).count()
+        };
+        assert_eq!(looked_at.len(), 40);
+        // The first two together; then after 200 ms, 400, 800, ...
+        assert!(within(1) <= 5, "{looked_at:?}");
+        assert!(within(10) <= 9, "{looked_at:?}");
+        assert!(within(60) <= 19, "{looked_at:?}");
     }
 
     #[test]

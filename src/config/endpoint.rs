@@ -12,7 +12,8 @@ use super::source::Basis;
 use super::target;
 use super::value;
 use super::{
-    Endpoint, Environment, Errors, Keepalive, ListenAddress, Login, ServerTls, Target, User,
+    CertificateName, Endpoint, Environment, Errors, Keepalive, ListenAddress, Login, ServerTls,
+    Target, User,
 };
 
 pub(super) const KEYS: &[&str] = &[
@@ -144,11 +145,16 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         name: name.to_owned(),
         listen: listen?,
         expose: expose?,
-        tls: tls?,
         max_sessions_per_user: max_sessions_per_user?
             .unwrap_or_else(|| share(max_sessions.unwrap_or(MAX_SESSIONS), users.as_deref())),
         max_opens_per_second: max_opens_per_second?,
         idle_timeout: idle_timeout?,
+        certificates_of_others: certificates_of_others(
+            tls.as_ref().and_then(Option::as_ref),
+            users.as_deref(),
+            known.users,
+        ),
+        tls: tls?,
         users: users?,
         target: target?,
         keepalive: keepalive?,
@@ -269,6 +275,20 @@ fn users(table: &Table<'_>, known: &Named<User>) -> Option<Vec<Arc<User>>> {
         })
         .collect();
     users.into_iter().collect()
+}
+
+/// Of the file's other users, where clients show certificates.
+fn certificates_of_others(
+    tls: Option<&ServerTls>,
+    users: Option<&[Arc<User>]>,
+    known: &Named<User>,
+) -> Vec<CertificateName> {
+    if tls.is_none_or(|tls| tls.client_ca.is_none()) {
+        return Vec::new();
+    }
+    let own = |user: &Arc<User>| users.is_some_and(|users| users.contains(user));
+    let others = known.all().filter_map(valid).filter(|user| !own(user));
+    others.filter_map(|user| user.certificate.clone()).collect()
 }
 
 fn valid<T>(found: Found<T>) -> Option<Arc<T>> {

@@ -194,6 +194,8 @@ pub struct Endpoint {
     pub tls: Option<ServerTls>,
     /// Who may use it.
     pub users: Vec<Arc<User>>,
+    /// Where clients show certificates: those of users who may not.
+    pub certificates_of_others: Vec<CertificateName>,
     /// Where it leads.
     pub target: Target,
     /// Pings towards the cluster.

@@ -62,6 +62,8 @@ pub const CAPABILITY: u8 = 6;
 const MAX_REQUEST: u64 = 1 << 20;
 /// How long FinSpace may take before the client is told that it does.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may take to take in an answer.
+const TAKEN_IN: Duration = Duration::from_secs(10);
 
 /// A look at the whole daemon.
 pub type Look = BoxFuture<'static, Result<Status, JoinError>>;
@@ -201,7 +203,8 @@ impl Visit<'_> {
         W: AsyncWrite + Unpin,
     {
         // Header and body in one write: some clients read a header in one piece.
-        writer.write_all(message).await?;
+        let written = timeout(TAKEN_IN, writer.write_all(message)).await;
+        written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         self.meters.to_client.add_bytes(message.len());
         self.meters.to_client.add_message(MessageType::Response);
         self.meters.active();

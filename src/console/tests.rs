@@ -407,6 +407,16 @@ async fn a_drain_lets_an_answer_finish_and_ends_what_is_idle() {
     assert!(matches!(busy.end.await, Ok(End::Drained)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_takes_no_answer_in_is_given_up() {
+    let mut handle = Handle::open("root");
+    handle.send(&text(MessageType::Sync, "sessions")).await;
+    let Handle { stream, end, stop } = handle;
+    let end = tokio::time::timeout(2 * TAKEN_IN, end).await.unwrap();
+    assert!(matches!(end, Ok(End::ClientLost(_))), "{end:?}");
+    drop((stream, stop));
+}
+
 fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

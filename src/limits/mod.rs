@@ -7,15 +7,15 @@ pub mod files;
 mod rate;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use crate::auth::Peer;
+use crate::auth::{Origin, Peer};
 use crate::config::{Config, Endpoint, User};
 use rate::Rate;
 
@@ -47,22 +47,21 @@ struct State {
     opens: Rate,
     endpoints: HashMap<String, Tally>,
     users: HashMap<String, Tally>,
-    each: HashMap<(String, String), usize>,
+    /// By endpoint and user.
+    each: HashMap<(String, String), Tally>,
+    /// Whether there is anybody to keep a share for.
+    several_users: bool,
     unknown: HashMap<Origin, usize>,
 }
 
 #[derive(Debug, Default)]
 struct Tally {
     sessions: usize,
+    /// At its own pace.
     opens: Rate,
-}
-
-/// Whose connection it is, before anybody has said a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Origin {
-    Account(u32),
-    Address(IpAddr),
-    Nobody,
+    /// At what is not kept for others of the pace that it shares: of a user the daemon's, of a user at
+    /// an endpoint the endpoint's.
+    of_shared: Rate,
 }
 
 /// What there is too much of.
@@ -80,14 +79,15 @@ pub enum Exceeded {
     },
     /// There are too many opens.
     #[error(
-        "{of} opens more than {rate} sessions a second (max_opens_per_second); keep handles open, or \
-         raise it"
+        "{of} opens more than {rate} sessions a second ({key}); keep handles open, or raise it"
     )]
     Opens {
         /// Whose limit it is.
         of: Whose,
         /// How many are allowed.
         rate: u32,
+        /// The key of the configuration.
+        key: &'static str,
     },
     /// One account or host has begun too many connections without saying who it is.
     #[error(
@@ -165,6 +165,7 @@ impl Limits {
                 endpoints: HashMap::new(),
                 users: HashMap::new(),
                 each: HashMap::new(),
+                several_users: true,
                 unknown: HashMap::new(),
             })),
             freed: Arc::default(),
@@ -176,25 +177,15 @@ impl Limits {
     /// This configuration counts from now on. Warns where it allows more than there are file
     /// descriptors for.
     pub fn take_over(&self, config: &Config) {
-        let files = files::allowed();
-        let possible = sessions_within(files);
-        let endpoints = config.endpoints.iter();
-        let wanted = config
-            .daemon
-            .max_sessions
-            .unwrap_or_else(|| endpoints.map(|endpoint| endpoint.max_sessions).sum());
-        if wanted > possible {
-            tracing::warn!(
-                "{wanted} sessions are allowed, and file descriptors for {possible}: the rest will be \
-                 refused; raise LimitNOFILE of the service (it needs {}), or lower max_sessions",
-                files::needed(wanted)
-            );
-        }
+        let budget = Budget::of(config, files::allowed());
+        budget.warn();
+        let possible = budget.possible;
         let mut state = lock(&self.state);
         let asked = config.daemon.max_sessions.filter(|most| *most <= possible);
         state.by_files = asked.is_none();
         state.max_sessions = asked.unwrap_or(possible);
         state.max_opens_per_second = config.daemon.max_opens_per_second;
+        state.several_users = config.users.len() > 1;
     }
 
     /// A door for a connection that has just been accepted. Waits while there are too many whose
@@ -213,138 +204,195 @@ impl Limits {
         }
     }
 
-    /// A place for a session of `user` at `endpoint`, and its turn. Waits for [`PATIENCE`] at most.
+    /// A place for a session of `user` at `endpoint`, and its turn. Waits for [`PATIENCE`] at most for
+    /// each. Whoever gets no place takes no turn, and the other way round.
     ///
     /// # Errors
     /// The limit that is in the way.
     pub async fn place(&self, endpoint: &Endpoint, user: &User) -> Result<Place, Exceeded> {
-        let turn = {
-            let mut state = lock(&self.state);
-            state.turn(endpoint, user, Instant::now())?
-        };
+        let is_full = |decided: &Result<_, _>| matches!(decided, Err(Exceeded::Sessions { .. }));
+        let mut decided = self.try_place(endpoint, user);
+        if is_full(&decided) {
+            let freed = async {
+                loop {
+                    let next = self.freed.notified();
+                    decided = self.try_place(endpoint, user);
+                    if !is_full(&decided) {
+                        return;
+                    }
+                    next.await;
+                }
+            };
+            // The last word stands if nothing is freed.
+            let _ = timeout(PATIENCE, freed).await;
+        }
+        let (place, turn) = decided?;
         if !turn.is_zero() {
             sleep(turn).await;
         }
-        let mut exceeded = match self.try_place(endpoint, user) {
-            Ok(place) => return Ok(place),
-            Err(exceeded) => exceeded,
-        };
-        let freed = async {
-            loop {
-                let next = self.freed.notified();
-                match self.try_place(endpoint, user) {
-                    Ok(place) => return place,
-                    Err(now) => exceeded = now,
-                }
-                next.await;
-            }
-        };
-        match timeout(PATIENCE, freed).await {
-            Ok(place) => Ok(place),
-            Err(_) => Err(exceeded),
-        }
+        Ok(place)
     }
 
-    fn try_place(&self, endpoint: &Endpoint, user: &User) -> Result<Place, Exceeded> {
-        lock(&self.state).enter(endpoint, user)?;
-        Ok(Place {
+    fn try_place(&self, endpoint: &Endpoint, user: &User) -> Result<(Place, Duration), Exceeded> {
+        let turn = lock(&self.state).enter(endpoint, user, Instant::now())?;
+        let place = Place {
             state: Arc::clone(&self.state),
             freed: Arc::clone(&self.freed),
             endpoint: endpoint.name.clone(),
             user: user.name.clone(),
-        })
+        };
+        Ok((place, turn))
     }
 }
 
 impl State {
-    /// When it is the turn of this open: after the user's own, then the endpoint's, then the
-    /// daemon's pace. A user who is too fast takes no turn of the others.
-    fn turn(
+    /// Counts a session, if all limits allow it, and returns how long it is to its turn: after the
+    /// user's own, then the endpoint's, then the daemon's pace. A user who is too fast takes no turn of
+    /// the others.
+    fn enter(
         &mut self,
         endpoint: &Endpoint,
         user: &User,
         now: Instant,
     ) -> Result<Duration, Exceeded> {
-        for table in [&mut self.users, &mut self.endpoints] {
-            if table.len() > KEPT {
-                table.retain(|_, tally| tally.sessions > 0 || !tally.opens.is_at_rest(now));
-            }
-        }
-        let users = self.users.entry(user.name.clone()).or_default();
-        let endpoints = self.endpoints.entry(endpoint.name.clone()).or_default();
+        self.forget(now);
+        let room = self.room(endpoint, user);
+        let of_endpoint = endpoint.max_opens_per_second;
+        let of_daemon = self.max_opens_per_second;
+        let others_here = endpoint.users.len() > 1;
+        let by_user = self.users.entry(user.name.clone()).or_default();
+        let by_endpoint = self.endpoints.entry(endpoint.name.clone()).or_default();
+        let at = (endpoint.name.clone(), user.name.clone());
+        let here = self.each.entry(at).or_default();
         let paces = [
-            (&mut users.opens, user.max_opens_per_second),
-            (&mut endpoints.opens, endpoint.max_opens_per_second),
-            (&mut self.opens, self.max_opens_per_second),
+            (&mut by_user.opens, user.max_opens_per_second),
+            (
+                &mut here.of_shared,
+                of_endpoint.filter(|_| others_here).map(less_a_share),
+            ),
+            (
+                &mut by_user.of_shared,
+                of_daemon.filter(|_| self.several_users).map(less_a_share),
+            ),
+            (&mut by_endpoint.opens, of_endpoint),
+            (&mut self.opens, of_daemon),
         ];
-        let mut wait = Duration::ZERO;
+        let mut turn = Duration::ZERO;
         for (nth, (pace, most)) in paces.iter().enumerate() {
             let Some(most) = *most else { continue };
             let own = pace.wait(most, now);
             if own > PATIENCE {
+                let of_user = Whose::User(user.name.clone());
+                let (of, key) = match nth {
+                    0 => (of_user, "max_opens_per_second of the user"),
+                    1 => (
+                        Whose::UserAt(user.name.clone(), endpoint.name.clone()),
+                        "max_opens_per_second of the endpoint, less a share for its other users",
+                    ),
+                    2 => (
+                        of_user,
+                        "max_opens_per_second of [daemon], less a share for other users",
+                    ),
+                    3 => (
+                        Whose::Endpoint(endpoint.name.clone()),
+                        "max_opens_per_second of the endpoint",
+                    ),
+                    _ => (Whose::Daemon, "max_opens_per_second of [daemon]"),
+                };
                 return Err(Exceeded::Opens {
-                    of: match nth {
-                        0 => Whose::User(user.name.clone()),
-                        1 => Whose::Endpoint(endpoint.name.clone()),
-                        _ => Whose::Daemon,
-                    },
+                    of,
                     rate: most,
+                    key,
                 });
             }
-            wait = wait.max(own);
+            turn = turn.max(own);
         }
+        room?;
         for (pace, most) in paces {
             if let Some(most) = most {
                 pace.take(most, now);
             }
         }
-        Ok(wait)
+        self.sessions += 1;
+        for tally in [by_user, by_endpoint, here] {
+            tally.sessions += 1;
+        }
+        Ok(turn)
     }
 
-    /// Counts a session, if all limits allow it.
-    fn enter(&mut self, endpoint: &Endpoint, user: &User) -> Result<(), Exceeded> {
+    /// What of all limits of sessions is in the way.
+    fn room(&self, endpoint: &Endpoint, user: &User) -> Result<(), Exceeded> {
+        let count = |tally: Option<&Tally>| tally.map_or(0, |tally| tally.sessions);
         let at = (endpoint.name.clone(), user.name.clone());
-        let of_user = self.users.get(&user.name).map_or(0, |tally| tally.sessions);
-        let of_endpoint = self.endpoints.get(&endpoint.name);
-        let of_endpoint = of_endpoint.map_or(0, |tally| tally.sessions);
-        let each = self.each.get(&at).copied().unwrap_or_default();
-        let daemon_key = if self.by_files {
-            "what the file descriptors allow (LimitNOFILE)"
+        let of_user = count(self.users.get(&user.name));
+        let (key, key_less) = if self.by_files {
+            (
+                "what the file descriptors allow (LimitNOFILE)",
+                "what the file descriptors allow (LimitNOFILE), less a share for other users",
+            )
         } else {
-            "max_sessions of [daemon]"
+            (
+                "max_sessions of [daemon]",
+                "max_sessions of [daemon], less a share for other users",
+            )
         };
+        let daemon = self.max_sessions;
         let limits = [
             (of_user, user.max_sessions, "max_sessions of the user"),
             (
-                each,
+                count(self.each.get(&at)),
                 Some(endpoint.max_sessions_per_user),
                 "max_sessions_per_user of the endpoint",
             ),
             (
-                of_endpoint,
+                of_user,
+                self.several_users
+                    .then(|| daemon.saturating_sub((daemon / 64).max(1)).max(1)),
+                key_less,
+            ),
+            (
+                count(self.endpoints.get(&endpoint.name)),
                 Some(endpoint.max_sessions),
                 "max_sessions of the endpoint",
             ),
-            (self.sessions, Some(self.max_sessions), daemon_key),
+            (self.sessions, Some(daemon), key),
         ];
         for (nth, (count, most, key)) in limits.into_iter().enumerate() {
             if most.is_some_and(|most| count >= most) {
                 let of = match nth {
-                    0 => Whose::User(user.name.clone()),
+                    0 | 2 => Whose::User(user.name.clone()),
                     1 => Whose::UserAt(user.name.clone(), endpoint.name.clone()),
-                    2 => Whose::Endpoint(endpoint.name.clone()),
+                    3 => Whose::Endpoint(endpoint.name.clone()),
                     _ => Whose::Daemon,
                 };
                 return Err(Exceeded::Sessions { of, count, key });
             }
         }
-        self.sessions += 1;
-        self.users.entry(user.name.clone()).or_default().sessions += 1;
-        let endpoints = self.endpoints.entry(endpoint.name.clone());
-        endpoints.or_default().sessions += 1;
-        *self.each.entry(at).or_default() += 1;
         Ok(())
     }
+
+    /// Those that are gone, and have nothing left to wait for.
+    fn forget(&mut self, now: Instant) {
+        for table in [&mut self.users, &mut self.endpoints] {
+            if table.len() > KEPT {
+                table.retain(|_, tally| tally.is_in_use(now));
+            }
+        }
+        if self.each.len() > KEPT {
+            self.each.retain(|_, tally| tally.is_in_use(now));
+        }
+    }
+}
+
+impl Tally {
+    fn is_in_use(&self, now: Instant) -> bool {
+        self.sessions > 0 || !self.opens.is_at_rest(now) || !self.of_shared.is_at_rest(now)
+    }
+}
+
+/// All but a sixty-fourth, so that nobody keeps all others out.
+fn less_a_share(most: u32) -> u32 {
+    most.saturating_sub((most / 64).max(1)).max(1)
 }
 
 impl Door {
@@ -371,7 +419,13 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         if let Some(origin) = self.origin {
-            decrement(&mut lock(&self.state).unknown, &origin);
+            let mut state = lock(&self.state);
+            if let Some(count) = state.unknown.get_mut(&origin) {
+                *count -= 1;
+                if *count == 0 {
+                    state.unknown.remove(&origin);
+                }
+            }
         }
     }
 }
@@ -390,19 +444,60 @@ impl Drop for Place {
             std::mem::take(&mut self.endpoint),
             std::mem::take(&mut self.user),
         );
-        decrement(&mut state.each, &at);
+        let now = Instant::now();
+        if let Entry::Occupied(mut here) = state.each.entry(at) {
+            let tally = here.get_mut();
+            tally.sessions = tally.sessions.saturating_sub(1);
+            if !tally.is_in_use(now) {
+                here.remove();
+            }
+        }
         drop(state);
         self.freed.notify_waiters();
     }
 }
 
-impl Origin {
-    fn of(peer: &Peer) -> Self {
-        match (peer.uid(), peer) {
-            (Some(uid), _) => Self::Account(uid),
-            (None, Peer::Remote { address }) => Self::Address(address.ip().to_canonical()),
-            (None, _) => Self::Nobody,
+/// What the configuration would have of the file descriptors.
+#[derive(Debug, PartialEq, Eq)]
+struct Budget {
+    sessions: usize,
+    warm: usize,
+    /// Sessions that there are descriptors for.
+    possible: usize,
+}
+
+impl Budget {
+    fn of(config: &Config, files: usize) -> Self {
+        let endpoints = config.endpoints.iter();
+        let warm = endpoints
+            .clone()
+            .map(|endpoint| endpoint.warm * endpoint.users.len())
+            .sum();
+        let sessions = config.daemon.max_sessions;
+        Self {
+            sessions: sessions
+                .unwrap_or_else(|| endpoints.map(|endpoint| endpoint.max_sessions).sum()),
+            warm,
+            // Sessions come first where it is too tight for both.
+            possible: sessions_within(files - warm.min(files / 2)),
         }
+    }
+
+    fn warn(&self) {
+        if self.sessions <= self.possible {
+            return;
+        }
+        let (beside, less) = match self.warm {
+            0 => (String::new(), ""),
+            warm => (format!(" and {warm} warm connections"), " or warm"),
+        };
+        tracing::warn!(
+            "{} sessions{beside} are allowed, and file descriptors for {} sessions: the rest will be \
+             refused; raise LimitNOFILE of the service (it needs {}), or lower max_sessions{less}",
+            self.sessions,
+            self.possible,
+            files::needed(self.sessions).saturating_add(self.warm)
+        );
     }
 }
 
@@ -412,15 +507,182 @@ fn sessions_within(files: usize) -> usize {
     (files.saturating_sub(doors) / 2).max(1)
 }
 
-fn decrement<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::config::{self, OsUser};
+
+    fn account(uid: u32) -> Peer {
+        Peer::Local {
+            uid,
+            pid: None,
+            address: None,
+        }
+    }
+
+    fn host(address: &str) -> Peer {
+        Peer::Remote {
+            address: address.parse().unwrap(),
+            account: None,
+        }
+    }
+
+    /// Two users, a and b, at endpoint hdb of ten sessions, and the rest of the configuration.
+    fn config(daemon: &str, endpoint: &str) -> Config {
+        let text = format!(
+            "[[user]]\nname = \"a\"\nos_user = \"a\"\n[[user]]\nname = \"b\"\nos_user = \"b\"\n\
+             [[endpoint]]\nname = \"hdb\"\nlisten = \"127.0.0.1:0\"\nconnect = \":127.0.0.1:1\"\n\
+             login = {{ command = [\"/bin/true\"] }}\n{endpoint}\n[daemon]\n{daemon}\n"
+        );
+        let accounts = |name: &str| {
+            let (name, uid) = (name.to_owned(), 1_000);
+            Ok(Some(OsUser { name, uid }))
+        };
+        config::parse(&text, Path::new("hopend.toml"), &accounts).unwrap_or_else(|p| panic!("{p}"))
+    }
+
+    /// Opens of a user at the same moment: what they hold, and why there are no more.
+    async fn opens(limits: &Limits, config: &Config, user: usize) -> (Vec<Place>, String) {
+        let (endpoint, user) = (&config.endpoints[0], &config.users[user]);
+        let mut places = Vec::new();
+        let all = (0..100).map(|_| limits.place(endpoint, user));
+        let mut why = String::new();
+        for open in join_all(all).await {
+            match open {
+                Ok(place) => places.push(place),
+                Err(exceeded) => why = exceeded.to_string(),
+            }
+        }
+        (places, why)
+    }
+
+    #[test]
+    fn warm_connections_have_their_file_descriptors() {
+        let budget = |warm, files| {
+            let config = config("", &format!("max_sessions = 100\nwarm = {warm}"));
+            Budget::of(&config, files)
+        };
+        for (warm, files, expected) in [(0, 1_000, 375), (8, 1_000, 369), (64, 100, 19)] {
+            let budget = budget(warm, files);
+            let found = (budget.sessions, budget.warm, budget.possible);
+            assert_eq!(found, (100, 2 * warm, expected), "{warm}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_has_all_of_the_daemons_places() {
+        let config = config("max_sessions = 10", "");
+        let limits = Limits::default();
+        limits.take_over(&config);
+        let (first, why) = opens(&limits, &config, 0).await;
+        assert_eq!(first.len(), 9);
+        let expected = "user a has 9 sessions, which is max_sessions of [daemon], less a share for \
+                        other users";
+        assert!(why.starts_with(expected), "{why}");
+        let (second, why) = opens(&limits, &config, 1).await;
+        assert_eq!(second.len(), 1);
+        assert!(why.starts_with("hopend has 10 sessions"), "{why}");
+        drop(first);
+        assert_eq!(opens(&limits, &config, 1).await.0.len(), 8);
+    }
+
+    /// One who opens all the time, at an endpoint's pace and at the daemon's.
+    #[tokio::test]
+    async fn nobody_has_all_of_a_pace() {
+        for config in [
+            config("", "max_opens_per_second = 10"),
+            config("max_opens_per_second = 10", ""),
+        ] {
+            let limits = Limits::default();
+            limits.take_over(&config);
+            let endpoint = &config.endpoints[0];
+            let start = Instant::now();
+            let enter = |user: usize, millis| {
+                let now = start + Duration::from_millis(millis);
+                lock(&limits.state).enter(endpoint, &config.users[user], now)
+            };
+            let (mut first, mut second) = (0, 0);
+            for millis in (0..10_000).step_by(10) {
+                first += usize::from(enter(0, millis).is_ok());
+                if millis % 1_000 == 0 {
+                    second += usize::from(enter(1, millis).is_ok());
+                }
+            }
+            assert_eq!(second, 10, "one a second is what is kept");
+            // Nine a second, and what may come ahead.
+            assert!((90..=110).contains(&first), "{first}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gets_no_place_takes_no_turn_and_the_other_way_round() {
+        let config = config("", "max_opens_per_second = 50\nmax_sessions = 40");
+        let limits = Limits::default();
+        limits.take_over(&config);
+        let (held, why) = opens(&limits, &config, 0).await;
+        assert_eq!(held.len(), 39);
+        assert!(why.contains("has 39 sessions"), "{why}");
+        let state = || lock(&limits.state);
+        let endpoint = &config.endpoints[0];
+        let wait = state().endpoints["hdb"].opens.wait(50, Instant::now());
+        assert_eq!(wait, Duration::ZERO, "39 of 50 are taken");
+        limits.place(endpoint, &config.users[1]).await.unwrap();
+        drop(held);
+        assert_eq!(state().sessions, 0);
+    }
+
+    /// A door for each, until one is refused.
+    async fn doors(limits: &Limits, peers: &[Peer]) -> Vec<Door> {
+        let mut doors = Vec::new();
+        for peer in peers {
+            let mut door = limits.door().await;
+            if door.of(peer).is_err() {
+                break;
+            }
+            doors.push(door);
+        }
+        doors
+    }
+
+    #[tokio::test]
+    async fn nobody_holds_more_than_half_of_the_doors() {
+        // For ten at a time.
+        let limits = Limits::within(40);
+        let mut held = doors(&limits, &vec![account(1); 6]).await;
+        assert_eq!(held.len(), 5);
+        let mut sixth = limits.door().await;
+        let refused = sixth.of(&account(1)).unwrap_err();
+        assert!(
+            matches!(&refused, Exceeded::Unknown { count: 5, .. }),
+            "{refused}"
+        );
+        assert!(refused.to_string().starts_with("uid 1 has 5 connections"));
+        // Refused, it counts for nothing: another may have the door, and it one that is given back.
+        sixth.of(&account(2)).unwrap();
+        held.pop();
+        limits.door().await.of(&account(1)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn addresses_of_one_host_share_its_half() {
+        for (first, second, same) in [
+            ("[2001:db8::1]:1", "[2001:db8::2:1]:1", true),
+            ("[2001:db8::1]:1", "[2001:db8:0:1::1]:1", false),
+            ("127.0.0.1:1", "127.9.8.7:1", true),
+            ("10.0.0.1:1", "10.0.0.2:1", false),
+        ] {
+            let limits = Limits::within(40);
+            let _held = doors(&limits, &vec![host(first); 5]).await;
+            let refused = limits.door().await.of(&host(second)).is_err();
+            assert_eq!(refused, same, "{first} {second}");
+        }
+    }
 }

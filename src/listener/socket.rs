@@ -4,9 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{
-    SocketAddr as UnixAddress, UnixListener as StdUnixListener, UnixStream as StdUnixStream,
-};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, fchmod};
@@ -41,29 +39,35 @@ enum Kind {
 
 /// Why an address could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("listen address {address}: {}", advice(.source, .address))]
+#[error("listen address {address}: {}", advice(.source, .address, .own.as_ref()))]
 pub struct BindError {
     /// As configured.
     pub address: ListenAddress,
+    /// Where hopend itself listens, if that is in the way.
+    pub own: Option<ListenAddress>,
     /// What the system said.
     #[source]
     pub source: io::Error,
 }
 
-fn advice(error: &io::Error, address: &ListenAddress) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
+fn advice(error: &io::Error, address: &ListenAddress, own: Option<&ListenAddress>) -> String {
+    match (error.kind(), own) {
+        (io::ErrorKind::AddrInUse, Some(own)) => format!(
+            "hopend itself listens at {own}, which a reload gives up last; restart it, or choose \
+             another port"
+        ),
+        (io::ErrorKind::AddrInUse, None) => {
             let find = match address {
                 ListenAddress::Tcp(address) => format!("ss -ltnp 'sport = :{}'", address.port()),
                 _ => "ss -lxp".to_owned(),
             };
             format!("another process listens there; find it with {find}, or choose another address")
         }
-        io::ErrorKind::PermissionDenied => {
+        (io::ErrorKind::PermissionDenied, _) => {
             "not allowed; choose a port from 1024 up, or a folder that the daemon may write to"
                 .into()
         }
-        io::ErrorKind::AddrNotAvailable => "this host has no such address".into(),
+        (io::ErrorKind::AddrNotAvailable, _) => "this host has no such address".into(),
         _ => "can't be bound".into(),
     }
 }
@@ -81,6 +85,7 @@ impl Listener {
         };
         let failed = |source| BindError {
             address: address.clone(),
+            own: None,
             source,
         };
         let kind = bound.map_err(failed)?;
@@ -99,6 +104,7 @@ impl Listener {
         };
         let kind = take_over(kind, address).map_err(|source| BindError {
             address: address.clone(),
+            own: None,
             source,
         })?;
         Ok(Self {
@@ -204,13 +210,17 @@ fn bind_path(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     Ok((UnixListener::from_std(socket.into())?, file))
 }
 
-/// A socket file that nobody answers is left over from a process that was killed.
+/// A socket file that nobody answers is left over from a process that was killed. Does not wait for
+/// one that is there and accepts nothing: it lives.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    if is_socket
-        && StdUnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    {
+    if !is_socket {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let answer = socket.connect(&SockAddr::unix(path)?);
+    if answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
         std::fs::remove_file(path)?;
     }
     Ok(())
@@ -241,6 +251,9 @@ impl Drop for SocketFile {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream as StdUnixStream;
+    use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
 
@@ -296,6 +309,31 @@ mod tests {
         drop(StdUnixListener::bind(&path).unwrap());
         assert!(path.exists());
         Listener::bind(&ListenAddress::Path(path)).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_accepts_nothing_is_there_and_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hdb");
+        let address = SockAddr::unix(&path).unwrap();
+        let stopped = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        stopped.bind(&address).unwrap();
+        stopped.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            client.set_nonblocking(true).unwrap();
+            match client.connect(&address) {
+                Ok(()) => waiting.push(client),
+                Err(error) => break assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        let (done, looked) = mpsc::channel();
+        let at = path.clone();
+        // Not joined: without an answer it hangs.
+        std::thread::spawn(move || done.send(remove_stale(&at).is_ok()));
+        assert_eq!(looked.recv_timeout(Duration::from_secs(30)), Ok(true));
+        assert!(path.exists());
     }
 
     #[tokio::test]

@@ -35,18 +35,33 @@ impl Log {
 
     /// The first line with all of these, now or soon.
     pub async fn line_with(&self, parts: &[&str]) -> String {
+        let found = self.until(|| self.find(parts)).await;
+        found.unwrap_or_else(|| panic!("no line with {parts:?} in\n{}", self.text()))
+    }
+
+    /// Until there are as many of it.
+    pub async fn times(&self, part: &str, count: usize) {
+        let found = || self.text.lock().unwrap().matches(part).count();
+        let enough = self.until(|| (found() >= count).then_some(())).await;
+        assert!(
+            enough.is_some(),
+            "{} of {count} in\n{}",
+            found(),
+            self.text()
+        );
+    }
+
+    async fn until<T>(&self, look: impl Fn() -> Option<T>) -> Option<T> {
         let found = timeout(Duration::from_secs(30), async {
             loop {
                 let more = self.more.notified();
-                if let Some(line) = self.find(parts) {
-                    return line;
+                if let Some(found) = look() {
+                    return found;
                 }
                 more.await;
             }
         });
-        found
-            .await
-            .unwrap_or_else(|_| panic!("no line with {parts:?} in\n{}", self.text()))
+        found.await.ok()
     }
 
     pub fn find(&self, parts: &[&str]) -> Option<String> {

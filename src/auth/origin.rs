@@ -1,0 +1,77 @@
+//! Whose connections count together, before anybody has been believed a name.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::Peer;
+
+/// A local account, a host by its IPv4 address, or a network by its IPv6 /64: one host has all of the
+/// addresses in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// An account of this host, wherever it comes in.
+    Account(u32),
+    /// An address of another host, or the network of an IPv6 one.
+    Address(IpAddr),
+    /// All of this host whose accounts the kernel could not tell: any account has all of its
+    /// loopback's addresses.
+    Nobody,
+}
+
+impl Origin {
+    /// Of a connection.
+    pub fn of(peer: &Peer) -> Self {
+        match peer {
+            Peer::Local { uid, .. }
+            | Peer::Remote {
+                account: Some(uid), ..
+            } => Self::Account(*uid),
+            Peer::Unidentified { .. } => Self::Nobody,
+            Peer::Remote { address, .. } => match address.ip().to_canonical() {
+                ip if ip.is_loopback() => Self::Nobody,
+                IpAddr::V6(ip) => {
+                    let network = u128::from(ip) >> 64 << 64;
+                    Self::Address(Ipv6Addr::from(network).into())
+                }
+                v4 @ IpAddr::V4(_) => Self::Address(v4),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_one_and_a_host_is_one_whatever_address_it_takes() {
+        let remote = |address: &str, account| Peer::Remote {
+            address: address.parse().unwrap(),
+            account,
+        };
+        let local = Peer::Local {
+            uid: 7,
+            pid: None,
+            address: None,
+        };
+        for (first, second, same) in [
+            ("10.0.0.1:1", "10.0.0.1:2", true),
+            ("10.0.1.1:1", "10.0.1.2:1", false),
+            ("[::ffff:10.0.2.1]:1", "10.0.2.1:1", true),
+            ("[2001:db8::1]:1", "[2001:db8::ffff:1]:1", true),
+            ("[2001:db8:0:1::1]:1", "[2001:db8:0:2::1]:1", false),
+            ("127.0.0.1:1", "127.9.8.7:1", true),
+            ("127.0.0.1:1", "[::ffff:127.9.8.7]:1", true),
+            ("127.0.0.1:1", "[::1]:1", true),
+            ("127.0.0.1:1", "10.0.0.1:1", false),
+        ] {
+            let (first, second) = (remote(first, None), remote(second, None));
+            let found = Origin::of(&first) == Origin::of(&second);
+            assert_eq!(found, same, "{first} {second}");
+        }
+        let one = Origin::of(&remote("127.0.0.1:1", Some(7)));
+        assert_eq!(one, Origin::of(&remote("127.0.0.2:1", Some(7))));
+        assert_eq!(one, Origin::of(&remote("10.0.0.1:1", Some(7))));
+        assert_eq!(one, Origin::of(&local));
+        assert_ne!(one, Origin::of(&remote("127.0.0.1:1", Some(8))));
+    }
+}

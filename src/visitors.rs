@@ -1,0 +1,194 @@
+//! Connections to the admin address: so many at a time, half of them for any one account or host, and
+//! none for longer than it has something to say. Whoever connects and is silent takes neither the
+//! daemon's file descriptors nor the look at its health.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::auth::Peer;
+use crate::limits::{Door, Limits};
+
+/// File descriptors that stand for [`AT_A_TIME`] doors, of which there are a quarter.
+const DESCRIPTORS: usize = 4 * AT_A_TIME;
+/// Connections at a time.
+const AT_A_TIME: usize = 32;
+/// How long one may be silent.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long one lasts at most: whoever comes again waits behind the others.
+const LIFE: Duration = Duration::from_secs(60);
+/// How long it may take to find out whose it is.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Accepts them.
+#[derive(Debug)]
+pub struct Visitors {
+    listener: TcpListener,
+    limits: Limits,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Visitor {
+    stream: TcpStream,
+    born: Instant,
+    ends: Pin<Box<Sleep>>,
+    _door: Door,
+}
+
+impl Visitors {
+    /// Those who come in at `listener`.
+    pub fn new(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            limits: Limits::within(DESCRIPTORS),
+        }
+    }
+}
+
+impl Listener for Visitors {
+    type Io = Visitor;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Visitor, SocketAddr) {
+        loop {
+            // Before the accept: clients of whom there are too many wait in the kernel.
+            let mut door = self.limits.door().await;
+            let (stream, address) = Listener::accept(&mut self.listener).await;
+            let Ok(Ok(peer)) = timeout(LOOK, Peer::of_tcp(&stream, true)).await else {
+                continue;
+            };
+            if let Err(many) = door.of(&peer) {
+                tracing::debug!(%address, "the admin address: {many}");
+                continue;
+            }
+            let born = Instant::now();
+            let visitor = Visitor {
+                stream,
+                born,
+                ends: Box::pin(sleep_until(born + SILENCE)),
+                _door: door,
+            };
+            return (visitor, address);
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Visitor {
+    /// Goes on for a while.
+    fn heard(&mut self) {
+        let ends = (Instant::now() + SILENCE).min(self.born + LIFE);
+        self.ends.as_mut().reset(ends);
+    }
+
+    fn is_over(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.ends.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Visitor {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.is_over(context)?;
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            self.heard();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Visitor {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.is_over(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.is_over(context)?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_account_has_half_of_the_connections_and_keeps_them_no_longer_than_it_talks() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut visitors = Visitors::new(listener);
+        let mut clients = Vec::new();
+        let mut inside = Vec::new();
+        for _ in 0..AT_A_TIME / 2 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+            inside.push(visitors.accept().await.0);
+        }
+        // One more of this account's is turned away; another account's place is not taken.
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        let next = tokio::spawn(async move { visitors.accept().await.0 });
+        assert_eq!(refused.read(&mut [0]).await.unwrap_or(0), 0);
+
+        tokio::time::pause();
+        let mut talks = inside.pop().unwrap();
+        let mut client = clients.pop().unwrap();
+        for _ in 0..20 {
+            client.write_all(b"?").await.unwrap();
+            match talks.read_u8().await {
+                Ok(_) => tokio::time::advance(SILENCE / 2).await,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                    break;
+                }
+            }
+        }
+        assert!(talks.born.elapsed() >= LIFE && talks.born.elapsed() < LIFE + SILENCE);
+        for mut silent in inside {
+            let error = silent.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        }
+        drop(talks);
+        let _again = TcpStream::connect(address).await.unwrap();
+        next.await.unwrap();
+    }
+}
