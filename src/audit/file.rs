@@ -98,14 +98,16 @@ impl AuditFile {
     /// # Errors
     /// It can't be opened, and will not be by itself; everything stays as it was.
     pub fn take_over(&self, path: Option<&Path>) -> Result<(), AuditFileError> {
-        let mut writer = lock(&self.writer);
-        match (path, &*writer) {
-            (Some(path), Some(writer)) if writer.shared.path == path => writer.reopen(),
-            (Some(path), _) => {
-                *writer = Some(Writer::start(path, CAPACITY, Arc::clone(&self.lost))?);
-            }
-            (None, _) => *writer = None,
+        if let Some(writer) = &*lock(&self.writer)
+            && Some(&*writer.shared.path) == path
+        {
+            writer.reopen();
+            return Ok(());
         }
+        // Sessions don't wait while it is opened.
+        let fresh = path.map(|path| Writer::start(path, CAPACITY, Arc::clone(&self.lost)));
+        let fresh = fresh.transpose()?;
+        *lock(&self.writer) = fresh;
         Ok(())
     }
 
@@ -230,6 +232,11 @@ impl Drop for Writer {
 impl Shared {
     fn push(&self, line: Vec<u8>) {
         let mut queue = lock(&self.queue);
+        if queue.stop {
+            // Another file has taken its place at this moment, and the thread may be gone.
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         if queue.lines.len() < self.capacity {
             queue.lines.push_back(line);
             drop(queue);
@@ -373,6 +380,9 @@ impl Writing {
         let left = self.batch.iter().skip(begun);
         let left =
             left.filter(|byte| **byte == b'\n').count() + lock(&self.shared.queue).lines.len();
+        if left == 0 {
+            return;
+        }
         self.shared.lost.fetch_add(left as u64, Ordering::Relaxed);
         tracing::error!(
             "audit file {}: hopend ends, and the last {left} lines are lost (they are in the log)",
