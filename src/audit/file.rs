@@ -29,23 +29,23 @@ const MODE: u32 = 0o640;
 
 /// Why the file can't be had.
 #[derive(Debug, thiserror::Error)]
-#[error("audit file {path}: {source}; {remedy}", path = .path.display(), remedy = remedy(.source))]
+#[error("audit file {path}: {cause}; {remedy}", path = .path.display(), remedy = remedy(.cause))]
 pub struct AuditFileError {
     path: PathBuf,
-    // Told in the message, as the remedy comes behind it.
-    source: io::Error,
+    /// In the message, for the remedy comes behind it.
+    cause: io::Error,
 }
 
 impl AuditFileError {
     /// Whether it may be there for others.
     pub fn is_permission(&self) -> bool {
-        self.source.kind() == ErrorKind::PermissionDenied
+        self.cause.kind() == ErrorKind::PermissionDenied
     }
 
     /// Whether it passes without anybody changing the configuration.
     fn passes(&self) -> bool {
         matches!(
-            self.source.kind(),
+            self.cause.kind(),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded
         )
     }
@@ -79,9 +79,9 @@ pub fn look(path: &Path) -> Result<(), AuditFileError> {
         }
         Err(error) => Err(error),
     };
-    looked.map_err(|source| AuditFileError {
+    looked.map_err(|cause| AuditFileError {
         path: path.to_path_buf(),
-        source,
+        cause,
     })
 }
 
@@ -169,9 +169,9 @@ struct Queue {
 
 impl Writer {
     fn start(path: &Path, capacity: usize, lost: Arc<AtomicU64>) -> Result<Self, AuditFileError> {
-        let failed = |source| AuditFileError {
+        let failed = |cause| AuditFileError {
             path: path.to_path_buf(),
-            source,
+            cause,
         };
         let opened = match Opened::new(path).map_err(failed) {
             Ok(opened) => Some(opened),
