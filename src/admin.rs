@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, State};
 use axum::http::header::{
@@ -20,7 +21,6 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::IncomingStream;
-use axum::{Json, Router};
 use nix::unistd::geteuid;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
@@ -109,7 +109,7 @@ async fn ready(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
 }
 
 async fn exposition(State(answers): State<Arc<Answers>>, headers: HeaderMap) -> Response {
-    if let Err(refusal) = answers.asked_here(&headers) {
+    if let Some(refusal) = answers.turned_away(&headers) {
         return refusal;
     }
     match metrics::text(&answers.services) {
@@ -157,18 +157,22 @@ async fn json(
     ConnectInfo(asker): ConnectInfo<Asker>,
     headers: HeaderMap,
 ) -> Response {
-    let json = |seen: &Seen| Json(&seen.status).into_response();
+    let json = |seen: &Seen| match serde_json::to_string(&seen.status) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => {
+            tracing::error!("no status: {error}");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    };
     answers.view(asker, &headers, json).await
 }
 
 impl Answers {
     /// Keeps out a web page whose name has been made to lead to this host: a browser sends that name.
-    fn asked_here(&self, headers: &HeaderMap) -> Result<(), Response> {
-        if !self.local || names_this_host(headers) {
-            return Ok(());
-        }
+    fn turned_away(&self, headers: &HeaderMap) -> Option<Response> {
+        let elsewhere = self.local && !names_this_host(headers);
         let reason = "ask by an IP address or as localhost\n";
-        Err((StatusCode::MISDIRECTED_REQUEST, reason).into_response())
+        elsewhere.then(|| (StatusCode::MISDIRECTED_REQUEST, reason).into_response())
     }
 
     /// What has been seen, shown to those who may see it.
@@ -184,7 +188,7 @@ impl Answers {
             (REFERRER_POLICY, "no-referrer"),
             (X_FRAME_OPTIONS, "DENY"),
         ];
-        if let Err(refusal) = self.asked_here(headers) {
+        if let Some(refusal) = self.turned_away(headers) {
             return refusal;
         }
         let own = geteuid().as_raw();

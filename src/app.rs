@@ -15,6 +15,7 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
+use crate::audit::{AuditFile, AuditFileError};
 use crate::auth::{Authenticator, Penalties};
 use crate::client_tls::Certificates;
 use crate::config::{self, Config, Endpoint, ListenAddress};
@@ -53,6 +54,20 @@ pub enum AppError {
     /// Not one address could be bound.
     #[error("no address could be bound; the first: {}", chain(.0))]
     NothingBound(BindError),
+    /// There is to be an audit file.
+    #[error(transparent)]
+    Audit(#[from] AuditFileError),
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// A new address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A new audit file.
+    #[error(transparent)]
+    Audit(#[from] AuditFileError),
 }
 
 /// How the daemon ended.
@@ -254,7 +269,9 @@ impl App {
             looks: Looks::default(),
             lists: Lists::new(Arc::clone(&source) as _),
             limits: Limits::default(),
+            audit: AuditFile::default(),
         });
+        services.audit.take_over(config.daemon.audit.as_deref())?;
         let nodes = Nodes::new(source);
         let mut app = Self {
             stop: Stop::default(),
@@ -364,8 +381,9 @@ impl App {
     }
 
     /// Takes another configuration over. Endpoints that are the same go on as they are, and no live
-    /// session is touched. All or nothing: when a new address can't be bound, nothing changes.
-    pub fn reload(&mut self, config: Config) -> Result<Changes, BindError> {
+    /// session is touched. All or nothing: when a new address can't be bound, or the audit file
+    /// not be opened, nothing changes.
+    pub fn reload(&mut self, config: Config) -> Result<Changes, ReloadError> {
         let wanted = keys(&config);
         let mut fresh = Vec::new();
         for (key, endpoint) in &wanted {
@@ -378,6 +396,8 @@ impl App {
                 fresh.push((key.clone(), endpoint.clone(), listener));
             }
         }
+        let audit = config.daemon.audit.as_deref();
+        self.services.audit.take_over(audit)?;
         let endpoints = prepare(&config, &self.endpoints, &self.nodes, &self.services);
         let changes = self.changes(&endpoints);
         self.config = config;
@@ -452,6 +472,7 @@ impl App {
         if let Some(control) = self.control.take() {
             control.stop().await;
         }
+        self.services.audit.stop().await;
         tracing::info!(sessions = open, cut, "stopped");
         Summary { open, cut }
     }

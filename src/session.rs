@@ -10,7 +10,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::audit;
+use crate::audit::{self, AuditFile};
 use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties, Proof};
 use crate::client::{ClientStream, HandshakeError};
 use crate::client_tls::Certificates;
@@ -63,6 +63,8 @@ pub struct Services {
     pub lists: console::Lists,
     /// How much of it anybody may have.
     pub limits: Limits,
+    /// Who did what, in a file.
+    pub audit: AuditFile,
 }
 
 impl Services {
@@ -199,7 +201,7 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     };
     match opened {
         Ok(behind) => {
-            record.opened();
+            record.opened(&session.services.audit);
             let open = session.services.live.opened(&record, behind.opening());
             let (early, _place, idle_timeout) = match caller {
                 Some(caller) => (caller.early, caller.place, caller.idle_timeout),
@@ -249,7 +251,7 @@ async fn begin_tls(
 /// Tells of a refusal; what happened and why.
 fn refuse(session: &Session, record: &audit::Record, refusal: &Refusal) -> String {
     let (kind, reason, noise) = (refusal.kind(), chain(refusal), refusal.is_noise());
-    record.refused(kind, &reason, noise);
+    record.refused(kind, &reason, noise, &session.services.audit);
     if !noise {
         session.services.live.refused(record, kind, &reason);
     }
@@ -316,12 +318,12 @@ async fn open(
         // Who has not said its name yet is nobody to wait for.
         () = stopping.draining() => return Err(Refusal::Stopped),
     };
-    record.said(&hello);
-
     let names = names.as_deref();
+    record.said(&hello, names);
+
     let identified = identify(session, &peer, names, &hello);
     let user = laps.time(OpenStage::Identify, identified).await?;
-    record.user(&user);
+    record.user(&user, endpoint);
     let known = caller.insert(Caller {
         capability: hello.capability,
         early,
@@ -618,7 +620,8 @@ fn report(end: &End, session: &Session, open: OpenSession, record: &audit::Recor
     if let Some(remedy) = end.remedy() {
         reason = format!("{reason}; {remedy}");
     }
-    record.ended(end.kind(), &reason, open.meters());
+    let file = &session.services.audit;
+    record.ended(end.kind(), &reason, open.meters(), file);
     if let (Some(kind), Some(_)) = (end.kind(), end.remedy()) {
         session.services.live.failed(record, kind, &reason);
     }

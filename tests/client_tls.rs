@@ -151,6 +151,12 @@ async fn a_certificate_names_the_user_and_none_gets_no_further_than_tls() {
             "{user}"
         );
     }
+    let told = [
+        "session open",
+        "certificate=\"CN=alice",
+        "hopen_user=\"login17\"",
+    ];
+    log.line_with(&told).await;
     let refused = tls.open(Some(&hers), "alice", "wrong").await;
     assert!(matches!(refused, Err(Refused::Access)));
     let none = tls.open(None, "alice", &password).await;

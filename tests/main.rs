@@ -18,6 +18,7 @@
 mod support;
 
 mod attacks;
+mod audit;
 mod aws_troubles;
 mod bad_input;
 mod big_messages;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use hopend::app::ReloadError;
 use hopend::config::{self, ListenAddress};
 use hopend::q::value::Value;
 use hopend::sim::Options;
@@ -104,6 +105,9 @@ async fn an_address_that_is_taken_changes_nothing() {
     std::fs::write(stage.config_path(), text).unwrap();
     let config = config::load(&stage.config_path()).unwrap();
     let error = stage.app.reload(config).unwrap_err();
+    let ReloadError::Bind(error) = error else {
+        panic!("{error}");
+    };
     assert_eq!(error.address, ListenAddress::Tcp(taken_address));
     assert!(
         error.to_string().contains("another process listens there"),

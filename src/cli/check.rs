@@ -1,6 +1,7 @@
 //! `hopend check`.
 
 use super::{ConfigArgument, Exit, complain, say};
+use crate::audit;
 use crate::config::{self, Config};
 
 /// Arguments of `hopend check`.
@@ -14,6 +15,15 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let path = &arguments.config.config;
     match config::load(path) {
         Ok(config) => {
+            if let Some(file) = &config.daemon.audit
+                && let Err(error) = audit::look(file)
+            {
+                complain(format_args!("hopend: {error}"));
+                // Only the daemon's account can tell.
+                if !error.is_permission() {
+                    return Exit::Configuration;
+                }
+            }
             say(format_args!("{}: right", path.display()));
             summarise(&config);
             Exit::Ok

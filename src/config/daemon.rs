@@ -15,6 +15,7 @@ pub(super) const KEYS: &[&str] = &[
     "admin",
     "viewers",
     "log",
+    "audit",
     "drain",
     "control",
     "zone",
@@ -38,6 +39,7 @@ impl Default for Daemon {
             admin: None,
             viewers: Viewers::default(),
             log: LogFormat::Text,
+            audit: None,
             drain: Duration::from_secs(30),
             control: Some(PathBuf::from(CONTROL)),
             zone: None,
@@ -84,6 +86,7 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims, accounts: &Accounts<'_
     {
         daemon.drain = drain;
     }
+    daemon.audit = table.get("audit").and_then(|value| value.path());
     daemon.control = control(&table);
     daemon.max_sessions = limit::sessions(&table, "max_sessions").flatten();
     daemon.max_opens_per_second = limit::rate(&table).flatten();

@@ -65,6 +65,8 @@ pub struct Daemon {
     pub viewers: Viewers,
     /// Form of the log.
     pub log: LogFormat,
+    /// The file that audit lines go to, beside the log.
+    pub audit: Option<PathBuf>,
     /// How long sessions with something outstanding may go on after SIGTERM.
     pub drain: Duration,
     /// The Unix socket that `hopend status` and `hopend kill` ask; none is bound without one.

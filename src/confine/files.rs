@@ -73,6 +73,8 @@ pub(super) struct Scope {
     pub(super) read: Vec<PathBuf>,
     /// Folders in which sockets are made and removed.
     pub(super) sockets: Vec<PathBuf>,
+    /// Folders in which files are made and written.
+    pub(super) logs: Vec<PathBuf>,
     /// Folders to write to.
     write: Vec<PathBuf>,
     /// Whether programs are started. Nobody knows what those read.
@@ -126,6 +128,12 @@ impl Scope {
         Self {
             read,
             sockets: sockets.iter().map(|socket| folder_of(socket)).collect(),
+            logs: config
+                .daemon
+                .audit
+                .iter()
+                .map(|file| folder_of(file))
+                .collect(),
             write,
             programs,
         }
@@ -222,6 +230,8 @@ pub(super) fn confine(scope: &Scope) -> Result<(), FilesError> {
         read |= AccessFs::Execute;
     }
     let sockets = AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::ReadDir;
+    // After logrotate the file is made anew, and half a line is cut off.
+    let logs = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::ReadFile | AccessFs::Truncate;
     let write = AccessFs::from_all(RIGHTS) & !AccessFs::Execute;
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -237,6 +247,7 @@ pub(super) fn confine(scope: &Scope) -> Result<(), FilesError> {
         .create()?
         .add_rules(path_beneath_rules(&scope.read, read))?
         .add_rules(path_beneath_rules(&scope.sockets, sockets))?
+        .add_rules(path_beneath_rules(&scope.logs, logs))?
         .add_rules(path_beneath_rules(&scope.write, write))?
         .restrict_self()?;
     match status.ruleset {

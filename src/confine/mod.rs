@@ -90,9 +90,14 @@ impl Confinement {
         let beyond = sockets
             .iter()
             .find(|socket| !is_under(&folder_of(socket), &scope.sockets));
-        match beyond {
-            None => Ok(()),
-            Some(socket) => Err(beyond_scope("a socket can't be made at", socket)),
+        if let Some(socket) = beyond {
+            return Err(beyond_scope("a socket can't be made at", socket));
+        }
+        match &config.daemon.audit {
+            Some(file) if !is_under(&folder_of(file), &scope.logs) => {
+                Err(beyond_scope("the audit file can't be written at", file))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -9,7 +9,7 @@ use super::{CallCount, Credential, Fetch, FetchError, Recipe, Retry, command, no
 use crate::config::{Environment, NodeVia};
 use crate::error::ErrorKind;
 use crate::finspace::{
-    AwsError, Cluster, FinSpace, Node, SignedString, StringRequest, zone_of_host,
+    AwsError, Cluster, FinSpace, Node, Patience, SignedString, StringRequest, zone_of_host,
 };
 use crate::nodes::Discover;
 
@@ -17,6 +17,15 @@ use crate::nodes::Discover;
 #[derive(Debug, Default)]
 pub struct Sources {
     finspace: FinSpace,
+}
+
+impl Sources {
+    /// As patient with AWS as this.
+    pub fn with_patience(patience: Patience) -> Self {
+        Self {
+            finspace: FinSpace::with_patience(patience),
+        }
+    }
 }
 
 /// Everything that the daemon asks the outside for: logins, nodes, the host's zone.

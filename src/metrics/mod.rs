@@ -31,6 +31,7 @@ pub fn text(services: &Arc<Services>) -> Result<String, fmt::Error> {
     registry.register_collector(Box::new(Scrape {
         totals: services.live.totals(&services.credentials),
         process: Process::look(),
+        audit_lost: services.audit.lost(),
     }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
@@ -41,6 +42,7 @@ pub fn text(services: &Arc<Services>) -> Result<String, fmt::Error> {
 struct Scrape {
     totals: Totals,
     process: Process,
+    audit_lost: u64,
 }
 
 impl Collector for Scrape {
@@ -53,6 +55,7 @@ impl Collector for Scrape {
         endpoints::encode(&mut families, &self.totals.endpoints)?;
         outside::credentials(&mut families, &self.totals.credentials)?;
         outside::calls(&mut families, &self.totals.calls)?;
+        outside::audit(&mut families, self.audit_lost)?;
         self.process.encode(&mut families, self.totals.started)
     }
 }

@@ -56,3 +56,13 @@ pub(super) fn calls(families: &mut Families<'_, '_>, calls: &[CallCount]) -> fmt
     });
     families.counter(about, samples)
 }
+
+/// What no session waits for.
+pub(super) fn audit(families: &mut Families<'_, '_>, lost: u64) -> fmt::Result {
+    let about = About::new(
+        "hopend_audit_lines_lost",
+        "Lines that are missing in the audit file",
+    );
+    let once: [(&str, &str); 0] = [];
+    families.counter(about, [(once, lost)])
+}

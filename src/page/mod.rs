@@ -164,11 +164,11 @@ fn places(out: &mut String, status: &Status) -> fmt::Result {
     if rows.is_empty() {
         return Ok(());
     }
-    write!(
+    writeln!(
         out,
         "<section><h2>Not as it should be</h2><table><thead><tr><th scope=\"col\">Endpoint</th>\
          <th scope=\"col\">What</th><th scope=\"col\">State</th><th scope=\"col\">Why</th></tr></thead>\
-         <tbody>{rows}</tbody></table></section>\n"
+         <tbody>{rows}</tbody></table></section>"
     )
 }
 

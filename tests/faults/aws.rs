@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::{BoxFuture, FutureExt};
 use hopend::config::Environment;
 use hopend::credential::{Clock, Credential, Fetch, FetchError, Now, Recipe, Sources};
-use hopend::finspace::{Cluster, Node};
+use hopend::finspace::{Cluster, Node, Patience};
 use hopend::nodes::Discover;
 use hopend::q::value::Value;
 use hopend::sim::{ApiFault, Faults, Options, Simulator, Times};
@@ -105,10 +105,14 @@ impl Discover for Passing {
 
 /// One endpoint and one user, its string at hand.
 async fn with_a_string(time: &Time) -> Case {
+    with_a_string_of(time, Sources::default()).await
+}
+
+async fn with_a_string_of(time: &Time, sources: Sources) -> Case {
     let (log, guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();
     let source = Arc::new(Passing {
-        sources: Sources::default(),
+        sources,
         time: time.clone(),
     });
     let stage = Stage::in_time(
@@ -141,8 +145,12 @@ fn look_at_the_clock(case: &Case) {
 
 /// With a live string, and for two hours without.
 async fn aws(row: &Row, set: impl FnOnce(&Faults)) {
+    aws_by(row, set, Sources::default()).await;
+}
+
+async fn aws_by(row: &Row, set: impl FnOnce(&Faults), sources: Sources) {
     let time = Time::default();
-    let case = with_a_string(&time).await;
+    let case = with_a_string_of(&time, sources).await;
     let mut live = case.stage.open("hdb").await;
     set(case.stage.sim.faults());
     time.pass(12 * MINUTE);
@@ -163,6 +171,15 @@ async fn aws(row: &Row, set: impl FnOnce(&Faults)) {
     assert_eq!(case.hopen().await, Sees::Nothing);
     assert_eq!(case.stage.sim.calls("GetKxConnectionString"), before + 1);
     case.end();
+}
+
+/// Who waits a second for an answer and not for three times five.
+fn impatient() -> Sources {
+    Sources::with_patience(Patience {
+        attempts: 1,
+        attempt: Duration::from_secs(1),
+        call: Duration::from_secs(1),
+    })
 }
 
 /// Each call fails so.
@@ -261,6 +278,13 @@ faults! {
         log: &["session refused", "kind=\"control-plane\""],
         recovers: IN_A_MINUTE,
         test(row): aws(row, each(ApiFault::Close)),
+    }
+    silent {
+        fault: "connections stand and no call is ever answered, for two hours",
+        sees: Sees::Reset,
+        log: &["session refused", "timeout", "kind=\"control-plane\""],
+        recovers: IN_A_MINUTE,
+        test(row): aws_by(row, each(ApiFault::Hang), impatient()),
     }
     the_signing_session_ended {
         fault: "the STS session that signed a live string is ended early",

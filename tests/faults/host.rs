@@ -1,7 +1,9 @@
 //! The host runs out of something, the administrator slips, the daemon is told to end or is killed.
 
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +23,64 @@ const UNTOUCHED: &str = "nothing to recover: the old configuration serves on, li
 
 async fn hopen(daemon: &Daemon) -> Result<QClient, Refused> {
     QClient::open(daemon.address("hdb"), "", "").await
+}
+
+/// A disk of its own for the audit file: the folder as the daemon is told, and as the test sees it.
+async fn with_a_small_disk() -> Option<(Daemon, tempfile::TempDir, PathBuf)> {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().display().to_string();
+    let mount = format!("mount -t tmpfs -o size=64k none {disk}");
+    let possible = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", &mount])
+        .output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        println!("skipped: to mount a small disk takes root");
+        return None;
+    }
+    let mount = format!("exec unshare -m sh -c '{mount} && exec \"$@\"' sh \"$@\"");
+    let daemon = Daemon::start(&mount, |text| {
+        daemon_keys(&any_ports(text), &format!("audit = \"{disk}/audit.log\""))
+    })
+    .await;
+    let seen = format!("/proc/{}/root{disk}", daemon.process.pid()).into();
+    Some((daemon, folder, seen))
+}
+
+/// All that is in the audit file; each line is whole.
+fn audited(disk: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(disk.join("audit.log")).unwrap();
+    assert!(
+        text.is_empty() || text.ends_with('\n'),
+        "half a line: {text}"
+    );
+    let lines = text.lines().map(serde_json::from_str);
+    lines.map(|line| line.unwrap()).collect()
+}
+
+async fn disk_full(row: &Row) {
+    const SESSIONS: usize = 24;
+    let Some((mut daemon, _folder, disk)) = with_a_small_disk().await else {
+        return;
+    };
+    let mut live = daemon.open("hdb").await;
+    let filler = disk.join("filler");
+    let filled = fs::write(&filler, vec![0; 1 << 20]);
+    assert_eq!(filled.unwrap_err().kind(), ErrorKind::StorageFull);
+    // What is left of the file's last page takes a few lines.
+    for _ in 0..SESSIONS {
+        row.saw(Sees::of(hopen(&daemon).await));
+    }
+    row.logged_by(&mut daemon.process);
+    assert_eq!(live.ask("1+1").await, Ok(Value::Long(2)));
+    assert!(audited(&disk).len() < 2 * SESSIONS);
+    fs::remove_file(&filler).unwrap();
+    let said = daemon.process.line_with("written again");
+    assert!(said.contains("0 lines were lost"), "{said}");
+    drop(live);
+    while audited(&disk).len() < 2 * (SESSIONS + 1) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
 }
 
 /// As an editor does it: whoever reads meanwhile has the old file or the new one.
@@ -288,6 +348,13 @@ faults! {
         log: &["session refused", "raise LimitNOFILE", "kind=\"internal\""],
         recovers: "the next hopen, within a second of a session's end; live sessions stay; kdb+ is not blamed for it",
         test(row): no_descriptors(row),
+    }
+    no_room_for_the_audit_file {
+        fault: "the disk of the audit file is full",
+        sees: Sees::Nothing,
+        log: &["audit file", "No space left on device", "lines wait until it can be written", "make room on its disk"],
+        recovers: "within a second of there being room: lines that waited are written, up to 4,096 of them, no half line is left",
+        test(row): disk_full(row),
     }
     reload_of_a_broken_file {
         fault: "reload of a file that is mistyped, torn, empty or gone",

@@ -1,0 +1,246 @@
+//! One line when a session has opened, one when it has ended or was refused: who, from where, to
+//! what, how much, why. They go to the log, and to a file of their own where one is configured.
+
+mod file;
+mod line;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use crate::auth::{Peer, process};
+use crate::config::{CertificateName, Endpoint, ListenAddress, Target, User};
+use crate::error::ErrorKind;
+use crate::finspace::session_name;
+use crate::q::handshake::Hello;
+use crate::relay::Meters;
+
+pub use file::{AuditFile, AuditFileError, look};
+use line::{Event, Line};
+
+/// Longest name of hopen's that is written down.
+const NAME_LIMIT: usize = 64;
+/// Most of a certificate's names that is written down.
+const CERTIFICATE_LIMIT: usize = 256;
+
+/// What is known of a session so far.
+#[derive(Debug, Clone)]
+pub struct Record {
+    session: u64,
+    endpoint: String,
+    listen: String,
+    peer: Option<Peer>,
+    server: Option<SocketAddr>,
+    account: Option<Arc<str>>,
+    program: Option<String>,
+    said_user: Option<String>,
+    certificate: Option<String>,
+    user: Option<String>,
+    role_session: Option<String>,
+    target: Option<String>,
+    node: Option<String>,
+    warm: bool,
+    began: Instant,
+}
+
+impl Record {
+    /// A connection has come in.
+    pub fn new(session: u64, endpoint: &str, listen: &ListenAddress) -> Self {
+        Self {
+            session,
+            endpoint: endpoint.to_owned(),
+            listen: listen.to_string(),
+            peer: None,
+            server: None,
+            account: None,
+            program: None,
+            said_user: None,
+            certificate: None,
+            user: None,
+            role_session: None,
+            target: None,
+            node: None,
+            warm: false,
+            began: Instant::now(),
+        }
+    }
+
+    /// The kernel has said whose it is. `server` is the address that was dialled, over TCP.
+    pub fn peer(&mut self, peer: &Peer, server: Option<SocketAddr>, account: Option<Arc<str>>) {
+        self.peer = Some(peer.clone());
+        self.server = server;
+        self.account = account;
+        // To look for those behind TCP takes longer than an open may.
+        self.program = self.pid().and_then(process::program);
+    }
+
+    /// It has said its name, and shown these names of its certificate over TLS.
+    pub fn said(&mut self, hello: &Hello, certificate: Option<&[CertificateName]>) {
+        // Shown escaped, and no more of it than a name has.
+        let user: String = hello.user.chars().take(NAME_LIMIT).collect();
+        self.said_user = Some(user).filter(|user| !user.is_empty());
+        self.certificate = certificate.filter(|names| !names.is_empty()).map(|names| {
+            let names = names.iter().map(ToString::to_string);
+            let names = names.collect::<Vec<_>>().join(", ");
+            names.chars().take(CERTIFICATE_LIMIT).collect()
+        });
+    }
+
+    /// It was found to be this user, whom AWS knows by the name of the role's session.
+    pub fn user(&mut self, user: &User, endpoint: &Endpoint) {
+        self.user = Some(user.name.clone());
+        self.role_session =
+            matches!(endpoint.target, Target::FinSpace { .. }).then(|| session_name(&user.name));
+    }
+
+    /// kdb+ has taken the connection: its address, and its node where one was chosen.
+    pub fn reached(&mut self, target: impl fmt::Display, node: Option<&str>) {
+        self.target = Some(target.to_string());
+        self.node = node.map(str::to_owned);
+    }
+
+    /// It got a connection that was kept logged in.
+    pub fn warm(&mut self, warm: bool) {
+        self.warm = warm;
+    }
+
+    /// The session's number.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// The name of the endpoint.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Who is on the other end, once the kernel has said so.
+    pub fn met(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+
+    /// The address that the client dialled, over TCP.
+    pub fn server(&self) -> Option<SocketAddr> {
+        self.server
+    }
+
+    /// The name of the local account, or its number where it has none.
+    pub fn account(&self) -> Option<String> {
+        let uid = || self.peer.as_ref()?.uid().map(|uid| uid.to_string());
+        self.account.as_deref().map(str::to_owned).or_else(uid)
+    }
+
+    /// The `[[user]]` it was found to be.
+    pub fn user_name(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// Where it leads.
+    pub fn target(&self) -> &str {
+        self.target.as_deref().unwrap_or("nowhere")
+    }
+
+    /// The node, where one was chosen.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// The session is open.
+    pub fn opened(&self, file: &AuditFile) {
+        let line = Line {
+            open_ms: Some(self.milliseconds()),
+            ..self.line(Event::Open)
+        };
+        line.log();
+        file.write(&line);
+    }
+
+    /// The session did not come about. `noise`: nobody meant to open one.
+    pub fn refused(&self, kind: ErrorKind, reason: &str, noise: bool, file: &AuditFile) {
+        if noise && self.user.is_none() {
+            tracing::debug!(session = self.session, endpoint = self.endpoint, "{reason}");
+            return;
+        }
+        let line = Line {
+            reason: Some(reason),
+            kind: Some(kind.name()),
+            after_ms: Some(self.milliseconds()),
+            ..self.line(Event::Refused)
+        };
+        line.log();
+        file.write(&line);
+    }
+
+    /// The session is over.
+    pub fn ended(&self, kind: Option<ErrorKind>, reason: &str, meters: &Meters, file: &AuditFile) {
+        let line = Line {
+            reason: Some(reason),
+            kind: Some(kind.map_or("none", ErrorKind::name)),
+            seconds: Some(self.began.elapsed().as_secs()),
+            bytes_up: Some(meters.to_cluster.bytes()),
+            bytes_down: Some(meters.to_client.bytes()),
+            messages_up: Some(meters.to_cluster.messages()),
+            messages_down: Some(meters.to_client.messages()),
+            pings: Some(meters.pings()),
+            ..self.line(Event::Ended)
+        };
+        line.log();
+        file.write(&line);
+    }
+
+    /// Who, from where and to what, so that each line stands alone.
+    fn line(&self, event: Event) -> Line<'_> {
+        Line {
+            timestamp: Timestamp::now(),
+            event,
+            session: self.session,
+            endpoint: &self.endpoint,
+            listen: &self.listen,
+            client: self.client(),
+            uid: self.peer.as_ref().and_then(Peer::uid),
+            pid: self.pid(),
+            program: self.program.as_deref(),
+            account: self.account.as_deref(),
+            hopen_user: self.said_user.as_deref(),
+            certificate: self.certificate.as_deref(),
+            user: self.user.as_deref(),
+            role_session: self.role_session.as_deref(),
+            to: self.target.as_deref(),
+            node: self.node.as_deref(),
+            warm: self.warm.then_some(true),
+            reason: None,
+            kind: None,
+            open_ms: None,
+            after_ms: None,
+            seconds: None,
+            bytes_up: None,
+            bytes_down: None,
+            messages_up: None,
+            messages_down: None,
+            pings: None,
+        }
+    }
+
+    fn pid(&self) -> Option<u32> {
+        match self.peer.as_ref()? {
+            Peer::Local { pid, .. } => u32::try_from((*pid)?).ok(),
+            Peer::Remote { .. } | Peer::Unidentified { .. } => None,
+        }
+    }
+
+    fn client(&self) -> String {
+        match &self.peer {
+            Some(peer) => peer
+                .address()
+                .map_or_else(|| "unix".into(), |address| address.to_string()),
+            None => "unknown".into(),
+        }
+    }
+
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

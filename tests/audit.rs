@@ -1,0 +1,228 @@
+//! Audit lines: each stands alone, in the log and in a file that is rotated under the daemon.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hopend::q::value::Value as QValue;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::process::hopend;
+use crate::support::{Daemon, QClient, any_ports, daemon_keys};
+
+/// Long enough for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn start() -> Daemon {
+    Daemon::start("", |text| audited(&any_ports(text))).await
+}
+
+fn audited(text: &str) -> String {
+    daemon_keys(text, "audit = \"audit.log\"")
+}
+
+fn file(daemon: &Daemon) -> PathBuf {
+    daemon.folder.path().join("audit.log")
+}
+
+/// The lines of a file, once there is one with this event and this number among them.
+async fn lines_with(path: &Path, event: &str, session: u64) -> Vec<Value> {
+    let started = Instant::now();
+    loop {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        // The last one may not be whole yet.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let lines: Vec<Value> = whole
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {text}"))
+            })
+            .collect();
+        if lines
+            .iter()
+            .any(|line| line["event"] == event && line["session"] == session)
+        {
+            return lines;
+        }
+        assert!(
+            started.elapsed() < PATIENCE,
+            "no {event} of {session}: {text}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_and_end_alike_tell_who_and_where() {
+    let mut daemon = start().await;
+    let mut handle = daemon.open("hdb").await;
+    assert_eq!(handle.ask("1+1").await, Ok(QValue::Long(2)));
+    drop(handle);
+    daemon.process.line_with("session ended");
+    let refused = QClient::open(daemon.address("hdb"), "alice", "x\"\\y").await;
+    assert!(refused.is_err());
+    let path = file(&daemon);
+    let lines = lines_with(&path, "refused", 2).await;
+    let [open, ended, refused] = lines.as_slice() else {
+        panic!("{lines:?}");
+    };
+    let account = crate::support::account();
+    for line in [open, ended] {
+        for key in ["timestamp", "listen", "client", "to"] {
+            assert!(line[key].is_string(), "{key} in {line}");
+        }
+        assert_eq!(line["session"], 1);
+        assert_eq!(line["endpoint"], "hdb");
+        assert_eq!(line["uid"], nix::unistd::getuid().as_raw());
+        assert_eq!(line["account"], account);
+        assert_eq!(line["user"], account);
+        assert!(line["role_session"].as_str().unwrap().contains(&account));
+    }
+    assert!(open["open_ms"].is_u64(), "{open}");
+    assert_eq!(
+        (&ended["messages_up"], &ended["messages_down"]),
+        (&1.into(), &1.into())
+    );
+    assert!(ended["bytes_up"].as_u64() > Some(0) && ended["bytes_down"].as_u64() > Some(0));
+    assert_eq!(ended["reason"], "the client closed");
+    assert_eq!(refused["hopen_user"], "alice");
+    assert_eq!(refused["kind"], "denied");
+    assert!(
+        refused["reason"]
+            .as_str()
+            .unwrap()
+            .contains("does not match")
+    );
+    let time = open["timestamp"].as_str().unwrap();
+    assert!(time.ends_with('Z') && time.len() == 24, "{time}");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    let text = fs::read_to_string(&path).unwrap();
+    crate::faults::keeps_secrets(&text, &daemon.sim.issued_secrets());
+    assert!(!text.contains("x\\\"\\\\y"), "the password: {text}");
+    // The log has them, too.
+    let log = daemon.process.seen();
+    assert!(
+        log.contains("session open session=1") && log.contains("role_session="),
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_unix_socket_the_process_is_told_and_the_console_is_audited() {
+    let daemon = Daemon::start("", |text| audited(&text)).await;
+    let config = fs::read_to_string(daemon.config_path()).unwrap();
+    drop(daemon.open("console").await);
+    let lines = lines_with(&file(&daemon), "ended", 1).await;
+    for line in &lines {
+        assert_eq!(
+            (&line["to"], &line["endpoint"]),
+            (&"console".into(), &"console".into())
+        );
+        assert_eq!(line["role_session"], Value::Null);
+    }
+    let port = config.split("unix:").nth(1).unwrap();
+    let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+    let address = {
+        use std::os::linux::net::SocketAddrExt;
+        std::os::unix::net::SocketAddr::from_abstract_name(format!("/tmp/kx.{port}")).unwrap()
+    };
+    let stream = std::os::unix::net::UnixStream::connect_addr(&address);
+    let mut stream = stream.unwrap();
+    std::io::Write::write_all(&mut stream, b":\x06\0").unwrap();
+    std::io::Read::read_exact(&mut stream, &mut [0]).unwrap();
+    let lines = lines_with(&file(&daemon), "open", 2).await;
+    let line = lines.last().unwrap();
+    assert_eq!(
+        (&line["client"], &line["pid"]),
+        (&"unix".into(), &std::process::id().into())
+    );
+    let program = fs::read_to_string("/proc/self/comm").unwrap();
+    assert_eq!(line["program"], program.trim_end());
+}
+
+/// As root logrotate itself, with the file that the package installs; else what it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_file_is_followed_by_the_next_line_and_by_a_reload() {
+    let mut daemon = start().await;
+    let path = file(&daemon);
+    drop(daemon.open("hdb").await);
+    lines_with(&path, "ended", 1).await;
+    if Command::new("logrotate").arg("--version").output().is_ok() {
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/config/hopend.logrotate");
+        let shipped = fs::read_to_string(shipped).unwrap();
+        let folder = daemon.folder.path();
+        let reload = format!("kill -HUP {}", daemon.process.pid());
+        let own = shipped
+            .replace("/var/log/hopend/*.log", path.to_str().unwrap())
+            .replace("    su hopend hopend\n", "")
+            .replace(
+                "systemctl reload hopend.service 2>/dev/null || true",
+                &reload,
+            );
+        let (rules, state) = (folder.join("rules"), folder.join("state"));
+        fs::write(&rules, own).unwrap();
+        let rotated = Command::new("logrotate")
+            .args(["--force", "--state"])
+            .args([&state, &rules])
+            .output()
+            .unwrap();
+        assert!(rotated.status.success(), "{rotated:?}");
+        daemon.process.line_with("reloaded");
+    } else {
+        println!("skipped: there is no logrotate; the file is moved as it would be");
+        fs::rename(&path, path.with_extension("log.1")).unwrap();
+        daemon.process.signal(Signal::SIGHUP);
+        daemon.process.line_with("reloaded");
+    }
+    let old = lines_with(&path.with_extension("log.1"), "ended", 1).await;
+    assert_eq!(old.len(), 2);
+    drop(daemon.open("hdb").await);
+    let new = lines_with(&path, "ended", 2).await;
+    assert_eq!(new.len(), 2, "{new:?}");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    // Without a word to the daemon, and with another file in its place.
+    fs::rename(&path, path.with_extension("log.2")).unwrap();
+    fs::write(&path, "").unwrap();
+    let last = daemon.open("hdb").await;
+    lines_with(&path, "open", 3).await;
+    // Removed, and the daemon ends: what is in hand is still written.
+    fs::remove_file(&path).unwrap();
+    daemon.process.signal(Signal::SIGTERM);
+    let (status, log) = daemon.process.end();
+    assert!(status.success(), "{log}");
+    let lines = lines_with(&path, "ended", 3).await;
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    drop(last);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_not_there_is_told_by_check_by_a_start_and_by_a_reload() {
+    let mut daemon = start().await;
+    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    let wrong = text.replace("\"audit.log\"", "\"none/audit.log\"");
+    fs::write(daemon.config_path(), wrong).unwrap();
+    daemon.process.signal(Signal::SIGHUP);
+    let said = daemon.process.line_with("reload changed nothing");
+    assert!(
+        said.ends_with("No such file or directory (os error 2); make its folder"),
+        "{said}"
+    );
+    drop(daemon.open("hdb").await);
+    lines_with(&file(&daemon), "ended", 1).await;
+    let path = daemon.config_path();
+    for (command, code) in [("check", 78), ("run", 69)] {
+        let output = hopend(&[command, "--config", path.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(
+            said.contains("none/audit.log: No such file or directory"),
+            "{said}"
+        );
+        assert!(said.contains("make its folder"), "{said}");
+    }
+}
