@@ -123,11 +123,11 @@ async fn all_facts_are_there_without_scripts_and_text_from_outside_is_text() {
         assert!(head.contains(header), "{header} in {head}");
     }
     for fact in [
+        "it has no user &quot;bob&quot;; add a [[user]]",
         "hdb",
         "hdb-cluster",
         "plain",
         &account(),
-        "access",
         "Life left",
         "alice",
     ] {
@@ -179,6 +179,9 @@ async fn only_viewers_see_it() {
             let output = tokio::process::Command::new("setpriv")
                 .args(["--reuid", &uid, "--regid", &uid, "--clear-groups"])
                 .args(["python3", "-c", &get])
+                // Not one that only this account may run.
+                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+                .current_dir("/")
                 .output();
             let said = String::from_utf8(output.await.unwrap().stdout).unwrap();
             let expected = if path == "/livez" { "200" } else { seen };
@@ -224,17 +227,6 @@ async fn a_browser_shows_it_and_keeps_it_fresh() {
         .filter_map(|point| point.split(',').nth(1))
         .collect();
     assert!(heights.len() >= 2, "the chart is flat: {points:?}");
-
-    let still = browser
-        .run(
-            &["--blink-settings=scriptEnabled=false", "--dump-dom"],
-            &url,
-        )
-        .await;
-    assert!(
-        !still.contains("class=\"live\"") && still.contains("hdb-cluster"),
-        "{still}"
-    );
 
     // No picture is the same in the dark, or narrow.
     let mut pictures = Vec::new();
