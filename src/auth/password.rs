@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier};
+use argon2::{Argon2, Block, PasswordHash, PasswordHasher};
 use md5::Md5;
 use sha1::{Digest, Sha1};
 use subtle::ConstantTimeEq;
@@ -16,6 +16,11 @@ use crate::secret::Secret;
 /// refusal takes. Random bytes, with the parameters of [`hash`]: no password is
 /// known to have this hash.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$7QXNJo2XXMFWSWPjlxY32Q$928TeSh8KWP/Un79P8FE/bLj7eeHWRY3YS4MfAemROk";
+
+/// Blocks of argon2 that glibc's allocator maps by themselves, and unmaps when they are freed: more
+/// than 32 MiB. After the first check it would keep less than that, for each thread that has ever
+/// checked a password. What is not used of them costs nothing.
+const OF_ITS_OWN: usize = (33 << 20) / Block::SIZE;
 
 /// Why there is no hash of a password, or no use of a hash.
 #[derive(Debug, thiserror::Error)]
@@ -118,15 +123,9 @@ impl Passwords {
         self.checks
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (password, phc) = (password.clone(), phc.clone());
-        self.bounded(move || {
-            parse(&phc).is_some_and(|hash| {
-                Argon2::default()
-                    .verify_password(password.expose(), &hash)
-                    .is_ok()
-            })
-        })
-        .await
-        .unwrap_or(false)
+        self.bounded(move || verify(&password, &phc).unwrap_or(false))
+            .await
+            .unwrap_or(false)
     }
 
     /// Runs `work` on a blocking thread. The permit goes with it, so that a caller that gives up
@@ -143,6 +142,27 @@ impl Passwords {
         .await
         .ok()
     }
+}
+
+/// Whether argon2 makes this hash of the password. None where the hash is none.
+fn verify(password: &Secret, phc: &Secret) -> Option<bool> {
+    let hash = parse(phc)?;
+    let algorithm = argon2::Algorithm::new(hash.algorithm.as_str()).ok()?;
+    let version = hash.version.map(argon2::Version::try_from);
+    let params = argon2::Params::try_from(&hash).ok()?;
+    let mut memory = Vec::with_capacity(params.block_count().max(OF_ITS_OWN));
+    memory.resize(params.block_count(), Block::new());
+    let argon2 = Argon2::new(
+        algorithm,
+        version.transpose().ok()?.unwrap_or_default(),
+        params,
+    );
+    let expected = hash.hash?;
+    let mut made = vec![0; expected.len()];
+    argon2
+        .hash_password_into_with_memory(password.expose(), &hash.salt?, &mut made, &mut memory)
+        .ok()?;
+    Some(same(&made, expected.as_bytes()))
 }
 
 fn parse(phc: &Secret) -> Option<PasswordHash> {
