@@ -1,19 +1,18 @@
 //! One client: it opens, asks, compares, and opens again.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hopend::q::frame::{HEADER_LEN, Header, MessageType};
-use hopend::q::message::{message, text};
+use hopend::q::message::text;
 use hopend::q::value::{Value, decode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::figures::Figures;
+use crate::ways::{At, Handle, Stream, Way};
 
 /// Requests of all sessions together.
 pub(crate) const REQUESTS_A_SECOND: f64 = 300.0;
@@ -21,14 +20,6 @@ pub(crate) const REQUESTS_A_SECOND: f64 = 300.0;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Before the next try to open, where one failed.
 const RETRY: Duration = Duration::from_secs(2);
-
-/// Where a client goes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct At {
-    pub(crate) address: SocketAddr,
-    /// Sessions end there now and then.
-    pub(crate) troubled: bool,
-}
 
 /// One client of many.
 pub(crate) struct Client {
@@ -42,11 +33,14 @@ pub(crate) struct Client {
     pub(crate) busy: bool,
 }
 
+/// What the node does not like, and what it says.
+const REFUSED: [&str; 2] = ["til[1;2]", "rank"];
+
 /// How a session went on without being over.
 type Outcome = Result<(), Ended>;
 
 /// Why a session is over before its client wanted it.
-enum Ended {
+pub(crate) enum Ended {
     /// The connection broke or was closed.
     Lost(io::Error),
     /// hopend told why a request has no answer, and closes.
@@ -105,23 +99,16 @@ impl Client {
         }
     }
 
-    async fn open(&self) -> io::Result<TcpStream> {
-        let opening = async {
-            let mut stream = TcpStream::connect(self.at.address).await?;
-            stream.set_nodelay(true)?;
-            stream.write_all(b":\x06\0").await?;
-            stream.read_u8().await?;
-            Ok(stream)
-        };
+    async fn open(&self) -> io::Result<Handle> {
         let late = |_| Err(io::ErrorKind::TimedOut.into());
-        timeout(PATIENCE, opening).await.unwrap_or_else(late)
+        timeout(PATIENCE, self.at.open()).await.unwrap_or_else(late)
     }
 
     /// From the first request to the last, and the end that the client chooses.
-    async fn session(&self, mut stream: TcpStream, random: &mut fastrand::Rng) -> Outcome {
+    async fn session(&self, mut stream: Handle, random: &mut fastrand::Rng) -> Outcome {
         let mut stopped = self.stopped.clone();
         loop {
-            let asked = timeout(PATIENCE, self.ask(&mut stream, random)).await;
+            let asked = timeout(PATIENCE, self.ask(&mut *stream, random)).await;
             asked.map_err(|_| Ended::Wrong("no answer, and no end".into()))??;
             if self.busy && self.at.troubled && random.u8(..40) == 0 {
                 return leave(stream, random).await;
@@ -142,19 +129,21 @@ impl Client {
         }
     }
 
-    /// The end, behind the last answer: nothing more, or what a fault has torn and then a reset.
-    async fn torn(&self, mut stream: TcpStream, rest: usize) -> Outcome {
+    /// The end, behind the last answer: nothing more, or what a fault has torn and then a reset, where
+    /// the way knows one.
+    async fn torn(&self, mut stream: Handle, rest: usize) -> Outcome {
         if rest == 0 {
             return Ok(());
         }
         let end = stream.read_to_end(&mut Vec::new()).await;
-        if self.at.troubled && end.is_err() {
+        let is_told = end.is_err() || matches!(self.at.way, Way::Unix(_));
+        if self.at.troubled && is_told {
             return Ok(());
         }
         Err(Ended::Wrong("bytes behind the last answer".into()))
     }
 
-    async fn ask(&self, stream: &mut TcpStream, random: &mut fastrand::Rng) -> Outcome {
+    async fn ask(&self, stream: &mut dyn Stream, random: &mut fastrand::Rng) -> Outcome {
         match random.u8(..20) {
             // A vector that the node makes.
             0..4 => {
@@ -195,14 +184,10 @@ impl Client {
                 let answer = answer(stream, true).await?;
                 self.compare(answer, &Value::text(&pattern), pattern.len() as u64)
             }
-            // What the node does not like.
             10 => {
-                let sent = message(MessageType::Sync, b"\xf5'rank\0");
-                stream.write_all(&sent).await?;
-                match answer(stream, false).await? {
-                    Value::Error(why) if why.starts_with("hopend: ") => Err(Ended::Told(why)),
-                    _ => Ok(()),
-                }
+                let [question, error] = REFUSED;
+                let answer = self.request(stream, question, false).await?;
+                self.compare(answer, &Value::Error(error.into()), 0)
             }
             _ => {
                 let pattern = self.pattern(random, 200);
@@ -216,7 +201,7 @@ impl Client {
 
     async fn request(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut dyn Stream,
         question: &str,
         slowly: bool,
     ) -> Result<Value, Ended> {
@@ -259,7 +244,7 @@ async fn told(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-async fn answer(stream: &mut TcpStream, slowly: bool) -> Result<Value, Ended> {
+pub(crate) async fn answer(stream: &mut dyn Stream, slowly: bool) -> Result<Value, Ended> {
     let mut head = [0; HEADER_LEN];
     stream.read_exact(&mut head).await?;
     let wrong = |why: String| Ended::Wrong(why);
@@ -283,7 +268,7 @@ async fn answer(stream: &mut TcpStream, slowly: bool) -> Result<Value, Ended> {
 }
 
 /// Goes in one of the ways that clients go.
-async fn leave(mut stream: TcpStream, random: &mut fastrand::Rng) -> Outcome {
+async fn leave(mut stream: Handle, random: &mut fastrand::Rng) -> Outcome {
     let request = text(MessageType::Sync, "til 10000");
     let left = match random.u8(..4) {
         // In order.
@@ -293,7 +278,7 @@ async fn leave(mut stream: TcpStream, random: &mut fastrand::Rng) -> Outcome {
         // Inside a message.
         2 => stream.write_all(&request[..11]).await,
         // As a process that was killed with unread bytes.
-        _ => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)),
+        _ => stream.reset_at_close(),
     };
     Ok(left?)
 }

@@ -25,6 +25,8 @@ pub(crate) struct Figures {
     pub(crate) answers: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) reloads: AtomicU64,
+    /// Times that the console was asked.
+    pub(crate) consoles: AtomicU64,
     troubles: Mutex<BTreeMap<&'static str, u64>>,
     failures: Mutex<Vec<String>>,
     failed: AtomicU64,
@@ -143,6 +145,7 @@ impl Figures {
             ("answers compared", of(&self.answers)),
             ("bytes compared", of(&self.bytes)),
             ("reloads", of(&self.reloads)),
+            ("times the console was asked", of(&self.consoles)),
             ("CPU of the daemon", format!("{cores:.2} cores")),
             (
                 "memory before / most / after",

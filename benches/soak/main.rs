@@ -6,7 +6,8 @@
 //! its own, in front of the simulator. Half of the sessions go to endpoints that have no faults:
 //! they stay open from the first minute to the last, through reloads, renewed credentials and an AWS
 //! in trouble. The others are cut, refused, and leave as they like; they open again. Every answer is
-//! compared with what it has to be. Loopback only; it ends by itself.
+//! compared with what it has to be. Clients come over TCP, over TLS and through Unix sockets, most as
+//! their account, some with a password. Loopback only; it ends by itself.
 
 #![expect(
     clippy::print_stdout,
@@ -18,6 +19,7 @@ mod client;
 mod figures;
 mod stage;
 mod troubles;
+mod ways;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -143,6 +145,14 @@ async fn soak(options: &Options) -> Result<bool> {
             "{} MiB of memory, {} in the first third",
             of(&peak),
             of(&early)
+        )
+    });
+    figures.judge(after.memory <= before.memory / 4 * 5 + SPARE_MEMORY, || {
+        let of = |process: &Process| process.memory / 1024;
+        format!(
+            "{} MiB of memory at the end, {} before",
+            of(&after),
+            of(&before)
         )
     });
     stage.check_log(&figures);

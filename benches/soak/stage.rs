@@ -3,28 +3,28 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hopend::q::frame::MessageType;
+use hopend::q::value::Value;
 use hopend::sim::{Options, Simulator};
+use hopend::status::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
+use toml::Table;
 
-use crate::client::At;
 use crate::figures::{Figures, Process};
-use crate::{PATIENCE, Result};
+use crate::ways::{At, Way, Ways, listens};
+use crate::{PATIENCE, Result, client};
 
 /// Connection strings live so long: they are renewed all along.
 const STRING_LIFE: Duration = Duration::from_secs(120);
-/// Often enough that every session is pinged between two requests.
-const KEEPALIVE: &str = "5s";
-/// The endpoint that has all the faults, its cluster, and those that have none.
-pub(crate) const TROUBLED: &str = "hdb";
+/// The cluster that has all the faults.
 pub(crate) const TROUBLED_CLUSTER: &str = "hdb-cluster";
-const STEADY: [&str; 2] = ["rdb", "plain"];
 
 /// Where the daemon's log is kept, for whoever looks into a failure.
 pub(crate) const LOG: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/soak.log");
@@ -38,6 +38,7 @@ pub(crate) struct Stage {
     /// The configuration as it was at the start.
     pub(crate) text: String,
     endpoints: Vec<At>,
+    console: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
@@ -68,37 +69,12 @@ impl Stage {
         let account = nix::unistd::User::from_uid(nix::unistd::getuid())?;
         let account = account.ok_or("the account that runs this has no name")?;
         let config = simulator.write_files(folder.path(), &account.name)?;
-        let text = std::fs::read_to_string(&config)?;
-        let more = format!(
-            "keepalive = \"{KEEPALIVE}\"\nmax_sessions = {}\nlisten = ",
-            2 * sessions + 100
-        );
-        let text = text.replace("\nlisten = ", &format!("\n{more}"));
-        // The console answers by itself and has nothing to keep alive.
-        let (before, console) = text.split_once("name = \"console\"").ok_or("no console")?;
-        let console = console.replace(&format!("keepalive = \"{KEEPALIVE}\"\n"), "");
-        let text = format!("{before}name = \"console\"{console}");
+        let ways = Ways::new(folder.path())?;
+        let mut file: Table = std::fs::read_to_string(&config)?.parse()?;
+        let endpoints = ways.add_to(&mut file, sessions)?;
+        let console = listens(&file, "console")?;
+        let text = file.to_string();
         std::fs::write(&config, &text)?;
-        let loaded = hopend::config::load(&config).map_err(|problems| problems.to_string())?;
-        let at = |name: &str| -> Result<SocketAddr> {
-            let mut endpoints = loaded.endpoints.iter();
-            let endpoint = endpoints.find(|endpoint| endpoint.name == name);
-            let listen = endpoint.and_then(|endpoint| endpoint.listen.first());
-            let listen = listen.ok_or("an endpoint is missing")?.to_string();
-            Ok(listen.parse()?)
-        };
-        let troubled = At {
-            address: at(TROUBLED)?,
-            troubled: true,
-        };
-        let mut endpoints = Vec::new();
-        for name in STEADY {
-            endpoints.push(troubled);
-            endpoints.push(At {
-                address: at(name)?,
-                troubled: false,
-            });
-        }
         let daemon = Daemon::start(&config)?;
         Ok(Self {
             simulator,
@@ -107,13 +83,14 @@ impl Stage {
             config,
             text,
             endpoints,
+            console,
             _folder: folder,
         })
     }
 
     /// Where the client of this number goes.
     pub(crate) fn endpoint(&self, number: usize) -> At {
-        self.endpoints[number % self.endpoints.len()]
+        self.endpoints[number % self.endpoints.len()].clone()
     }
 
     /// Waits until the daemon has let go of every session; how many it has not.
@@ -136,27 +113,56 @@ impl Stage {
 
     /// Open sessions, as the daemon tells them.
     fn sessions(&self) -> Result<usize> {
-        let output = Command::new(env!("CARGO_BIN_EXE_hopend"))
-            .args(["status", "--json", "--config"])
-            .arg(&self.config)
-            .output()?;
-        let status: hopend::status::Status = serde_json::from_slice(&output.stdout)
-            .map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        Ok(status.sessions.len())
+        Ok(self.status()?.sessions.len())
+    }
+
+    pub(crate) fn status(&self) -> Result<Status> {
+        let output = self.command(&["status", "--json"])?;
+        let told = serde_json::from_slice(&output.stdout);
+        Ok(told.map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())?)
+    }
+
+    /// What an administrator types.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hopend"));
+        let command = command.args(arguments).arg("--config").arg(&self.config);
+        Ok(command.output()?)
+    }
+
+    /// What the console tells of the sessions: as many as there are, or nearly.
+    pub(crate) async fn ask_console(&self, figures: &Figures) -> Result<()> {
+        let at = At {
+            way: Way::Tcp(self.console),
+            hello: Vec::from(b":\x06\0"),
+            troubled: false,
+        };
+        let mut handle = at.open().await?;
+        let request = hopend::q::message::text(MessageType::Sync, "sessions");
+        handle.write_all(&request).await?;
+        let answer = tokio::time::timeout(PATIENCE, client::answer(&mut *handle, false)).await;
+        let rows = match answer {
+            Ok(Ok(Value::Table(table))) => table.rows(),
+            _ => 0,
+        };
+        // Steady ones are there in any case.
+        let least = figures.open.load(std::sync::atomic::Ordering::Relaxed) / 4;
+        figures.judge(rows as u64 >= least, || {
+            format!("the console tells of {rows} sessions")
+        });
+        figures.count(&figures.consoles);
+        Ok(())
     }
 
     /// Whether hopen works at each endpoint still, or does so soon.
     pub(crate) async fn still_serves(&self, figures: &Figures) {
         for at in &self.endpoints {
             let opening = async {
-                while open(at.address).await.is_err() {
+                while at.open().await.is_err() {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             };
             let opened = tokio::time::timeout(PATIENCE, opening).await;
-            figures.judge(opened.is_ok(), || {
-                format!("{} does not serve any more", at.address)
-            });
+            figures.judge(opened.is_ok(), || format!("{at:?} does not serve any more"));
         }
     }
 
@@ -174,12 +180,6 @@ impl Stage {
         let done = log.reloads + log.refused_reloads;
         figures.judge(done > 0 || ordered == 0, || "no reload was done".to_owned());
     }
-}
-
-async fn open(address: SocketAddr) -> std::io::Result<u8> {
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    stream.write_all(b":\x06\0").await?;
-    stream.read_u8().await
 }
 
 impl Daemon {

@@ -7,6 +7,7 @@ use hopend::sim::{ApiFault, ClusterFault, Cut, Times};
 use crate::Result;
 use crate::figures::Figures;
 use crate::stage::{Stage, TROUBLED_CLUSTER};
+use crate::ways::TROUBLED;
 
 /// Between two troubles.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -16,11 +17,13 @@ const HITS: usize = 20;
 impl Stage {
     /// One trouble, and the time until the next.
     pub(crate) async fn make_trouble(&mut self, figures: &Figures, end: Instant) -> Result<()> {
-        match self.random.u8(..6) {
+        self.ask_console(figures).await?;
+        match self.random.u8(..7) {
             0 | 1 => self.cut(figures),
             2 => self.stop_a_node(figures).await,
             3 => self.refuse(figures),
             4 => self.trouble_aws(figures),
+            5 => self.kill_some(figures)?,
             _ => {
                 self.simulator.end_sessions();
                 figures.trouble("STS sessions ended");
@@ -52,6 +55,22 @@ impl Stage {
         let node = self.a_node();
         self.simulator.cut(&node, how);
         figures.trouble(name);
+    }
+
+    /// As an administrator does.
+    fn kill_some(&mut self, figures: &Figures) -> Result<()> {
+        let sessions = self.status()?.sessions;
+        let troubled = sessions
+            .iter()
+            .filter(|row| row.endpoint.starts_with(TROUBLED));
+        let numbers: Vec<String> = troubled.map(|row| row.session.to_string()).collect();
+        for _ in 0..HITS.min(numbers.len()) {
+            // One may have ended meanwhile.
+            let number = &numbers[self.random.usize(..numbers.len())];
+            self.command(&["kill", number])?;
+        }
+        figures.trouble("sessions killed");
+        Ok(())
     }
 
     async fn stop_a_node(&mut self, figures: &Figures) {
