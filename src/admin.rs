@@ -49,7 +49,7 @@ struct Answers {
 }
 
 struct Seen {
-    status: Status,
+    status: Arc<Status>,
     totals: Totals,
 }
 
@@ -157,7 +157,7 @@ async fn json(
     ConnectInfo(asker): ConnectInfo<Asker>,
     headers: HeaderMap,
 ) -> Response {
-    let json = |seen: &Seen| match serde_json::to_string(&seen.status) {
+    let json = |seen: &Seen| match serde_json::to_string(&*seen.status) {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => {
             tracing::error!("no status: {error}");

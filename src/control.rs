@@ -212,7 +212,7 @@ async fn answer(request: Request, uid: u32, services: Arc<Services>) -> Answer {
     match request {
         Request::Status => services.look().await.map_or_else(
             |panicked| Answer::Failed(panicked.to_string()),
-            |status| Answer::Status(Box::new(status)),
+            |status| Answer::Status(Box::new(Arc::unwrap_or_clone(status))),
         ),
         Request::Kill { session } => {
             match timeout(KILL_WITHIN, services.live.kill(session, uid)).await {

@@ -58,7 +58,7 @@ pub struct Services {
     /// What is open, and what went wrong last.
     pub live: Live,
     /// Looks at all of it wait for their turn here.
-    pub looks: Looks,
+    pub looks: Looks<Status>,
     /// What consoles have listed.
     pub lists: console::Lists,
     /// How much of it anybody may have.
@@ -78,7 +78,7 @@ impl Services {
     ///
     /// # Errors
     /// It panicked.
-    pub async fn look(self: Arc<Self>) -> Result<Status, JoinError> {
+    pub async fn look(self: Arc<Self>) -> Result<Arc<Status>, JoinError> {
         let services = Arc::clone(&self);
         self.looks.take(move || services.status()).await
     }

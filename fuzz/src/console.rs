@@ -173,7 +173,7 @@ async fn answers(live: &Live, lists: &Lists, request: &[u8]) -> Vec<Value> {
         lists,
         status: &|| {
             let status = status.clone();
-            async move { Ok(status) }.boxed()
+            async move { Ok(std::sync::Arc::new(status)) }.boxed()
         },
         record: &Record::new(1, "console", &listen),
         meters: &Meters::default(),

@@ -66,7 +66,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const TAKEN_IN: Duration = Duration::from_secs(10);
 
 /// A look at the whole daemon.
-pub type Look = BoxFuture<'static, Result<Status, JoinError>>;
+pub type Look = BoxFuture<'static, Result<Arc<Status>, JoinError>>;
 
 /// One session with a console.
 pub struct Visit<'v> {

@@ -101,7 +101,7 @@ impl Handle {
                 max_message: None,
                 live: &live,
                 lists: &Lists::new(Arc::new(FinSpace)),
-                status: &|| Box::pin(async { Ok(status()) }),
+                status: &|| Box::pin(async { Ok(Arc::new(status())) }),
                 record: &Record::new(1, "console", &listen),
                 meters: &Meters::default(),
             };
