@@ -15,7 +15,7 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
-use crate::audit::{AuditFile, AuditFileError};
+use crate::audit::{AuditFile, AuditFileError, Refusals};
 use crate::auth::{Authenticator, Penalties};
 use crate::client_tls::Certificates;
 use crate::config::{self, Config, Endpoint, ListenAddress};
@@ -270,6 +270,7 @@ impl App {
             lists: Lists::new(Arc::clone(&source) as _),
             limits: Limits::default(),
             audit: AuditFile::default(),
+            refusals: Refusals::default(),
         });
         services.audit.take_over(config.daemon.audit.as_deref())?;
         let nodes = Nodes::new(source);
@@ -472,6 +473,7 @@ impl App {
         if let Some(control) = self.control.take() {
             control.stop().await;
         }
+        self.services.refusals.tell_all(&self.services.audit);
         self.services.audit.stop().await;
         tracing::info!(sessions = open, cut, "stopped");
         Summary { open, cut }
@@ -551,6 +553,7 @@ impl App {
                 tls.look();
             }
             warn_of_plain(&running.endpoint);
+            warn_of_hidden(&running.endpoint);
         }
         let keys = keys(&self.config);
         let addresses = keys
@@ -600,6 +603,22 @@ fn warn_of_plain(endpoint: &Endpoint) {
             %address,
             "reachable from other hosts without TLS: passwords and data can be read on the way; add \
              tls = {{ cert, key }} to the endpoint"
+        );
+    }
+}
+
+/// Socket files that nobody can dial.
+fn warn_of_hidden(endpoint: &Endpoint) {
+    let paths = endpoint.listen.iter().filter_map(|address| match address {
+        ListenAddress::Path(path) => Some(path),
+        _ => None,
+    });
+    for path in paths.filter(|path| service::alone_sees(path)) {
+        tracing::warn!(
+            endpoint = endpoint.name,
+            address = %path.display(),
+            "nobody else can dial this: the service has a folder of its own there; set PrivateTmp=no \
+             (systemctl edit hopend)"
         );
     }
 }

@@ -65,6 +65,8 @@ pub struct Services {
     pub limits: Limits,
     /// Who did what, in a file.
     pub audit: AuditFile,
+    /// Who was refused of late.
+    pub refusals: audit::Refusals,
 }
 
 impl Services {
@@ -251,9 +253,17 @@ async fn begin_tls(
 /// Tells of a refusal; what happened and why.
 fn refuse(session: &Session, record: &audit::Record, refusal: &Refusal) -> String {
     let (kind, reason, noise) = (refusal.kind(), chain(refusal), refusal.is_noise());
-    record.refused(kind, &reason, noise, &session.services.audit);
+    let services = &session.services;
+    let told = record.refused((kind, &reason, noise), &services.refusals, &services.audit);
+    if let Some(after) = told {
+        let services = Arc::clone(services);
+        tokio::spawn(async move {
+            sleep(after).await;
+            services.refusals.tell(&services.audit);
+        });
+    }
     if !noise {
-        session.services.live.refused(record, kind, &reason);
+        services.live.refused(record, kind, &reason);
     }
     reason
 }

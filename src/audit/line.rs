@@ -51,6 +51,8 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) after_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) times: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bytes_up: Option<u64>,
@@ -91,6 +93,7 @@ impl Line<'_> {
                     warm = self.warm,
                     open_ms = self.open_ms,
                     after_ms = self.after_ms,
+                    times = self.times,
                     seconds = self.seconds,
                     bytes_up = self.bytes_up,
                     bytes_down = self.bytes_down,

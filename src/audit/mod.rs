@@ -3,11 +3,12 @@
 
 mod file;
 mod line;
+mod refusals;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -20,6 +21,8 @@ use crate::relay::Meters;
 
 pub use file::{AuditFile, AuditFileError, look};
 use line::{Event, Line};
+pub use refusals::Refusals;
+use refusals::Said;
 
 /// Longest name of hopen's that is written down.
 const NAME_LIMIT: usize = 64;
@@ -159,15 +162,35 @@ impl Record {
     }
 
     /// The session did not come about. `noise`: nobody meant to open one.
-    pub fn refused(&self, kind: ErrorKind, reason: &str, noise: bool, file: &AuditFile) {
+    ///
+    /// Where many are refused alike, comes back with the time after which [`Refusals::tell`] has a line
+    /// to write.
+    pub fn refused(
+        &self,
+        (kind, reason, noise): (ErrorKind, &str, bool),
+        refusals: &Refusals,
+        file: &AuditFile,
+    ) -> Option<Duration> {
         if noise && self.user.is_none() {
             tracing::debug!(session = self.session, endpoint = self.endpoint, "{reason}");
-            return;
+            return None;
         }
+        match refusals.count(self, kind, reason) {
+            Said::Now => {
+                self.write_refusal(kind, reason, None, file);
+                None
+            }
+            Said::Together(after) => after,
+        }
+    }
+
+    /// The line of a refusal, or of so many.
+    fn write_refusal(&self, kind: ErrorKind, reason: &str, times: Option<u64>, file: &AuditFile) {
         let line = Line {
             reason: Some(reason),
             kind: Some(kind.name()),
-            after_ms: Some(self.milliseconds()),
+            after_ms: times.is_none().then(|| self.milliseconds()),
+            times,
             ..self.line(Event::Refused)
         };
         line.log();
@@ -215,6 +238,7 @@ impl Record {
             kind: None,
             open_ms: None,
             after_ms: None,
+            times: None,
             seconds: None,
             bytes_up: None,
             bytes_down: None,

@@ -2,6 +2,8 @@
 
 pub mod watchdog;
 
+use std::path::Path;
+
 use sd_notify::NotifyState;
 
 /// Serving; also at the end of a reload.
@@ -28,5 +30,50 @@ pub fn stopping(status: &str) {
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("the service manager was not told: {error}");
+    }
+}
+
+/// Whether a file would be in a folder that the service manager has made for this service alone
+/// (PrivateTmp=).
+pub fn alone_sees(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    is_private(&mounts, path)
+}
+
+/// Whether the innermost of these mounts that has the path is such a folder.
+fn is_private(mounts: &str, path: &Path) -> bool {
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        path.starts_with(point).then_some((root, point))
+    });
+    // Of those at the same place the last one is on top.
+    let innermost = mounts.max_by_key(|(_, point)| point.len());
+    innermost.is_some_and(|(root, _)| root.contains("/systemd-private-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_the_service_alone_is_told_from_others() {
+        let shared = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+                      30 22 0:27 / /tmp rw,nosuid shared:2 - tmpfs tmpfs rw\n";
+        let private = format!(
+            "{shared}\
+             98 22 254:0 /tmp/systemd-private-0a1b-hopend.service-X1/tmp /tmp rw - ext4 /dev/vda rw\n\
+             99 22 254:0 /var/tmp/systemd-private-0a1b-hopend.service-Y2/tmp /var/tmp rw - ext4 /dev/vda rw\n"
+        );
+        for (mounts, path, expected) in [
+            (shared, "/tmp/kx.5010", false),
+            (&private, "/tmp/kx.5010", true),
+            (&private, "/var/tmp/kx.5010", true),
+            (&private, "/run/hopend/hdb", false),
+            (&private, "/tmpfiles/hdb", false),
+            ("", "/tmp/kx.5010", false),
+        ] {
+            assert_eq!(is_private(mounts, Path::new(path)), expected, "{path}");
+        }
     }
 }
