@@ -51,6 +51,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const MAX_SESSIONS: usize = 4096;
+/// People at a prompt, and scripts of theirs.
+const MAX_CONSOLES: usize = 64;
 /// Each user has as many: more than this is a slip.
 const MOST_WARM: u64 = 64;
 
@@ -132,7 +134,11 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         .map_or(Some(MAX_HANDSHAKE), |value| {
             usize::try_from(value.bytes(16, 16 << 20)?).ok()
         });
-    let max_sessions = limit::sessions(table, "max_sessions").map(|n| n.unwrap_or(MAX_SESSIONS));
+    let most = match target {
+        Some(Target::Console { .. }) => MAX_CONSOLES,
+        _ => MAX_SESSIONS,
+    };
+    let max_sessions = limit::sessions(table, "max_sessions").map(|n| n.unwrap_or(most));
     let max_sessions_per_user = limit::sessions(table, "max_sessions_per_user");
     let max_opens_per_second = limit::rate(table);
     let idle_timeout = limit::idle(table);
@@ -146,7 +152,7 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         listen: listen?,
         expose: expose?,
         max_sessions_per_user: max_sessions_per_user?
-            .unwrap_or_else(|| share(max_sessions.unwrap_or(MAX_SESSIONS), users.as_deref())),
+            .unwrap_or_else(|| share(max_sessions.unwrap_or(most), users.as_deref())),
         max_opens_per_second: max_opens_per_second?,
         idle_timeout: idle_timeout?,
         certificates_of_others: certificates_of_others(
