@@ -130,6 +130,30 @@ pub(super) fn confine(programs: bool) -> Result<(), CallsError> {
     apply_filter(&program).map_err(|error| failed(&error))
 }
 
+/// The same by their other numbers, for programs of 32-bit pointers, which some kernels know on the
+/// same architecture.
+#[cfg(target_arch = "x86_64")]
+fn add_x32(refused: &mut BTreeMap<libc::c_long, Vec<SeccompRule>>) {
+    const X32: libc::c_long = 0x4000_0000;
+    // Some have a number of their own there.
+    const OTHERS: [(libc::c_long, libc::c_long); 6] = [
+        (libc::SYS_execve, 520),
+        (libc::SYS_ptrace, 521),
+        (libc::SYS_kexec_load, 528),
+        (libc::SYS_process_vm_readv, 539),
+        (libc::SYS_process_vm_writev, 540),
+        (libc::SYS_execveat, 545),
+    ];
+    let numbers: Vec<_> = refused.keys().copied().collect();
+    for number in numbers {
+        let rules = refused[&number].clone();
+        let other = OTHERS.iter().find(|(native, _)| *native == number);
+        for x32 in std::iter::once(number).chain(other.map(|(_, x32)| *x32)) {
+            refused.insert(X32 | x32, rules.clone());
+        }
+    }
+}
+
 fn filter(programs: bool) -> Result<BpfProgram, BackendError> {
     let mut refused = BTreeMap::new();
     let always = [PROCESSES, HOST, SELF, OF_X86].concat();
@@ -151,6 +175,8 @@ fn filter(programs: bool) -> Result<BpfProgram, BackendError> {
             refused.insert(call, vec![SeccompRule::new(vec![both])?]);
         }
     }
+    #[cfg(target_arch = "x86_64")]
+    add_x32(&mut refused);
     SeccompFilter::new(
         refused,
         SeccompAction::Allow,

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope as Outside, path_beneath_rules,
 };
 
@@ -224,7 +224,8 @@ impl Profiles {
     }
 }
 
-pub(super) fn confine(scope: &Scope) -> Result<(), FilesError> {
+/// Comes back with what the kernel lacks of it, if it has some.
+pub(super) fn confine(scope: &Scope) -> Result<Option<String>, FilesError> {
     let mut read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     if scope.programs {
         read |= AccessFs::Execute;
@@ -252,8 +253,20 @@ pub(super) fn confine(scope: &Scope) -> Result<(), FilesError> {
         .restrict_self()?;
     match status.ruleset {
         RulesetStatus::NotEnforced => Err(FilesError::None),
-        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
+        RulesetStatus::FullyEnforced => Ok(None),
+        RulesetStatus::PartiallyEnforced => Ok(Some(partly(status.landlock))),
     }
+}
+
+fn partly(kernel: LandlockStatus) -> String {
+    let has = match kernel {
+        LandlockStatus::Available { effective_abi, .. } => format!("version {effective_abi}"),
+        _ => "less".into(),
+    };
+    format!(
+        "files are confined in part only: the kernel has {has} of Landlock, and signals and abstract \
+         sockets take version 6"
+    )
 }
 
 #[cfg(test)]

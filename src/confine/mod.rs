@@ -57,7 +57,10 @@ impl Confinement {
             ..Self::default()
         };
         match files::confine(&scope) {
-            Ok(()) => confinement.files = Some(scope.clone()),
+            Ok(lacking) => {
+                confinement.files = Some(scope.clone());
+                confinement.lacking.extend(lacking);
+            }
             Err(error) => confinement.lacking.push(error.to_string()),
         }
         match calls::confine(scope.programs) {
