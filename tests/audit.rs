@@ -112,6 +112,37 @@ async fn start_and_end_alike_tell_who_and_where() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refusals_that_repeat_have_one_line_together() {
+    let daemon = start().await;
+    for _ in 0..25 {
+        let refused = QClient::open(daemon.address("hdb"), "nobody-here", "").await;
+        assert!(refused.is_err());
+    }
+    // Another endpoint is another matter.
+    let refused = QClient::open(daemon.address("rdb"), "nobody-here", "").await;
+    assert!(refused.is_err());
+    let path = file(&daemon);
+    lines_with(&path, "refused", 26).await;
+    // The minute is not over: the end tells what there is.
+    daemon.process.signal(Signal::SIGTERM);
+    let (_, log) = daemon.process.end();
+    let lines = lines_with(&path, "refused", 25).await;
+    let alone = lines.iter().filter(|line| line["times"].is_null());
+    assert_eq!(alone.count(), 11, "{lines:?}");
+    let together: Vec<_> = lines.iter().filter(|line| line["times"].is_u64()).collect();
+    let [together] = together.as_slice() else {
+        panic!("{lines:?}");
+    };
+    assert_eq!(
+        (&together["times"], &together["session"]),
+        (&15.into(), &25.into())
+    );
+    assert_eq!(together["hopen_user"], "nobody-here");
+    assert!(together["reason"].as_str().unwrap().contains("nobody-here"));
+    assert!(log.contains(" times=15 "), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_a_unix_socket_the_process_is_told_and_the_console_is_audited() {
     let daemon = Daemon::start("", |text| audited(&text)).await;
     let config = fs::read_to_string(daemon.config_path()).unwrap();

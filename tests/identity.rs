@@ -10,7 +10,7 @@ use hopend::sim::Options;
 use tokio::net::UnixStream;
 
 use crate::support::qclient::Refused;
-use crate::support::{QClient, Stage, account, any_ports};
+use crate::support::{Daemon, QClient, Stage, account, any_ports};
 
 async fn stage() -> Stage {
     Stage::with(Options::default(), any_ports).await
@@ -45,6 +45,23 @@ async fn a_wrong_name_or_password_is_an_access_error() {
         assert!(matches!(refused, Err(Refused::Access)), "{user} {password}");
     }
     assert_eq!(stage.sim.live("hdb-cluster"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_a_password_check_goes_back() {
+    const KEPT_BY_ONE: u64 = 19 << 10;
+    let daemon = Daemon::start("", any_ports).await;
+    let password = std::fs::read_to_string(daemon.folder.path().join("alice.password")).unwrap();
+    let before = daemon.process.own_memory();
+    for _ in 0..4 {
+        let handle = QClient::open(daemon.address("hdb"), "alice", password.trim_end()).await;
+        drop(handle.unwrap());
+    }
+    let after = daemon.process.own_memory();
+    assert!(
+        after < before + KEPT_BY_ONE,
+        "{before} KiB before, {after} after"
+    );
 }
 
 #[tokio::test]

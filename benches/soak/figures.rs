@@ -123,7 +123,7 @@ impl Figures {
     /// Everything, as Markdown.
     pub(crate) fn table(
         &self,
-        sessions: usize,
+        (sessions, open): (usize, u64),
         took: Duration,
         before: &Process,
         peak: &Process,
@@ -137,6 +137,7 @@ impl Figures {
         };
         let mut rows = vec![
             ("sessions at a time", sessions.to_string()),
+            ("open on average", open.to_string()),
             ("time", format!("{:.1} min", took.as_secs_f64() / 60.0)),
             ("sessions opened", of(&self.opened)),
             ("opens that failed", of(&self.refused)),

@@ -38,6 +38,9 @@ const OPENED_A_SECOND: u32 = 100;
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long the daemon has to let go of everything.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How many sessions are open on average, in hundredths. Half of them are cut now and then, and open
+/// again within seconds.
+const MOSTLY_OPEN: u64 = 80;
 /// What the daemon may hold beyond what it held before, in descriptors.
 const SPARE_DESCRIPTORS: usize = 16;
 /// What memory may grow by after the first third, in KiB, beyond a quarter.
@@ -105,9 +108,12 @@ async fn soak(options: &Options) -> Result<bool> {
     let sessions = open_all(&stage, options.sessions, &figures, &stopped, true).await;
     let (mut early, mut peak) = (before, before);
     let mut shown = Instant::now();
+    let (mut open, mut looks) = (0, 0);
     while Instant::now() < end {
         stage.make_trouble(&figures, end).await?;
         let now = stage.daemon.measure()?;
+        open += figures.open.load(std::sync::atomic::Ordering::Relaxed);
+        looks += 1;
         peak = peak.at_most(now);
         if began.elapsed() < (end - began) / 3 {
             early = peak;
@@ -125,6 +131,10 @@ async fn soak(options: &Options) -> Result<bool> {
     stage.still_serves(&figures).await;
 
     let took = began.elapsed();
+    let open = open / looks.max(1);
+    figures.judge(open >= MOSTLY_OPEN * options.sessions as u64 / 100, || {
+        format!("only {open} sessions were open on average: there was hardly a soak")
+    });
     figures.judge(sessions_left == 0, || {
         format!("{sessions_left} sessions are left in the daemon")
     });
@@ -158,7 +168,7 @@ async fn soak(options: &Options) -> Result<bool> {
     stage.check_log(&figures);
     print!(
         "{}",
-        figures.table(options.sessions, took, &before, &peak, &after)
+        figures.table((options.sessions, open), took, &before, &peak, &after)
     );
     let well = figures.all_well();
     if !well {

@@ -18,6 +18,10 @@ impl Stage {
     /// One trouble, and the time until the next.
     pub(crate) async fn make_trouble(&mut self, figures: &Figures, end: Instant) -> Result<()> {
         self.ask_console(figures).await?;
+        // What is refused or delayed is so for some seconds, whether or not anybody has come.
+        if self.random.u8(..3) == 0 {
+            self.simulator.faults().clear();
+        }
         match self.random.u8(..7) {
             0 | 1 => self.cut(figures),
             2 => self.stop_a_node(figures).await,

@@ -105,8 +105,17 @@ impl Process {
 
     /// The most memory that the process has had, in KiB.
     pub fn peak_memory(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// What it has now beyond files, in KiB.
+    pub fn own_memory(&self) -> u64 {
+        self.memory("RssAnon:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let line = status.lines().find(|line| line.starts_with(name));
         let digits: String = line.unwrap().chars().filter(char::is_ascii_digit).collect();
         digits.parse().unwrap()
     }
