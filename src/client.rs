@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -118,6 +119,21 @@ impl ClientStream {
         }
     }
 
+    /// Whether the client is known to read nothing any more: it has closed its Unix socket, or its TCP
+    /// connection was reset, or was given up by the kernel.
+    pub fn is_closed(&self) -> bool {
+        // Once it is, that stays with the readiness, which is never waited for here.
+        let ready = match self {
+            Self::Unix(stream) => stream.ready(Interest::WRITABLE).now_or_never(),
+            Self::Tcp(stream) => stream.ready(Interest::WRITABLE).now_or_never(),
+            Self::Tls(stream) => {
+                let tcp = stream.get_ref().0;
+                tcp.ready(Interest::WRITABLE).now_or_never()
+            }
+        };
+        matches!(ready, Some(Ok(ready)) if ready.is_write_closed())
+    }
+
     /// Takes the connection off the runtime that accepted it.
     ///
     /// # Errors
@@ -206,5 +222,52 @@ impl AsyncWrite for ClientStream {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::SockRef;
+    use tokio::net::TcpListener;
+
+    async fn reaches_its_end(stream: &mut ClientStream) {
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    async fn is_told(stream: &ClientStream) {
+        let told = async {
+            while !stream.is_closed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), told).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_ended_its_side_is_told_from_one_that_was_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap());
+        let mut client = dialled.await.unwrap();
+        let mut stream = ClientStream::Tcp(listener.accept().await.unwrap().0);
+        client.shutdown().await.unwrap();
+        reaches_its_end(&mut stream).await;
+        assert!(!stream.is_closed());
+        SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(client);
+        is_told(&stream).await;
+    }
+
+    #[tokio::test]
+    async fn a_client_at_a_unix_socket_that_ended_its_side_is_told_from_one_that_closed() {
+        let (mut client, stream) = UnixStream::pair().unwrap();
+        let mut stream = ClientStream::Unix(stream);
+        client.shutdown().await.unwrap();
+        reaches_its_end(&mut stream).await;
+        assert!(!stream.is_closed());
+        drop(client);
+        is_told(&stream).await;
     }
 }

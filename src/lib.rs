@@ -45,4 +45,5 @@ pub mod status;
 pub mod stop;
 pub mod upstream;
 pub mod visitors;
+pub mod watch;
 pub mod workers;

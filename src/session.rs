@@ -28,6 +28,7 @@ use crate::route::{OpenError, Reached, Route};
 use crate::status::Status;
 use crate::stop::Stopping;
 use crate::upstream::Upstream;
+use crate::watch::Watch;
 use crate::workers::Workers;
 
 /// `fatal(2) protocol_version(70)`: what a TLS client reports at once, instead of waiting.
@@ -525,13 +526,18 @@ async fn relay(
         let mut relay = Relay::new(&mut client, &mut upstream.stream, early, &plan, &meters);
         let (mut draining, mut cutting) = (session.stopping.clone(), session.stopping.clone());
         let mut told = false;
+        // Once the client has ended its side of the stream.
+        let mut watch: Option<Watch> = None;
         // Looked at when it may be over, rather than moved with every byte.
         let mut look = Instant::now() + idle_timeout.unwrap_or_default();
         loop {
             tokio::select! {
                 // A request that is here already comes before the end of an idle session.
                 biased;
-                end = relay.run() => break end,
+                end = relay.run_until_client_ends() => match end {
+                    Some(end) => break end,
+                    None => watch = Some(Watch::since(Instant::now())),
+                },
                 () = cutting.cutting() => break End::Cut,
                 uid = open.killed() => break End::Killed { uid },
                 () = sleep_until(look), if idle_timeout.is_some() => {
@@ -545,6 +551,14 @@ async fn relay(
                 () = draining.draining(), if !told => {
                     told = true;
                     relay.drain();
+                }
+                () = sleep_until(watch.as_ref().map_or(look, Watch::next)), if watch.is_some() => {
+                    let Some(watch) = &mut watch else { continue };
+                    let (client, upstream) = relay.connections();
+                    let gone = watch.look((client, record.met()), upstream);
+                    if gone && relay.is_up_to_the_cluster() {
+                        break relay.lose_client();
+                    }
                 }
             }
         }

@@ -147,13 +147,6 @@ impl Row {
         log.line_with(self.log).await;
     }
 
-    /// The same with the clock paused, which runs ahead meanwhile.
-    pub async fn logged_in_time(&self, log: &Log) {
-        while log.find(self.log).is_none() {
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        }
-    }
-
     /// The same of a daemon that is a process of its own.
     pub fn logged_by(&self, daemon: &mut Process) {
         daemon.line_with_all(self.log);

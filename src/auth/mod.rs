@@ -17,5 +17,6 @@ mod socket;
 pub use accounts::Accounts;
 pub use identify::{Authenticator, Denied, Proof, Reason};
 pub use origin::Origin;
+pub(crate) use peer::has_arrived;
 pub use peer::{Peer, PeerError, is_exposed};
 pub use penalty::Penalties;

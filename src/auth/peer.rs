@@ -108,6 +108,22 @@ impl Peer {
         })
     }
 
+    /// Whether the kernel shows the client's end of a TCP connection, which was dialled at `server`,
+    /// and that no process holds it any more: not one that has only closed its sending side.
+    ///
+    /// False where it shows none: that says nothing, as with an address that was translated on the way.
+    pub fn has_let_go(&self, server: SocketAddr) -> bool {
+        let Self::Local {
+            address: Some(address),
+            ..
+        } = *self
+        else {
+            return false;
+        };
+        let found = sock_diag::lookup(&Ends::new(address, server));
+        found.is_ok_and(|found| found.is_some_and(|socket| socket.is_orphan()))
+    }
+
     /// Its address, over TCP.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
@@ -148,6 +164,16 @@ impl fmt::Display for Peer {
             }
         }
     }
+}
+
+/// Whether the other side's kernel has acknowledged all that was sent, and the end of the stream.
+/// False where the kernel does not tell.
+pub(crate) fn has_arrived(connection: &TcpStream) -> bool {
+    let (Ok(own), Ok(other)) = (connection.local_addr(), connection.peer_addr()) else {
+        return false;
+    };
+    let found = sock_diag::lookup(&Ends::new(own, other));
+    found.is_ok_and(|found| found.is_some_and(|socket| socket.has_ended()))
 }
 
 /// Whether a listener can be reached from beyond this host, so that only passwords count.

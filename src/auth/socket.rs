@@ -2,6 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+const ESTABLISHED: u8 = 1;
+const FIN_WAIT1: u8 = 4;
+const FIN_WAIT2: u8 = 5;
+const TIME_WAIT: u8 = 6;
+const CLOSE_WAIT: u8 = 8;
+
 /// Both ends of a connection, seen from the client.
 ///
 /// Addresses are canonical: `::ffff:127.0.0.1` and `127.0.0.1` are the same one. The kernel keeps
@@ -40,12 +46,19 @@ impl KernelSocket {
     /// the conversation) has inode 0 and, in most kernels, uid 0, **which is not root**. SYN_SENT
     /// is left out on purpose: it may be another process that tries to reuse the port.
     pub(super) fn owner(&self) -> Option<u32> {
-        const ESTABLISHED: u8 = 1;
-        const FIN_WAIT1: u8 = 4;
-        const FIN_WAIT2: u8 = 5;
-        const CLOSE_WAIT: u8 = 8;
         let live = matches!(self.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT);
         (live && self.inode != 0).then_some(self.uid)
+    }
+
+    /// Whether it was closed by the last process that held it, which can't be undone.
+    pub(super) fn is_orphan(&self) -> bool {
+        self.inode == 0 && matches!(self.state, FIN_WAIT1 | FIN_WAIT2 | TIME_WAIT)
+    }
+
+    /// Whether it has sent the end of the stream, all before it has been acknowledged, and the other
+    /// side's end has not come.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state == FIN_WAIT2
     }
 }
 
@@ -67,6 +80,18 @@ mod tests {
         // SYN_SENT, SYN_RECV, TIME_WAIT, CLOSE, LAST_ACK, LISTEN, CLOSING, NEW_SYN_RECV
         for state in [2, 3, 6, 7, 9, 10, 11, 12] {
             assert_eq!(socket(state, 7).owner(), None, "{state}");
+        }
+    }
+
+    #[test]
+    fn only_a_closed_socket_without_a_process_is_an_orphan() {
+        for state in 0..=12 {
+            let orphan = |inode| {
+                let uid = 0;
+                KernelSocket { uid, inode, state }.is_orphan()
+            };
+            assert_eq!(orphan(0), [4, 5, 6].contains(&state), "{state}");
+            assert!(!orphan(7), "{state}");
         }
     }
 }

@@ -14,6 +14,9 @@ pub enum End {
     /// The client's connection broke.
     #[error("the client's connection broke")]
     ClientLost(#[source] io::Error),
+    /// The client closed without waiting for its answers.
+    #[error("the client closed{}", unanswered(.0))]
+    ClientGone(u64),
     /// The cluster closed, or its connection broke, between messages.
     #[error("the cluster closed the connection{}", unanswered(.outstanding))]
     UpstreamClosed {
@@ -63,9 +66,10 @@ impl End {
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
             Self::ClientClosed | Self::Drained | Self::Idle(_) | Self::Killed { .. } => None,
-            Self::ClientLost(_) | Self::ClientMessage { .. } | Self::ClientResponse => {
-                Some(ErrorKind::Client)
-            }
+            Self::ClientLost(_)
+            | Self::ClientGone(_)
+            | Self::ClientMessage { .. }
+            | Self::ClientResponse => Some(ErrorKind::Client),
             Self::UpstreamClosed { .. } | Self::UpstreamCut(_) | Self::UpstreamMessage(_) => {
                 Some(ErrorKind::Upstream)
             }
@@ -89,6 +93,7 @@ impl End {
             }
             Self::ClientClosed
             | Self::ClientLost(_)
+            | Self::ClientGone(_)
             | Self::Drained
             | Self::Cut
             | Self::Idle(_)

@@ -70,6 +70,8 @@ pub struct Relay<'a, C, U> {
     written: usize,
     /// What ended the session first; what follows it is only tidying up.
     reason: Option<End>,
+    /// Whoever relays has been told that the client has ended.
+    told: bool,
 }
 
 /// Whether a step moved anything, or the session is over at once.
@@ -105,6 +107,7 @@ where
             last_progress: now,
             written: 0,
             reason: None,
+            told: false,
         }
     }
 
@@ -116,6 +119,43 @@ where
     /// Relays until the session ends. Cancel-safe.
     pub async fn run(&mut self) -> End {
         poll_fn(|context| self.poll(context)).await
+    }
+
+    /// The same, but returns once without an end: when the client has ended its side of the stream
+    /// and the session goes on. Cancel-safe.
+    pub async fn run_until_client_ends(&mut self) -> Option<End> {
+        poll_fn(|context| match self.poll(context) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending if self.up.read_done && !self.told => {
+                self.told = true;
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// The client's connection and the cluster's.
+    pub fn connections(&self) -> (&C, &U) {
+        (self.client, self.upstream)
+    }
+
+    /// Whether all that there was to say to either side has been handed to its socket, the end of
+    /// what the client says included, and only the cluster may have something to add.
+    pub fn is_up_to_the_cluster(&self) -> bool {
+        self.up.read_done
+            && self.up.write_done
+            && self.down.is_drained()
+            && !self.down.read_done
+            && !self.down.write_done
+    }
+
+    /// The client has closed, and takes nothing in any more.
+    pub fn lose_client(&mut self) -> End {
+        match (self.reason.take(), self.outstanding) {
+            (None | Some(End::ClientClosed), 1..) => End::ClientGone(self.outstanding),
+            (reason, _) => reason.unwrap_or(End::ClientClosed),
+        }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {

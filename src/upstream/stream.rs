@@ -24,13 +24,21 @@ impl UpstreamStream {
     /// Whether nothing has come that was not read, the end of the stream included, and nothing waits
     /// to be sent. Asks the kernel, as the runtime may not have heard yet.
     pub fn is_silent(&self) -> bool {
-        let (tcp, quiet) = match self {
-            Self::Plain(tcp) => (tcp, true),
-            Self::Tls(stream) => (stream.get_ref().0, stream.is_quiet()),
+        let quiet = match self {
+            Self::Plain(_) => true,
+            Self::Tls(stream) => stream.is_quiet(),
         };
         let mut byte = [MaybeUninit::uninit()];
-        let next = SockRef::from(tcp).peek(&mut byte);
+        let next = SockRef::from(self.tcp()).peek(&mut byte);
         quiet && next.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The TCP connection.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
     }
 
     /// Moves it to the runtime that this is called from.

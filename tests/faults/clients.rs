@@ -9,10 +9,11 @@ use hopend::q::value::Value;
 use hopend::sim::Options;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
+use super::relay::asked;
 use super::{Case, Row, Sees};
-use crate::support::vanish;
+use crate::support::{QClient, vanish};
 
 /// Bytes of an answer that nobody reads: more than all buffers on its way hold.
 const MUCH: u64 = 64 << 20;
@@ -109,6 +110,56 @@ async fn vanishes(row: &Row) {
     case.end();
 }
 
+/// Such a client has closed both ways, which over TCP looks as if it had only ended its own.
+async fn is_killed<S>(row: &Row, case: Case, mut handle: QClient<S>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    handle.send(MessageType::Sync, "system\"sleep 600\"").await;
+    case.stage.sim.wait_until(asked).await;
+    drop(handle);
+    row.saw(Sees::Nothing);
+    row.logged(&case.log).await;
+    assert_eq!(case.hopen().await, Sees::Nothing);
+    case.end();
+}
+
+async fn is_killed_over_tcp(row: &Row) {
+    let case = Case::start().await;
+    let handle = case.stage.open("hdb").await;
+    is_killed(row, case, handle).await;
+}
+
+async fn is_killed_over_unix(row: &Row) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hdb");
+    let case = Case::with(Options::default(), |text| {
+        let both = format!("[\"127.0.0.1:0\", \"unix:{}\"]", path.display());
+        text.replacen("[\"127.0.0.1:0\"]", &both, 1)
+    })
+    .await;
+    let stream = UnixStream::connect(&path).await.unwrap();
+    let handle = QClient::log_in(stream, "", "").await.unwrap();
+    is_killed(row, case, handle).await;
+}
+
+/// As long as its socket is held by anybody, hopend waits with it.
+async fn ends_its_side(row: &Row) {
+    let case = Case::start().await;
+    let mut handle = case.stage.open("hdb").await;
+    handle.send(MessageType::Sync, "system\"sleep 300\"").await;
+    case.stage.sim.wait_until(asked).await;
+    handle.stream.shutdown().await.unwrap();
+    // Nothing else happens: the clock runs ahead from look to look, and to the answer.
+    tokio::time::pause();
+    handle.answer().await.unwrap();
+    tokio::time::resume();
+    row.saw(Sees::Nothing);
+
+    row.logged(&case.log).await;
+    case.end();
+}
+
 faults! {
     #[tokio::test]
     a_byte_now_and_then_at_the_login {
@@ -131,6 +182,27 @@ faults! {
         log: &["session open", "endpoint=\"hdb\""],
         recovers: "the kernel gives it up after five probes, two minutes; others are not held up",
         test(row): vanishes(row),
+    }
+    killed_while_it_waits {
+        fault: "a client is killed while it waits for an answer",
+        sees: Sees::Nothing,
+        log: &["session ended", "the client closed with a request outstanding", "kind=\"client\""],
+        recovers: "its session ends within seconds, its place is free; kdb+ finds the handle closed when it answers, as without hopend",
+        test(row): is_killed_over_tcp(row),
+    }
+    killed_while_it_waits_at_a_unix_socket {
+        fault: "the same over a Unix socket",
+        sees: Sees::Nothing,
+        log: &["session ended", "the client closed with a request outstanding", "kind=\"client\""],
+        recovers: "the same",
+        test(row): is_killed_over_unix(row),
+    }
+    ends_its_side_and_waits {
+        fault: "a client ends its side of the stream and waits for its answer for five minutes",
+        sees: Sees::Nothing,
+        log: &["session ended", "the client closed", "messages_down=1", "kind=\"none\""],
+        recovers: "nothing to recover: it gets its answer",
+        test(row): ends_its_side(row),
     }
     reads_no_more {
         fault: "a client that stops reading in the middle of an answer, and ends",
