@@ -27,6 +27,7 @@ use crate::error::chain;
 use crate::limits::{self, Limits};
 use crate::listener::{self, BindError, Listener, Passed, Served};
 use crate::live::{Live, Looks, Shown};
+use crate::memory;
 use crate::nodes::Nodes;
 use crate::route::Route;
 use crate::service::{self, watchdog};
@@ -118,6 +119,7 @@ pub async fn serve(app: App, path: &Path, orders: mpsc::Receiver<Order>) -> Summ
     tokio::select! {
         summary = follow(app, path, orders) => summary,
         never = watchdog::feed(turn) => match never {},
+        never = memory::trim_after(&services.sessions) => match never {},
     }
 }
 

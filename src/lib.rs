@@ -27,6 +27,7 @@ pub mod limits;
 pub mod listener;
 pub mod live;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod nodes;
 pub mod opening;
