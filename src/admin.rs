@@ -109,8 +109,9 @@ async fn ready(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
 }
 
 async fn exposition(State(answers): State<Arc<Answers>>, headers: HeaderMap) -> Response {
-    if let Some(refusal) = answers.turned_away(&headers) {
-        return refusal;
+    // Other hosts may know it by a name.
+    if answers.local && !names_this_host(&headers) {
+        return by_another_name();
     }
     match metrics::text(&answers.services) {
         Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
@@ -168,13 +169,6 @@ async fn json(
 }
 
 impl Answers {
-    /// Keeps out a web page whose name has been made to lead to this host: a browser sends that name.
-    fn turned_away(&self, headers: &HeaderMap) -> Option<Response> {
-        let elsewhere = self.local && !names_this_host(headers);
-        let reason = "ask by an IP address or as localhost\n";
-        elsewhere.then(|| (StatusCode::MISDIRECTED_REQUEST, reason).into_response())
-    }
-
     /// What has been seen, shown to those who may see it.
     async fn view(
         &self,
@@ -188,8 +182,9 @@ impl Answers {
             (REFERRER_POLICY, "no-referrer"),
             (X_FRAME_OPTIONS, "DENY"),
         ];
-        if let Some(refusal) = self.turned_away(headers) {
-            return refusal;
+        // Those who may see it are on this host, also where others can ask.
+        if !names_this_host(headers) {
+            return by_another_name();
         }
         let own = geteuid().as_raw();
         if !uid.is_some_and(|uid| uid == 0 || uid == own || self.viewers.has(uid)) {
@@ -222,6 +217,7 @@ impl Answers {
     }
 }
 
+/// Keeps out a web page whose name has been made to lead to this host: a browser sends that name.
 fn names_this_host(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let Some(authority) = host.and_then(|host| host.parse::<Authority>().ok()) else {
@@ -229,6 +225,11 @@ fn names_this_host(headers: &HeaderMap) -> bool {
     };
     let name = authority.host().trim_matches(['[', ']']);
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+fn by_another_name() -> Response {
+    let reason = "ask by an IP address or as localhost\n";
+    (StatusCode::MISDIRECTED_REQUEST, reason).into_response()
 }
 
 /// What nobody can guess.
