@@ -1,17 +1,22 @@
 //! The status page, as a browser shows it and as it is without scripts. `PICTURE=write cargo test --test
-//! behaviour status_page` takes the picture that README has.
+//! behaviour status_page`, as root and with pngquant, takes the pictures that README has.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hopend::admin;
 use hopend::config::Viewers;
-use hopend::sim::Options;
+use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
 use hopend::stop::Stop;
+use nix::unistd::User;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -24,6 +29,9 @@ const HOSTILE: &str = "<img src=x onerror=document.title='owned'>";
 const STRANGER: u32 = 65_534;
 /// What a page takes in virtual time: over a hundred looks at the facts, as fast as they are answered.
 const BUDGET: &str = "--virtual-time-budget=250000";
+/// Chromium's numbers of colour schemes.
+const DARK: &str = "0";
+const LIGHT: &str = "1";
 
 /// Chromium without a window, for as long as it takes.
 struct Browser {
@@ -46,6 +54,7 @@ impl Browser {
                 "--no-sandbox",
                 "--disable-gpu",
                 "--hide-scrollbars",
+                "--disable-lcd-text",
             ])
             .args([
                 "--disable-dev-shm-usage",
@@ -65,6 +74,17 @@ impl Browser {
         // What scripts said, and what the page's policy kept from happening.
         assert!(!errors.contains("CONSOLE"), "{errors}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A picture of a page that has been open for so many seconds, of virtual time.
+    async fn picture(&self, url: &str, size: &str, scheme: &str, file: &Path, seconds: u32) {
+        let arguments = [
+            &*format!("--virtual-time-budget={seconds}000"),
+            &format!("--window-size={size}"),
+            &format!("--blink-settings=preferredColorScheme={scheme}"),
+            &format!("--screenshot={}", file.display()),
+        ];
+        self.run(&arguments, url).await;
     }
 }
 
@@ -240,34 +260,155 @@ async fn a_browser_shows_it_and_keeps_it_fresh() {
         .collect();
     assert!(heights.len() >= 2, "the chart is flat: {points:?}");
 
-    // No picture is the same in the dark, or narrow.
-    let mut pictures = Vec::new();
-    for (name, size, scheme) in [
-        ("light", "1440,1240", 1),
-        ("dark", "1440,1240", 0),
-        ("narrow", "420,1400", 1),
+    // The page's ground, by its first pixel.
+    for (size, scheme, ground) in [
+        ("1440,1240", LIGHT, "f6f7f8"),
+        ("1440,1240", DARK, "14181c"),
+        ("420,1400", LIGHT, "f6f7f8"),
     ] {
-        let file = stage.folder.path().join(format!("{name}.png"));
-        let arguments = [
-            BUDGET,
-            &format!("--window-size={size}"),
-            &format!("--blink-settings=preferredColorScheme={scheme}"),
-            &format!("--screenshot={}", file.display()),
-        ];
-        browser.run(&arguments, &url).await;
-        let picture = std::fs::read(&file).unwrap();
-        assert!(
-            picture.starts_with(b"\x89PNG") && picture.len() > 10_000,
-            "{name}"
-        );
-        assert!(!pictures.contains(&picture), "{name} is as another is");
-        pictures.push(picture);
-        // README has one of them.
-        if name == "light" && std::env::var("PICTURE").is_ok_and(|wish| wish == "write") {
-            let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-            std::fs::create_dir_all(&docs).unwrap();
-            std::fs::copy(&file, docs.join(format!("status-{name}.png"))).unwrap();
-        }
+        let file = stage.folder.path().join("page.png");
+        browser.picture(&url, size, scheme, &file, 10).await;
+        assert_eq!(first_pixel(&file).await, ground, "{scheme} {size}");
     }
     drop(busy);
+}
+
+/// Red, green and blue of a picture's upper left corner. Whatever filter its row has, its first pixel is
+/// as it is.
+async fn first_pixel(file: &Path) -> String {
+    const READ: &str = "import struct, sys, zlib\n\
+        png, at, data = open(sys.argv[1], 'rb').read(), 8, b''\n\
+        while at < len(png):\n\
+        \x20   size, kind = struct.unpack('>I4s', png[at:at + 8])\n\
+        \x20   data += png[at + 8:at + 8 + size] if kind == b'IDAT' else b''\n\
+        \x20   at += 12 + size\n\
+        print(zlib.decompress(data)[1:4].hex())";
+    let mut python = tokio::process::Command::new("python3");
+    let output = python.args(["-c", READ]).arg(file).output().await.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Programs of several accounts at work, and two things that are wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_picture_in_readme() {
+    if std::env::var("PICTURE").is_ok_and(|wish| wish == "write") {
+        picture().await;
+    } else {
+        println!("skipped: PICTURE=write takes it");
+    }
+}
+
+async fn picture() {
+    const HDB: &str =
+        "name = \"hdb\"\nmax_sessions = 6\nusers = [\"reports\", \"alice\", \"quant\"]\n";
+    const RDB: &str = "name = \"rdb\"\nmax_sessions = 40\nwarm = 1\nusers = [\"risk\", \"feed\"]\n";
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let accounts = [
+        ("risk", "www-data"),
+        ("reports", "backup"),
+        ("feed", "daemon"),
+        ("quant", "proxy"),
+    ];
+    for (user, _) in accounts {
+        sim.add_user(user);
+    }
+    let quant = "*:assumed-role/user-quant/*";
+    sim.faults()
+        .deny(quant, "finspace:GetKxConnectionString", "*");
+    let mut users = String::new();
+    for (user, account) in accounts {
+        users += &format!("[[user]]\nname = \"{user}\"\nos_user = \"{account}\"\n\n");
+    }
+    let own = format!("[[user]]\nname = \"{}\"\n", account());
+    let stage = Stage::before(sim, |text| {
+        any_ports(text)
+            .replacen(&own, &format!("{users}{own}"), 1)
+            .replace("name = \"hdb\"\n", HDB)
+            .replace("name = \"rdb\"\n", RDB)
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let script = folder.path().join("at_work.py");
+    std::fs::write(&script, include_str!("clients/at_work.py")).unwrap();
+    let alice = stage.password();
+    let mut programs = Vec::new();
+    for (program, account, endpoint, name, most) in [
+        ("risk-intraday", "www-data", "rdb", "", 900),
+        ("eod-report", "backup", "hdb", "", 12_000),
+        ("feed-monitor", "daemon", "rdb", "", 120),
+        ("feed-monitor", "daemon", "plain", "", 400),
+        ("tca-study", "www-data", "hdb", "alice", 4_000),
+        ("eod-report", "backup", "hdb", "", 7_000),
+        ("backtest", "proxy", "hdb", "", 100),
+    ] {
+        let uid = User::from_name(account).unwrap().unwrap().uid.to_string();
+        // What a program is called is the name that it was started by.
+        let link = folder.path().join(program);
+        if !link.exists() {
+            std::os::unix::fs::symlink("/usr/bin/python3", &link).unwrap();
+        }
+        let password = if name.is_empty() { "" } else { &alice };
+        let port = stage.address(endpoint).port().to_string();
+        let (most, phase) = (most.to_string(), programs.len().to_string());
+        let child = tokio::process::Command::new("setpriv")
+            .args(["--reuid", &uid, "--regid", &uid, "--clear-groups"])
+            .args([&link, &script])
+            .args([&port, name, password, &most, &phase])
+            .current_dir("/")
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let mut child = child.unwrap();
+        let mut said = [0; 5];
+        let output = child.stdout.as_mut().unwrap();
+        let opened = output.read_exact(&mut said).await;
+        assert_eq!(opened.is_ok(), program != "backtest", "{program}");
+        programs.push(child);
+    }
+    let hdb = stage.address("hdb");
+    assert!(QClient::open(hdb, "bob", "guess").await.is_err());
+    let stop = Stop::default();
+    let address = slowly(page(&stage, &stop, Viewers::default()).await).await;
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    for (file, scheme) in [("status-light.png", LIGHT), ("status-dark.png", DARK)] {
+        let url = format!("http://{address}/status");
+        let file = docs.join(file);
+        let browser = Browser::new();
+        browser.picture(&url, "1280,1720", scheme, &file, 124).await;
+        let mut pngquant = Command::new("pngquant");
+        pngquant.args(["--force", "--strip", "--output"]);
+        let smaller = pngquant.args([&file, &file]).status();
+        assert!(smaller.expect("apt-get install pngquant").success());
+    }
+}
+
+/// An address that leads to another, with a pause before what is asked there: as a browser's virtual time
+/// stands still for it, every look finds something new.
+async fn slowly(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(to).await.unwrap();
+            tokio::spawn(async move {
+                let ((mut asked, mut answered), (mut answer, mut ask)) =
+                    (near.into_split(), far.into_split());
+                let back =
+                    tokio::spawn(async move { tokio::io::copy(&mut answer, &mut answered).await });
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = asked.read(&mut buffer).await {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                    if ask.write_all(&buffer[..count]).await.is_err() {
+                        break;
+                    }
+                }
+                back.abort();
+            });
+        }
+    });
+    address
 }

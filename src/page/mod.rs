@@ -11,6 +11,8 @@ use crate::status::{CredentialRow, EndpointRow, ErrorRow, SessionRow, Status};
 const PAGE: &str = include_str!("page.html");
 /// Rows of sessions that are shown; the rest is counted.
 const MOST_SESSIONS: usize = 200;
+/// The same of errors.
+const MOST_ERRORS: usize = 10;
 /// A credential that is worth less than this share of its life should have been fetched again.
 const SHORT: f64 = 0.2;
 
@@ -32,9 +34,9 @@ fn write(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
     head(out, status, totals)?;
     endpoints(out, status, totals)?;
     places(out, status)?;
+    errors(out, status)?;
     sessions(out, status)?;
-    credentials(out, status)?;
-    errors(out, status)
+    credentials(out, status)
 }
 
 fn head(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
@@ -47,7 +49,7 @@ fn head(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
     let broken = broken.filter(|row| row.last_error.is_some()).count();
     write!(
         out,
-        "<p class=\"run\" data-now=\"{}\">hopend {} · up {}</p>\n<dl class=\"tiles\">",
+        "<p class=\"run\" data-now=\"{}\">version {} · up {}</p>\n<dl class=\"tiles\">",
         status.now.as_millisecond(),
         Text(&status.version),
         time(up)
@@ -79,7 +81,7 @@ fn head(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
 
 fn endpoints(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
     out.write_str(
-        "<section><h2>Endpoints</h2><table><thead><tr><th scope=\"col\">Name</th>\
+        "<section id=\"endpoints\"><h2>Endpoints</h2><table><thead><tr><th scope=\"col\">Name</th>\
          <th scope=\"col\">Leads to</th><th scope=\"col\">Listens at</th>\
          <th scope=\"col\">Sessions</th><th scope=\"col\" class=\"n\">Opened</th>\
          <th scope=\"col\" class=\"n\">Refused</th><th scope=\"col\" class=\"n\">To kdb+</th>\
@@ -114,7 +116,7 @@ fn endpoint(out: &mut String, row: &EndpointRow, of: Option<&EndpointTotals>) ->
         out,
         "<tr data-endpoint=\"{name}\" data-up=\"{up}\" data-down=\"{down}\" \
          data-messages=\"{messages}\"><th scope=\"row\">{name}</th><td>{target}</td><td>{listen}</td>\
-         <td>{open}<small> of {most}</small>{bar}</td><td class=\"n\">{opened}</td>\
+         <td class=\"of\">{open}<small> of {most}{warm}</small>{bar}</td><td class=\"n\">{opened}</td>\
          <td class=\"n\">{refused}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
          <td class=\"n\">{messages}</td><td class=\"rate\"></td></tr>",
         bytes(up),
@@ -123,6 +125,10 @@ fn endpoint(out: &mut String, row: &EndpointRow, of: Option<&EndpointTotals>) ->
         target = Text(&row.target),
         open = row.sessions,
         most = row.max_sessions,
+        warm = match row.warm.iter().map(|warm| warm.ready).sum::<u64>() {
+            0 => String::new(),
+            ready => format!(", {ready} warm"),
+        },
         bar = Bar {
             share: share(row.sessions, row.max_sessions),
             bad: row.sessions >= row.max_sessions,
@@ -166,9 +172,55 @@ fn places(out: &mut String, status: &Status) -> fmt::Result {
     }
     writeln!(
         out,
-        "<section><h2>Not as it should be</h2><table><thead><tr><th scope=\"col\">Endpoint</th>\
+        "<section id=\"troubles\"><h2>Not as it should be</h2><table><thead><tr><th scope=\"col\">Endpoint</th>\
          <th scope=\"col\">What</th><th scope=\"col\">State</th><th scope=\"col\">Why</th></tr></thead>\
          <tbody>{rows}</tbody></table></section>"
+    )
+}
+
+fn errors(out: &mut String, status: &Status) -> fmt::Result {
+    if status.errors.is_empty() {
+        return out
+            .write_str("<section><h2>Last errors</h2><p class=\"none\">None.</p></section>\n");
+    }
+    out.write_str(
+        "<section id=\"errors\"><h2>Last errors</h2><table><thead><tr><th scope=\"col\" class=\"n\">Ago</th>\
+         <th scope=\"col\" class=\"n\">Times</th><th scope=\"col\">Side</th>\
+         <th scope=\"col\">Endpoint</th><th scope=\"col\">User</th>\
+         <th scope=\"col\">What, and what to do</th></tr></thead><tbody>",
+    )?;
+    for row in status.errors.iter().take(MOST_ERRORS) {
+        error(out, row, status)?;
+    }
+    out.write_str("</tbody></table>")?;
+    let more = status.errors.len().saturating_sub(MOST_ERRORS);
+    if more > 0 {
+        write!(
+            out,
+            "<p class=\"none\">And {more} more, longer ago: <code>hopend status</code>.</p>"
+        )?;
+    }
+    out.write_str("</section>\n")
+}
+
+fn error(out: &mut String, row: &ErrorRow, status: &Status) -> fmt::Result {
+    // What clients do wrong is theirs to mend; the rest is the administrator's.
+    let theirs = [ErrorKind::Client, ErrorKind::Denied].map(ErrorKind::name);
+    let class = if theirs.contains(&&*row.side) {
+        "mark"
+    } else {
+        "mark bad"
+    };
+    write!(
+        out,
+        "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td><span class=\"{class}\">{}</span></td>\
+         <td>{}</td><td>{}</td><td class=\"why\">{}</td></tr>",
+        time(status.now.duration_since(row.time).as_secs_f64()),
+        row.count,
+        Text(&row.side),
+        Text(&row.endpoint),
+        Text(row.user.as_deref().unwrap_or_default()),
+        Text(&row.message),
     )
 }
 
@@ -181,14 +233,17 @@ fn sessions(out: &mut String, status: &Status) -> fmt::Result {
     });
     let more = rows.len().saturating_sub(MOST_SESSIONS);
     rows.truncate(MOST_SESSIONS);
+    // Else rows would change places under the eyes of whoever reads them.
+    rows.sort_by_key(|row| row.session);
     if rows.is_empty() {
         return out.write_str("<section><h2>Sessions</h2><p class=\"none\">None.</p></section>\n");
     }
     out.write_str(
-        "<section><h2>Sessions</h2><table><thead><tr><th scope=\"col\" class=\"n\">No.</th>\
+        "<section id=\"sessions\"><h2>Sessions</h2><table><thead><tr><th scope=\"col\" class=\"n\">No.</th>\
          <th scope=\"col\">User</th><th scope=\"col\">Client</th><th scope=\"col\">Endpoint</th>\
          <th scope=\"col\">kdb+</th><th scope=\"col\" class=\"n\">Open for</th>\
          <th scope=\"col\" class=\"n\">Idle</th><th scope=\"col\" class=\"n\">Waiting</th>\
+         <th scope=\"col\" class=\"n\">Messages</th>\
          <th scope=\"col\" class=\"n\">To kdb+</th><th scope=\"col\" class=\"n\">To client</th>\
          </tr></thead><tbody>",
     )?;
@@ -203,7 +258,7 @@ fn sessions(out: &mut String, status: &Status) -> fmt::Result {
             out,
             "<tr><td class=\"n\">{}</td><th scope=\"row\">{}<small> {}</small></th><td>{}<small>{}</small></td>\
              <td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+             <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
             row.session,
             Text(&row.user),
             Text(account),
@@ -218,6 +273,7 @@ fn sessions(out: &mut String, status: &Status) -> fmt::Result {
             } else {
                 "–".to_owned()
             },
+            row.messages_up + row.messages_down,
             bytes(row.bytes_up),
             bytes(row.bytes_down),
         )?;
@@ -237,7 +293,7 @@ fn credentials(out: &mut String, status: &Status) -> fmt::Result {
         return Ok(());
     }
     out.write_str(
-        "<section><h2>Credentials</h2><table><thead><tr><th scope=\"col\">User</th>\
+        "<section id=\"credentials\"><h2>Credentials</h2><table><thead><tr><th scope=\"col\">User</th>\
          <th scope=\"col\">Endpoints</th><th scope=\"col\">What</th><th scope=\"col\">Life left</th>\
          <th scope=\"col\" class=\"n\">Next fetch</th><th scope=\"col\" class=\"n\">Fetched</th>\
          <th scope=\"col\" class=\"n\">Failed</th></tr></thead><tbody>",
@@ -270,44 +326,6 @@ fn credentials(out: &mut String, status: &Status) -> fmt::Result {
         )?;
     }
     out.write_str("</tbody></table></section>\n")
-}
-
-fn errors(out: &mut String, status: &Status) -> fmt::Result {
-    if status.errors.is_empty() {
-        return out
-            .write_str("<section><h2>Last errors</h2><p class=\"none\">None.</p></section>\n");
-    }
-    out.write_str(
-        "<section><h2>Last errors</h2><table><thead><tr><th scope=\"col\" class=\"n\">Ago</th>\
-         <th scope=\"col\" class=\"n\">Times</th><th scope=\"col\">Side</th>\
-         <th scope=\"col\">Endpoint</th><th scope=\"col\">User</th>\
-         <th scope=\"col\">What, and what to do</th></tr></thead><tbody>",
-    )?;
-    for row in &status.errors {
-        error(out, row, status)?;
-    }
-    out.write_str("</tbody></table></section>\n")
-}
-
-fn error(out: &mut String, row: &ErrorRow, status: &Status) -> fmt::Result {
-    // What clients do wrong is theirs to mend; the rest is the administrator's.
-    let theirs = [ErrorKind::Client, ErrorKind::Denied].map(ErrorKind::name);
-    let class = if theirs.contains(&&*row.side) {
-        "mark"
-    } else {
-        "mark bad"
-    };
-    write!(
-        out,
-        "<tr><td class=\"n\">{}</td><td class=\"n\">{}</td><td><span class=\"{class}\">{}</span></td>\
-         <td>{}</td><td>{}</td><td class=\"why\">{}</td></tr>",
-        time(status.now.duration_since(row.time).as_secs_f64()),
-        row.count,
-        Text(&row.side),
-        Text(&row.endpoint),
-        Text(row.user.as_deref().unwrap_or_default()),
-        Text(&row.message),
-    )
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a bar is drawn")]
@@ -371,7 +389,58 @@ impl fmt::Display for Text<'_> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
+
+    #[test]
+    fn of_many_sessions_those_that_are_busy_are_shown() {
+        let now = Timestamp::UNIX_EPOCH;
+        let session = |number: u32| SessionRow {
+            session: number.into(),
+            endpoint: "hdb".into(),
+            user: "alice".into(),
+            account: None,
+            pid: None,
+            program: None,
+            client: "unix".into(),
+            server: None,
+            target: format!("node-{number:04}"),
+            node: None,
+            since: now,
+            idle_s: f64::from(2_000 - number),
+            bytes_up: 0,
+            bytes_down: 0,
+            messages_up: 0,
+            messages_down: 0,
+            // One that has been idle for longest, but for an answer that it waits for.
+            outstanding: u64::from(number == 1),
+            pings: 0,
+        };
+        let status = Status {
+            version: String::new(),
+            started: now,
+            now,
+            endpoints: Vec::new(),
+            sessions: (1..=2_000).map(session).collect(),
+            credentials: Vec::new(),
+            errors: Vec::new(),
+        };
+        let totals = Totals {
+            started: now,
+            endpoints: Vec::new(),
+            credentials: Vec::new(),
+            calls: Vec::new(),
+        };
+        let page = facts(&status, &totals);
+        let shown: Vec<&str> = page.split("<td>node-").skip(1).map(|s| &s[..4]).collect();
+        let busy = std::iter::once(1).chain(1_802..=2_000);
+        let expected: Vec<String> = busy.map(|number| format!("{number:04}")).collect();
+        assert_eq!(shown, expected);
+        assert!(page.contains("And 1800 more, idle for longer"));
+        // What a browser is given every two seconds.
+        assert!(page.len() < 100_000, "{}", page.len());
+    }
 
     #[test]
     fn text_from_outside_stays_text() {
