@@ -95,8 +95,13 @@ async fn vanishes(row: &Row) {
     let gone = case.stage.open("hdb").await;
     row.logged(&case.log).await;
     let client = gone.stream.local_addr().unwrap().port();
+    let own = gone.stream.peer_addr().unwrap().port();
     let cluster = case.stage.sim.port("hdb-cluster").unwrap();
-    let sides = [format!("dport = :{client}"), format!("dport = :{cluster}")];
+    // Others on this host may have the client's port, too, towards other addresses.
+    let sides = [
+        format!("sport = :{own} and dport = :{client}"),
+        format!("dport = :{cluster}"),
+    ];
     // What was said is acknowledged a moment later.
     while !sides
         .iter()
