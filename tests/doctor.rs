@@ -46,6 +46,10 @@ const BROKEN: &[Broken] = &[
     Broken { name: "a password file that is not there", stage: "configuration", exit: 78,
         how: |scene| { scene.plain(); std::fs::remove_file(scene.path("plain.password")).unwrap(); },
         told: &["plain.password does not exist; create it"] },
+    // audit file
+    Broken { name: "an audit file in a folder that is not there", stage: "audit file", exit: 78,
+        how: |scene| scene.edit("[daemon]", "[daemon]\naudit = \"logs/audit.log\""),
+        told: &["/logs/audit.log: No such file or directory", "make its folder"] },
     // base credentials
     Broken { name: "an unknown profile", stage: "base credentials", exit: 78,
         how: |scene| scene.edit("profile = \"sim\"", "profile = \"nobody\""),

@@ -42,6 +42,16 @@ impl AuditFileError {
         self.cause.kind() == ErrorKind::PermissionDenied
     }
 
+    /// What is the matter, without what to do.
+    pub fn cause(&self) -> &io::Error {
+        &self.cause
+    }
+
+    /// What to do.
+    pub fn remedy(&self) -> &'static str {
+        remedy(&self.cause)
+    }
+
     /// Whether it passes without anybody changing the configuration.
     fn passes(&self) -> bool {
         matches!(

@@ -14,10 +14,11 @@ mod recorder;
 mod stage;
 mod tls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit;
 use crate::config::{self, Config, Endpoint, Environment, Node, Problems, Target, User};
 use crate::error::ErrorKind;
 use crate::finspace::zone_of_host;
@@ -58,6 +59,9 @@ pub async fn examine(question: &Question, tell: &mut (dyn FnMut(Event<'_>) + Sen
     if let (true, Some(name)) = (endpoints.is_empty(), &question.endpoint) {
         bench.subject.endpoint = Some(name.clone());
         return bench.wait_for(Name::Configuration, &[Name::Rest]);
+    }
+    if let Some(file) = &config.daemon.audit {
+        bench.stage(Name::AuditFile, audit_file(file)).await;
     }
     zone(&mut bench, &config, &endpoints).await;
     let mut aws = Aws::new(question.limit);
@@ -155,6 +159,28 @@ fn judge(question: &Question, config: &Config) -> Result<Finding<()>, Trouble> {
         plural(names.len())
     );
     Ok(Finding::new((), said))
+}
+
+/// Whether the daemon could write it, as far as this account can tell.
+async fn audit_file(file: &Path) -> Result<Finding<()>, Trouble> {
+    let path = file.to_path_buf();
+    let looked = tokio::task::spawn_blocking(move || audit::look(&path)).await;
+    let looked = looked.map_err(|panicked| {
+        Trouble::new(ErrorKind::Internal, panicked.to_string(), "report this")
+    })?;
+    let said = file.display();
+    match looked {
+        Ok(()) => Ok(Finding::new((), said.to_string())),
+        Err(error) if error.is_permission() => {
+            let said = format!("{said}: {}", error.cause());
+            Ok(Finding::new((), said).but("ask as the account that runs hopend, which may be let"))
+        }
+        Err(error) => Err(Trouble::new(
+            ErrorKind::Configuration,
+            format!("{said}: {}", error.cause()),
+            error.remedy(),
+        )),
+    }
 }
 
 /// Where an endpoint goes by zones: which one this host is in.

@@ -15,6 +15,8 @@ use crate::finspace::{AwsError, Missing};
 pub enum Name {
     /// The file.
     Configuration,
+    /// `[daemon] audit`.
+    AuditFile,
     /// GetCallerIdentity.
     BaseCredentials,
     /// This host's availability zone.
@@ -280,6 +282,7 @@ impl Name {
     pub fn name(self) -> &'static str {
         match self {
             Self::Configuration => "configuration",
+            Self::AuditFile => "audit file",
             Self::BaseCredentials => "base credentials",
             Self::Zone => "zone",
             Self::KxUser => "GetKxUser",
