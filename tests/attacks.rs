@@ -6,14 +6,15 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use hopend::q::frame::MessageType;
 use hopend::q::message::message;
 use hopend::q::value::{self, Value};
 use hopend::sim::Options;
+use hopend::stop::Stop;
 use socket2::{Domain, Socket, Type};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client_tls::Tls;
@@ -497,6 +498,47 @@ async fn with_a_certificate_of_another_authority() {
         assert!(matches!(refused, Err(Refused::Broken(_))));
     }
     assert_eq!(tls.stage.sim.live("hdb-cluster"), 0);
+}
+
+/// Many connections to the admin address that say nothing: one account gets half of those that there
+/// are, and others still see how the daemon is.
+#[tokio::test]
+async fn by_silence_at_the_admin_address() {
+    if !is_root() {
+        println!("skipped: only root can become another account");
+        return;
+    }
+    let stage = stage().await;
+    let stop = Stop::default();
+    let address = crate::telemetry::admin(&stage, &stop).await;
+    let script = format!(
+        "import select, socket, sys\n\
+         all = [socket.create_connection(('127.0.0.1', {})) for _ in range(40)]\n\
+         left = list(all)\n\
+         while len(left) > 16:\n\
+         \x20   for one in select.select(left, [], [])[0]: left.remove(one)\n\
+         print('silent', flush=True)\n\
+         sys.stdin.read()",
+        address.port()
+    );
+    let mut stranger = tokio::process::Command::new("setpriv")
+        .args(["--reuid", STRANGER, "--regid", STRANGER, "--clear-groups"])
+        .args(["python3", "-c", &script])
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = [0; 6];
+    let output = stranger.stdout.as_mut().unwrap();
+    output.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, b"silent");
+    for path in ["/livez", "/metrics"] {
+        let (head, _) = crate::telemetry::ask(address, &format!("GET {path}"), "localhost").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    }
 }
 
 /// What SECURITY.md says is held by tests that exist: each is named as file and function.
