@@ -2,6 +2,7 @@
 
 mod ask;
 mod dial;
+mod resolver;
 mod stream;
 pub mod tls;
 mod tls_stream;
@@ -22,8 +23,9 @@ use crate::error::{ErrorKind, MORE_DESCRIPTORS};
 use crate::opening::{Laps, OpenStage};
 use crate::q::handshake::Hello;
 pub use ask::{AskError, ask};
-pub use dial::{connect, resolve};
-use dial::{forget, resolve_lately};
+pub use dial::connect;
+pub use resolver::resolve;
+use resolver::{forget, resolve_lately};
 pub use stream::UpstreamStream;
 pub use tls_stream::{Side, TlsStream};
 
