@@ -75,6 +75,8 @@ pub struct TlsStream<S = UnbufferedClientConnection> {
     /// Decrypted, for want of room where it was asked for.
     plain: Plain,
     outgoing: Window,
+    /// rustls holds plaintext, for the same reason.
+    full: bool,
     /// The other side has said that nothing follows.
     closed: bool,
     /// That nothing follows has been said to it.
@@ -145,6 +147,7 @@ impl<S: Side> TlsStream<S> {
             tls,
             incoming: Window::default(),
             plain: Plain::default(),
+            full: false,
             outgoing: Window::default(),
             closed: false,
             told: false,
@@ -172,6 +175,7 @@ impl<S: Side> TlsStream<S> {
         let empty = windows.iter().all(|window| window.start == window.end);
         empty
             && self.plain.bytes.is_empty()
+            && !self.full
             && self.failed.is_none()
             && !self.closed
             && !self.broken
@@ -265,6 +269,7 @@ impl<S: Side> TlsStream<S> {
             }
             self.incoming.consume(discard);
             if let Some(standing) = standing {
+                self.full = matches!(standing, Standing::Full);
                 return Ok(standing);
             }
         }
@@ -316,10 +321,9 @@ impl<S: Side> TlsStream<S> {
             if room.filled().is_empty() || self.incoming.start < self.incoming.end {
                 self.advance(Some(room))?;
             }
-            // An answer to a key update leaves with the next bytes at the latest.
-            if self.outgoing.start < self.outgoing.end {
-                let _ = self.poll_send(context)?;
-            }
+            // An answer to a key update leaves with the next bytes at the latest. That nothing can be
+            // sent any more is for whoever writes: there may be last words to read.
+            let _ = self.poll_send(context);
             if !room.filled().is_empty() || self.closed {
                 return Poll::Ready(Ok(()));
             }
@@ -520,6 +524,7 @@ mod tests {
     use std::sync::OnceLock;
     use std::time::Duration;
 
+    use futures_util::poll;
     use rustls::pki_types::PrivateKeyDer;
     use rustls::{RootCertStore, ServerConfig};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -714,6 +719,52 @@ mod tests {
         let error = client.read_to_end(&mut got).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(got, b"last words");
+    }
+
+    #[tokio::test]
+    async fn last_words_are_heard_also_where_nothing_can_be_sent_any_more() {
+        let (mut client, mut server) = pair().await;
+        let much = bytes(CHUNK);
+        let mut writing = Box::pin(async {
+            loop {
+                client.write_all(&much).await.unwrap();
+            }
+        });
+        // Until the socket takes no more.
+        assert!(poll!(&mut writing).is_pending());
+        drop(writing);
+        assert!(client.outgoing.len() > 0);
+        server.write_all(b"last words").await.unwrap();
+        server.flush().await.unwrap();
+        // With all that was never read this is a reset.
+        drop(server);
+        client
+            .get_ref()
+            .0
+            .ready(tokio::io::Interest::ERROR)
+            .await
+            .unwrap();
+        assert!(client.flush().await.is_err());
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap_err();
+        assert_eq!(got, b"last words");
+    }
+
+    #[tokio::test]
+    async fn what_came_behind_what_was_asked_for_is_not_quiet() {
+        let (mut client, mut server) = pair().await;
+        server.write_all(b"a").await.unwrap();
+        server.write_all(b"b").await.unwrap();
+        let mut peeked = [0; 100];
+        while client.get_ref().0.peek(&mut peeked).await.unwrap() < 2 * (5 + 1 + 1 + 16) {
+            tokio::task::yield_now().await;
+        }
+        let mut first = [0; 1];
+        client.read_exact(&mut first).await.unwrap();
+        assert!(!client.is_quiet(), "there is one more");
+        client.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"b");
+        assert!(client.is_quiet());
     }
 
     #[tokio::test]
