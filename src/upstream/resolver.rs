@@ -1,6 +1,7 @@
 //! From a name to addresses.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -117,20 +118,22 @@ impl Lately {
         let asked = {
             let mut all = self.lock();
             all.retain(|_, asked| asked.peek().is_none_or(is_fresh));
-            let asked = all.entry(name.clone());
-            asked
-                .or_insert_with(|| {
-                    // By itself: whoever asks may go away, and the resolver would be asked once more.
-                    let asking = tokio::spawn(ask(name));
+            match all.entry(name) {
+                Entry::Occupied(asked) => asked.get().clone(),
+                Entry::Vacant(place) => {
+                    let asking = ask(place.key().clone());
                     let answer = async move {
-                        let said = asking.await.map_err(io::Error::other).flatten();
+                        let addresses = asking.await.map_err(Arc::new)?;
                         let at = Instant::now();
-                        said.map(|addresses| Found { at, addresses })
-                            .map_err(Arc::new)
+                        Ok(Found { at, addresses })
                     };
-                    answer.boxed().shared()
-                })
-                .clone()
+                    let asked = answer.boxed().shared();
+                    // By itself: whoever asks may go away, and the answer would lie unheard and grow
+                    // old, or the resolver be asked once more.
+                    tokio::spawn(asked.clone());
+                    place.insert(asked).clone()
+                }
+            }
         };
         asked.await.map(|found| found.addresses)
     }
@@ -237,6 +240,23 @@ mod tests {
         let anew = lately.get(name(), |_| async { Ok(Vec::new()) }).await;
         assert_eq!(anew.unwrap(), []);
         assert_eq!(times.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_waited_for_is_no_younger_than_it_is() {
+        let lately = Lately::default();
+        let (answer, said) = oneshot::channel::<()>();
+        let mut only = Box::pin(lately.get(name(), |_| async move {
+            said.await.unwrap();
+            Ok(addresses())
+        }));
+        assert!(poll!(&mut only).is_pending());
+        drop(only);
+        answer.send(()).unwrap();
+        let heard = || lately.lock()[&name()].peek().is_some();
+        while !heard() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
