@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use crate::auth::{Peer, process};
 use crate::config::{CertificateName, Endpoint, ListenAddress, Target, User};
 use crate::error::ErrorKind;
-use crate::finspace::session_name;
+use crate::policy::session_name;
 use crate::q::handshake::Hello;
 use crate::relay::Meters;
 

@@ -26,7 +26,6 @@ use calls::{Calls, Counter};
 pub use discovery::{Cluster, Node};
 pub use error::{AwsError, Missing};
 use profile::Profile;
-pub(crate) use steps::session_name;
 pub use steps::{Caller, KxUser, RoleSession};
 pub use zone::zone_of_host;
 

@@ -11,12 +11,11 @@ use super::error::{Asked, partition_of};
 use super::{AwsError, Clients, FinSpace, SignedString, StringRequest, finspace};
 use crate::config::{Environment, RoleArn, User};
 use crate::connection_string::ConnectionString;
+use crate::policy::session_name;
 
 /// What is asked of AssumeRole: as long as a connection string may live, and the most that a
 /// chained role is given.
 const SESSION_SECONDS: i32 = 3_600;
-/// Longest RoleSessionName and SourceIdentity.
-const NAME_LIMIT: usize = 64;
 
 /// Whose credentials these are, as GetCallerIdentity tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,31 +298,4 @@ fn user_arn(request: &StringRequest<'_>, partition: &str, account: &str) -> Stri
         "arn:{partition}:finspace:{}:{account}:kxEnvironment/{}/kxUser/{}",
         request.environment.region, request.environment.id, request.kx_user
     )
-}
-
-/// A local user as RoleSessionName and SourceIdentity take it: 2 to 64 of `[A-Za-z0-9_+=,.@-]`.
-pub(crate) fn session_name(local_user: &str) -> String {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
-    let mut name: String = local_user
-        .chars()
-        .map(|c| if allowed(c) { c } else { '-' })
-        .take(NAME_LIMIT)
-        .collect();
-    if name.len() < 2 {
-        name.insert_str(0, "hopend-");
-    }
-    name
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_is_named_after_the_local_user_within_what_sts_takes() {
-        assert_eq!(session_name("alice@desk"), "alice@desk");
-        assert_eq!(session_name("zoë b"), "zo--b");
-        assert_eq!(session_name("x"), "hopend-x");
-        assert_eq!(session_name(&"a".repeat(99)).len(), NAME_LIMIT);
-    }
 }

@@ -3,6 +3,7 @@
 
 mod arn;
 mod document;
+mod role_session;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -11,9 +12,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::{Endpoint, Environment, Node, RoleArn, Target, User};
-use crate::finspace::session_name;
 use arn::{Place, partition};
 pub use document::{Document, Principal, Statement, Trust};
+pub use role_session::session_name;
 
 /// Stands for an account in the ARN of a role that is not known.
 const UNKNOWN_ACCOUNT: &str = "ACCOUNT";
