@@ -28,7 +28,13 @@ pub enum End {
     },
     /// The cluster's connection ended inside a message.
     #[error("the cluster's connection ended inside a message")]
-    UpstreamCut(#[source] Option<io::Error>),
+    UpstreamCut {
+        /// What broke, unless it was a plain end of the stream.
+        #[source]
+        error: Option<io::Error>,
+        /// Whether the client has had a part of that message.
+        torn: bool,
+    },
     /// What the client sent is no q message.
     #[error("the client sent what is no q message")]
     ClientMessage {
@@ -70,7 +76,7 @@ impl End {
             | Self::ClientGone(_)
             | Self::ClientMessage { .. }
             | Self::ClientResponse => Some(ErrorKind::Client),
-            Self::UpstreamClosed { .. } | Self::UpstreamCut(_) | Self::UpstreamMessage(_) => {
+            Self::UpstreamClosed { .. } | Self::UpstreamCut { .. } | Self::UpstreamMessage(_) => {
                 Some(ErrorKind::Upstream)
             }
             Self::Cut => Some(ErrorKind::Internal),
@@ -80,7 +86,7 @@ impl End {
     /// What to do about it, where a handle was lost and somebody will ask why.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::UpstreamClosed { .. } | Self::UpstreamCut(_) => {
+            Self::UpstreamClosed { .. } | Self::UpstreamCut { .. } => {
                 Some("look for the reason in the log of kdb+ there, and hopen again")
             }
             Self::UpstreamMessage(_) => Some("check what listens at that address"),
@@ -106,7 +112,7 @@ impl End {
     pub fn resets_client(&self) -> bool {
         matches!(
             self,
-            Self::UpstreamCut(_)
+            Self::UpstreamCut { torn: true, .. }
                 | Self::Cut
                 | Self::Killed { .. }
                 | Self::ClientMessage { torn: true, .. }

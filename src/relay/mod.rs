@@ -352,15 +352,19 @@ where
         }
     }
 
-    /// The cluster's stream is over. Between messages the client can be told; inside one it can't.
+    /// The cluster's stream is over. A client that has had whole messages only can be told; one that
+    /// is inside of one can't.
     fn upstream_ended(&mut self, error: Option<io::Error>) -> Result<(), End> {
-        if !self.down.ends_between_messages() {
-            return Err(End::UpstreamCut(error));
-        }
-        let end = End::UpstreamClosed {
-            outstanding: self.waiting_for_answer(),
-            error,
+        let torn = !self.down.passed_whole_messages();
+        let end = if self.down.ends_between_messages() {
+            let outstanding = self.waiting_for_answer();
+            End::UpstreamClosed { outstanding, error }
+        } else {
+            End::UpstreamCut { error, torn }
         };
+        if torn {
+            return Err(end);
+        }
         let text = format!("hopend: {end}");
         self.conclude(end, &text);
         Ok(())
@@ -372,11 +376,13 @@ where
         let tell = self.waiting_for_answer() > 0 && self.down.passed_whole_messages();
         match (&self.reason, &end) {
             // A client that only closed its sending side still waited: that is the news.
-            (Some(End::ClientClosed), End::UpstreamClosed { outstanding, .. })
-                if *outstanding > 0 =>
-            {
-                self.reason = Some(end);
-            }
+            (
+                Some(End::ClientClosed),
+                End::UpstreamClosed {
+                    outstanding: 1.., ..
+                }
+                | End::UpstreamCut { .. },
+            ) => self.reason = Some(end),
             (Some(_), _) => {}
             (None, _) => self.reason = Some(end),
         }

@@ -212,7 +212,7 @@ async fn an_idle_client_sees_a_plain_end_when_the_cluster_closes() {
 
 #[tokio::test(start_paused = true)]
 async fn an_end_inside_a_message_resets_the_client() {
-    for cut in [1, 7, 8, 9, 20] {
+    for cut in [8, 9, 20] {
         let mut pair = relayed(plan(None), 64);
         let answer = text(MessageType::Response, "some text");
         pair.cluster.write_all(&answer[..cut]).await.unwrap();
@@ -221,6 +221,54 @@ async fn an_end_inside_a_message_resets_the_client() {
         assert!(end.resets_client(), "cut at {cut}: {end:?}");
         drop(pair.client);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_inside_a_header_is_told_to_a_client_that_waits_and_a_plain_end_to_another() {
+    let request = text(MessageType::Sync, "1+1");
+    for (cut, asked) in [(1, true), (7, true), (1, false), (7, false)] {
+        let mut pair = relayed(plan(None), 256);
+        let update = text(MessageType::Async, "upd");
+        pair.cluster.write_all(&update).await.unwrap();
+        if asked {
+            pair.client.write_all(&request).await.unwrap();
+            read_exactly(&mut pair.cluster, &request).await;
+        }
+        let answer = text(MessageType::Response, "some text");
+        pair.cluster.write_all(&answer[..cut]).await.unwrap();
+        drop(pair.cluster);
+        read_exactly(&mut pair.client, &update).await;
+        if asked {
+            let told = "hopend: the cluster's connection ended inside a message";
+            read_exactly(&mut pair.client, &error_response(told)).await;
+        }
+        read_end(&mut pair.client).await;
+        drop(pair.client);
+        let (end, _) = pair.relay.await.unwrap();
+        assert!(
+            matches!(end, End::UpstreamCut { torn: false, .. }),
+            "{end:?}"
+        );
+        assert!(!end.resets_client());
+    }
+}
+
+/// Nothing of the answer to a ping reaches the client, so it has not been torn for it.
+#[tokio::test(start_paused = true)]
+async fn an_end_inside_the_answer_to_a_ping_is_told_to_a_client_that_waits_behind_it() {
+    let mut pair = relayed(plan(Some(KeepaliveMode::Sync)), 256);
+    tokio::task::yield_now().await;
+    advance(EVERY).await;
+    read_exactly(&mut pair.cluster, &text(MessageType::Sync, "")).await;
+    let request = text(MessageType::Sync, "1+1");
+    pair.client.write_all(&request).await.unwrap();
+    read_nothing(&mut pair.cluster).await;
+    let kept = message(MessageType::Response, b"the answer to the ping");
+    pair.cluster.write_all(&kept[..20]).await.unwrap();
+    drop(pair.cluster);
+    let told = "hopend: the cluster's connection ended inside a message";
+    read_exactly(&mut pair.client, &error_response(told)).await;
+    read_end(&mut pair.client).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -494,7 +542,10 @@ async fn a_torn_answer_resets_a_client_that_has_closed_its_sending_side() {
     pair.cluster.write_all(&answer[..12]).await.unwrap();
     drop(pair.cluster);
     let (end, _) = pair.relay.await.unwrap();
-    assert!(matches!(end, End::UpstreamCut(_)), "{end:?}");
+    assert!(
+        matches!(end, End::UpstreamCut { torn: true, .. }),
+        "{end:?}"
+    );
 }
 
 /// The answer to a sync ping fills the lane behind other messages; what follows it still passes.
