@@ -5,6 +5,7 @@
 //! secret. `/status` tells of sessions and what went wrong for whom, to root, the daemon's own account
 //! and `viewers` alone; who asks is known from the kernel.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +23,10 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::IncomingStream;
 use nix::unistd::geteuid;
-use tokio::net::TcpListener;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Viewers;
 use crate::live::Totals;
@@ -36,11 +38,81 @@ use crate::{crypto, metrics, page};
 
 /// For so long one look does for everybody.
 const FRESH: Duration = Duration::from_millis(200);
+/// How often an address that can't be bound is tried again.
+const BIND_EVERY: Duration = Duration::from_secs(5);
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 128;
+
+/// The admin address, served until it is dropped.
+#[derive(Debug)]
+pub struct Admin {
+    /// As the configuration has it.
+    address: SocketAddr,
+    viewers: watch::Sender<Viewers>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl Admin {
+    /// Binds and serves, or goes on trying: a daemon does its work without it. Must be called within a
+    /// tokio runtime.
+    pub fn start(
+        address: SocketAddr,
+        viewers: Viewers,
+        stopping: Stopping,
+        services: Arc<Services>,
+    ) -> Self {
+        let (sender, viewers) = watch::channel(viewers);
+        let bound = bind(address);
+        match &bound {
+            // Where the system chose the port, that one.
+            Ok(listener) => told(listener.local_addr().unwrap_or(address)),
+            Err(error) => tracing::error!(
+                "[daemon] admin {address} can't be bound: {error}; hopend goes on trying"
+            ),
+        }
+        let serving = async move {
+            let listener = match bound {
+                Ok(listener) => listener,
+                Err(_) => bind_when_free(address).await,
+            };
+            serve(listener, stopping, services, viewers).await;
+        };
+        Self {
+            address,
+            viewers: sender,
+            _serving: AbortOnDropHandle::new(tokio::spawn(serving)),
+        }
+    }
+
+    /// Whether it is the one that is wanted there.
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        self.address == address
+    }
+
+    /// From now on these may see the page.
+    pub fn show_to(&self, viewers: Viewers) {
+        self.viewers.send_replace(viewers);
+    }
+}
+
+fn told(address: SocketAddr) {
+    tracing::info!(%address, "admin");
+}
+
+async fn bind_when_free(address: SocketAddr) -> TcpListener {
+    loop {
+        sleep(BIND_EVERY).await;
+        if let Ok(listener) = bind(address) {
+            told(address);
+            return listener;
+        }
+    }
+}
 
 /// What the answers are made of.
 struct Answers {
     services: Arc<Services>,
-    viewers: Viewers,
+    viewers: watch::Receiver<Viewers>,
     /// Whether only this host can ask.
     local: bool,
     ready: Stopping,
@@ -70,7 +142,7 @@ pub async fn serve(
     listener: TcpListener,
     stopping: Stopping,
     services: Arc<Services>,
-    viewers: Viewers,
+    viewers: watch::Receiver<Viewers>,
 ) {
     let address = listener.local_addr();
     let answers = Arc::new(Answers {
@@ -187,7 +259,7 @@ impl Answers {
             return by_another_name();
         }
         let own = geteuid().as_raw();
-        if !uid.is_some_and(|uid| uid == 0 || uid == own || self.viewers.has(uid)) {
+        if !uid.is_some_and(|uid| uid == 0 || uid == own || self.viewers.borrow().has(uid)) {
             let reason = "only root, hopend's own account and [daemon] viewers may see this\n";
             return (StatusCode::FORBIDDEN, SAFE, reason).into_response();
         }
@@ -240,7 +312,13 @@ fn nonce() -> Result<String, StatusCode> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Binds the admin address.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address).await
+/// Binds the admin address. Must be called within a tokio runtime.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

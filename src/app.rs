@@ -9,16 +9,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::admin;
+use crate::admin::Admin;
 use crate::audit::{AuditFile, AuditFileError, Refusals};
 use crate::auth::{Authenticator, Penalties};
 use crate::client_tls::Certificates;
-use crate::config::{self, Config, Endpoint, ListenAddress};
+use crate::config::{self, Config, Daemon, Endpoint, ListenAddress};
 use crate::confine::Confinement;
 use crate::console::Lists;
 use crate::control::Control;
@@ -127,7 +127,6 @@ async fn follow(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) ->
     for (endpoint, address) in app.addresses() {
         tracing::info!(endpoint, %address, "listening");
     }
-    let admin = app.start_admin().await;
     service::ready(&app.summary());
     tracing::info!(endpoints = app.config.endpoints.len(), "ready");
     while let Some(Order::Reload) = orders.recv().await {
@@ -138,11 +137,7 @@ async fn follow(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) ->
         app.services.tasks.len(),
         app.config.daemon.drain.as_secs()
     ));
-    let summary = app.stop().await;
-    if let Some(task) = admin {
-        task.abort();
-    }
-    summary
+    app.stop().await
 }
 
 async fn reload(app: &mut App, path: &Path) {
@@ -196,6 +191,8 @@ pub struct App {
     confinement: Confinement,
     /// The control socket, if it could be bound.
     control: Option<Control>,
+    /// The admin address, if there is one.
+    admin: Option<Admin>,
 }
 
 /// One endpoint with what its listeners share.
@@ -285,6 +282,7 @@ impl App {
             passed: given.passed,
             confinement: given.confinement,
             control: None,
+            admin: None,
             config,
         };
         let mut first_failure = None;
@@ -334,28 +332,17 @@ impl App {
         )
     }
 
-    /// Serves health over HTTP, if the configuration names an address. The daemon does its work
-    /// without it, too.
-    async fn start_admin(&self) -> Option<AbortHandle> {
-        let address = self.config.daemon.admin?;
-        match admin::bind(address).await {
-            Ok(listener) => {
-                // Where the system chose the port, that one.
-                let address = listener.local_addr().unwrap_or(address);
-                tracing::info!(%address, "admin");
+    /// Serves health over HTTP at the address that the configuration names.
+    fn start_admin(&mut self) {
+        let viewers = self.config.daemon.viewers.clone();
+        match (self.config.daemon.admin, &self.admin) {
+            (Some(address), Some(admin)) if admin.is_at(address) => admin.show_to(viewers),
+            (Some(address), _) => {
                 let services = Arc::clone(&self.services);
-                let serving = tokio::spawn(admin::serve(
-                    listener,
-                    self.stop.listen(),
-                    services,
-                    self.config.daemon.viewers.clone(),
-                ));
-                Some(serving.abort_handle())
+                let stopping = self.stop.listen();
+                self.admin = Some(Admin::start(address, viewers, stopping, services));
             }
-            Err(error) => {
-                tracing::error!("[daemon] admin {address} can't be bound: {error}");
-                None
-            }
+            (None, _) => self.admin = None,
         }
     }
 
@@ -403,6 +390,7 @@ impl App {
         self.services.audit.take_over(audit)?;
         let endpoints = prepare(&config, &self.endpoints, &self.nodes, &self.services);
         let changes = self.changes(&endpoints);
+        warn_of_late(&self.config.daemon, &config.daemon);
         self.config = config;
         self.endpoints = endpoints;
 
@@ -581,6 +569,7 @@ impl App {
         let credentials = &self.services.credentials;
         credentials.forget(|recipe| !wanted.contains(recipe));
         self.start_control();
+        self.start_admin();
     }
 
     /// Has the credentials of every endpoint and user fetched that are known beforehand.
@@ -593,6 +582,19 @@ impl App {
                 }
             }
         }
+    }
+}
+
+/// What only a start takes over.
+fn warn_of_late(old: &Daemon, new: &Daemon) {
+    let keys = [
+        ("log", old.log != new.log),
+        ("confine", old.confine != new.confine),
+    ];
+    let changed = keys.iter().filter(|(_, changed)| *changed);
+    let changed: Vec<_> = changed.map(|(key, _)| *key).collect();
+    if !changed.is_empty() {
+        tracing::warn!("[daemon] {}: a change takes a restart", changed.join(", "));
     }
 }
 

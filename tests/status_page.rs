@@ -14,13 +14,15 @@ use hopend::config::Viewers;
 use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
 use hopend::stop::Stop;
+use nix::sys::signal::Signal;
 use nix::unistd::User;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{QClient, Stage, account, any_ports};
+use crate::support::{Daemon, Log, QClient, Stage, account, any_ports, daemon_keys};
 use crate::telemetry::ask;
 
 /// A user's name that would be more, were it not shown as text.
@@ -94,9 +96,10 @@ async fn page(stage: &Stage, stop: &Stop, viewers: Viewers) -> SocketAddr {
 }
 
 async fn page_at(bound: &str, stage: &Stage, stop: &Stop, viewers: Viewers) -> SocketAddr {
-    let listener = admin::bind(bound.parse().unwrap()).await.unwrap();
+    let listener = admin::bind(bound.parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let services = Arc::clone(stage.app.services());
+    let viewers = watch::channel(viewers).1;
     tokio::spawn(admin::serve(listener, stop.listen(), services, viewers));
     address
 }
@@ -190,6 +193,84 @@ async fn all_facts_are_there_without_scripts_and_text_from_outside_is_text() {
     }
 }
 
+/// The status and the body of what a stranger is answered.
+async fn stranger_sees(address: SocketAddr, path: &str) -> String {
+    let uid = STRANGER.to_string();
+    let url = format!("http://{address}{path}");
+    let get = format!(
+        "import urllib.request as r, urllib.error as e\n\
+         try: a = r.urlopen('{url}'); print(a.status, a.read().decode())\n\
+         except e.HTTPError as a: print(a.code, a.read().decode())"
+    );
+    let output = tokio::process::Command::new("setpriv")
+        .args(["--reuid", &uid, "--regid", &uid, "--clear-groups"])
+        .args(["python3", "-c", &get])
+        // Not one that only this account may run.
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .current_dir("/")
+        .output();
+    String::from_utf8(output.await.unwrap().stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_over_the_address_and_its_viewers() {
+    let mut daemon = Daemon::start("", any_ports).await;
+    let path = daemon.config_path();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let write = |keys: &str| std::fs::write(&path, daemon_keys(&text, keys)).unwrap();
+    let name = User::from_uid(STRANGER.into()).unwrap().unwrap().name;
+    let root = nix::unistd::getuid().is_root();
+
+    write(&format!("admin = \"127.0.0.1:0\"\nviewers = [\"{name}\"]"));
+    daemon.process.signal(Signal::SIGHUP);
+    let line = daemon.process.line_with("admin address=");
+    let address = line.split("admin address=").nth(1).unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    daemon.process.line_with("reloaded: ");
+    let sees = async |status: &str| {
+        let (head, _) = ask(address, "GET /status", "localhost").await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        if root {
+            let said = stranger_sees(address, "/status").await;
+            assert!(said.starts_with(status), "{said}");
+        }
+    };
+    sees("200").await;
+
+    write("admin = \"127.0.0.1:0\"\nlog = \"json\"\nconfine = \"off\"");
+    daemon.process.signal(Signal::SIGHUP);
+    daemon
+        .process
+        .line_with("[daemon] log, confine: a change takes a restart");
+    daemon.process.line_with("reloaded: ");
+    sees("403").await;
+
+    write("");
+    daemon.process.signal(Signal::SIGHUP);
+    daemon.process.line_with("reloaded: ");
+    let gone = async { while TcpStream::connect(address).await.is_ok() {} };
+    let gone = timeout(Duration::from_secs(30), gone).await;
+    assert!(gone.is_ok(), "still served");
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_served_once_it_is_free() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let (log, _guard) = Log::capture();
+    let admin = format!("admin = \"{address}\"");
+    let stage = Stage::with(Options::default(), |text| {
+        daemon_keys(&any_ports(text), &admin)
+    });
+    let _stage = stage.await;
+    log.line_with(&["can't be bound", "hopend goes on trying"])
+        .await;
+    drop(taken);
+    log.line_with(&["admin address="]).await;
+    let (head, _) = ask(address, "GET /livez", "localhost").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+}
+
 #[tokio::test]
 async fn only_viewers_see_it() {
     if !nix::unistd::getuid().is_root() {
@@ -201,21 +282,7 @@ async fn only_viewers_see_it() {
     for (viewers, seen) in [(vec![], "403"), (vec![STRANGER], "200")] {
         let address = page(&stage, &stop, viewers.into_iter().collect()).await;
         for path in ["/status", "/status/facts", "/status.json", "/livez"] {
-            let uid = STRANGER.to_string();
-            let url = format!("http://{address}{path}");
-            let get = format!(
-                "import urllib.request as r, urllib.error as e\n\
-                 try: a = r.urlopen('{url}'); print(a.status, a.read().decode())\n\
-                 except e.HTTPError as a: print(a.code, a.read().decode())"
-            );
-            let output = tokio::process::Command::new("setpriv")
-                .args(["--reuid", &uid, "--regid", &uid, "--clear-groups"])
-                .args(["python3", "-c", &get])
-                // Not one that only this account may run.
-                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-                .current_dir("/")
-                .output();
-            let said = String::from_utf8(output.await.unwrap().stdout).unwrap();
+            let said = stranger_sees(address, path).await;
             let expected = if path == "/livez" { "200" } else { seen };
             assert!(said.starts_with(expected), "{path}: {said}");
             assert_eq!(

@@ -13,6 +13,7 @@ use hopend::sim::{ApiFault, Options, Simulator, Times};
 use hopend::stop::Stop;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::support::{Daemon, Log, QClient, Stage, account, any_ports, daemon_keys, python};
@@ -48,10 +49,10 @@ impl Samples {
 
 /// The admin address of a stage's daemon. Served until `Stop` is dropped.
 pub async fn admin(stage: &Stage, stop: &Stop) -> SocketAddr {
-    let listener = admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = admin::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let services = Arc::clone(stage.app.services());
-    let viewers = config::Viewers::default();
+    let viewers = watch::channel(config::Viewers::default()).1;
     tokio::spawn(admin::serve(listener, stop.listen(), services, viewers));
     address
 }
