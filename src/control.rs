@@ -17,8 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::auth::Peer;
 use crate::client::ClientStream;
-use crate::config::ListenAddress;
-use crate::listener::{BindError, Listener, which};
+use crate::listener::{Listener, which};
 use crate::session::Services;
 use crate::status::Status;
 
@@ -109,7 +108,8 @@ pub struct Control {
 impl Control {
     /// Binds and serves. A daemon does its work without it, so a failure is logged and that is all.
     pub fn start(path: &Path, services: &Arc<Services>) -> Option<Self> {
-        match bind(path) {
+        // One that a killed daemon left is replaced, a live daemon's is not.
+        match Listener::bind_private(path) {
             Ok(listener) => Some(Self {
                 path: path.to_path_buf(),
                 file: which(path),
@@ -144,12 +144,6 @@ impl Drop for Control {
     fn drop(&mut self) {
         self.serving.abort();
     }
-}
-
-/// Binds the socket file, mode 0600 from the start. One that a killed daemon left is replaced, a live
-/// daemon's is not. It is removed with the listener.
-fn bind(path: &Path) -> Result<Listener, BindError> {
-    Listener::bind(&ListenAddress::Path(path.to_path_buf()))
 }
 
 async fn serve(listener: Listener, services: Arc<Services>) {

@@ -7,8 +7,10 @@ use std::process::Command;
 use hopend::config::ListenAddress;
 use hopend::q::value::Value;
 use hopend::sim::Options;
+use nix::unistd::User;
 use tokio::net::UnixStream;
 
+use crate::attacks::{STRANGER, as_stranger, open_folder};
 use crate::support::qclient::Refused;
 use crate::support::{Daemon, QClient, Stage, account, any_ports};
 
@@ -45,6 +47,35 @@ async fn a_wrong_name_or_password_is_an_access_error() {
         assert!(matches!(refused, Err(Refused::Access)), "{user} {password}");
     }
     assert_eq!(stage.sim.live("hdb-cluster"), 0);
+}
+
+/// The daemon's umask and confinement notwithstanding.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_account_comes_in_by_a_socket_file() {
+    let folder = tempfile::tempdir().unwrap();
+    open_folder(folder.path());
+    let path = folder.path().join("hdb");
+    let listen = format!("listen = [\"127.0.0.1:0\", \"unix:{}\"]", path.display());
+    let own = format!("os_user = \"{}\"", account());
+    let stranger = User::from_uid(STRANGER.parse::<u32>().unwrap().into())
+        .unwrap()
+        .unwrap();
+    let _daemon = Daemon::start("", |text| {
+        assert!(text.contains(&own), "{text}");
+        any_ports(text)
+            .replacen("listen = [\"127.0.0.1:0\"]", &listen, 1)
+            .replace(&own, &format!("os_user = \"{}\"", stranger.name))
+    })
+    .await;
+    let dial = format!(
+        "exec python3 -c \"import socket; s = socket.socket(socket.AF_UNIX); s.connect('{}'); \
+         s.sendall(b':\\x06\\0'); print(s.recv(1))\"",
+        path.display()
+    );
+    let Some(output) = as_stranger(dial).await else {
+        return;
+    };
+    assert_eq!(output.stdout, b"b'\\x06'\n", "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,9 @@ use crate::socket::tune;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1_024;
+/// Modes of a socket file: who may dial it.
+const OWNER: u32 = 0o600;
+const EVERYBODY: u32 = 0o666;
 
 /// A bound local address.
 #[derive(Debug)]
@@ -73,12 +76,22 @@ fn advice(error: &io::Error, address: &ListenAddress, own: Option<&ListenAddress
 }
 
 impl Listener {
-    /// Binds. Needs a tokio runtime.
+    /// Binds for clients: whoever may enter the folder of a socket file may dial it, as any address
+    /// of this host, for the kernel tells who it is. Needs a tokio runtime.
     pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
+        Self::bind_for(address, EVERYBODY)
+    }
+
+    /// Binds a socket file that root and this account alone may dial. Needs a tokio runtime.
+    pub fn bind_private(path: &Path) -> Result<Self, BindError> {
+        Self::bind_for(&ListenAddress::Path(path.to_path_buf()), OWNER)
+    }
+
+    fn bind_for(address: &ListenAddress, mode: u32) -> Result<Self, BindError> {
         let bound = match address {
             ListenAddress::Tcp(address) => bind_tcp(*address).map(Kind::Tcp),
             ListenAddress::Abstract(port) => bind_abstract(*port).map(Kind::Abstract),
-            ListenAddress::Path(path) => bind_path(path).map(|(listener, file)| Kind::Path {
+            ListenAddress::Path(path) => bind_path(path, mode).map(|(listener, file)| Kind::Path {
                 listener,
                 _file: Some(file),
             }),
@@ -195,13 +208,17 @@ fn bind_abstract(port: u16) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
-fn bind_path(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+fn bind_path(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // The file gets the mode of the socket, so there is no moment at which others may connect.
-    fchmod(&socket, Mode::from_bits_truncate(0o600))?;
+    fchmod(&socket, Mode::from_bits_truncate(OWNER))?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
+    if mode != OWNER {
+        // The umask, which a bind heeds, is for other files.
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
+    }
     socket.listen(BACKLOG)?;
     let file = SocketFile {
         path: path.to_path_buf(),
@@ -289,13 +306,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_file_is_its_owners_alone_and_goes_with_the_listener() {
+    async fn a_socket_file_is_for_everybody_or_its_owner_alone_and_goes_with_the_listener() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hdb");
         let address = ListenAddress::Path(path.clone());
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let own = Listener::bind_private(&path).unwrap();
+        assert_eq!(mode(), 0o600);
+        drop(own);
         let listener = Listener::bind(&address).unwrap();
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(mode(), 0o666);
         let taken = Listener::bind(&address).unwrap_err();
         assert!(taken.to_string().contains("another process"), "{taken}");
         drop(listener);
