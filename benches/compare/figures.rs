@@ -1,18 +1,18 @@
-//! What processes cost, from /proc.
+//! What processes cost, by their clocks and /proc.
 
 use std::time::Duration;
 
-/// The time that the threads of these processes have run so far.
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+
+/// The time that these processes have run so far, with threads that are over.
 pub fn cpu(processes: &[u32]) -> Duration {
-    let tasks = processes.iter().flat_map(|process| {
-        let folder = std::fs::read_dir(format!("/proc/{process}/task"));
-        folder.into_iter().flatten().flatten()
+    let run = processes.iter().filter_map(|process| {
+        let process = Pid::from_raw(i32::try_from(*process).ok()?);
+        let clock = clock_getcpuclockid(process).ok()?;
+        clock.now().ok().map(Duration::from)
     });
-    let run = tasks.filter_map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(run.sum())
+    run.sum()
 }
 
 /// Memory of these processes, what they share counted once, in bytes.

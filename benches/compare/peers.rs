@@ -59,7 +59,12 @@ pub fn machine() -> String {
         .collect();
     format!(
         "{cores} cores of {cpu}, Linux {}, {}",
-        read("/proc/sys/kernel/osrelease").trim(),
+        kernel(&read("/proc/sys/kernel/osrelease")),
         versions.join(", ")
     )
+}
+
+/// The version of a kernel, whoever built it.
+fn kernel(release: &str) -> String {
+    release.splitn(3, '.').take(2).collect::<Vec<_>>().join(".")
 }
