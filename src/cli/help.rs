@@ -21,11 +21,13 @@ Exit status:
   64  the command line is not right
   69  something that is needed can't be had
   70  a fault of hopend's own
-  77  AWS does not allow it, or kdb+ does not
+  77  not allowed: by AWS, by kdb+, or to this account
   78  the configuration is not right
 
 Files:
-  /etc/hopend/hopend.toml  the configuration, where --config names no other
+  /etc/hopend/hopend.toml    the configuration, where --config names no other
+  /run/hopend/control        where a running daemon is asked ([daemon] control)
+  /var/log/hopend/audit.log  audit lines ([daemon] audit has to name it)
 
 Environment:
   AWS_*  of the AWS SDK, for an environment of the configuration that names no profile

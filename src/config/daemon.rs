@@ -141,7 +141,7 @@ fn control(table: &Table<'_>) -> Option<PathBuf> {
 
 fn admin(value: &Value<'_>, claims: &mut Claims) -> Option<SocketAddr> {
     let text = value.text()?;
-    let remedy = "write an address of this host's loopback, such as \"127.0.0.1:9100\"";
+    let remedy = "write an address of this host's loopback, such as \"127.0.0.1:5099\"";
     let Ok(address) = text.parse::<SocketAddr>() else {
         value.problem("is not an IP address and a port", remedy);
         return None;
