@@ -277,6 +277,11 @@ impl<S: Side> TlsStream<S> {
 
     /// What rustls has to say about an error of the other side's. Nothing may be asked of it behind that.
     fn queue_alert(&mut self) {
+        // Where it has nothing to say it would look at the records again, which are gone: it panics
+        // where it knew of some.
+        if !self.tls.common().wants_write() {
+            return;
+        }
         let UnbufferedStatus { state, .. } = self.tls.process(&mut []);
         if let Ok(ConnectionState::EncodeTlsData(mut alert)) = state {
             let written = alert.encode(self.outgoing.space());
@@ -809,6 +814,38 @@ mod tests {
         server.flush().await.unwrap();
         let back = tokio::task::spawn_blocking(|| there.join().unwrap());
         assert_eq!(&back.await.unwrap(), b"back");
+    }
+
+    /// Errors that rustls has no alert for, with a part of the handshake pending: a message that says it
+    /// has 16 MB, and a record of another kind amid a message. In a record's header are its kind, version
+    /// and length.
+    const UNTOLD: [&[u8]; 2] = [
+        b"\x16\x03\x01\x00\x04\x01\xff\xff\xff",
+        b"\x16\x03\x01\x00\x01\x01\x14\x03\x01\x00\x01\x01",
+    ];
+
+    #[tokio::test]
+    async fn a_handshake_that_rustls_says_nothing_about_is_an_error_of_either_side() {
+        let (server, client) = configs();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for bytes in UNTOLD {
+            let mut stranger = TcpStream::connect(address).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            stranger.write_all(bytes).await.unwrap();
+            let mut served = TlsStream::serve(Arc::clone(&server), accepted).unwrap();
+            let error = served.handshake().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+            let again = served.handshake().await.unwrap_err();
+            assert_eq!(again.kind(), io::ErrorKind::BrokenPipe, "{again}");
+
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let (mut stranger, _) = listener.accept().await.unwrap();
+            stranger.write_all(bytes).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let error = TlsStream::connect(Arc::clone(&client), name, tcp).await;
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
     }
 
     #[tokio::test]

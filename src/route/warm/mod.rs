@@ -16,10 +16,12 @@ mod wants;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -125,7 +127,7 @@ impl Warm {
         }
         let shelf = Arc::new(Shelf::new(user, Wants::new(self.count, capability), now));
         shelves.insert(user.name.clone(), Arc::clone(&shelf));
-        let keeping = keep(Arc::clone(route), shelf, credentials.clone());
+        let keeping = keep_while_sound(Arc::clone(route), shelf, credentials.clone());
         self.tasks.spawn_on(keeping, &self.runtime);
     }
 
@@ -336,6 +338,19 @@ fn is_among(kept: &Kept, places: Option<&[String]>) -> bool {
         (Some(places), Some(place)) => places.contains(place),
         _ => false,
     }
+}
+
+/// The same as [`keep`]. Should that have a fault, the user's next session has another shelf.
+async fn keep_while_sound(route: Arc<Route>, shelf: Arc<Shelf>, credentials: Credentials) {
+    let keeping = keep(Arc::clone(&route), Arc::clone(&shelf), credentials);
+    if AssertUnwindSafe(keeping).catch_unwind().await.is_ok() {
+        return;
+    }
+    if let Some(warm) = &route.warm {
+        let mut shelves = lock(&warm.shelves);
+        shelves.retain(|_, one| !Arc::ptr_eq(one, &shelf));
+    }
+    shelf.lock().kept.clear();
 }
 
 /// Keeps one shelf, until its user has stayed away or the endpoint is not served any more.
