@@ -96,6 +96,7 @@ impl Lane {
         from: Pin<&mut impl AsyncRead>,
     ) -> Poll<io::Result<usize>> {
         if self.read_done {
+            self.give_back();
             return Poll::Pending;
         }
         self.make_room();

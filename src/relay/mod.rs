@@ -70,6 +70,8 @@ pub struct Relay<'a, C, U> {
     written: usize,
     /// What ended the session first; what follows it is only tidying up.
     reason: Option<End>,
+    /// The cluster has ended inside a message of which the client gets a part.
+    torn: bool,
     /// Whoever relays has been told that the client has ended.
     told: bool,
 }
@@ -107,6 +109,7 @@ where
             last_progress: now,
             written: 0,
             reason: None,
+            torn: false,
             told: false,
         }
     }
@@ -188,6 +191,9 @@ where
         progress |= self.read_upstream(context)?;
         progress |= self.write_client(context)?;
         progress |= self.ping();
+        if self.torn && self.down.is_drained() {
+            return Err(self.reason.take().unwrap_or(End::Cut));
+        }
         if self.up.write_done && self.down.write_done {
             return Err(End::ClientClosed);
         }
@@ -198,6 +204,11 @@ where
     }
 
     fn read_client(&mut self, context: &mut Context<'_>) -> Step {
+        if self.up.write_done && !self.down.is_drained() {
+            // The cluster hears nothing any more, and the client has yet to take what it said last: one
+            // that only writes waits, rather than writes into nothing.
+            return Ok(false);
+        }
         let progress = match self.up.poll_read(context, Pin::new(&mut *self.client)) {
             Poll::Pending => false,
             Poll::Ready(Ok(count)) => {
@@ -339,7 +350,7 @@ where
             Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
             Poll::Pending => return Ok(false),
         }
-        if !self.down.read_done {
+        if !self.down.read_done || self.torn {
             return Ok(false);
         }
         match Pin::new(&mut *self.client).poll_shutdown(context) {
@@ -363,7 +374,11 @@ where
             End::UpstreamCut { error, torn }
         };
         if torn {
-            return Err(end);
+            // Whole messages may stand before it, which a busy client has yet to take.
+            self.down.stop_reading();
+            self.reason = Some(end);
+            self.torn = true;
+            return Ok(());
         }
         let text = format!("hopend: {end}");
         self.conclude(end, &text);
@@ -390,6 +405,11 @@ where
         if tell {
             self.down.append(&error_response(text));
         }
+    }
+
+    fn cluster_is_gone(&self) -> bool {
+        let end = self.reason.as_ref();
+        end.is_some_and(|end| matches!(end, End::UpstreamClosed { .. } | End::UpstreamCut { .. }))
     }
 
     fn waiting_for_answer(&self) -> u64 {
@@ -457,7 +477,14 @@ where
     fn close_deadline(&self) -> Option<Instant> {
         let write_failed = self.up.write_done && !self.up.read_done;
         if self.down.write_done || (write_failed && self.down.is_drained()) {
-            return Some(self.last_progress + CLIENT_CLOSE_TIMEOUT);
+            // What the client sent before is for a cluster that lives, and may be busy.
+            let busy = !self.up.is_drained() && !self.up.write_done && !self.cluster_is_gone();
+            let limit = if busy {
+                UPSTREAM_CLOSE_TIMEOUT
+            } else {
+                CLIENT_CLOSE_TIMEOUT
+            };
+            return Some(self.last_progress + limit);
         }
         let sent_all = self.up.read_done && self.up.write_done && self.down.is_drained();
         (sent_all && self.outstanding == 0).then(|| self.last_progress + UPSTREAM_CLOSE_TIMEOUT)

@@ -224,6 +224,58 @@ async fn an_end_inside_a_message_resets_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whole_messages_before_a_torn_one_wait_for_a_busy_client() {
+    let mut pair = relayed(plan(None), 64);
+    let whole = text(MessageType::Async, &"w".repeat(50_000));
+    let torn = &text(MessageType::Async, "torn")[..12];
+    pair.cluster
+        .write_all(&[&whole[..], torn].concat())
+        .await
+        .unwrap();
+    drop(pair.cluster);
+    advance(10 * UPSTREAM_CLOSE_TIMEOUT).await;
+    read_exactly(&mut pair.client, &whole).await;
+    read_exactly(&mut pair.client, torn).await;
+    let (end, _) = pair.relay.await.unwrap();
+    assert!(end.resets_client(), "{end:?}");
+}
+
+/// The header of a message that is refused ends the session; those before it are on their way.
+#[tokio::test(start_paused = true)]
+async fn messages_before_a_refused_one_wait_for_a_busy_cluster() {
+    let mut plan = plan(None);
+    plan.max_message = Some(1_000);
+    let mut pair = relayed(plan, 64);
+    let taken: Vec<u8> = (0..50)
+        .flat_map(|_| text(MessageType::Async, &"t".repeat(500)))
+        .collect();
+    let refused = text(MessageType::Async, &"r".repeat(2_000));
+    pair.client.write_all(&taken).await.unwrap();
+    pair.client.write_all(&refused[..8]).await.unwrap();
+    read_end(&mut pair.client).await;
+    let ended = timeout(3 * CLIENT_CLOSE_TIMEOUT, &mut pair.relay).await;
+    assert!(ended.is_err(), "{ended:?}");
+    read_exactly(&mut pair.cluster, &taken).await;
+    drop(pair.client);
+    let (end, _) = pair.relay.await.unwrap();
+    assert!(matches!(end, End::ClientMessage { .. }), "{end:?}");
+}
+
+/// The cluster is gone with more to say than the client takes: what the client writes is not thrown away.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_only_writes_to_a_cluster_that_is_gone_waits() {
+    let mut pair = relayed(plan(None), 64);
+    let update = text(MessageType::Async, &"u".repeat(1_000_000));
+    let saying = async { pair.cluster.write_all(&update).await };
+    let said = timeout(EVERY, saying).await;
+    assert!(said.is_err(), "the client takes nothing");
+    drop(pair.cluster);
+    let more = text(MessageType::Async, &"m".repeat(1_000_000));
+    let written = timeout(10 * EVERY, pair.client.write_all(&more)).await;
+    assert!(written.is_err(), "written into nothing");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_end_inside_a_header_is_told_to_a_client_that_waits_and_a_plain_end_to_another() {
     let request = text(MessageType::Sync, "1+1");
     for (cut, asked) in [(1, true), (7, true), (1, false), (7, false)] {
