@@ -543,6 +543,26 @@ async fn by_silence_at_the_admin_address() {
     }
 }
 
+/// A message that says it has 16 MB, and a record of another kind amid a message.
+#[tokio::test]
+async fn by_a_broken_tls_handshake() {
+    let (log, _guard) = Log::capture();
+    let tls = Tls::with(false, "").await;
+    let broken: [&[u8]; 2] = [
+        b"\x16\x03\x01\x00\x04\x01\xff\xff\xff",
+        b"\x16\x03\x01\x00\x01\x01\x14\x03\x01\x00\x01\x01",
+    ];
+    for (count, bytes) in (1..).zip(broken) {
+        let mut stranger = TcpStream::connect(tls.address()).await.unwrap();
+        stranger.write_all(bytes).await.unwrap();
+        assert!(matches!(stranger.read(&mut [0]).await, Ok(0) | Err(_)));
+        log.times("session refused", count).await;
+    }
+    assert!(!log.text().contains("panic"), "{}", log.text());
+    let password = tls.stage.password();
+    tls.open(None, "alice", &password).await.unwrap();
+}
+
 /// What SECURITY.md says is held by tests that exist: each is named as file and function.
 #[test]
 fn the_tests_that_security_md_names_exist() {
