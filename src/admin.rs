@@ -23,12 +23,13 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::IncomingStream;
 use nix::unistd::geteuid;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Viewers;
+use crate::listener::BIND_EVERY;
 use crate::live::Totals;
 use crate::session::Services;
 use crate::status::Status;
@@ -38,10 +39,6 @@ use crate::{crypto, metrics, page};
 
 /// For so long one look does for everybody.
 const FRESH: Duration = Duration::from_millis(200);
-/// How often an address that can't be bound is tried again.
-const BIND_EVERY: Duration = Duration::from_secs(5);
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 128;
 
 /// The admin address, served until it is dropped.
 #[derive(Debug)]
@@ -314,11 +311,7 @@ fn nonce() -> Result<String, StatusCode> {
 
 /// Binds the admin address. Must be called within a tokio runtime.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }

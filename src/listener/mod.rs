@@ -25,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest pause between failed accepts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Between attempts to bind an address that was taken at start.
-const BIND_EVERY: Duration = Duration::from_secs(5);
+pub const BIND_EVERY: Duration = Duration::from_secs(5);
 
 /// What an endpoint's listeners share, and a reload swaps.
 #[derive(Debug, Clone)]

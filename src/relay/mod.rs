@@ -70,8 +70,6 @@ pub struct Relay<'a, C, U> {
     written: usize,
     /// What ended the session first; what follows it is only tidying up.
     reason: Option<End>,
-    /// The cluster has ended inside a message of which the client gets a part.
-    torn: bool,
     /// Whoever relays has been told that the client has ended.
     told: bool,
 }
@@ -109,7 +107,6 @@ where
             last_progress: now,
             written: 0,
             reason: None,
-            torn: false,
             told: false,
         }
     }
@@ -191,7 +188,7 @@ where
         progress |= self.read_upstream(context)?;
         progress |= self.write_client(context)?;
         progress |= self.ping();
-        if self.torn && self.down.is_drained() {
+        if self.is_torn() && self.down.is_drained() {
             return Err(self.reason.take().unwrap_or(End::Cut));
         }
         if self.up.write_done && self.down.write_done {
@@ -350,7 +347,7 @@ where
             Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
             Poll::Pending => return Ok(false),
         }
-        if !self.down.read_done || self.torn {
+        if !self.down.read_done || self.is_torn() {
             return Ok(false);
         }
         match Pin::new(&mut *self.client).poll_shutdown(context) {
@@ -377,7 +374,6 @@ where
             // Whole messages may stand before it, which a busy client has yet to take.
             self.down.stop_reading();
             self.reason = Some(end);
-            self.torn = true;
             return Ok(());
         }
         let text = format!("hopend: {end}");
@@ -407,9 +403,16 @@ where
         }
     }
 
+    /// Whether the cluster has ended inside a message of which the client gets a part.
+    fn is_torn(&self) -> bool {
+        matches!(self.reason, Some(End::UpstreamCut { torn: true, .. }))
+    }
+
     fn cluster_is_gone(&self) -> bool {
-        let end = self.reason.as_ref();
-        end.is_some_and(|end| matches!(end, End::UpstreamClosed { .. } | End::UpstreamCut { .. }))
+        matches!(
+            self.reason,
+            Some(End::UpstreamClosed { .. } | End::UpstreamCut { .. })
+        )
     }
 
     fn waiting_for_answer(&self) -> u64 {

@@ -151,12 +151,18 @@ async fn a_ping_goes_before_a_header_of_which_only_a_part_has_come() {
     read_exactly(&mut pair.cluster, &request).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_sync_ping_holds_the_client_until_its_answer_which_is_kept() {
-    let mut pair = relayed(plan(Some(KeepaliveMode::Sync)), 64);
+/// A pair whose cluster has got a sync ping.
+async fn awaiting_a_pong(size: usize) -> Pair {
+    let mut pair = relayed(plan(Some(KeepaliveMode::Sync)), size);
     tokio::task::yield_now().await;
     advance(EVERY).await;
     read_exactly(&mut pair.cluster, &text(MessageType::Sync, "")).await;
+    pair
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_ping_holds_the_client_until_its_answer_which_is_kept() {
+    let mut pair = awaiting_a_pong(64).await;
     let request = text(MessageType::Sync, "1+1");
     pair.client.write_all(&request).await.unwrap();
     read_nothing(&mut pair.cluster).await;
@@ -308,10 +314,7 @@ async fn an_end_inside_a_header_is_told_to_a_client_that_waits_and_a_plain_end_t
 /// Nothing of the answer to a ping reaches the client, so it has not been torn for it.
 #[tokio::test(start_paused = true)]
 async fn an_end_inside_the_answer_to_a_ping_is_told_to_a_client_that_waits_behind_it() {
-    let mut pair = relayed(plan(Some(KeepaliveMode::Sync)), 256);
-    tokio::task::yield_now().await;
-    advance(EVERY).await;
-    read_exactly(&mut pair.cluster, &text(MessageType::Sync, "")).await;
+    let mut pair = awaiting_a_pong(256).await;
     let request = text(MessageType::Sync, "1+1");
     pair.client.write_all(&request).await.unwrap();
     read_nothing(&mut pair.cluster).await;
@@ -603,10 +606,7 @@ async fn a_torn_answer_resets_a_client_that_has_closed_its_sending_side() {
 /// The answer to a sync ping fills the lane behind other messages; what follows it still passes.
 #[tokio::test(start_paused = true)]
 async fn a_large_answer_to_a_sync_ping_does_not_stop_the_lane() {
-    let mut pair = relayed(plan(Some(KeepaliveMode::Sync)), 1 << 20);
-    tokio::task::yield_now().await;
-    advance(EVERY).await;
-    read_exactly(&mut pair.cluster, &text(MessageType::Sync, "")).await;
+    let mut pair = awaiting_a_pong(1 << 20).await;
     let before = text(MessageType::Async, &"b".repeat(50_000));
     let kept = text(MessageType::Response, &"k".repeat(400_000));
     let behind = text(MessageType::Async, "behind");

@@ -253,10 +253,13 @@ mod tests {
         assert!(poll!(&mut only).is_pending());
         drop(only);
         answer.send(()).unwrap();
-        let heard = || lately.lock()[&name()].peek().is_some();
-        while !heard() {
-            tokio::task::yield_now().await;
-        }
+        let heard = async {
+            while lately.lock()[&name()].peek().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let heard = tokio::time::timeout(Duration::from_secs(10), heard).await;
+        assert!(heard.is_ok(), "the answer lies unheard");
     }
 
     #[tokio::test]
