@@ -20,23 +20,11 @@ use tokio::net::TcpStream;
 use crate::client_tls::Tls;
 use crate::support::certificates::Authority;
 use crate::support::qclient::Refused;
+use crate::support::root::is_root;
 use crate::support::{Log, QClient, Stage, account, any_ports};
 
 /// An account that is nobody of the configuration.
 pub const STRANGER: &str = "65534";
-
-/// Whether this may become another account; where it has to, this fails if it may not.
-fn is_root() -> bool {
-    let root = nix::unistd::getuid().is_root();
-    assert!(
-        root || std::env::var_os("HOPEND_TESTS_AS_ROOT").is_none(),
-        "the attacks of another account were asked for, and take root"
-    );
-    if !root {
-        println!("skipped: only root can become another account");
-    }
-    root
-}
 
 /// What a stranger's shell said.
 fn stranger(script: &str) -> Output {
@@ -507,7 +495,6 @@ async fn with_a_certificate_of_another_authority() {
 #[tokio::test]
 async fn by_silence_at_the_admin_address() {
     if !is_root() {
-        println!("skipped: only root can become another account");
         return;
     }
     let stage = stage().await;

@@ -129,8 +129,7 @@ async fn over_ipv6_and_both_kinds_of_unix_sockets() {
 /// Needs root, as becoming somebody else does; CI has it.
 #[tokio::test]
 async fn another_account_is_refused_and_never_taken_for_the_one_that_runs_the_daemon() {
-    if !nix::unistd::getuid().is_root() {
-        println!("skipped: only root can become another account");
+    if !crate::support::root::is_root() {
         return;
     }
     let stage = stage().await;

@@ -318,8 +318,7 @@ async fn a_credential_that_can_not_be_had_says_why() {
 /// Needs root, as becoming somebody else does; CI has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_account_may_neither_look_nor_kill() {
-    if !nix::unistd::getuid().is_root() {
-        println!("skipped: only root can become another account");
+    if !crate::support::root::is_root() {
         return;
     }
     let stage = stage().await;

@@ -219,7 +219,7 @@ async fn a_reload_takes_over_the_address_and_its_viewers() {
     let text = std::fs::read_to_string(&path).unwrap();
     let write = |keys: &str| std::fs::write(&path, daemon_keys(&text, keys)).unwrap();
     let name = User::from_uid(STRANGER.into()).unwrap().unwrap().name;
-    let root = nix::unistd::getuid().is_root();
+    let root = crate::support::root::is_root();
 
     write(&format!("admin = \"127.0.0.1:0\"\nviewers = [\"{name}\"]"));
     daemon.process.signal(Signal::SIGHUP);
@@ -273,8 +273,7 @@ async fn an_address_that_is_taken_is_served_once_it_is_free() {
 
 #[tokio::test]
 async fn only_viewers_see_it() {
-    if !nix::unistd::getuid().is_root() {
-        println!("skipped: only root can become another account");
+    if !crate::support::root::is_root() {
         return;
     }
     let (stage, _busy) = at_work().await;

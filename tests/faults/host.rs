@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Row, Sees, keeps_secrets};
 use crate::support::qclient::Refused;
+use crate::support::root::is_root;
 use crate::support::{Daemon, QClient, any_ports, daemon_keys};
 
 const UNTOUCHED: &str = "nothing to recover: the old configuration serves on, live sessions stay";
@@ -30,11 +31,7 @@ async fn with_a_small_disk() -> Option<(Daemon, tempfile::TempDir, PathBuf)> {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().display().to_string();
     let mount = format!("mount -t tmpfs -o size=64k none {disk}");
-    let possible = std::process::Command::new("unshare")
-        .args(["-m", "sh", "-c", &mount])
-        .output();
-    if !possible.is_ok_and(|output| output.status.success()) {
-        println!("skipped: to mount a small disk takes root");
+    if !is_root() {
         return None;
     }
     let mount = format!("exec unshare -m sh -c '{mount} && exec \"$@\"' sh \"$@\"");

@@ -1,5 +1,5 @@
 //! The name of a kdb+ leads nowhere, or to another address: by an `/etc/hosts` of the daemon's own,
-//! in a mount namespace. That takes root; elsewhere these say that they were skipped.
+//! in a mount namespace. That takes root.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use hopend::q::value::Value;
 use hopend::sim::{ClusterFault, Times};
-use nix::unistd::Uid;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::{Row, Sees, keeps_secrets};
 use crate::support::qclient::Refused;
+use crate::support::root::is_root;
 use crate::support::{Daemon, QClient, any_ports};
 
 /// Long enough for a busy machine, short enough to fail in good time.
@@ -21,8 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A daemon whose endpoint `plain` dials `kdb.test` without TLS, and the files that name it.
 async fn daemon(folder: &Path) -> Option<Daemon> {
-    if !Uid::effective().is_root() {
-        println!("skipped: only root may give a process an /etc/hosts of its own");
+    if !is_root() {
         return None;
     }
     let (hosts, resolver) = (folder.join("hosts"), folder.join("resolv.conf"));

@@ -7,6 +7,7 @@ pub mod log;
 pub mod process;
 pub mod python;
 pub mod qclient;
+pub mod root;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
