@@ -23,7 +23,7 @@ use crate::confine::Confinement;
 use crate::console::Lists;
 use crate::control::Control;
 use crate::credential::{Clock, Credentials, Source, Sources};
-use crate::error::chain;
+use crate::error::{chain, with_note};
 use crate::limits::{self, Limits};
 use crate::listener::{self, BindError, Listener, Passed, Served};
 use crate::live::{Live, Looks, Shown};
@@ -290,7 +290,7 @@ impl App {
             let bound = match Listener::passed_or_bound(&app.passed, &key.address) {
                 Ok(listener) => Ok(listener),
                 Err(error) => {
-                    tracing::error!(endpoint, "{}; hopend goes on trying", chain(&error));
+                    tracing::error!(endpoint, "{}", with_note(&error, "hopend goes on trying"));
                     let address = error.address.clone();
                     first_failure.get_or_insert(error);
                     Err(address)
@@ -490,7 +490,7 @@ impl App {
             let listener = match bound.map(Listener::moved_here) {
                 Ok(Ok(listener)) => listener,
                 Ok(Err(error)) => {
-                    tracing::error!("a listening socket was lost: {error}; restart hopend");
+                    tracing::error!("a listening socket was lost: {error}. Fix: restart hopend.");
                     return;
                 }
                 Err(taken) => {
@@ -605,8 +605,8 @@ fn warn_of_plain(endpoint: &Endpoint) {
         tracing::warn!(
             endpoint = endpoint.name,
             %address,
-            "reachable from other hosts without TLS: passwords and data can be read on the way; add \
-             tls = {{ cert, key }} to the endpoint"
+            "reachable from other hosts without TLS: passwords and data can be read on the way. Fix: add \
+             tls = {{ cert, key }} to the endpoint."
         );
     }
 }
@@ -621,8 +621,8 @@ fn warn_of_hidden(endpoint: &Endpoint) {
         tracing::warn!(
             endpoint = endpoint.name,
             address = %path.display(),
-            "nobody else can dial this: the service has a folder of its own there; set PrivateTmp=no \
-             (systemctl edit hopend)"
+            "nobody else can dial this: the service has a folder of its own there. Fix: set PrivateTmp=no \
+             (systemctl edit hopend)."
         );
     }
 }

@@ -37,7 +37,7 @@ pub enum ClientStream {
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// Its first byte is none of TLS.
-    #[error("the client does not speak TLS to a TLS port; dial it as :tcps://host:port")]
+    #[error("the client does not speak TLS to a TLS port. Fix: dial it as :tcps://host:port.")]
     NotTls,
     /// It went away.
     #[error("the client went away before its TLS handshake was complete")]

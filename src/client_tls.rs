@@ -15,7 +15,7 @@ use x509_parser::extensions::GeneralName;
 
 use crate::config::{CertificateName, ServerTls, TlsVersion};
 use crate::crypto;
-use crate::error::chain;
+use crate::error::with_note;
 
 /// How often the files are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -208,16 +208,13 @@ impl Certificates {
                     );
                 }
             }
-            Err(error) => tracing::error!(
-                endpoint = self.endpoint,
-                "{}; {} until the files are right",
-                chain(&error),
-                if again {
-                    "the one before stays in use"
-                } else {
-                    "nobody is served"
-                }
-            ),
+            Err(error) => {
+                let until = match again {
+                    true => "the one before stays in use until the files are right",
+                    false => "nobody is served until the files are right",
+                };
+                tracing::error!(endpoint = self.endpoint, "{}", with_note(&error, until));
+            }
         }
     }
 

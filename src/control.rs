@@ -118,7 +118,7 @@ impl Control {
             Err(error) => {
                 tracing::warn!(
                     "[daemon] control {} can't be bound ({}), so `hopend status` will not find this \
-                     daemon; set it to a path in a folder that the daemon may write to, or to \"off\"",
+                     daemon. Fix: set it to a path in a folder that the daemon may write to, or to \"off\".",
                     path.display(),
                     error.source
                 );

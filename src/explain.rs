@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::error::FIX;
 use crate::q::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
 use crate::q::handshake::common_capability;
 use crate::q::message::error_response;
@@ -67,14 +68,14 @@ impl Explanation<'_> {
     }
 }
 
-/// The reason in as many bytes as are shown. What is too long loses its middle: the remedy, which
-/// stands behind the last semicolon, is what the reader needs most.
+/// The reason in as many bytes as are shown. What is too long loses its middle: the remedy at its end
+/// is what the reader needs most.
 fn shown(reason: &str) -> String {
     let text = format!("hopend: {reason}");
     if text.len() <= SHOWN {
         return text;
     }
-    let remedy = text.rfind("; ").map_or("", |at| &text[at..]);
+    let remedy = text.rfind(FIX).map_or("", |at| &text[at..]);
     // A policy statement behind it is for the administrator, who finds it in the log.
     let (remedy, _) = remedy.split_once(": {").unwrap_or((remedy, ""));
     let remedy = if remedy.len() <= LONGEST_REMEDY {
@@ -136,7 +137,7 @@ mod tests {
     use super::*;
     use crate::q::message::{message, text};
 
-    const REASON: &str = "the cluster is gone; start it";
+    const REASON: &str = "the cluster is gone. Fix: start it.";
 
     fn explanation(early: &[u8]) -> Explanation<'_> {
         Explanation {
@@ -167,7 +168,9 @@ mod tests {
 
     fn told() -> Vec<u8> {
         let mut told = vec![3];
-        told.extend(error_response("hopend: the cluster is gone; start it"));
+        told.extend(error_response(
+            "hopend: the cluster is gone. Fix: start it.",
+        ));
         told
     }
 
@@ -243,12 +246,21 @@ mod tests {
 
     #[test]
     fn what_is_too_long_to_be_shown_loses_its_middle_and_never_its_remedy() {
-        assert_eq!(shown("gone; start it"), "hopend: gone; start it");
-        let long = shown(&format!("{}; see the log; start it", "zoë ".repeat(100)));
+        assert_eq!(
+            shown("gone. Fix: start it."),
+            "hopend: gone. Fix: start it."
+        );
+        let long = shown(&format!(
+            "{}; see the log. Fix: start it.",
+            "zoë ".repeat(100)
+        ));
         assert!(long.len() <= SHOWN && long.len() > SHOWN - 4, "{long}");
         assert!(long.starts_with("hopend: zoë zoë"), "{long}");
-        assert!(long.ends_with("...; start it"), "{long}");
-        for endless in ["x".repeat(1_000), format!("gone; {}", "x".repeat(1_000))] {
+        assert!(long.ends_with("... Fix: start it."), "{long}");
+        for endless in [
+            "x".repeat(1_000),
+            format!("gone. Fix: {}", "x".repeat(1_000)),
+        ] {
             let cut = shown(&endless);
             assert_eq!(cut.len(), SHOWN);
             assert!(cut.ends_with("x..."), "{cut}");

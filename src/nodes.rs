@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Environment;
 use crate::credential::{FetchError, Retry};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, with_note};
 use crate::finspace::{Cluster, Node};
 
 /// Between two looks at a list that nobody doubts.
@@ -280,7 +280,10 @@ async fn ask_zone(shared: std::sync::Weak<Shared>, source: Arc<dyn Discover>) {
                 return;
             }
             Err(error) if !told => {
-                tracing::warn!("{error}; until then all nodes are equally near");
+                tracing::warn!(
+                    "{}",
+                    with_note(&error, "until then all nodes are equally near")
+                );
                 told = true;
             }
             Err(error) => tracing::debug!("{error}"),

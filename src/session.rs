@@ -17,7 +17,7 @@ use crate::client_tls::Certificates;
 use crate::config::{CertificateName, Endpoint, Errors, ListenAddress, Target, User};
 use crate::console;
 use crate::credential::Credentials;
-use crate::error::{ErrorKind, chain};
+use crate::error::{ErrorKind, chain, with_fix};
 use crate::explain::Explanation;
 use crate::limits::{Door, Exceeded, Limits, Place};
 use crate::live::{Live, Looks, OpenSession};
@@ -110,13 +110,15 @@ pub struct Session {
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The first bytes are no q handshake.
-    #[error("{0}; dial this port with hopen")]
+    #[error(transparent)]
     NotQ(#[from] HelloError),
     /// TLS did not come about.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     /// There is no certificate to show it.
-    #[error("the certificate of the endpoint can't be used; see the log, and `hopend check`")]
+    #[error(
+        "the certificate of the endpoint can't be used. Fix: read the log, and run `hopend check`."
+    )]
     NoCertificate,
     /// There is too much already.
     #[error(transparent)]
@@ -132,7 +134,7 @@ pub enum Refusal {
     Peer(#[from] PeerError),
     /// Its password could not be checked in time.
     #[error(
-        "too many passwords are being checked at once: no turn within {} s; find out who guesses",
+        "too many passwords are being checked at once: no turn within {} s. Fix: find out who guesses.",
         .0.as_secs_f32()
     )]
     Crowded(Duration),
@@ -640,10 +642,7 @@ async fn unused(idle_timeout: Option<Duration>, meters: &relay::Meters) -> End {
 
 /// The record of a session that is over. What follows it is only tidying up.
 fn report(end: &End, session: &Session, open: OpenSession, record: &audit::Record) {
-    let mut reason = chain(end);
-    if let Some(remedy) = end.remedy() {
-        reason = format!("{reason}; {remedy}");
-    }
+    let reason = with_fix(chain(end), end.remedy().unwrap_or_default());
     let file = &session.services.audit;
     record.ended(end.kind(), &reason, open.meters(), file);
     if let (Some(kind), Some(_)) = (end.kind(), end.remedy()) {

@@ -233,7 +233,7 @@ async fn a_folder_that_is_not_there_is_told_by_check_by_a_start_and_by_a_reload(
     daemon.process.signal(Signal::SIGHUP);
     let said = daemon.process.line_with("reload changed nothing");
     assert!(
-        said.ends_with("No such file or directory (os error 2); make its folder"),
+        said.ends_with("No such file or directory (os error 2). Fix: make its folder."),
         "{said}"
     );
     drop(daemon.open("hdb").await);

@@ -36,8 +36,13 @@ async fn a_tls_client_on_a_plain_port_gets_an_alert() {
     let client_hello = [0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc];
     let answer = answer_to(&stage, &client_hello).await;
     assert_eq!(answer, [0x15, 3, 1, 0, 2, 2, 70]);
-    log.line_with(&["WARN", "speaks TLS to a plain port", "kind=\"client\""])
+    let line = log
+        .line_with(&["WARN", "speaks TLS to a plain port", "kind=\"client\""])
         .await;
+    // What failed, then the fix, each once.
+    let told = "session refused: the client speaks TLS to a plain port. Fix: dial it without TLS";
+    assert!(line.contains(told), "{line}");
+    assert_eq!(line.matches("plain port").count(), 1, "{line}");
 }
 
 #[tokio::test]

@@ -145,8 +145,8 @@ async fn a_connection_string_is_what_hopen_takes_without_a_password() {
     assert_eq!(
         nowhere,
         Err(
-            "hopend: no endpoint leads to cluster \"gateway-cluster\"; add an [[endpoint]] with \
-             cluster = \"gateway-cluster\""
+            "hopend: no endpoint leads to cluster \"gateway-cluster\". Fix: add an [[endpoint]] with \
+             cluster = \"gateway-cluster\"."
                 .into()
         )
     );
@@ -267,7 +267,8 @@ async fn a_loop_in_q_asks_aws_once_and_a_refusal_is_told_with_its_remedy() {
         let refused = console.ask(request).await.unwrap_err();
         assert!(
             refused.starts_with("hopend: finspace:ListKxClusterNodes on cluster rdb-cluster")
-                && refused.contains("; allow finspace:ListKxClusterNodes to the daemon's role: {"),
+                && refused
+                    .contains(". Fix: allow finspace:ListKxClusterNodes to the daemon's role: {"),
             "{refused}"
         );
     }
@@ -286,7 +287,7 @@ async fn what_it_does_not_know_is_answered_with_what_there_is() {
     let mut console = stage.open("console").await;
     for request in ["select from sessions", "1+1", "exit 0"] {
         let told = console.ask(request).await.unwrap_err();
-        assert!(told.starts_with("hopend: a console evaluates no q; ask it for endpoints, "));
+        assert!(told.starts_with("hopend: a console evaluates no q. Fix: ask it for endpoints, "));
     }
     console.send(MessageType::Async, "").await;
     console.send(MessageType::Async, "exit 0").await;

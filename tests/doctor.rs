@@ -45,7 +45,7 @@ const BROKEN: &[Broken] = &[
         told: &["alice may not use endpoint hdb", "add the name to users"] },
     Broken { name: "a password file that is not there", stage: "configuration", exit: 78,
         how: |scene| { scene.plain(); std::fs::remove_file(scene.path("plain.password")).unwrap(); },
-        told: &["plain.password does not exist; create it"] },
+        told: &["plain.password does not exist. Fix: create it"] },
     // audit file
     Broken { name: "an audit file in a folder that is not there", stage: "audit file", exit: 78,
         how: |scene| scene.edit("[daemon]", "[daemon]\naudit = \"logs/audit.log\""),
@@ -56,13 +56,13 @@ const BROKEN: &[Broken] = &[
         told: &["no AWS credentials", "set profile"] },
     Broken { name: "a wrong secret key", stage: "base credentials", exit: 77,
         how: |scene| scene.credentials("{key}", "wrong"),
-        told: &["renew them, as the secret key does not belong to the access key"] },
+        told: &["renew the daemon's AWS credentials, as the secret key does not belong to the access key"] },
     Broken { name: "an access key that AWS does not know", stage: "base credentials", exit: 77,
         how: |scene| scene.credentials("AKIANOSUCHKEY0000000", "{secret}"),
-        told: &["renew them, as AWS does not know the access key"] },
+        told: &["renew the daemon's AWS credentials, as AWS does not know the access key"] },
     Broken { name: "an expired base session", stage: "base credentials", exit: 77,
         how: |scene| scene.answer("GetCallerIdentity", 403, "ExpiredToken", "The security token included in the request is expired"),
-        told: &["session of the daemon's AWS credentials is over: renew them"] },
+        told: &["renew them with what wrote them, as the session of the daemon's AWS credentials is over"] },
     Broken { name: "a clock that is wrong", stage: "base credentials", exit: 77,
         how: |scene| scene.answer("GetCallerIdentity", 403, "SignatureDoesNotMatch", "Signature expired: 20260101T000000Z is now earlier than 20260101T001000Z"),
         told: &["clock is wrong"] },
@@ -92,7 +92,7 @@ const BROKEN: &[Broken] = &[
     Broken { name: "an explicit Deny", stage: "GetKxUser", exit: 77,
         how: |scene| scene.sim.set_policy(&scene.sim.base_arn(), r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"},
             {"Effect":"Deny","Action":"finspace:GetKxUser","Resource":"*"}]}"#).unwrap(),
-        told: &["a Deny in an identity-based policy forbids it to arn:aws:iam::111122223333:user/hopend"] },
+        told: &["take the Deny out of an identity-based policy, which forbids it to arn:aws:iam::111122223333:user/hopend"] },
     Broken { name: "a role that does not trust the session's role", stage: "AssumeRole", exit: 77,
         how: |scene| scene.answer("AssumeRole", 403, "AccessDenied", &format!(
             "User: arn:aws:sts::111122223333:assumed-role/bastion/i-0abc is not authorized to perform: sts:AssumeRole \
@@ -383,6 +383,26 @@ async fn least_privilege_is_no_fault_and_a_certificate_that_ends_soon_is_a_warni
         printed.contains("renew the certificate of CN=localhost there: 5 days are left"),
         "{printed}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_address_has_no_tls_stage() {
+    for reachable in [true, false] {
+        let mut scene = Scene::new().await;
+        let port = match reachable {
+            true => scene.speaker(plain_kdb),
+            false => closed(),
+        };
+        scene.connect(&format!(":localhost:{port}"));
+        let outcomes = scene.outcomes().await;
+        let tcp = if reachable { "passed" } else { "failed" };
+        assert!(
+            outcomes.contains(&("TCP".into(), tcp.into())),
+            "{outcomes:?}"
+        );
+        let stages: Vec<_> = outcomes.iter().map(|(stage, _)| &**stage).collect();
+        assert!(!stages.contains(&"TLS"), "{stages:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,7 +37,7 @@ async fn what_aws_denies_is_told_with_the_remedy_and_then_the_handle_closes() {
         "hopend: ",
         "finspace:GetKxConnectionString",
         "cluster hdb-cluster",
-        "; allow finspace:GetKxConnectionString and finspace:ConnectKxCluster on it to ",
+        ". Fix: allow finspace:GetKxConnectionString and finspace:ConnectKxCluster on it to ",
     ] {
         assert!(told.contains(part), "{part:?} in {told}");
     }
@@ -78,6 +78,33 @@ async fn each_way_that_kdb_can_be_gone_is_told() {
     }
     let mut handle = stage.open("hdb").await;
     handle.ask("1+1").await.unwrap();
+}
+
+#[tokio::test]
+async fn each_address_that_was_tried_is_named_and_so_it_is_in_the_log() {
+    let (log, _guard) = Log::capture();
+    // Nothing listens at these.
+    let held = ["127.0.0.1:0"; 2].map(|any| std::net::TcpListener::bind(any).unwrap());
+    let addresses = held.each_ref().map(|held| held.local_addr().unwrap());
+    let [a, b] = addresses.map(|address| format!(":{address}"));
+    let stage = Stage::with(Options::default(), |text| {
+        let text = any_ports(text);
+        let at = text.find("connect = ").unwrap();
+        let end = at + text[at..].find('\n').unwrap();
+        let connect = format!("errors = \"explain\"\nconnect = [\"{a}\", \"{b}\"]");
+        [&text[..at], &connect, &text[end..]].concat()
+    })
+    .await;
+    drop(held);
+    let mut handle = stage.open("plain").await;
+    let told = handle.ask("1+1").await.unwrap_err();
+    let expected = format!(
+        "hopend: no kdb+ at {a}, {b}: no connection: Connection refused (os error 111). Fix: "
+    );
+    assert!(told.starts_with(&expected), "{told}");
+    assert_eq!(told.matches("Connection refused").count(), 1, "{told}");
+    log.line_with(&["session refused", &*a, &*b, "kind=\"upstream\""])
+        .await;
 }
 
 #[tokio::test]
@@ -145,7 +172,7 @@ async fn pykx_kola_and_aiokdb_show_the_reason_as_an_error_of_qs() {
     assert_eq!(said.len(), 3, "{said:?}");
     for line in said {
         // KX's library cuts an error off behind 256 bytes: the remedy has to be within them.
-        let parts = ["hopend: finspace:GetKxConnectionString on", "; allow "];
+        let parts = ["hopend: finspace:GetKxConnectionString on", ". Fix: allow "];
         for part in parts {
             assert!(line.contains(part), "{part} in {line}");
         }

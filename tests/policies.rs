@@ -363,7 +363,7 @@ async fn a_document_by_itself_is_whole_or_not_printed() {
     assert!(said.contains("nothing here needs AWS"), "{said}");
     let (code, _, said) = policy(&["--endpoint", "tape"]).await;
     assert_eq!(code, Some(78));
-    assert!(said.contains("there are: hdb rdb plain"), "{said}");
+    assert!(said.contains("name one of these: hdb rdb plain"), "{said}");
     let (code, _, said) = policy(&["--ask", "--document", "role"]).await;
     assert_eq!(code, Some(78));
     assert!(said.contains("--user"), "{said}");

@@ -237,7 +237,7 @@ async fn kill_ends_just_that_session_and_the_audit_says_by_whom() {
     assert_eq!(again.status.code(), Some(69));
     let error = String::from_utf8_lossy(&again.stderr);
     assert!(
-        error.contains("no session 2 is open; `hopend status`"),
+        error.contains("no session 2 is open. Fix: take a number from `hopend status`"),
         "{error}"
     );
 }

@@ -150,7 +150,7 @@ async fn all_facts_are_there_without_scripts_and_text_from_outside_is_text() {
         assert!(head.contains(header), "{header} in {head}");
     }
     for fact in [
-        "it has no user &quot;bob&quot;; add a [[user]]",
+        "it has no user &quot;bob&quot;. Fix: add a [[user]]",
         "hdb",
         "hdb-cluster",
         "plain",

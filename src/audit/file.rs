@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::line::{Line, milliseconds};
+use crate::error::with_fix;
 
 /// Lines that wait at most; a few megabytes.
 const CAPACITY: usize = 4096;
@@ -29,7 +30,7 @@ const MODE: u32 = 0o640;
 
 /// Why the file can't be had.
 #[derive(Debug, thiserror::Error)]
-#[error("audit file {path}: {cause}; {remedy}", path = .path.display(), remedy = remedy(.cause))]
+#[error("{}", with_fix(format_args!("audit file {}: {cause}", .path.display()), remedy(.cause)))]
 pub struct AuditFileError {
     path: PathBuf,
     /// In the message, for the remedy comes behind it.
@@ -260,7 +261,7 @@ impl Shared {
         if first {
             tracing::error!(
                 "audit file {}: {} lines wait to be written, and those that come now are lost (they \
-                 are in the log); make room on its disk, or find out why it is slow",
+                 are in the log). Fix: make room on its disk, or find out why it is slow.",
                 self.path.display(),
                 self.capacity
             );
@@ -296,7 +297,7 @@ impl Writing {
             if let Err(error) = self.write() {
                 if !self.in_trouble {
                     tracing::error!(
-                        "audit file {}: {error}; lines wait until it can be written, {} at most; {}",
+                        "audit file {}: {error}; lines wait until it can be written, {} at most. Fix: {}.",
                         self.shared.path.display(),
                         self.shared.capacity,
                         remedy(&error)
@@ -321,7 +322,7 @@ impl Writing {
             self.written = 0;
             if self.in_trouble || lost > 0 {
                 tracing::warn!(
-                    "audit file {}: written again; {} lines were lost so far",
+                    "audit file {}: written again, {} lines were lost so far",
                     self.shared.path.display(),
                     self.shared.lost.load(Ordering::Relaxed)
                 );

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::password::Passwords;
 use super::{Accounts, Peer};
 use crate::config::{CertificateName, Endpoint, User, Verifier};
+use crate::error::or_fix;
 use crate::q::handshake::Hello;
 use crate::secret::Secret;
 
@@ -51,7 +52,7 @@ pub struct Denied {
 pub enum Reason {
     /// hopen named somebody whom the endpoint does not have.
     #[error(
-        "it has no user {user:?}; add a [[user]] of that name, or the name to the endpoint's users"
+        "it has no user {user:?}. Fix: add a [[user]] of that name, or the name to the endpoint's users."
     )]
     UnknownUser {
         /// As hopen gave it.
@@ -59,8 +60,8 @@ pub enum Reason {
     },
     /// The password does not match.
     #[error(
-        "the password of user {user:?} does not match; correct it in hopen, or make a new one with \
-         hopend hash-password"
+        "the password of user {user:?} does not match. Fix: correct it in hopen, or make a new one with \
+         hopend hash-password."
     )]
     WrongPassword {
         /// The user's name.
@@ -68,8 +69,8 @@ pub enum Reason {
     },
     /// Neither the account nor a password says so.
     #[error(
-        "the account is not that of user {user:?} and no password was given; give hopen the \
-         password{}", remedy(.account.as_deref())
+        "the account is not that of user {user:?} and no password was given. Fix: give hopen the \
+         password{}.", remedy(.account.as_deref())
     )]
     PasswordMissing {
         /// The user's name.
@@ -79,8 +80,8 @@ pub enum Reason {
     },
     /// The user is known by an account alone, and it is another.
     #[error(
-        "the account is not that of user {user:?}, who has no password; give the user a password \
-         (hopend hash-password){}", remedy(.account.as_deref())
+        "the account is not that of user {user:?}, who has no password. Fix: give the user a password \
+         (hopend hash-password){}.", remedy(.account.as_deref())
     )]
     OtherAccount {
         /// The user's name.
@@ -90,7 +91,7 @@ pub enum Reason {
     },
     /// hopen named nobody, and the account is nobody's.
     #[error(
-        "the account belongs to none of its users; give a user and password to hopen{}",
+        "the account belongs to none of its users. Fix: give a user and password to hopen{}.",
         remedy(.account.as_deref())
     )]
     AccountNotAllowed {
@@ -98,21 +99,23 @@ pub enum Reason {
         account: Option<String>,
     },
     /// hopen named nobody, and the account is several users'.
-    #[error("the account or certificate is that of several users; give hopen one of {}", .names.join(", "))]
+    #[error("the account or certificate is that of several users. Fix: give hopen one of {}.", .names.join(", "))]
     Ambiguous {
         /// The users' names.
         names: Vec<String>,
     },
     /// hopen gave a password without a user, and the account did not decide.
-    #[error("hopen gave a password and no user; give both, as in `:host:port:user:password")]
+    #[error("hopen gave a password and no user. Fix: give both, as in `:host:port:user:password`.")]
     UserMissing,
     /// hopen named nobody where only passwords count.
-    #[error("only a user with a password may come in from beyond this host; give both to hopen")]
+    #[error(
+        "only a user with a password may come in from beyond this host. Fix: give both to hopen."
+    )]
     PasswordOnly,
     /// The user has no password, where only passwords count.
     #[error(
-        "user {user:?} has no password and only passwords count beyond this host; give the user \
-         one (hopend hash-password)"
+        "user {user:?} has no password and only passwords count beyond this host. Fix: give the user \
+         one (hopend hash-password)."
     )]
     NoPassword {
         /// The user's name.
@@ -120,8 +123,8 @@ pub enum Reason {
     },
     /// The certificate is not the user's.
     #[error(
-        "its certificate, of {}, is not that of user {user:?}; show the user's own, or set \
-         certificate of the [[user]]", shown(.names)
+        "its certificate, of {}, is not that of user {user:?}. Fix: show the user's own, or set \
+         certificate of the [[user]].", shown(.names)
     )]
     OtherCertificate {
         /// The user's name.
@@ -131,15 +134,15 @@ pub enum Reason {
     },
     /// The certificate is nobody's, and hopen named nobody.
     #[error(
-        "its certificate, of {}, is that of none of its users; set certificate of a [[user]] to one of \
-         these, or give a user and password to hopen", shown(.names)
+        "its certificate, of {}, is that of none of its users. Fix: set certificate of a [[user]] to one of \
+         these, or give a user and password to hopen.", shown(.names)
     )]
     CertificateUnknown {
         /// What the certificate says.
         names: Vec<CertificateName>,
     },
     /// The account would have decided, and the kernel did not tell it.
-    #[error("hopend cannot see the client's account: {why}; or give a user and password to hopen")]
+    #[error("hopend cannot see the client's account: {}", or_fix(.why, "give a user and password to hopen"))]
     PeerUnknown {
         /// What stood in the way.
         why: String,

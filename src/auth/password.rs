@@ -26,13 +26,13 @@ const OF_ITS_OWN: usize = (33 << 20) / Block::SIZE;
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
     /// There is nothing to hash.
-    #[error("client: an empty password never matches; give one")]
+    #[error("client: an empty password never matches. Fix: give one.")]
     Empty,
     /// argon2 or the system's random numbers failed.
     #[error("hopend: argon2 failed to hash the password")]
     Hash(#[source] argon2::password_hash::Error),
     /// Not a PHC string of argon2.
-    #[error("configuration: not an argon2 hash; print one with hopend hash-password")]
+    #[error("configuration: not an argon2 hash. Fix: print one with hopend hash-password.")]
     Malformed,
 }
 

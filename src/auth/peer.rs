@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::socket::{Ends, KernelSocket};
 use super::{proc_net, sock_diag};
 use crate::config::ListenAddress;
-use crate::error::{MORE_DESCRIPTORS, out_of_descriptors};
+use crate::error::{MORE_DESCRIPTORS, NO_DESCRIPTORS, out_of_descriptors};
 
 /// The other end of an accepted connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub enum PeerError {
     #[error("hopend: the system does not tell who connected to the Unix socket")]
     Unix(#[source] io::Error),
     /// The kernel could not be asked.
-    #[error("{MORE_DESCRIPTORS}")]
+    #[error("{NO_DESCRIPTORS}. Fix: {MORE_DESCRIPTORS}.")]
     Descriptors(#[source] io::Error),
 }
 
@@ -212,8 +212,8 @@ fn tcp_account(
         }
         Err(error) if out_of_descriptors(&error) => Err(PeerError::Descriptors(error)),
         Err(error) => Ok(unidentified(format!(
-            "neither NETLINK_SOCK_DIAG nor /proc/net/tcp can be asked ({error}); allow AF_NETLINK \
-             in the service's RestrictAddressFamilies"
+            "neither NETLINK_SOCK_DIAG nor /proc/net/tcp can be asked ({error}). Fix: allow AF_NETLINK \
+             in the service's RestrictAddressFamilies."
         ))),
     }
 }
@@ -273,8 +273,8 @@ fn maps_every_account(uid_map: &str) -> bool {
 
 fn hidden(uid: u32) -> String {
     format!(
-        "uid {uid} stands for every account that hopend's user namespace does not map; run hopend \
-         without PrivateUsers"
+        "uid {uid} stands for every account that hopend's user namespace does not map. Fix: run hopend \
+         without PrivateUsers."
     )
 }
 

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use super::{Exit, complain};
 use crate::config;
 use crate::control::{self, Answer, AskError, Request};
+use crate::error::with_fix;
+
+/// The remedy where the account that asks may not.
+const AS_THE_DAEMON: &str = "run this as root or as the daemon's account";
 
 /// The control socket that a configuration names. Where there is none, the reason has been printed.
 pub(super) fn control(config: &Path) -> Result<PathBuf, Exit> {
@@ -13,7 +17,7 @@ pub(super) fn control(config: &Path) -> Result<PathBuf, Exit> {
         && error.kind() == io::ErrorKind::PermissionDenied
     {
         complain(format_args!(
-            "hopend: {}: {error}; run this as root or as the daemon's account",
+            "hopend: {}: {error}. Fix: {AS_THE_DAEMON}.",
             config.display()
         ));
         return Err(Exit::NoPermission);
@@ -22,8 +26,8 @@ pub(super) fn control(config: &Path) -> Result<PathBuf, Exit> {
         Ok(Some(path)) => Ok(path),
         Ok(None) => {
             complain(format_args!(
-                "hopend: control is \"off\" in [daemon] of {}, so its daemon can't be asked; set it \
-                 to a path and reload the daemon",
+                "hopend: control is \"off\" in [daemon] of {}, so its daemon can't be asked. Fix: set it \
+                 to a path and reload the daemon.",
                 config.display()
             ));
             Err(Exit::Unavailable)
@@ -47,7 +51,7 @@ pub(super) struct Unanswered {
 pub(super) fn ask(control: &Path, request: &Request) -> Result<Answer, Unanswered> {
     let no_permission = |why: String| Unanswered {
         exit: Exit::NoPermission,
-        why: format!("{why}; run this as root or as the daemon's account"),
+        why: with_fix(why, AS_THE_DAEMON),
     };
     let unavailable = |why: String| Unanswered {
         exit: Exit::Unavailable,
@@ -58,12 +62,13 @@ pub(super) fn ask(control: &Path, request: &Request) -> Result<Answer, Unanswere
         Ok(Answer::Failed(why) | Answer::NoSession(why)) => Err(unavailable(why)),
         Ok(answer @ (Answer::Status(_) | Answer::Killed)) => Ok(answer),
         Err(error @ AskError::NotPermitted { .. }) => Err(no_permission(error.to_string())),
-        Err(error @ AskError::Nobody { .. }) => Err(unavailable(format!(
-            "{error}; start the daemon (systemctl start hopend), or name the configuration it runs \
-             with by --config"
+        Err(error @ AskError::Nobody { .. }) => Err(unavailable(with_fix(
+            error,
+            "start the daemon (systemctl start hopend), or name its configuration with --config",
         ))),
-        Err(error @ AskError::Broken { .. }) => Err(unavailable(format!(
-            "{error}; look into its log, and whether it is the same version"
+        Err(error @ AskError::Broken { .. }) => Err(unavailable(with_fix(
+            error,
+            "read the daemon's log, and check that it is of the same version",
         ))),
     }
 }

@@ -197,7 +197,7 @@ fn user(config: &Config, name: &str) -> Result<Arc<User>, Failed> {
         Failed {
             kind: ErrorKind::Configuration,
             why: format!(
-                "no [[user]] is called {name:?}; there are: {}",
+                "no [[user]] is called {name:?}. Fix: name one of these: {}.",
                 names.join(" ")
             ),
         }
@@ -289,7 +289,7 @@ fn choose(config: &Config, name: Option<&str>) -> Result<Arc<Environment>, Strin
             .cloned()
             .ok_or_else(|| {
                 format!(
-                    "no environment is called {name:?}; there are: {}",
+                    "no environment is called {name:?}. Fix: name one of these: {}.",
                     names.join(" ")
                 )
             }),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::sim::time;
 use super::{ConfigArgument, Exit, complain, runtime, say};
 use crate::doctor::{self, Event, Outcome, Question, Stage, Subject};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, sentence};
 use crate::secret::Secret;
 
 /// Columns of the stages' names.
@@ -197,7 +197,7 @@ impl Report {
             let _ = write!(text, "\n      {line}");
         }
         if let Some(remedy) = stage.remedy.as_ref().filter(|remedy| !remedy.is_empty()) {
-            let _ = write!(text, "\n      → {remedy}");
+            let _ = write!(text, "\n      Fix: {}", sentence(remedy));
         }
         if let Some(missing) = &stage.missing {
             let _ = write!(
@@ -221,13 +221,18 @@ impl Report {
         if self.json {
             say(Value::from(self.rows));
         } else {
-            let stages = self.stages;
-            match self.failed {
-                0 => say(format_args!("{stages} stages, all is well")),
-                failed => say(format_args!("{stages} stages, {failed} failed")),
-            }
+            say(verdict(self.stages, self.failed));
         }
         self.worst
+    }
+}
+
+/// The last line of a report.
+fn verdict(stages: usize, failed: usize) -> String {
+    let noun = if stages == 1 { "stage" } else { "stages" };
+    match failed {
+        0 => format!("{stages} {noun}, all is well"),
+        failed => format!("{stages} {noun}, {failed} failed"),
     }
 }
 
@@ -274,5 +279,17 @@ fn worse(one: Exit, other: Exit) -> Exit {
         other
     } else {
         one
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_stage_is_no_plural() {
+        assert_eq!(verdict(1, 1), "1 stage, 1 failed");
+        assert_eq!(verdict(1, 0), "1 stage, all is well");
+        assert_eq!(verdict(2, 0), "2 stages, all is well");
     }
 }

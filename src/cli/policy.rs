@@ -117,7 +117,7 @@ fn chosen(config: &Config, names: &[String]) -> Result<Vec<Arc<Endpoint>>, Faile
             let there = config.endpoints.iter().map(|endpoint| &*endpoint.name);
             let there: Vec<_> = there.collect();
             wrong(format!(
-                "no endpoint is called {name:?}; there are: {}",
+                "no endpoint is called {name:?}. Fix: name one of these: {}.",
                 there.join(" ")
             ))
         })
@@ -184,7 +184,7 @@ fn print(arguments: &Arguments, policies: &Policies) -> Result<(), Failed> {
         let gaps = policies.gaps.iter();
         let gaps = gaps.filter(|gap| matches!(gap, Gap::Role { .. }));
         let gaps: Vec<_> = gaps.map(ToString::to_string).collect();
-        wrong(format!("the document would have gaps: {}", gaps.join("; ")))
+        wrong(format!("the document would have gaps: {}", gaps.join(" ")))
     };
     let role = || {
         let role = role(policies, arguments.user.as_deref())?;
@@ -219,7 +219,7 @@ fn role<'a>(policies: &'a Policies, user: Option<&str>) -> Result<&'a RolePolici
         (Some(role), None, _) => Ok(role),
         (Some(_), Some(_), None) => Err(wrong("whose role? Say --user with a user's name")),
         (Some(_), Some(_), Some(user)) => Err(wrong(format!(
-            "user {user} has several roles; say --endpoint as well"
+            "user {user} has several roles. Fix: add --endpoint."
         ))),
         (None, _, Some(user)) => Err(wrong(format!("no role of a user {user:?} is needed"))),
         (None, _, None) => Err(wrong("nothing here needs a user's role")),

@@ -76,7 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             "  clusters        {}",
             simulator.clusters().join(" ")
         ));
-        say("its nodes are test doubles; `hopend sim --expressions` lists what they can evaluate");
+        say("its nodes are test doubles: `hopend sim --expressions` lists what they can evaluate");
         say("next:");
         say(format_args!("  hopend run --config {}", path.display()));
         say("ready");

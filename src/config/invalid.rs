@@ -1,8 +1,10 @@
 //! Why a text is not the value it should be.
 
+use crate::error::with_fix;
+
 /// What is wrong with a text, and how to write it. Never holds a text that could be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what}; {remedy}")]
+#[error("{}", with_fix(.what, .remedy))]
 pub struct Invalid {
     /// What is wrong.
     pub what: String,

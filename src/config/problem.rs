@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::error::with_fix;
+
 /// One thing that is wrong, and what to do about it.
 ///
 /// Neither text ever holds a value that could be a secret.
@@ -69,7 +71,7 @@ impl<'a> IntoIterator for &'a Problems {
     }
 }
 
-/// One line each: `FILE:LINE: KEY: what; remedy`, the form that editors and compilers share.
+/// One line each: `FILE:LINE: KEY: what. Fix: remedy.`, the form that editors and compilers share.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.list.iter().enumerate() {
@@ -86,13 +88,13 @@ impl fmt::Display for Problems {
     }
 }
 
-/// `KEY: what; remedy`, without the place.
+/// `KEY: what. Fix: remedy.`, without the place.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
-        write!(f, "{}; {}", self.what, self.remedy)
+        f.write_str(&with_fix(&self.what, &self.remedy))
     }
 }
 

@@ -36,7 +36,7 @@ pub enum ConfineError {
     #[error("{0}")]
     Calls(#[from] CallsError),
     /// The configuration insists.
-    #[error("confine = \"strict\" in [daemon], and {0}; set it to \"auto\" to go without")]
+    #[error("confine = \"strict\" in [daemon], and {0}. Fix: set it to \"auto\" to go without.")]
     Lacking(String),
 }
 
@@ -83,7 +83,7 @@ impl Confinement {
         if self.no_programs && !files::commands(config).is_empty() {
             return Err(format!(
                 "a login command can't be run, as there was none when hopend started and it has \
-                 confined itself; {RESTART}"
+                 confined itself. Fix: {RESTART}."
             ));
         }
         let Some(scope) = &self.files else {
@@ -119,7 +119,7 @@ const RESTART: &str = "restart it (systemctl restart hopend)";
 fn beyond_scope(what: &str, file: &Path) -> String {
     format!(
         "{what} {}, as the configuration named nothing in that folder when hopend started and \
-         confined itself; {RESTART}",
+         confined itself. Fix: {RESTART}.",
         file.display()
     )
 }

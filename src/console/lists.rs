@@ -231,7 +231,7 @@ mod tests {
         let error = lists.quick("one more").await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "50 lists were asked for within 10 s; ask for fewer, or later"
+            "50 lists were asked for within 10 s. Fix: ask for fewer, or later."
         );
         assert!(lists.quick("0").await.is_ok(), "that is kept");
         tokio::time::advance(KEPT).await;

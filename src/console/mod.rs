@@ -226,7 +226,7 @@ impl Visit<'_> {
                 text
             }
             Err(Refused::Late) => format!(
-                "FinSpace has not answered within {} s; ask again: hopend goes on waiting for it",
+                "FinSpace has not answered within {} s. Fix: ask again: hopend goes on waiting for it.",
                 DEADLINE.as_secs()
             ),
         };
@@ -259,7 +259,7 @@ impl Visit<'_> {
             Request::Show(shown) => {
                 let status = (self.status)().await.map_err(|error| {
                     Refused::Asked(format!(
-                        "it can't tell its own state ({error}); report this"
+                        "it can't tell its own state ({error}). Fix: report this."
                     ))
                 })?;
                 Ok(Value::Table(tables::of(shown, &status, &viewer)))
@@ -291,8 +291,8 @@ impl Visit<'_> {
     fn environment(&self) -> Result<&Arc<Environment>, Refused> {
         self.environment.ok_or_else(|| {
             Refused::Asked(
-                "the configuration knows no FinSpace environment to list; add a table \
-                 [environment.NAME] with its id and region"
+                "the configuration knows no FinSpace environment to list. Fix: add a table \
+                 [environment.NAME] with its id and region."
                     .into(),
             )
         })

@@ -85,11 +85,13 @@ impl Request {
                 Self::NodeConnectionString(checked(cluster)?, checked(node)?),
             ),
             (name, Some(_), _) | (name @ ".aws.list_kx_clusters", ..) => {
-                Err(format!("{name} takes no argument; ask for {name}[]"))
+                Err(format!("{name} takes no argument. Fix: ask for {name}[]."))
             }
-            (name @ (".aws.list_kx_cluster_nodes" | ".aws.get_kx_connection_string"), ..) => Err(
-                format!("{name} takes a cluster's name; ask for {name}[\"hdb-cluster\"], say"),
-            ),
+            (name @ (".aws.list_kx_cluster_nodes" | ".aws.get_kx_connection_string"), ..) => {
+                Err(format!(
+                    "{name} takes a cluster's name. Fix: name one, as in {name}[\"hdb-cluster\"]."
+                ))
+            }
             (name @ ".aws.get_kx_node_connection_string", ..) => Err(format!(
                 "{name} takes a cluster's name and a node's id, as .aws.list_kx_cluster_nodes \
                  tells it"
@@ -100,7 +102,7 @@ impl Request {
 }
 
 fn unknown() -> String {
-    format!("a console evaluates no q; ask it for {ASKABLE}")
+    format!("a console evaluates no q. Fix: ask it for {ASKABLE}.")
 }
 
 /// A name that a cluster or a node can have.
@@ -111,7 +113,7 @@ fn checked(name: &str) -> Result<String, String> {
     }
     Err(format!(
         "that is no name of a cluster or node: they have up to {LONGEST_NAME} letters, digits, \
-         hyphens and underscores; .aws.list_kx_clusters[] lists clusters"
+         hyphens and underscores. Fix: list the clusters with .aws.list_kx_clusters[]."
     ))
 }
 

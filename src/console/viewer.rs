@@ -51,8 +51,8 @@ impl Viewer {
     /// Why a cluster is not shown. It says the same whether there is such a cluster or not.
     pub(super) fn refusal(&self, cluster: &str) -> String {
         format!(
-            "no endpoint that {} may use leads to cluster {cluster:?}; ask the administrator for \
-             one, or for console = true",
+            "no endpoint that {} may use leads to cluster {cluster:?}. Fix: ask the administrator for \
+             one, or for console = true.",
             self.user
         )
     }
@@ -90,8 +90,8 @@ impl Viewer {
         };
         if let Some(bound) = theirs().next() {
             return Err(format!(
-                "endpoint {} leads to {place}, but has no address that hopen could dial from there; \
-                 add one to its listen",
+                "endpoint {} leads to {place}, but has no address that hopen could dial from there. Fix: \
+                 add one to its listen.",
                 bound.endpoint.name
             ));
         }
@@ -102,15 +102,15 @@ impl Viewer {
         };
         Err(match leading.first() {
             Some(bound) if self.sees_all => format!(
-                "endpoint {} leads to {place}, but not for {user}; add {user} to its users",
+                "endpoint {} leads to {place}, but not for {user}. Fix: add {user} to its users.",
                 bound.endpoint.name
             ),
             None if self.sees_all => {
-                format!("no endpoint leads to {place}; add an [[endpoint]] with {keys}")
+                format!("no endpoint leads to {place}. Fix: add an [[endpoint]] with {keys}.")
             }
             _ => format!(
-                "no endpoint that {user} may use leads to {place}; ask the administrator for an \
-                 [[endpoint]] with {keys}"
+                "no endpoint that {user} may use leads to {place}. Fix: ask the administrator for an \
+                 [[endpoint]] with {keys}."
             ),
         })
     }
@@ -259,28 +259,28 @@ pub(super) mod tests {
                 "root",
                 "other",
                 None,
-                "no endpoint leads to cluster \"other\"; add an [[endpoint]] with cluster = \"other\"",
+                "no endpoint leads to cluster \"other\". Fix: add an [[endpoint]] with cluster = \"other\".",
             ),
             (
                 "root",
                 "hdb-cluster",
                 Some("node-2"),
-                "no endpoint leads to node \"node-2\" of cluster \"hdb-cluster\"; add an \
-                 [[endpoint]] with cluster = \"hdb-cluster\" and node = \"node-2\"",
+                "no endpoint leads to node \"node-2\" of cluster \"hdb-cluster\". Fix: add an \
+                 [[endpoint]] with cluster = \"hdb-cluster\" and node = \"node-2\".",
             ),
             (
                 "root",
                 "alices-cluster",
                 None,
-                "endpoint mine leads to cluster \"alices-cluster\", but not for root; add root to \
-                 its users",
+                "endpoint mine leads to cluster \"alices-cluster\", but not for root. Fix: add root to \
+                 its users.",
             ),
             (
                 "root",
                 "rdb-cluster",
                 None,
                 "endpoint rdb leads to cluster \"rdb-cluster\", but has no address that hopen could \
-                 dial from there; add one to its listen",
+                 dial from there. Fix: add one to its listen.",
             ),
         ] {
             assert_eq!(string(user, cluster, node), Err(told.to_owned()));

@@ -435,7 +435,7 @@ fn rate_limited(recipe: &Recipe) -> FetchError {
         kind: ErrorKind::ControlPlane,
         retry: Retry::Soon,
         message: format!("{recipe} was fetched too often in the last minute"),
-        remedy: "find out why kdb+ refuses the logins; hopend tries again in a few seconds".into(),
+        remedy: "find out why kdb+ refuses the logins: hopend tries again in a few seconds".into(),
     }
 }
 

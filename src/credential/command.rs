@@ -153,7 +153,7 @@ fn failed(message: &str, retry: Retry) -> FetchError {
         kind: ErrorKind::ControlPlane,
         retry,
         message: format!("login.command: {message}"),
-        remedy: "run it by hand as the account of the daemon; it prints one connection string, or \
+        remedy: "run it by hand as the account of the daemon: it prints one connection string, or \
                  JSON with connection_string or user and password, and expires"
             .into(),
     }

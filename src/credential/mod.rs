@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime};
 use futures_util::future::BoxFuture;
 
 use crate::config::{Address, Environment, NodeVia, RoleArn};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, with_fix};
 use crate::secret::Secret;
 
 pub use crate::finspace::CallCount;
@@ -110,7 +110,7 @@ pub struct Issued {
 
 /// Why a login could not be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}; {remedy}")]
+#[error("{}", with_fix(.message, .remedy))]
 pub struct FetchError {
     /// Whose side.
     pub kind: ErrorKind,

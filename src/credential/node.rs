@@ -72,8 +72,8 @@ pub(crate) async fn ask_cluster(
             remedy: if connect {
                 format!("allow finspace:ConnectKxCluster on cluster {cluster} to the user's role")
             } else {
-                "node_via = \"cluster\" needs a session to the cluster from this host; check it with \
-                 node = \"any\", or set node_via = \"api\""
+                "check with node = \"any\" that this host reaches the cluster, as node_via = \"cluster\" \
+                 needs it, or set node_via = \"api\""
                     .into()
             },
         }

@@ -147,7 +147,8 @@ impl Examination<'_, '_> {
             Login::Client => match (&self.question.user, &self.question.password) {
                 (Some(user), Some(password)) => {
                     let credential = fixed(user, password.clone());
-                    let remedy = "kdb+ itself decides who may log in: ask whoever runs it";
+                    let remedy =
+                        "ask the administrator of that kdb+, which itself decides who may log in";
                     let at = (addresses, plaintext, &trust);
                     let named = users.first().copied();
                     self.log_in_everywhere(named, at, &credential, &mut ways, remedy)

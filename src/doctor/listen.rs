@@ -39,12 +39,7 @@ pub(super) async fn examine(address: &ListenAddress) -> Result<Finding<()>, Trou
                 (),
                 format!("{address} is free: no daemon runs"),
             )),
-            Err(error) => Err(Trouble {
-                kind: ErrorKind::Internal,
-                said: chain(&error),
-                remedy: None,
-                missing: None,
-            }),
+            Err(error) => Err(Trouble::new(ErrorKind::Internal, chain(&error), "")),
         },
     }
 }

@@ -40,18 +40,20 @@ impl Ways {
 }
 
 async fn walk(bench: &mut Bench<'_>, to: Destination<'_>) -> Way {
+    // A plain address has no such stage.
+    let tls: &[Name] = if to.address.tls { &[Name::Tls] } else { &[] };
     let found = bench.stage(Name::Dns, resolve(to)).await;
     let Some(addresses) = found else {
-        bench.wait_for(Name::Dns, &[Name::Tcp, Name::Tls]);
+        bench.wait_for(Name::Dns, &[Name::Tcp]);
+        bench.wait_for(Name::Dns, tls);
         return Err(Name::Dns);
     };
     let reached = bench.stage(Name::Tcp, connect(to, &addresses)).await;
     if reached.is_none() {
-        bench.wait_for(Name::Tcp, &[Name::Tls]);
+        bench.wait_for(Name::Tcp, tls);
         return Err(Name::Tcp);
     }
     if !to.address.tls {
-        bench.skip(Name::Tls, format!("{} is without TLS", to.address));
         return Ok(());
     }
     let limit = bench.limit;
@@ -78,8 +80,8 @@ async fn resolve(to: Destination<'_>) -> Result<Finding<Vec<SocketAddr>>, Troubl
         } else {
             (
                 ErrorKind::Upstream,
-                "FinSpace's names resolve in the VPC that its network is attached to: run hopend \
-                 there, or forward the zone to that VPC's resolver",
+                "run hopend in the VPC that FinSpace's network is attached to, where its names \
+                 resolve, or forward the zone to that VPC's resolver",
             )
         };
         Trouble::new(kind, format!("{host} does not resolve: {why}"), remedy)
@@ -102,21 +104,27 @@ async fn connect(to: Destination<'_>, addresses: &[SocketAddr]) -> Result<Findin
         }
         Err(UpstreamError::Connect { source, .. }) => {
             let port = to.address.port;
-            let remedy = match source.kind() {
-                io::ErrorKind::ConnectionRefused if to.written => {
-                    "nothing listens there: start kdb+, or correct host and port in connect"
-                }
-                io::ErrorKind::ConnectionRefused => {
-                    "nothing listens there: see whether the cluster runs, and what stands between"
-                }
-                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                    "this host has no route there: check routes, VPN and VPC attachments"
-                }
-                _ => "check that kdb+ listens there and that security groups and routes allow it",
+            let (why, remedy) = match source.kind() {
+                io::ErrorKind::ConnectionRefused if to.written => (
+                    ": nothing listens there",
+                    "start kdb+, or correct host and port in connect",
+                ),
+                io::ErrorKind::ConnectionRefused => (
+                    ": nothing listens there",
+                    "check that the cluster runs, and what stands between",
+                ),
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => (
+                    ": this host has no route there",
+                    "check routes, VPN and VPC attachments",
+                ),
+                _ => (
+                    "",
+                    "check that kdb+ listens there and that security groups and routes allow it",
+                ),
             };
             Err(Trouble::new(
                 ErrorKind::Upstream,
-                format!("no connection to port {port}: {source}"),
+                format!("no connection to port {port}: {source}{why}"),
                 remedy,
             ))
         }
@@ -185,13 +193,16 @@ async fn login(
             ..
         }) => Err(Trouble::new(
             ErrorKind::Upstream,
-            format!("no answer to the login within {} s", limit.as_secs_f32()),
-            "kdb+ computes for somebody else, or it is no kdb+: see what listens there",
+            format!(
+                "no answer to the login within {} s: kdb+ computes for somebody else, or it is no kdb+",
+                limit.as_secs_f32()
+            ),
+            "check what listens there",
         )),
         Err(error) => {
             let wants_certificate = chain(&error).contains("CertificateRequired");
             let remedy = if wants_certificate {
-                "the other side wants a client's certificate, which hopend has none of: turn that off"
+                "let the other side ask for no client's certificate, as hopend has none"
             } else {
                 "look at the log of kdb+, and what stands between"
             };
@@ -210,7 +221,7 @@ async fn no_op(opened: &mut Upstream) -> Result<Finding<()>, Trouble> {
         Err(error) => Err(Trouble::new(
             ErrorKind::Upstream,
             format!("no answer to a sync request: {}", chain(&error)),
-            "look at the log of kdb+: it let the user in, and closed",
+            "read the log of kdb+, as it let the user in and then closed",
         )),
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::credential::FetchError;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, without_fix};
 use crate::finspace::{AwsError, Missing};
 
 /// What is looked at.
@@ -248,11 +248,18 @@ impl<T> Finding<T> {
 }
 
 impl Trouble {
+    /// A `remedy` takes the place of the one that `said` ends with.
     pub(super) fn new(kind: ErrorKind, said: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let (said, remedy) = (said.into(), remedy.into());
+        let (what, known) = without_fix(&said);
+        let remedy = match &*remedy {
+            "" => known.unwrap_or_default().to_owned(),
+            _ => remedy,
+        };
         Self {
             kind,
-            said: said.into(),
-            remedy: Some(remedy.into()),
+            said: what.to_owned(),
+            remedy: Some(remedy),
             missing: None,
         }
     }
@@ -316,15 +323,15 @@ impl Name {
             }
             Self::Dns => "check the name servers in /etc/resolv.conf",
             Self::Tcp => {
-                "packets get lost on the way: allow the port in security groups, network ACLs, \
-                 routes and firewalls"
+                "allow the port in security groups, network ACLs, routes and firewalls, as packets get \
+                 lost on the way"
             }
             Self::Tls | Self::Login => {
-                "see what listens there; a kdb+ that computes answers nobody meanwhile"
+                "check what listens there, and whether kdb+ computes, as it answers nobody meanwhile"
             }
             Self::NoOp => {
-                "kdb+ has let it in and does not answer: it computes for somebody else, or hangs; \
-                 look at its log and its load"
+                "look at the log and the load of kdb+: it has let it in and does not answer, as it \
+                 computes for somebody else, or hangs"
             }
             Self::LoginCommand => {
                 "run it by hand as the account of the daemon, and see what it waits for"

@@ -54,12 +54,11 @@ pub(super) async fn examine(
     addresses: &[SocketAddr],
     limit: Duration,
 ) -> Result<Finding<()>, Trouble> {
-    let tls = to.trust.config.as_ref().map_err(|error| Trouble {
-        kind: ErrorKind::Configuration,
-        said: error.to_string(),
-        remedy: None,
-        missing: None,
-    })?;
+    let tls = to
+        .trust
+        .config
+        .as_ref()
+        .map_err(|error| Trouble::new(ErrorKind::Configuration, error.to_string(), ""))?;
     match timeout(limit, shake_hands(to.address, tls, addresses)).await {
         Ok(Ok(stream)) => Ok(describe(&stream)),
         Ok(Err(error)) => Err(diagnose(to, addresses, limit, Some(&error)).await),
@@ -129,14 +128,7 @@ async fn diagnose(
 ) -> Trouble {
     let source = match error {
         Some(UpstreamError::Tls { source, .. }) => Some(source),
-        Some(other) => {
-            return Trouble {
-                kind: other.kind(),
-                said: chain(other),
-                remedy: None,
-                missing: None,
-            };
-        }
+        Some(other) => return Trouble::new(other.kind(), chain(other), ""),
         None => None,
     };
     let inner = source.and_then(|source| source.get_ref()?.downcast_ref::<Error>());
@@ -297,17 +289,17 @@ fn authorities(file: &std::path::Path) -> String {
 
 fn of_alert(alert: AlertDescription) -> Trouble {
     let remedy = match alert {
-        AlertDescription::ProtocolVersion => "the other side has to offer TLS 1.2 or 1.3",
+        AlertDescription::ProtocolVersion => "have the other side offer TLS 1.2 or 1.3",
         AlertDescription::NoApplicationProtocol => {
-            "a proxy there wants ALPN, which q has none of: let it pass TCP through"
+            "have the proxy there pass TCP through, as it wants ALPN, which q has none of"
         }
         AlertDescription::CertificateRequired | AlertDescription::BadCertificate => {
-            "the other side wants a client's certificate, which hopend has none of: turn that off"
+            "let the other side ask for no client's certificate, as hopend has none"
         }
         AlertDescription::UnrecognisedName => {
-            "nobody there answers to this name: check the host, and the proxy's names"
+            "check the host, and the proxy's names, as nobody there answers to this name"
         }
-        _ => "look at the log of the other side: it ended the handshake",
+        _ => "read the log of the other side, as it ended the handshake",
     };
     Trouble::new(
         ErrorKind::Upstream,
@@ -341,7 +333,7 @@ fn of_no_tls(to: Destination<'_>, error: Option<&io::Error>, plain: Plain) -> Tr
     let plain_kdb = if to.written {
         format!("start it with -E 1 or 2 for TLS, or write {bare} for kdb+ without")
     } else {
-        "the connection string promises TLS: check what answers there in place of kdb+".into()
+        "check what answers there in place of kdb+, as the connection string promises TLS".into()
     };
     let kind = match (to.written, plain) {
         (true, Plain::Answers | Plain::Closes) => ErrorKind::Configuration,
@@ -362,7 +354,7 @@ fn of_no_tls(to: Destination<'_>, error: Option<&io::Error>, plain: Plain) -> Tr
             "see what listens there: a proxy without a backend, or a process that hangs".into(),
         ),
     };
-    Trouble::new(kind, format!("{what}; {guess}"), remedy)
+    Trouble::new(kind, format!("{what}: {guess}"), remedy)
 }
 
 /// `:` and a capability: shorter than a TLS record's head, so that TLS waits for more where q

@@ -8,12 +8,12 @@ use aws_sdk_sts::config::http::HttpResponse;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use serde::Serialize;
 
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, with_fix};
 use crate::policy::Statement;
 
 /// Why AWS did not give what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}; {}", self.advice())]
+#[error("{}", with_fix(.message, self.advice()))]
 pub struct AwsError {
     /// Whose side.
     pub kind: ErrorKind,
@@ -78,7 +78,7 @@ impl AwsError {
             passing: true,
             credentials: false,
             message,
-            remedy: "check endpoint_url; if it is AWS itself, report it there".into(),
+            remedy: "check endpoint_url, and report it to AWS if it leads there".into(),
             missing: None,
         }
     }
@@ -141,7 +141,7 @@ where
         ) => (
             ErrorKind::ControlPlane,
             true,
-            "hopend goes on trying with growing pauses; ask AWS for a higher rate if it lasts",
+            "ask AWS for a higher rate if it lasts; hopend goes on trying with growing pauses",
         ),
         (_, Some(remedy)) => (ErrorKind::ControlPlane, true, remedy),
         ("ValidationException" | "ValidationError", None) => (
@@ -152,12 +152,12 @@ where
         (_, None) if error.code().is_none() => (
             ErrorKind::ControlPlane,
             true,
-            "that is no answer of AWS's: check endpoint_url, and what stands between (a proxy?)",
+            "check endpoint_url, and for a proxy on the way, as that is no answer of AWS",
         ),
         (_, None) => (
             ErrorKind::ControlPlane,
             true,
-            "hopend goes on trying; see AWS's health page if it lasts",
+            "read AWS's health page if it lasts; hopend goes on trying",
         ),
     };
     AwsError {
@@ -184,26 +184,26 @@ pub(super) fn remedy_of_credentials(code: &str, said: &str) -> Option<&'static s
         || said.contains("Signature not yet current");
     if clock {
         return Some(
-            "this host's clock is wrong, or AWS's credentials are used too late: set the clock \
-             (chronyc tracking, timedatectl); AWS takes signatures within five minutes of its own",
+            "set the clock (chronyc tracking, timedatectl): this host's clock is wrong, or AWS's \
+             credentials are used too late; AWS takes signatures within five minutes of its own",
         );
     }
     Some(match code {
         "ExpiredToken" | "ExpiredTokenException" => {
-            "the session of the daemon's AWS credentials is over: renew them with what wrote them, \
-             or give the host an instance role, whose sessions renew themselves"
+            "renew them with what wrote them, as the session of the daemon's AWS credentials is over; or \
+             give the host an instance role, whose sessions renew themselves"
         }
         "SignatureDoesNotMatch" | "InvalidSignatureException" => {
-            "the daemon's AWS credentials are not accepted: renew them, as the secret key does not \
-             belong to the access key, and check this host's clock"
+            "renew the daemon's AWS credentials, as the secret key does not belong to the access key, \
+             and check this host's clock"
         }
         "InvalidClientTokenId" | "UnrecognizedClientException" => {
-            "the daemon's AWS credentials are not accepted: renew them, as AWS does not know the \
-             access key or its session; check that they are of this partition"
+            "renew the daemon's AWS credentials, as AWS does not know the access key or its session; \
+             check that they are of this partition"
         }
         "MissingAuthenticationToken" | "MissingAuthenticationTokenException" => {
-            "the daemon's AWS credentials did not arrive: check endpoint_url and what is between \
-             this host and AWS"
+            "check endpoint_url and what is between this host and AWS, as the daemon's AWS credentials \
+             did not arrive"
         }
         _ => return None,
     })
@@ -217,7 +217,7 @@ fn remedy_of_denial(asked: &Asked, said: &str) -> (String, Option<Box<Missing>>)
     if let Some((_, which)) = said.split_once("explicit deny in ") {
         let whom = identity.unwrap_or_else(|| asked.as_whom.clone());
         let remedy = format!(
-            "a Deny in {which} forbids it to {whom}, whatever else allows it: take that out"
+            "take the Deny out of {which}, which forbids it to {whom} whatever else allows it"
         );
         return (remedy, None);
     }
@@ -404,7 +404,9 @@ mod tests {
              explicit deny in a service control policy",
         );
         assert!(
-            remedy.starts_with("a Deny in a service control policy forbids it to arn:aws:iam::"),
+            remedy.starts_with(
+                "take the Deny out of a service control policy, which forbids it to arn:"
+            ),
             "{remedy}"
         );
         assert_eq!(missing, None);

@@ -68,7 +68,7 @@ struct Tally {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Exceeded {
     /// A number of sessions is reached.
-    #[error("{of} has {count} sessions, which is {key}; close some, or raise it")]
+    #[error("{of} has {count} sessions, which is {key}. Fix: close some, or raise it.")]
     Sessions {
         /// Whose limit it is.
         of: Whose,
@@ -79,7 +79,7 @@ pub enum Exceeded {
     },
     /// There are too many opens.
     #[error(
-        "{of} opens more than {rate} sessions a second ({key}); keep handles open, or raise it"
+        "{of} opens more than {rate} sessions a second ({key}). Fix: keep handles open, or raise it."
     )]
     Opens {
         /// Whose limit it is.
@@ -91,8 +91,8 @@ pub enum Exceeded {
     },
     /// One account or host has begun too many connections without saying who it is.
     #[error(
-        "{peer} has {count} connections that have not said who they are, half of all that may; find \
-         out what it does"
+        "{peer} has {count} connections that have not said who they are, half of all that may. Fix: find \
+         out what it does."
     )]
     Unknown {
         /// Where they come from.
@@ -493,7 +493,7 @@ impl Budget {
         };
         tracing::warn!(
             "{} sessions{beside} are allowed, and file descriptors for {} sessions: the rest will be \
-             refused; raise LimitNOFILE of the service (it needs {}), or lower max_sessions{less}",
+             refused. Fix: raise LimitNOFILE of the service (it needs {}), or lower max_sessions{less}.",
             self.sessions,
             self.possible,
             files::needed(self.sessions).saturating_add(self.warm)

@@ -13,7 +13,7 @@ use crate::auth::is_exposed;
 use crate::client::{ClientStream, Detached};
 use crate::client_tls::Certificates;
 use crate::config::ListenAddress;
-use crate::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors};
+use crate::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors, with_fix};
 use crate::route::Route;
 use crate::session::{self, Services, Session};
 use crate::stop::Stopping;
@@ -57,16 +57,15 @@ pub async fn run(
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                let advice = if out_of_descriptors(&error) {
-                    format!("; {MORE_DESCRIPTORS}")
-                } else {
-                    String::new()
+                let fix = match out_of_descriptors(&error) {
+                    true => MORE_DESCRIPTORS,
+                    false => "",
                 };
                 tracing::warn!(
                     address = %listener.address(),
                     pause_ms = pause.as_millis(),
                     kind = %ErrorKind::Internal,
-                    "accept failed: {error}{advice}"
+                    "{}", with_fix(format_args!("accept failed: {error}"), fix)
                 );
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

@@ -42,7 +42,7 @@ pub enum PassedError {
     Variables(io::Error),
     /// One that nobody can connect to.
     #[error(
-        "socket {number} ({name:?}) of those that were passed is no stream socket that listens; use ListenStream= and Accept=no in the socket unit"
+        "socket {number} ({name:?}) of those that were passed is no stream socket that listens. Fix: use ListenStream= and Accept=no in the socket unit."
     )]
     NoListener {
         /// In the order of the socket units, from 1.
@@ -134,12 +134,12 @@ impl Socket {
         match here {
             None => Some(format!(
                 "no endpoint listens at {shown} (FileDescriptorName={name}), which was passed: \
-                 whoever dials it waits for ever; add it to `listen` of an endpoint, or take it out \
-                 of the socket unit"
+                 whoever dials it waits for ever. Fix: add it to `listen` of an endpoint, or take it out \
+                 of the socket unit."
             )),
             Some((_, endpoint)) if self.is_named() && endpoint != name => Some(format!(
                 "{shown} was passed as {name:?}, and is where the endpoint {endpoint:?} listens, \
-                 which it goes to; correct FileDescriptorName= of the socket unit, or `listen`"
+                 which it goes to. Fix: correct FileDescriptorName= of the socket unit, or `listen`."
             )),
             Some(_) => None,
         }

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::passed::{Passed, PassedKind};
 use crate::client::ClientStream;
 use crate::config::ListenAddress;
+use crate::error::with_fix;
 use crate::socket::tune;
 
 /// Connections that may wait to be accepted.
@@ -42,7 +43,7 @@ enum Kind {
 
 /// Why an address could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("listen address {address}: {}", advice(.source, .address, .own.as_ref()))]
+#[error("{}", self.told())]
 pub struct BindError {
     /// As configured.
     pub address: ListenAddress,
@@ -53,25 +54,37 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-fn advice(error: &io::Error, address: &ListenAddress, own: Option<&ListenAddress>) -> String {
-    match (error.kind(), own) {
-        (io::ErrorKind::AddrInUse, Some(own)) => format!(
-            "hopend itself listens at {own}, which a reload gives up last; restart it, or choose \
-             another port"
-        ),
-        (io::ErrorKind::AddrInUse, None) => {
-            let find = match address {
-                ListenAddress::Tcp(address) => format!("ss -ltnp 'sport = :{}'", address.port()),
-                _ => "ss -lxp".to_owned(),
-            };
-            format!("another process listens there; find it with {find}, or choose another address")
-        }
-        (io::ErrorKind::PermissionDenied, _) => {
-            "not allowed; choose a port from 1024 up, or a folder that the daemon may write to"
-                .into()
-        }
-        (io::ErrorKind::AddrNotAvailable, _) => "this host has no such address".into(),
-        _ => "can't be bound".into(),
+impl BindError {
+    fn told(&self) -> String {
+        let address = &self.address;
+        let (what, fix) = match (self.source.kind(), &self.own) {
+            (io::ErrorKind::AddrInUse, Some(own)) => (
+                format!("hopend itself listens at {own}, which a reload gives up last"),
+                "restart hopend, or choose another port".into(),
+            ),
+            (io::ErrorKind::AddrInUse, None) => {
+                let find = match address {
+                    ListenAddress::Tcp(address) => {
+                        format!("ss -ltnp 'sport = :{}'", address.port())
+                    }
+                    _ => "ss -lxp".to_owned(),
+                };
+                (
+                    "another process listens there".into(),
+                    format!("find it with {find}, or choose another address"),
+                )
+            }
+            (io::ErrorKind::PermissionDenied, _) => (
+                "not allowed".into(),
+                "choose a port from 1024 up, or a folder that the daemon may write to".into(),
+            ),
+            (io::ErrorKind::AddrNotAvailable, _) => (
+                "this host has no such address".into(),
+                "choose an address that `ip addr` shows".into(),
+            ),
+            _ => ("can't be bound".into(), String::new()),
+        };
+        with_fix(format_args!("listen address {address}: {what}"), fix)
     }
 }
 

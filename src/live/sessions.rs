@@ -60,7 +60,7 @@ pub struct OpenSession {
 
 /// No open session has the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no session {0} is open; `hopend status` lists those that are")]
+#[error("no session {0} is open. Fix: take a number from `hopend status`.")]
 pub struct NoSession(pub u64);
 
 impl Sessions {

@@ -103,12 +103,12 @@ impl fmt::Display for Gap {
             } => write!(
                 f,
                 "the role of user {user} in environment {environment} is not in the configuration, \
-                 and {stand_in} stands for it; ask FinSpace with --ask, or say --role {user}=ARN"
+                 and {stand_in} stands for it. Fix: ask FinSpace with --ask, or say --role {user}=ARN."
             ),
             Self::Account { environment } => write!(
                 f,
                 "the account of environment {environment} is not in the configuration, and * \
-                 stands for it, which works; say --account to be exact"
+                 stands for it, which works. Fix: say --account to be exact."
             ),
         }
     }

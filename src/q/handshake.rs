@@ -23,19 +23,22 @@ pub struct Hello {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
     /// A TLS ClientHello.
-    #[error("the client speaks TLS to a plain port")]
+    #[error("the client speaks TLS to a plain port. Fix: dial it without TLS, as :host:port.")]
     Tls,
     /// An HTTP or WebSocket request.
-    #[error("the client speaks HTTP to a q port")]
+    #[error("the client speaks HTTP to a q port. Fix: dial it with hopen.")]
     Http,
     /// No NUL within the limit.
-    #[error("the handshake has no NUL within {limit} bytes")]
+    #[error(
+        "the handshake has no NUL within {limit} bytes. Fix: dial this port with hopen, or raise \
+         max_handshake."
+    )]
     TooLong {
         /// Bytes that were allowed.
         limit: usize,
     },
     /// The user name is not UTF-8.
-    #[error("the user name of the handshake is not UTF-8")]
+    #[error("the user name of the handshake is not UTF-8. Fix: dial this port with hopen.")]
     UserNotUtf8,
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::tried::NoneOfThem;
 use crate::config::Address;
 use crate::credential::FetchError;
 use crate::error::ErrorKind;
@@ -20,8 +21,8 @@ pub enum OpenError {
     Upstream(#[from] UpstreamError),
     /// A FinSpace cluster refused a login that was signed a moment ago.
     #[error(
-        "{refusal}; allow finspace:ConnectKxCluster on cluster {cluster} to the role of user {user}, \
-         and see with hopend policy what else it needs"
+        "{refusal}. Fix: allow finspace:ConnectKxCluster on cluster {cluster} to the role of user {user}, \
+         and see with hopend policy what else it needs."
     )]
     ClusterRefused {
         /// The cluster.
@@ -36,8 +37,7 @@ pub enum OpenError {
     Nodes(Arc<FetchError>),
     /// The node of the configuration is none of the cluster's.
     #[error(
-        "node {node} is not in cluster {cluster}; there are: {there}. Write one of them, or \
-         node = \"spread\""
+        "node {node} is not in cluster {cluster}, which has {there}. Fix: set node to one of these, or to \"spread\"."
     )]
     NodeGone {
         /// What the configuration names.
@@ -49,8 +49,7 @@ pub enum OpenError {
     },
     /// No node can be used.
     #[error(
-        "no node of cluster {cluster} is RUNNING; there are: {there}. Wait until one runs, or \
-         start one"
+        "no node of cluster {cluster} is RUNNING: it has {there}. Fix: wait until one runs, or start one."
     )]
     NoneRunning {
         /// The cluster.
@@ -58,17 +57,20 @@ pub enum OpenError {
         /// Those that there are.
         there: String,
     },
+    /// Several addresses or nodes were tried.
+    #[error(transparent)]
+    NoneOfThem(NoneOfThem),
     /// TLS could not be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The login would go over the wire in the clear.
     #[error(
-        "{0}: the connection string is without TLS; set plaintext = true on the endpoint if that \
-         is meant"
+        "{0}: the connection string is without TLS. Fix: set plaintext = true on the endpoint if that \
+         is meant."
     )]
     Plaintext(Address),
     /// The password can't be read.
-    #[error("password_file {path}: {source}; it needs the password on its first line", path = .path.display())]
+    #[error("password_file {path}: {source}. Fix: write the password on its first line.", path = .path.display())]
     PasswordFile {
         /// The file.
         path: PathBuf,
@@ -78,8 +80,8 @@ pub enum OpenError {
     },
     /// Neither the endpoint nor the login command says where kdb+ is.
     #[error(
-        "the login command gave no address; have it print a connection string, or set connect on \
-         the endpoint"
+        "the login command gave no address. Fix: have it print a connection string, or set connect on \
+         the endpoint."
     )]
     NoAddress,
     /// Nothing lies behind it.
@@ -88,9 +90,18 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// The error itself; of several attempts the one that counts.
+    pub(super) fn deciding(&self) -> &Self {
+        match self {
+            Self::NoneOfThem(tried) => tried.deciding.deciding(),
+            one => one,
+        }
+    }
+
     /// Whose side.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::NoneOfThem(tried) => tried.deciding.kind(),
             Self::Credential(error) | Self::Nodes(error) => error.kind,
             Self::Upstream(error) => error.kind(),
             Self::ClusterRefused { .. } => ErrorKind::Denied,

@@ -4,6 +4,7 @@ mod error;
 mod health;
 mod password;
 mod places;
+mod tried;
 mod warm;
 
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use health::Concerns;
 use password::PasswordFile;
 pub(crate) use password::read_password;
 use places::Places;
+pub use tried::NoneOfThem;
+use tried::Tried;
 use warm::{Fitting, Warm};
 
 /// An endpoint and what its sessions share.
@@ -396,7 +399,7 @@ impl Route {
         let groups = visit.laps.time(OpenStage::Nodes, self.candidates(nodes));
         let groups = groups.await?;
         let user = visit.user;
-        let mut failed = OpenError::NoAddress;
+        let mut tried = Tried::default();
         let mut none_given = false;
         for id in self.places.in_order(groups, Clone::clone, &user.name) {
             // Where AWS, or the cluster, gives no login for one node, asking for each of the others
@@ -418,11 +421,11 @@ impl Route {
                         &error,
                         OpenError::Credential(why) if why.retry == Retry::Soon
                     );
-                    failed = error;
+                    tried.failed(&format!("node {id}"), error);
                 }
             }
         }
-        Err(failed)
+        Err(tried.into_error())
     }
 
     /// One node, and what comes of it.
@@ -521,8 +524,14 @@ impl Route {
                 .time(OpenStage::Credential, credentials.obtain(&recipe))
         };
         let mut issued = obtain().await?;
+        let rejected = |error: &OpenError| {
+            matches!(
+                error.deciding(),
+                OpenError::Upstream(UpstreamError::Rejected { .. })
+            )
+        };
         let dialled = match self.open_with(&issued.credential, visit).await {
-            Err(OpenError::Upstream(UpstreamError::Rejected { .. })) => {
+            Err(error) if rejected(&error) => {
                 tracing::info!(%recipe, generation = issued.generation, "kdb+ refused the login: fetching it anew");
                 credentials.reject(&recipe, issued.generation);
                 issued = obtain().await?;
@@ -597,8 +606,7 @@ impl Route {
         };
         let user = visit.user;
         let name = |address: &Address| address.to_string();
-        let mut refused = None;
-        let mut failed = OpenError::NoAddress;
+        let mut tried = Tried::default();
         let order = match visit.only {
             Some(place) => {
                 let named = addresses.iter().find(|address| name(address) == place);
@@ -629,23 +637,22 @@ impl Route {
                 }
                 (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::Rests(concerns)) => {
                     self.places.failed(&place, concerns, &chain(&error));
-                    refused.get_or_insert(error);
+                    tried.refused(&place, error);
                 }
                 // What the client itself sent may have been too much for kdb+.
                 (OpenError::Upstream(UpstreamError::Login { .. }), Refusal::IsFinal) => {
                     let concerns = Concerns::User(&user.name);
                     self.places.failed(&place, concerns, &chain(&error));
-                    failed = error;
+                    tried.failed(&place, error);
                 }
                 _ => {
                     self.places
                         .failed(&place, Concerns::Everybody, &chain(&error));
-                    failed = error;
+                    tried.failed(&place, error);
                 }
             }
         }
-        // A refusal says more than the silence of another address.
-        Err(refused.unwrap_or(failed))
+        Err(tried.into_error())
     }
 
     async fn dial_one(

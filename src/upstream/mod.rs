@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Address;
-use crate::error::{ErrorKind, MORE_DESCRIPTORS};
+use crate::error::{ErrorKind, MORE_DESCRIPTORS, NO_DESCRIPTORS};
 use crate::opening::{Laps, OpenStage};
 use crate::q::handshake::Hello;
 pub use ask::{AskError, ask};
@@ -33,7 +33,7 @@ pub use tls_stream::{Side, TlsStream};
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// DNS has no address.
-    #[error("{address}: the name {host} does not resolve; check the name and this host's DNS", host = .address.host)]
+    #[error("{address}: the name {host} does not resolve. Fix: check the name and this host's DNS.", host = .address.host)]
     Resolve {
         /// Where to.
         address: Address,
@@ -43,7 +43,7 @@ pub enum UpstreamError {
     },
     /// No address took the connection.
     #[error(
-        "{address}: no connection; check that kdb+ listens there and that security groups and routes allow it"
+        "{address}: no connection. Fix: check that kdb+ listens there and that security groups and routes allow it."
     )]
     Connect {
         /// Where to.
@@ -53,7 +53,7 @@ pub enum UpstreamError {
         source: io::Error,
     },
     /// No socket could be made: no fault of the other side's.
-    #[error("{address}: not dialled; {MORE_DESCRIPTORS}")]
+    #[error("{address}: not dialled: {NO_DESCRIPTORS}. Fix: {MORE_DESCRIPTORS}.")]
     Descriptors {
         /// Where to.
         address: Address,
@@ -62,7 +62,7 @@ pub enum UpstreamError {
         source: io::Error,
     },
     /// The TLS handshake failed.
-    #[error("{address}: TLS failed; {remedy}")]
+    #[error("{address}: TLS failed. Fix: {remedy}.")]
     Tls {
         /// Where to.
         address: Address,
@@ -94,9 +94,7 @@ pub enum UpstreamError {
         source: io::Error,
     },
     /// kdb+ closed the connection instead of answering the login.
-    #[error(
-        "{address}: kdb+ refused the login of user {user:?}; see that this user may log in there"
-    )]
+    #[error("{address}: kdb+ refused the login of user {user:?}. Fix: let this user log in there.")]
     Rejected {
         /// Where to.
         address: Address,
@@ -305,20 +303,18 @@ fn tls_remedy(error: &io::Error) -> &'static str {
                 "set ca_file to the authority that signed this certificate"
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "the certificate is for another host: use the name it carries"
+                "dial a name that the certificate carries"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "the certificate has expired: renew it there, or correct this host's clock"
+                "renew the certificate there, or correct this host's clock"
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "the certificate is not valid yet: correct this host's clock"
+                "correct this host's clock"
             }
-            CertificateError::Revoked => "the certificate was revoked: renew it there",
-            _ => "the certificate was not accepted",
+            CertificateError::Revoked => "renew the certificate there",
+            _ => "have another certificate made",
         },
-        Some(Error::InvalidMessage(_)) => {
-            "that port does not speak TLS: for plain kdb+ write :host:port"
-        }
+        Some(Error::InvalidMessage(_)) => "write :host:port, as that port speaks no TLS",
         _ => "check that the port speaks TLS",
     }
 }

@@ -18,7 +18,7 @@ const RESUMED_SERVERS: usize = 1_024;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TlsError {
     /// The file can't be read, or is no PEM.
-    #[error("{path}: {why}; ca_file needs the PEM certificates of the authorities", path = .path.display())]
+    #[error("{path}: {why}. Fix: put the PEM certificates of the authorities into ca_file.", path = .path.display())]
     CaFile {
         /// The file.
         path: PathBuf,
@@ -27,7 +27,7 @@ pub enum TlsError {
     },
     /// The host has no trusted roots.
     #[error(
-        "the system has no trusted roots ({0}); install ca-certificates or set ca_file on the endpoint"
+        "the system has no trusted roots ({0}). Fix: install ca-certificates or set ca_file on the endpoint."
     )]
     NoSystemRoots(String),
     /// rustls refused the combination.

@@ -116,7 +116,7 @@ faults! {
     the_name_is_gone {
         fault: "DNS has no address for kdb+",
         sees: Sees::Reset,
-        log: &["session refused", "the name kdb.test does not resolve; check the name and this host's DNS", "kind=\"upstream\""],
+        log: &["session refused", "the name kdb.test does not resolve: ", "Fix: check the name and this host's DNS", "kind=\"upstream\""],
         recovers: "the next hopen, as soon as the name resolves; an address found less than a second ago is still dialled; live sessions stay",
         test(row): gone(row),
     }

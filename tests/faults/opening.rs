@@ -53,7 +53,7 @@ faults! {
     the_port_is_closed {
         fault: "kdb+ does not listen",
         sees: Sees::Reset,
-        log: &["session refused", "no connection; check that kdb+ listens there", "kind=\"upstream\""],
+        log: &["session refused", "no connection: Connection refused", "Fix: check that kdb+ listens there", "kind=\"upstream\""],
         recovers: "the next hopen behind a reload that names another address",
         test(row): dialling(row, |listener| { drop(listener); None }),
     }
@@ -67,14 +67,14 @@ faults! {
     closed_at_accept {
         fault: "kdb+ closes the connection at once",
         sees: Sees::Reset,
-        log: &["session refused", "TLS failed; check that the port speaks TLS", "kind=\"upstream\""],
+        log: &["session refused", "TLS failed: ", "Fix: check that the port speaks TLS", "kind=\"upstream\""],
         recovers: AT_ONCE,
         test(row): opening(row, ClusterFault::CloseAtAccept),
     }
     reset_at_accept {
         fault: "kdb+ resets the connection at once",
         sees: Sees::Reset,
-        log: &["session refused", "TLS failed; check that the port speaks TLS", "kind=\"upstream\""],
+        log: &["session refused", "TLS failed: ", "Fix: check that the port speaks TLS", "kind=\"upstream\""],
         recovers: AT_ONCE,
         test(row): opening(row, ClusterFault::ResetAtAccept),
     }
@@ -88,14 +88,14 @@ faults! {
     closed_in_the_tls_handshake {
         fault: "closed inside the TLS handshake",
         sees: Sees::Reset,
-        log: &["session refused", "TLS failed; check that the port speaks TLS", "kind=\"upstream\""],
+        log: &["session refused", "TLS failed: ", "Fix: check that the port speaks TLS", "kind=\"upstream\""],
         recovers: AT_ONCE,
         test(row): opening(row, ClusterFault::CloseAtTls),
     }
     reset_in_the_tls_handshake {
         fault: "reset inside the TLS handshake",
         sees: Sees::Reset,
-        log: &["session refused", "TLS failed; check that the port speaks TLS", "kind=\"upstream\""],
+        log: &["session refused", "TLS failed: ", "Fix: check that the port speaks TLS", "kind=\"upstream\""],
         recovers: AT_ONCE,
         test(row): opening(row, ClusterFault::ResetAtTls),
     }

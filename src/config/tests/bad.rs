@@ -7,12 +7,12 @@ use super::*;
 #[rustfmt::skip]
 const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     // keys and types
-    ("listen =", "lisen =", 10, "endpoint \"hdb\".listen", "is missing; write where hopen finds it"),
-    ("name = \"alice\"", "name = \"alice\"\nkxuser = \"a\"", 8, "user \"alice\".kxuser", "unknown key; did you mean `kx_user`?"),
+    ("listen =", "lisen =", 10, "endpoint \"hdb\".listen", "is missing. Fix: write where hopen finds it"),
+    ("name = \"alice\"", "name = \"alice\"\nkxuser = \"a\"", 8, "user \"alice\".kxuser", "unknown key. Fix: did you mean `kx_user`?"),
     ("name = \"alice\"", "name = \"alice\"\nzzz = 1", 8, "user \"alice\".zzz", "the keys here are name, os_user, password"),
     ("[[user]]", "[daemons]\n[[user]]", 6, "daemons", "did you mean `daemon`?"),
     ("[[user]]", "[daemon]\n\"dr\\nain\" = 1\n[[user]]", 7, "daemon.…", "did you mean `drain`?"),
-    ("name = \"hdb\"", "name = 7", 11, "endpoint.name", "must be a string and is an integer; write it in double quotes"),
+    ("name = \"hdb\"", "name = 7", 11, "endpoint.name", "must be a string and is an integer. Fix: write it in double quotes"),
     ("cluster =", "expose = \"yes\"\ncluster =", 13, "endpoint \"hdb\".expose", "must be true or false and is a string"),
     ("cluster =", "users = \"alice\"\ncluster =", 13, "endpoint \"hdb\".users", "must be an array and is a string"),
     ("[\"127.0.0.1:5010\", \"unix:5010\"]", "5010", 12, "endpoint \"hdb\".listen", "must be a string or an array of strings"),
@@ -21,9 +21,9 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("[[user]]", "[user]", 6, "user", "write it as [[user]], in double brackets"),
     ("[environment.prod]", "[environment]", 3, "environment.id", "give each environment a table [environment.NAME]"),
     // names
-    ("name = \"hdb\"", "name = \"h db\"", 11, "endpoint.name", "is not a name; write 1 to 64"),
+    ("name = \"hdb\"", "name = \"h db\"", 11, "endpoint.name", "is not a name. Fix: write 1 to 64"),
     ("name = \"alice\"", "name = \"al:ice\"", 7, "user.name", "without colons"),
-    ("name = \"hdb\"", "", 10, "endpoint.name", "is missing; give it a name"),
+    ("name = \"hdb\"", "", 10, "endpoint.name", "is missing. Fix: give it a name"),
     // addresses
     ("\"127.0.0.1:5010\"", "\"127.0.0.1\"", 12, "endpoint \"hdb\".listen", "write \"127.0.0.1:5010\""),
     ("\"127.0.0.1:5010\"", "\"192.0.2.1:5010\"", 12, "endpoint \"hdb\".listen", "add expose = true"),
@@ -38,7 +38,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("region =", "ca_file = \"empty\"\nregion =", 4, "environment.prod.ca_file", "holds no certificate"),
     ("region =", "ca_file = \"none.pem\"\nregion =", 4, "environment.prod.ca_file", "does not exist"),
     ("[[user]]", "[environment.test]\nid = \"a\"\nregion = \"eu-west-1\"\n[[user]]", 16, "endpoint \"hdb\".cluster", "add environment = one of \"prod\", \"test\""),
-    ("cluster =", "environment = \"prd\"\ncluster =", 13, "endpoint \"hdb\".environment", "there is no environment \"prd\"; did you mean \"prod\"?"),
+    ("cluster =", "environment = \"prd\"\ncluster =", 13, "endpoint \"hdb\".environment", "there is no environment \"prd\". Fix: did you mean \"prod\"?"),
     // users
     ("os_user = \"alice\"", "", 6, "user \"alice\"", "add os_user, password, password_file or certificate"),
     ("os_user = \"alice\"", "os_user = \"mallory\"", 8, "user \"alice\".os_user", "there is no such local account"),
@@ -46,13 +46,13 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("os_user = \"alice\"", "password = \"hunter2\"", 8, "user \"alice\".password", "hopend hash-password"),
     ("os_user = \"alice\"", "password = \"$argon2i$v=19$m=8,t=1,p=1$c29tZXNhbHQ$hunter2hunter2hunter2\"", 8, "user \"alice\".password", "is not an argon2id hash"),
     ("os_user = \"alice\"", "password_file = \"users\"", 8, "user \"alice\".password_file", "no line of \"alice\""),
-    ("\"alice\"\nos_user = \"alice\"", "\"carol\"\npassword_file = \"open\"", 8, "user \"carol\".password_file", "(mode 0644); chmod o-rwx"),
+    ("\"alice\"\nos_user = \"alice\"", "\"carol\"\npassword_file = \"open\"", 8, "user \"carol\".password_file", "(mode 0644). Fix: chmod o-rwx"),
     ("os_user = \"alice\"", "password_file = \"hunter2\"", 8, "user \"alice\".password_file", "does not exist"),
     ("[[endpoint]]", "[[user]]\nname = \"alice\"\nos_user = \"alice\"\n[[endpoint]]", 11, "user \"alice\".name", "also the name of the user of line 6"),
     ("cluster =", "users = []\ncluster =", 13, "endpoint \"hdb\".users", "is empty: nobody could use"),
-    ("cluster =", "users = [\"alcie\"]\ncluster =", 13, "endpoint \"hdb\".users", "there is no user \"alcie\"; did you mean \"alice\"?"),
+    ("cluster =", "users = [\"alcie\"]\ncluster =", 13, "endpoint \"hdb\".users", "there is no user \"alcie\". Fix: did you mean \"alice\"?"),
     // targets
-    ("cluster = \"testhdb-cluster\"", "", 10, "endpoint \"hdb\"", "leads nowhere; add cluster"),
+    ("cluster = \"testhdb-cluster\"", "", 10, "endpoint \"hdb\"", "leads nowhere. Fix: add cluster"),
     ("cluster = \"testhdb-cluster\"", "login = \"client\"", 10, "endpoint \"hdb\"", "leads nowhere"),
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"", 10, "endpoint \"hdb\".login", "is missing"),
     ("cluster =", "connect = \":a:1\"\ncluster =", 13, "endpoint \"hdb\".connect", "stands beside a cluster"),
@@ -67,7 +67,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("cluster = \"testhdb-cluster\"", "kind = \"console\"\n[environment.test]\nid = \"a\"\nregion = \"eu-west-1\"", 10, "endpoint \"hdb\".environment", "add environment = one of \"prod\", \"test\""),
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = \"client\"\nnode = \"spread\"", 15, "endpoint \"hdb\".node", "goes with a cluster"),
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = \"client\"\nwarm = 2", 15, "endpoint \"hdb\".warm", "keeps nothing: with login = \"client\""),
-    ("cluster =", "warm = 65\ncluster =", 13, "endpoint \"hdb\".warm", "is too large; write at most 64"),
+    ("cluster =", "warm = 65\ncluster =", 13, "endpoint \"hdb\".warm", "is too large. Fix: write at most 64"),
     ("cluster = \"testhdb-cluster\"", "kind = \"console\"\nwarm = 1", 14, "endpoint \"hdb\".warm", "does not go with a console"),
     ("[[user]]", "[daemon]\nzone = \"US East\"\n[[user]]", 7, "daemon.zone", "availability zone's id"),
     ("[[user]]", "[daemon]\ncontrol = \"\"\n[[user]]", 7, "daemon.control", "write the path of a file"),
@@ -107,7 +107,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     // what is not TOML
     ("[\"127.0.0.1:5010\", \"unix:5010\"]", "127.0.0.1:5010", 12, "", "not TOML"),
     ("os_user = \"alice\"", "password = hunter2", 8, "", "not TOML"),
-    ("cluster =", "name = \"rdb\"\ncluster =", 13, "", "duplicate key; give each key once"),
+    ("cluster =", "name = \"rdb\"\ncluster =", 13, "", "duplicate key. Fix: give each key once"),
 ];
 
 #[test]

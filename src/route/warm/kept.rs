@@ -50,8 +50,7 @@ pub(super) enum Lost {
     #[error("a connection that waited for its client broke: {0}")]
     Broken(io::Error),
     #[error(
-        "kdb+ said something of its own accord to a connection that waited for its client; where it \
-         greets whoever comes, set warm = 0"
+        "kdb+ said something of its own accord to a connection that waited for its client. Fix: set warm = 0 if it greets every client."
     )]
     Unasked,
     #[error("kdb+ left a ping without an answer for {} s", .0.as_secs())]
