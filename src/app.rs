@@ -14,11 +14,15 @@ use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::accounts;
 use crate::admin::Admin;
 use crate::audit::{AuditFile, AuditFileError, Refusals};
 use crate::auth::{Authenticator, Penalties};
 use crate::client_tls::Certificates;
-use crate::config::{self, Config, Daemon, Endpoint, ListenAddress};
+use crate::config::{
+    self, AccountDatabase, Config, Daemon, Endpoint, LeftOut, LeftOutCause, ListenAddress, Loaded,
+    Problems,
+};
 use crate::confine::Confinement;
 use crate::console::Lists;
 use crate::control::Control;
@@ -87,12 +91,14 @@ pub struct Given {
     pub passed: Passed,
     /// What it may do.
     pub confinement: Confinement,
+    /// Where accounts are looked up.
+    pub accounts: AccountDatabase,
 }
 
 /// Runs the daemon until it is told to stop: the whole story in one place.
 pub async fn run(
     path: &Path,
-    config: Config,
+    loaded: Loaded,
     given: Given,
     orders: mpsc::Receiver<Order>,
 ) -> Result<Summary, AppError> {
@@ -102,7 +108,7 @@ pub async fn run(
         .inspect_err(|error| tracing::warn!("sessions share one runtime: {error}"))
         .ok();
     let sources = Arc::new(Sources::default());
-    let app = App::start_on(workers, given, config, sources, Clock::system())?;
+    let app = App::start_on(workers, given, loaded, sources, Clock::system())?;
     Ok(serve(app, path, orders).await)
 }
 
@@ -160,11 +166,18 @@ async fn reload(app: &mut App, path: &Path) {
 /// Reads the file again and takes it over. What is wrong with it is logged.
 async fn take_over(app: &mut App, path: &Path) -> Result<Changes, String> {
     let path = PathBuf::from(path);
-    let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
-    match loaded {
-        Ok(Ok(config)) => {
-            app.confinement.covers(&config)?;
-            app.reload(config).map_err(|error| chain(&error))
+    let accounts = app.accounts.clone();
+    let running = app.running();
+    let load = move || config::load_to_serve(&path, &*accounts, &running);
+    match tokio::task::spawn_blocking(load).await {
+        Ok(Ok(loaded)) => {
+            // Only a start can give the daemon what it has confined itself from.
+            let files = loaded.problems.as_ref().map_or(&[][..], Problems::files);
+            if let Some(confined) = app.confinement.keeps_from(files) {
+                return Err(confined);
+            }
+            app.confinement.covers(&loaded.config)?;
+            app.reload(loaded).map_err(|error| chain(&error))
         }
         Ok(Err(problems)) => {
             // With file and line, as a start prints them.
@@ -189,6 +202,11 @@ pub struct App {
     listeners: HashMap<Key, Bound>,
     passed: Passed,
     confinement: Confinement,
+    accounts: AccountDatabase,
+    /// What the configuration has and the daemon does not serve.
+    left_out: Vec<LeftOut>,
+    /// Asks for the accounts that are not known yet.
+    resolving: Option<AbortOnDropHandle<()>>,
     /// The control socket, if it could be bound.
     control: Option<Control>,
     /// The admin address, if there is one.
@@ -244,8 +262,12 @@ pub struct Changes {
 impl App {
     /// Binds every endpoint and begins to serve. An address that can't be bound keeps nobody else
     /// from starting: it is tried again until it can. Must be called within a tokio runtime.
-    pub fn start(config: Config, source: Arc<dyn Source>, clock: Clock) -> Result<Self, AppError> {
-        Self::start_on(None, Given::default(), config, source, clock)
+    pub fn start(
+        config: impl Into<Loaded>,
+        source: Arc<dyn Source>,
+        clock: Clock,
+    ) -> Result<Self, AppError> {
+        Self::start_on(None, Given::default(), config.into(), source, clock)
     }
 
     /// The same, with sessions on runtimes of their own, and with what the process was given: an
@@ -253,10 +275,13 @@ impl App {
     pub fn start_on(
         workers: Option<Workers>,
         given: Given,
-        config: Config,
+        loaded: Loaded,
         source: Arc<dyn Source>,
         clock: Clock,
     ) -> Result<Self, AppError> {
+        let Loaded {
+            config, left_out, ..
+        } = loaded;
         let services = Arc::new(Services {
             authenticator: Authenticator::default(),
             penalties: Penalties::default(),
@@ -281,6 +306,9 @@ impl App {
             listeners: HashMap::new(),
             passed: given.passed,
             confinement: given.confinement,
+            accounts: given.accounts,
+            left_out,
+            resolving: None,
             control: None,
             admin: None,
             config,
@@ -320,11 +348,36 @@ impl App {
         addresses
     }
 
+    /// The endpoints that it serves.
+    fn running(&self) -> Vec<Arc<Endpoint>> {
+        self.config.endpoints.clone()
+    }
+
+    /// Tells what is left out, and goes on asking for the accounts that are not known yet.
+    fn leave_out(&mut self) {
+        for left_out in &self.left_out {
+            match left_out.cause {
+                LeftOutCause::AccountUnknown(_) => tracing::warn!("{left_out}"),
+                _ => tracing::error!("{left_out}"),
+            }
+        }
+        self.services.live.leaves_out(self.left_out.clone());
+        let resolving = accounts::resolve(self.left_out.clone(), self.accounts.clone());
+        self.resolving = Some(AbortOnDropHandle::new(tokio::spawn(resolving)));
+    }
+
     /// What it does, in a line.
     fn summary(&self) -> String {
         let addresses = self.listeners.values();
+        let left_out = match self.services.live.left_out().len() {
+            0 => String::new(),
+            1 => "; 1 part of the configuration is left out or stays as it was".into(),
+            count => {
+                format!("; {count} parts of the configuration are left out or stay as they were")
+            }
+        };
         format!(
-            "serving {} endpoints at {} addresses",
+            "serving {} endpoints at {} addresses{left_out}",
             self.config.endpoints.len(),
             addresses
                 .filter(|bound| bound.address.get().is_some())
@@ -373,7 +426,10 @@ impl App {
     /// Takes another configuration over. Endpoints that are the same go on as they are, and no live
     /// session is touched. All or nothing: when a new address can't be bound, or the audit file
     /// not be opened, nothing changes.
-    pub fn reload(&mut self, config: Config) -> Result<Changes, ReloadError> {
+    pub fn reload(&mut self, loaded: impl Into<Loaded>) -> Result<Changes, ReloadError> {
+        let Loaded {
+            config, left_out, ..
+        } = loaded.into();
         let wanted = keys(&config);
         let mut fresh = Vec::new();
         for (key, endpoint) in &wanted {
@@ -392,6 +448,7 @@ impl App {
         let changes = self.changes(&endpoints);
         warn_of_late(&self.config.daemon, &config.daemon);
         self.config = config;
+        self.left_out = left_out;
         self.endpoints = endpoints;
 
         let wanted: HashMap<_, _> = wanted.into_iter().collect();
@@ -538,6 +595,7 @@ impl App {
     /// The configuration counts from here on: shows its endpoints and has their credentials fetched.
     fn taken_over(&mut self) {
         self.services.limits.take_over(&self.config);
+        self.leave_out();
         for running in self.endpoints.values() {
             if let Some(tls) = &running.served.tls {
                 tls.look();

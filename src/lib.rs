@@ -3,6 +3,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod accounts;
 pub mod admin;
 pub mod app;
 pub mod audit;

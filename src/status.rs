@@ -4,6 +4,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::config::LeftOut;
+
 /// A character as it may be shown on any terminal: a question mark for what would move its cursor or
 /// turn the direction of what stands around it.
 pub fn printable(c: char) -> char {
@@ -21,6 +23,9 @@ pub struct Status {
     pub started: Timestamp,
     /// When this was true.
     pub now: Timestamp,
+    /// Parts of the configuration that are not served, in its order.
+    #[serde(default)]
+    pub left_out: Vec<LeftOutRow>,
     /// In the order of the configuration.
     pub endpoints: Vec<EndpointRow>,
     /// Open sessions, oldest first.
@@ -29,6 +34,34 @@ pub struct Status {
     pub credentials: Vec<CredentialRow>,
     /// The last of each endpoint, user and reason; newest first, bounded in number.
     pub errors: Vec<ErrorRow>,
+}
+
+/// A part of the configuration that is not served, or that is served as it was before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeftOutRow {
+    /// `environment`, `user`, `endpoint` or `viewer`.
+    pub kind: String,
+    /// What the configuration calls it; empty where the name itself is wrong.
+    pub name: String,
+    /// The line of the file.
+    pub line: usize,
+    /// `broken`; `kept` for an endpoint that goes on as it was; `proof_gone` for a user whose password
+    /// was taken away; `account_unknown` for one whose account hopend goes on asking for.
+    pub state: String,
+    /// What is wrong and what to do, as `hopend check` prints it.
+    pub reason: String,
+}
+
+impl From<&LeftOut> for LeftOutRow {
+    fn from(left_out: &LeftOut) -> Self {
+        Self {
+            kind: left_out.part.kind.name().to_owned(),
+            name: left_out.part.name.clone(),
+            line: left_out.part.line,
+            state: left_out.cause.name().to_owned(),
+            reason: left_out.reason.clone(),
+        }
+    }
 }
 
 /// One endpoint.

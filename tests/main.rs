@@ -36,6 +36,7 @@ mod faults;
 mod fuzz;
 mod identity;
 mod keepalive;
+mod left_out;
 mod limits;
 mod logins;
 mod man;

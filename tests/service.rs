@@ -122,6 +122,13 @@ async fn readiness_reloads_and_the_end_are_told_with_a_line_of_status() {
     daemon.signal(Signal::SIGHUP);
     manager.told_next("RELOADING=1");
     let ready = manager.told_next("READY=1");
+    let left_out = "2 parts of the configuration are left out or stay as they were";
+    assert!(ready.contains(left_out), "{ready}");
+
+    std::fs::write(&path, "what is not TOML").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    manager.told_next("RELOADING=1");
+    let ready = manager.told_next("READY=1");
     assert!(ready.contains("the last reload changed nothing"), "{ready}");
 
     daemon.signal(Signal::SIGTERM);

@@ -103,7 +103,7 @@ async fn a_second_sigterm_ends_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_reloads_and_a_broken_file_changes_nothing() {
+async fn sighup_reloads_and_a_broken_endpoint_stays_as_it_was() {
     let mut daemon = daemon(|text| text, &[]).await;
     let path = daemon.folder.path().join("hopend.toml");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -121,7 +121,7 @@ async fn sighup_reloads_and_a_broken_file_changes_nothing() {
     std::fs::write(&path, text.replace("cluster = ", "clutser = ")).unwrap();
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("did you mean `cluster`?");
-    daemon.process.line_with("reload changed nothing");
+    daemon.process.line_with("reloaded: no endpoint changed");
     let mut handle = QClient::open(daemon.hdb, "", "").await.unwrap();
     assert_eq!(handle.ask("clusterName[]").await, gateway);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::password::Passwords;
 use super::{Accounts, Peer};
-use crate::config::{CertificateName, Endpoint, User, Verifier};
+use crate::config::{CertificateName, Endpoint, LocalAccount, User, Verifier};
 use crate::error::or_fix;
 use crate::q::handshake::Hello;
 use crate::secret::Secret;
@@ -56,6 +56,15 @@ pub enum Reason {
     )]
     UnknownUser {
         /// As hopen gave it.
+        user: String,
+    },
+    /// hopen named a user with whom the configuration has a problem.
+    #[error(
+        "user {user:?} is left out, as the configuration is wrong there. Fix: mend what `hopend check` \
+         prints, and reload."
+    )]
+    LeftOut {
+        /// The user's name.
         user: String,
     },
     /// The password does not match.
@@ -121,6 +130,15 @@ pub enum Reason {
         /// The user's name.
         user: String,
     },
+    /// The user's account does not resolve.
+    #[error(
+        "user {user:?} is left out until the account that os_user names is known on this host. Fix: \
+         make the account, or mend os_user and reload."
+    )]
+    AccountUnknown {
+        /// The user's name.
+        user: String,
+    },
     /// The certificate is not the user's.
     #[error(
         "its certificate, of {}, is not that of user {user:?}. Fix: show the user's own, or set \
@@ -154,6 +172,7 @@ impl Reason {
     pub fn code(&self) -> &'static str {
         match self {
             Self::UnknownUser { .. } => "unknown_user",
+            Self::LeftOut { .. } => "left_out",
             Self::WrongPassword { .. } => "wrong_password",
             Self::PasswordMissing { .. } => "password_missing",
             Self::OtherAccount { .. } => "other_account",
@@ -162,6 +181,7 @@ impl Reason {
             Self::UserMissing => "user_missing",
             Self::PasswordOnly => "password_only",
             Self::NoPassword { .. } => "no_password",
+            Self::AccountUnknown { .. } => "account_unknown",
             Self::OtherCertificate { .. } => "other_certificate",
             Self::CertificateUnknown { .. } => "certificate_unknown",
             Self::PeerUnknown { .. } => "peer_unknown",
@@ -262,9 +282,18 @@ enum Claim {
 }
 
 fn claim(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello) -> Claim {
-    match proof.certificate {
+    let claim = match proof.certificate {
         Some(names) => by_certificate(endpoint, names, proof, hello),
         None => by_account_or_password(endpoint, proof, hello),
+    };
+    match claim {
+        // Left out as a whole: no other proof stands in for the account.
+        Claim::Proven(user) | Claim::ByPassword(user) if user.waits() => {
+            Claim::Refused(Reason::AccountUnknown {
+                user: user.name.clone(),
+            })
+        }
+        claim => claim,
     }
 }
 
@@ -328,7 +357,7 @@ fn by_account_or_password(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello)
     let uid = if exposed { None } else { peer.uid() };
     let given = !hello.password.is_empty();
     let has_account =
-        |user: &User| uid.is_some() && user.os_user.as_ref().map(|account| account.uid) == uid;
+        |user: &User| uid.is_some() && user.os_user.as_ref().and_then(LocalAccount::uid) == uid;
 
     let named = endpoint.users.iter().find(|user| user.name == hello.user);
     if let Some(user) = named.filter(|_| !hello.user.is_empty()) {
@@ -358,11 +387,15 @@ fn by_account_or_password(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello)
                     && user
                         .os_user
                         .as_ref()
+                        .and_then(LocalAccount::found)
                         .is_some_and(|account| account.name == hello.user)
             }));
     if !nobody_named {
-        return Claim::Refused(Reason::UnknownUser {
-            user: hello.user.chars().take(SHOWN).collect(),
+        let user = hello.user.chars().take(SHOWN).collect();
+        return Claim::Refused(if endpoint.users_left_out.contains(&hello.user) {
+            Reason::LeftOut { user }
+        } else {
+            Reason::UnknownUser { user }
         });
     }
     by_account(endpoint, exposed, peer, given, has_account)

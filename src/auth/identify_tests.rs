@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::auth::password;
-use crate::config::{Errors, Keepalive, Login, OsUser, Policy, Target};
+use crate::config::{Errors, Keepalive, LocalAccount, Login, OsUser, Policy, Target};
 
 /// An account that is not in any database.
 const BOB: u32 = 3_999_990_001;
@@ -15,9 +15,12 @@ const STRANGER: u32 = 3_999_990_009;
 fn user(name: &str, os_user: Option<(&str, u32)>, password: Option<&str>) -> Arc<User> {
     Arc::new(User {
         name: name.into(),
-        os_user: os_user.map(|(name, uid)| OsUser {
-            name: name.into(),
-            uid,
+        os_user: os_user.map(|(name, uid)| {
+            let account = OsUser {
+                name: name.into(),
+                uid,
+            };
+            LocalAccount::known(name, account)
         }),
         password: password.map(|plain| Verifier::Plain(plain.into())),
         kx_user: name.into(),
@@ -37,6 +40,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         expose: false,
         tls: None,
         users: users.to_vec(),
+        users_left_out: vec!["gone".into()],
         certificates_of_others: vec!["CN=zoe".parse().unwrap()],
         target: Target::Addresses {
             addresses: Vec::new(),
@@ -377,5 +381,38 @@ async fn a_certificate_makes_its_user_of_a_client_and_nobody_else() {
             Err(denied) => Err(denied.reason.code()),
         };
         assert_eq!(outcome, expected, "row {row}: {certificate} as {name:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_whose_account_does_not_resolve_is_admitted_by_no_other_proof() {
+    let waiting = |password: Option<&str>| {
+        let mut user = User::clone(&user("alice", None, password));
+        user.os_user = Some(LocalAccount::unknown("alice"));
+        user.certificate = Some("CN=alice".parse().unwrap());
+        Arc::new(user)
+    };
+    for alice in [waiting(Some("sesame")), waiting(None)] {
+        let endpoint = endpoint(&[alice]);
+        let peer = Peer::Local {
+            uid: ALICE,
+            pid: None,
+            address: None,
+        };
+        let names = ["CN=alice".parse().unwrap()];
+        for certificate in [None, Some(&names[..])] {
+            for (user, password) in [("alice", "sesame"), ("alice", ""), ("", "sesame"), ("", "")] {
+                let proof = Proof {
+                    exposed: false,
+                    peer: &peer,
+                    certificate,
+                };
+                let hello = hello(user, password);
+                let identified = Authenticator::default()
+                    .identify(&endpoint, &proof, &hello)
+                    .await;
+                assert!(identified.is_err(), "{user} {password} {certificate:?}");
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::status::{EndpointRow, SessionRow, Status};
 /// The whole of it, without a line break at the end.
 pub(super) fn of(status: &Status) -> String {
     let mut parts = vec![heading(status), endpoints(status)];
+    parts.extend(left_out(status));
     parts.extend(places(status));
     parts.extend(warm(status));
     parts.extend(sessions(status));
@@ -48,6 +49,25 @@ fn endpoints(status: &Status) -> String {
         ]);
     }
     table.to_string()
+}
+
+fn left_out(status: &Status) -> Option<String> {
+    let mut table = Table::new(["LEFT OUT", "NAME", "STATE", "WHY"]);
+    for row in &status.left_out {
+        let name = if row.name.is_empty() {
+            format!("line {}", row.line)
+        } else {
+            row.name.clone()
+        };
+        let state = match &*row.state {
+            "kept" => "as it was before",
+            "account_unknown" => "until its account is known",
+            _ => "until the file is mended and reloaded",
+        };
+        let reason = row.reason.clone();
+        table.row([row.kind.clone(), name, state.to_owned(), reason]);
+    }
+    (!status.left_out.is_empty()).then(|| table.to_string())
 }
 
 fn places(status: &Status) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals};
 use crate::app::Given;
+use crate::config::AccountDatabase;
 use crate::confine::Confinement;
 use crate::listener::Passed;
 use crate::{app, config, log};
@@ -17,14 +18,15 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
     let path = &arguments.config.config;
-    let config = match config::load(path) {
-        Ok(config) => config,
+    let accounts = AccountDatabase::system();
+    let loaded = match config::load_to_serve(path, &*accounts, &[]) {
+        Ok(loaded) => loaded,
         Err(problems) => {
             complain(problems);
             return Exit::Configuration;
         }
     };
-    log::start(config.daemon.log, arguments.log.log_level);
+    log::start(loaded.config.daemon.log, arguments.log.log_level);
     let passed = match Passed::from_environment() {
         Ok(passed) => passed,
         Err(error) => {
@@ -33,7 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         }
     };
     // Before there is another thread: a thread's confinement is for those that it starts.
-    let confinement = match Confinement::enter(&config, path) {
+    let confinement = match Confinement::enter(&loaded.config, path) {
         Ok(confinement) => confinement,
         Err(error) => {
             complain(format_args!("hopend: {error}"));
@@ -44,6 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let given = Given {
         passed,
         confinement,
+        accounts,
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -51,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     };
     let served = runtime.block_on(async {
         let orders = signals::orders()?;
-        Ok::<_, std::io::Error>(app::run(path, config, given, orders).await)
+        Ok::<_, std::io::Error>(app::run(path, loaded, given, orders).await)
     });
     // Whatever still runs after the drain was told to end and did not.
     runtime.shutdown_background();

@@ -129,6 +129,7 @@ mod tests {
             version: String::new(),
             started: now,
             now,
+            left_out: Vec::new(),
             endpoints: Vec::new(),
             sessions: vec![gone, row(2, &client)],
             credentials: Vec::new(),

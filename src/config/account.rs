@@ -1,6 +1,9 @@
 //! Local accounts, by name or number.
 
+use std::fmt;
 use std::io;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use nix::unistd::{Uid, User};
 
@@ -8,7 +11,100 @@ use super::OsUser;
 
 /// How a local account is looked up by what the file says: its name or its number. None if there is
 /// no such account, an error if the account database can't be asked.
-pub type Accounts<'a> = dyn Fn(&str) -> io::Result<Option<OsUser>> + 'a;
+pub type Accounts<'a> = dyn Fn(&str) -> io::Result<Option<OsUser>> + Send + Sync + 'a;
+
+/// An account database that is asked more than once. Clones ask the same one.
+#[derive(Clone)]
+pub struct AccountDatabase(Arc<Accounts<'static>>);
+
+impl AccountDatabase {
+    /// The system's.
+    pub fn system() -> Self {
+        Self::new(system_account)
+    }
+
+    /// Another one. Asking it may block.
+    pub fn new(
+        accounts: impl Fn(&str) -> io::Result<Option<OsUser>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(accounts))
+    }
+}
+
+impl Default for AccountDatabase {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+impl Deref for AccountDatabase {
+    type Target = Accounts<'static>;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for AccountDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccountDatabase")
+    }
+}
+
+/// The account of a user or viewer. Clones share what becomes known of it.
+#[derive(Debug, Clone)]
+pub struct LocalAccount {
+    /// Its name or number, as the file has it.
+    text: String,
+    found: Arc<OnceLock<OsUser>>,
+}
+
+impl LocalAccount {
+    /// One that the account database knows.
+    pub fn known(text: &str, account: OsUser) -> Self {
+        Self {
+            text: text.to_owned(),
+            found: Arc::new(OnceLock::from(account)),
+        }
+    }
+
+    /// One that it does not know yet.
+    pub(crate) fn unknown(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            found: Arc::default(),
+        }
+    }
+
+    /// Its name or number, as the file has it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The account, once the account database knows it.
+    pub fn found(&self) -> Option<&OsUser> {
+        self.found.get()
+    }
+
+    /// The account's number, once the account database knows it.
+    pub fn uid(&self) -> Option<u32> {
+        self.found().map(|account| account.uid)
+    }
+
+    /// The account database knows it by now. What was known before stays.
+    pub(crate) fn appeared(&self, account: OsUser) {
+        let _ = self.found.set(account);
+    }
+}
+
+/// The same if the file says the same and the database has answered the same.
+impl PartialEq for LocalAccount {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text && self.found() == other.found()
+    }
+}
+
+impl Eq for LocalAccount {}
 
 /// Asks the system's account database. A number needs no entry there: containers often run as one
 /// that has none.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::address::{LONGEST_SOCKET_PATH, fits_a_socket};
 use super::endpoint::Claims;
+use super::left_out::{Part, PartKind};
 use super::limit;
 use super::reader::{Table, Value};
 use super::user;
@@ -63,10 +64,12 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims, accounts: &Accounts<'_
     }
     if let Some(value) = table.get("viewers") {
         let names = value.array().unwrap_or_default();
-        let accounts = names
-            .iter()
-            .filter_map(|name| user::account(name, accounts));
-        daemon.viewers = accounts.map(|account| account.uid).collect();
+        let viewers = names.iter().filter_map(|value| {
+            let line = value.source.line(value.at);
+            let (kind, name) = (PartKind::Viewer, String::new());
+            user::account(value, Part { kind, name, line }, accounts)
+        });
+        daemon.viewers = viewers.collect();
         if daemon.admin.is_none() {
             value.problem(
                 "has no page to see",

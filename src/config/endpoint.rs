@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::certificate;
 use super::keepalive;
+use super::left_out::{Part, PartKind, Reach};
 use super::limit;
 use super::named::{Found, Named};
 use super::reader::{Table, Value};
 use super::source::Basis;
 use super::target;
+use super::user::{OwnCertificate, Users};
 use super::value;
 use super::{
     CertificateName, Endpoint, Environment, Errors, Keepalive, ListenAddress, Login, ServerTls,
@@ -59,24 +61,56 @@ const MOST_WARM: u64 = 64;
 /// What an endpoint may refer to.
 pub(super) struct Known<'k> {
     pub(super) environments: &'k Named<Environment>,
-    pub(super) users: &'k Named<User>,
+    pub(super) users: &'k Users,
 }
 
 /// Which address is taken, and by whom.
 #[derive(Default)]
-pub(super) struct Claims(Vec<(ListenAddress, String, usize)>);
+pub(super) struct Claims(Vec<Claim>);
+
+struct Claim {
+    address: ListenAddress,
+    key: String,
+    line: usize,
+    /// None for the daemon's own.
+    part: Option<Part>,
+}
+
+/// Who may use an endpoint.
+struct Permitted {
+    users: Vec<Arc<User>>,
+    /// Names of those with a problem of their own.
+    left_out: Vec<String>,
+}
 
 impl Claims {
     /// Takes an address, or reports who has it already.
     pub(super) fn claim(&mut self, value: &Value<'_>, address: &ListenAddress) {
-        if let Some((taken, key, line)) = self.0.iter().find(|(taken, ..)| taken.clashes(address)) {
-            value.problem(
-                format!("{address} is taken: {key} has {taken} on line {line}"),
+        if let Some(taken) = self.0.iter().find(|claim| claim.address.clashes(address)) {
+            // Nobody knows which of the two clients mean: neither is served.
+            let reach = match (&value.part, &taken.part) {
+                (Some(part), Some(other)) => Reach::Parts(vec![part.clone(), other.clone()]),
+                _ => Reach::Daemon,
+            };
+            let Claim {
+                address: there,
+                key,
+                line,
+                ..
+            } = taken;
+            value.report_reaching(
+                Basis::Seen,
+                reach,
+                format!("{address} is taken: {key} has {there} on line {line}"),
                 "give each an address of its own",
             );
         }
-        let line = value.source.line(value.at);
-        self.0.push((address.clone(), value.key.clone(), line));
+        self.0.push(Claim {
+            address: address.clone(),
+            key: value.key.clone(),
+            line: value.source.line(value.at),
+            part: value.part.clone(),
+        });
     }
 }
 
@@ -86,8 +120,8 @@ pub(super) fn read_all(
     known: &Known<'_>,
     claims: &mut Claims,
 ) -> Named<Endpoint> {
-    let mut endpoints = Named::new("endpoint");
-    for mut table in root.tables("endpoint") {
+    let mut endpoints = Named::new(PartKind::Endpoint);
+    for mut table in root.tables(PartKind::Endpoint) {
         let name = table.name_itself("endpoint", value::name);
         table.only(KEYS);
         if let (Some(name), Some(value)) = (name, table.get("name")) {
@@ -106,13 +140,13 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         .get("expose")
         .map_or(Some(false), |value| value.boolean());
     let listen = listen(table, expose, claims);
-    let users = users(table, known.users);
+    let permitted = users(table, &known.users.named);
     let exposed =
         expose == Some(true) && listen.iter().flatten().any(|address| !address.is_local());
     let tls = tls(table, listen.as_deref());
-    if let (true, Some(users)) = (exposed, &users) {
+    if let (true, Some(permitted)) = (exposed, &permitted) {
         let by_certificate = matches!(&tls, Some(Some(tls)) if tls.client_ca.is_some());
-        recognised(table, users, by_certificate);
+        recognised(table, permitted, by_certificate);
     }
     let target = target::read(table, known.environments);
     let keepalive = match table.get("keepalive") {
@@ -152,16 +186,17 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         listen: listen?,
         expose: expose?,
         max_sessions_per_user: max_sessions_per_user?
-            .unwrap_or_else(|| share(max_sessions.unwrap_or(most), users.as_deref())),
+            .unwrap_or_else(|| share(max_sessions.unwrap_or(most), permitted.as_ref())),
         max_opens_per_second: max_opens_per_second?,
         idle_timeout: idle_timeout?,
         certificates_of_others: certificates_of_others(
             tls.as_ref().and_then(Option::as_ref),
-            users.as_deref(),
-            known.users,
+            permitted.as_ref(),
+            &known.users.certificates,
         ),
         tls: tls?,
-        users: users?,
+        users_left_out: permitted.as_ref()?.left_out.clone(),
+        users: permitted?.users,
         target: target?,
         keepalive: keepalive?,
         max_message: match max_message {
@@ -179,9 +214,9 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
 
 /// What one user may have of an endpoint's sessions by default: all but a sixty-fourth, so that nobody
 /// keeps all others out.
-fn share(max_sessions: usize, users: Option<&[Arc<User>]>) -> usize {
-    let kept = match users {
-        Some([_]) => 0,
+fn share(max_sessions: usize, permitted: Option<&Permitted>) -> usize {
+    let kept = match permitted.map(|permitted| permitted.users.len() + permitted.left_out.len()) {
+        Some(1) => 0,
         _ => (max_sessions / 64).max(1),
     };
     max_sessions.saturating_sub(kept).max(1)
@@ -255,10 +290,11 @@ fn listen(
     addresses
 }
 
-/// Who may use the endpoint. None if one of them has a problem of their own.
-fn users(table: &Table<'_>, known: &Named<User>) -> Option<Vec<Arc<User>>> {
+/// Who may use the endpoint. Who is left out is never admitted, and nobody in their place. None if the
+/// list itself is not valid.
+fn users(table: &Table<'_>, known: &Named<User>) -> Option<Permitted> {
     let Some(value) = table.get("users") else {
-        return known.all().map(valid).collect();
+        return Some(permitted(known.all()));
     };
     let names = value.array()?;
     if names.is_empty() {
@@ -269,48 +305,60 @@ fn users(table: &Table<'_>, known: &Named<User>) -> Option<Vec<Arc<User>>> {
         return None;
     }
     let mut seen = Vec::new();
-    let users: Vec<Option<Arc<User>>> = names
-        .iter()
-        .map(|value| {
-            let name = value.text()?;
-            if seen.contains(&name) {
-                value.problem("names the same user twice", "name each user once");
-            }
-            seen.push(name);
-            valid(known.find(value, name))
-        })
-        .collect();
-    users.into_iter().collect()
+    let found = names.iter().map(|value| {
+        let Some(name) = value.text() else {
+            return Found::Unknown;
+        };
+        if seen.contains(&name) {
+            value.problem("names the same user twice", "name each user once");
+        }
+        seen.push(name);
+        known.find(value, name)
+    });
+    Some(permitted(found))
 }
 
-/// Of the file's other users, where clients show certificates.
+fn permitted(found: impl Iterator<Item = Found<User>>) -> Permitted {
+    let mut permitted = Permitted {
+        users: Vec::new(),
+        left_out: Vec::new(),
+    };
+    for user in found {
+        match user {
+            Found::Valid(user) => permitted.users.push(user),
+            Found::LeftOut(part) => permitted.left_out.push(part.name),
+            Found::Unknown => {}
+        }
+    }
+    permitted
+}
+
+/// Of the file's other users, where clients show certificates. Those of users who are left out count:
+/// their certificate makes nobody else of its holder.
 fn certificates_of_others(
     tls: Option<&ServerTls>,
-    users: Option<&[Arc<User>]>,
-    known: &Named<User>,
+    permitted: Option<&Permitted>,
+    certificates: &[OwnCertificate],
 ) -> Vec<CertificateName> {
     if tls.is_none_or(|tls| tls.client_ca.is_none()) {
         return Vec::new();
     }
-    let own = |user: &Arc<User>| users.is_some_and(|users| users.contains(user));
-    let others = known.all().filter_map(valid).filter(|user| !own(user));
-    others.filter_map(|user| user.certificate.clone()).collect()
-}
-
-fn valid<T>(found: Found<T>) -> Option<Arc<T>> {
-    match found {
-        Found::Valid(thing) => Some(thing),
-        Found::Invalid => None,
-    }
+    let own = |name: &str| {
+        permitted.is_some_and(|permitted| permitted.users.iter().any(|user| user.name == name))
+    };
+    let others = certificates.iter().filter(|owner| !own(&owner.user));
+    others.map(|owner| owner.certificate.clone()).collect()
 }
 
 /// From another host only a password or a certificate tells who it is: the kernel knows accounts of
 /// this one.
-fn recognised(table: &Table<'_>, users: &[Arc<User>], by_certificate: bool) {
+fn recognised(table: &Table<'_>, permitted: &Permitted, by_certificate: bool) {
     let known = |user: &Arc<User>| {
         user.password.is_some() || (by_certificate && user.certificate.is_some())
     };
-    if users.is_empty() || users.iter().any(known) {
+    let users = &permitted.users;
+    // What is wrong with a user hides whether it has one.
+    if users.is_empty() || !permitted.left_out.is_empty() || users.iter().any(known) {
         return;
     }
     if let Some(value) = table.get("listen") {

@@ -1,6 +1,7 @@
 //! `[environment.NAME]`.
 
 use super::Environment;
+use super::left_out::{Part, PartKind};
 use super::named::Named;
 use super::reader::{Table, Value};
 use super::value;
@@ -17,7 +18,7 @@ pub(super) const KEYS: &[&str] = &[
 
 /// Reads every `[environment.NAME]`.
 pub(super) fn read_all(root: &Table<'_>) -> Named<Environment> {
-    let mut environments = Named::new("environment");
+    let mut environments = Named::new(PartKind::Environment);
     let how = "give each environment a table [environment.NAME]";
     if let Some(table) = root.get("environment").and_then(|value| value.table(how)) {
         for (name, value) in table.entries() {
@@ -27,13 +28,21 @@ pub(super) fn read_all(root: &Table<'_>) -> Named<Environment> {
                 environments.push(name, value.source.line(value.at), None);
                 break;
             }
-            if let Err(invalid) = value::name(name) {
+            let line = value.source.line(value.at);
+            let valid = value::name(name);
+            let shown = valid.as_ref().map_or("", |()| name);
+            let value = value.of_part(Part {
+                kind: PartKind::Environment,
+                name: shown.to_owned(),
+                line,
+            });
+            if let Err(invalid) = valid {
                 value.problem(invalid.what, invalid.remedy);
             }
-            let line = value.source.line(value.at);
             environments.push(name, line, read(name, &value, how));
         }
     }
+    environments.settle(root.source);
     environments
 }
 

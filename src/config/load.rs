@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::de::DeTable;
 use zeroize::Zeroizing;
@@ -9,10 +10,11 @@ use zeroize::Zeroizing;
 use super::account::{Accounts, system_account};
 use super::endpoint::{Claims, Known};
 use super::file::open_to_others;
+use super::left_out::{Loaded, Reach};
 use super::problem::{Problem, Problems};
 use super::reader::Table;
 use super::source::{Basis, Source};
-use super::{Config, daemon, endpoint, environment, user};
+use super::{Config, Endpoint, daemon, endpoint, environment, user};
 
 const KEYS: &[&str] = &["environment", "user", "endpoint", "daemon"];
 
@@ -28,24 +30,37 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     read(&text, path, &system_account, mode)
 }
 
-/// As [`load`], for whoever can make use of what is right although something is not: the tables that
-/// are valid, and the problems of the others.
+/// As [`load`], with what is valid although something is not.
 ///
 /// # Errors
-/// The problems, where the text is no TOML and nothing can be said for certain.
-pub fn load_in_part(path: &Path) -> Result<(Config, Option<Problems>), Problems> {
+/// All problems, where the text is no TOML and nothing can be said for certain.
+pub fn load_in_part(path: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Problems> {
     let text = text(path)?;
-    if DeTable::parse(&text).is_err() {
-        return load(path).map(|config| (config, None));
+    let mode = std::fs::metadata(path).ok();
+    let mode = mode.map(|metadata| metadata.permissions().mode());
+    read_in_part(&text, path, accounts, mode)
+}
+
+/// As [`load_in_part`], for the daemon to serve in place of what it serves now: endpoints that are
+/// `running` go on as they are where the file is wrong about them.
+///
+/// # Errors
+/// All problems, where one of them concerns the daemon as a whole, and where no endpoint is left.
+pub fn load_to_serve(
+    path: &Path,
+    accounts: &Accounts<'_>,
+    running: &[Arc<Endpoint>],
+) -> Result<Loaded, Problems> {
+    let mut loaded = load_in_part(path, accounts)?;
+    loaded.keep_running(running);
+    let stops = loaded
+        .problems
+        .as_ref()
+        .is_some_and(Problems::stop_the_daemon);
+    match loaded.problems {
+        Some(problems) if stops || loaded.config.endpoints.is_empty() => Err(problems),
+        _ => Ok(loaded),
     }
-    let source = Source::new(&text, path);
-    let (document, _) = DeTable::parse_recoverable(&text);
-    let root = Table::root(&source, document.get_ref());
-    let config = config(&root, &system_account);
-    if let Ok(metadata) = std::fs::metadata(path) {
-        closed(&root, metadata.permissions().mode(), path);
-    }
-    Ok((config, source.conclude(Some(())).err()))
 }
 
 /// Reads `[daemon] control` alone: where the daemon of a configuration file is asked, `None` for
@@ -59,7 +74,7 @@ pub fn control(path: &Path) -> Result<Option<PathBuf>, Problems> {
     let (document, _) = DeTable::parse_recoverable(&text);
     let root = Table::root(&source, document.get_ref());
     let control = daemon::control_of(&root);
-    source.conclude(Some(control))
+    source.conclude(control)
 }
 
 /// The text of the file.
@@ -70,6 +85,7 @@ fn text(path: &Path) -> Result<Zeroizing<String>, Problems> {
             key: String::new(),
             what,
             remedy: remedy.to_owned(),
+            reach: Reach::Daemon,
         };
         Problems::new(path, vec![problem])
     };
@@ -98,14 +114,33 @@ pub fn parse(text: &str, file: &Path, accounts: &Accounts<'_>) -> Result<Config,
     read(text, file, accounts, None)
 }
 
+/// As [`parse`], with what is valid although something is not.
+///
+/// # Errors
+/// All problems, where the text is no TOML and nothing can be said for certain.
+pub fn parse_in_part(text: &str, file: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Problems> {
+    read_in_part(text, file, accounts, None)
+}
+
 fn read(
     text: &str,
     file: &Path,
     accounts: &Accounts<'_>,
     mode: Option<u32>,
 ) -> Result<Config, Problems> {
+    let loaded = read_in_part(text, file, accounts, mode)?;
+    loaded.problems.map_or(Ok(loaded.config), Err)
+}
+
+fn read_in_part(
+    text: &str,
+    file: &Path,
+    accounts: &Accounts<'_>,
+    mode: Option<u32>,
+) -> Result<Loaded, Problems> {
     let mut source = Source::new(text, file);
     let (document, errors) = DeTable::parse_recoverable(text);
+    let is_toml = errors.is_empty();
     for error in errors {
         source.not_toml(error.span(), error.message());
     }
@@ -114,10 +149,18 @@ fn read(
     if let Some(mode) = mode {
         closed(&root, mode, file);
     }
-    source.conclude(Some(config))
+    let (left_out, problems) = source.conclude_in_part();
+    match problems {
+        Some(problems) if !is_toml => Err(problems),
+        problems => Ok(Loaded {
+            config,
+            left_out,
+            problems,
+        }),
+    }
 }
 
-/// Whatever is not valid is reported and left out: `conclude` then keeps the rest back.
+/// Whatever is not valid is reported and left out.
 fn config(root: &Table<'_>, accounts: &Accounts<'_>) -> Config {
     root.only(KEYS);
     let mut claims = Claims::default();
@@ -127,8 +170,9 @@ fn config(root: &Table<'_>, accounts: &Accounts<'_>) -> Config {
         environments: &environments,
         users: &users,
     };
-    let endpoints = endpoint::read_all(root, &known, &mut claims);
+    let mut endpoints = endpoint::read_all(root, &known, &mut claims);
     let daemon = daemon::read(root, &mut claims, accounts);
+    endpoints.settle(root.source);
     if root.lacks("endpoint") {
         whole_file(
             root,
@@ -150,7 +194,7 @@ fn config(root: &Table<'_>, accounts: &Accounts<'_>) -> Config {
     Config {
         daemon,
         environments: environments.into_valid(),
-        users: users.into_valid(),
+        users: users.named.into_valid(),
         endpoints: endpoints.into_valid(),
         files: root.source.named(),
     }
@@ -164,6 +208,7 @@ fn whole_file(root: &Table<'_>, line: Option<usize>, key: &str, what: &str, reme
             key: key.to_owned(),
             what: what.to_owned(),
             remedy: remedy.to_owned(),
+            reach: Reach::Daemon,
         },
     );
 }

@@ -11,6 +11,7 @@ mod environment;
 mod file;
 mod invalid;
 mod keepalive;
+mod left_out;
 mod limit;
 mod load;
 mod login;
@@ -25,13 +26,16 @@ mod target;
 mod tests;
 mod user;
 mod value;
+mod viewers;
 
-pub use account::{Accounts, system_account};
+pub use account::{AccountDatabase, Accounts, LocalAccount, system_account};
 pub(crate) use address::{LONGEST_SOCKET_PATH, fits_a_socket};
 pub use certificate::CertificateName;
 pub use invalid::Invalid;
-pub use load::{control, load, load_in_part, parse};
+pub use left_out::{LeftOut, LeftOutCause, Loaded, Part, PartKind, Reach};
+pub use load::{control, load, load_in_part, load_to_serve, parse, parse_in_part};
 pub use problem::{Problem, Problems};
+pub use viewers::Viewers;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -82,23 +86,6 @@ pub struct Daemon {
     pub confine: Confine,
 }
 
-/// Accounts that may see the status page, beside root and the daemon's own.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Viewers(Vec<u32>);
-
-impl Viewers {
-    /// Whether this account is among them.
-    pub fn has(&self, uid: u32) -> bool {
-        self.0.contains(&uid)
-    }
-}
-
-impl FromIterator<u32> for Viewers {
-    fn from_iter<T: IntoIterator<Item = u32>>(uids: T) -> Self {
-        Self(uids.into_iter().collect())
-    }
-}
-
 /// Whether the daemon confines itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confine {
@@ -147,7 +134,7 @@ pub struct User {
     /// What hopen's user must be, if it is given.
     pub name: String,
     /// The local account that is this user.
-    pub os_user: Option<OsUser>,
+    pub os_user: Option<LocalAccount>,
     /// What hopen's password must match.
     pub password: Option<Verifier>,
     /// The FinSpace user.
@@ -213,6 +200,8 @@ pub struct Endpoint {
     pub tls: Option<ServerTls>,
     /// Who may use it.
     pub users: Vec<Arc<User>>,
+    /// Names of those who might as well, and are left out.
+    pub users_left_out: Vec<String>,
     /// Where clients show certificates: those of users who may not.
     pub certificates_of_others: Vec<CertificateName>,
     /// Where it leads.
@@ -403,6 +392,16 @@ pub enum KeepaliveMode {
     Async,
     /// Answered, and the answer kept from the client; only while nothing is outstanding.
     Sync,
+}
+
+impl User {
+    /// Whether the user's account does not resolve: nobody is admitted as this user, by whatever
+    /// proof, until it does.
+    pub fn waits(&self) -> bool {
+        self.os_user
+            .as_ref()
+            .is_some_and(|account| account.found().is_none())
+    }
 }
 
 impl Endpoint {

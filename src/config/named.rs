@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
+use super::left_out::{Part, PartKind};
 use super::reader::Value;
-use super::source::Basis;
+use super::source::{Basis, Source};
 use super::value;
 
 /// Named things in the order of the file. One that is not valid keeps its name, so that whoever
 /// refers to it isn't accused as well.
 pub(super) struct Named<T> {
-    /// What one is called in a message, such as `user`.
-    kind: &'static str,
+    kind: PartKind,
     entries: Vec<Entry<T>>,
 }
 
 struct Entry<T> {
-    name: String,
-    line: usize,
+    part: Part,
     thing: Option<Arc<T>>,
 }
 
@@ -24,12 +23,14 @@ struct Entry<T> {
 pub(super) enum Found<T> {
     /// A valid thing.
     Valid(Arc<T>),
-    /// Something with a problem of its own, or a name that is unknown and reported.
-    Invalid,
+    /// Something with a problem of its own.
+    LeftOut(Part),
+    /// Nothing has that name, which is reported.
+    Unknown,
 }
 
 impl<T> Named<T> {
-    pub(super) fn new(kind: &'static str) -> Self {
+    pub(super) fn new(kind: PartKind) -> Self {
         Self {
             kind,
             entries: Vec::new(),
@@ -43,48 +44,62 @@ impl<T> Named<T> {
 
     /// Reports a name that is taken.
     pub(super) fn claim(&self, value: &Value<'_>, name: &str) {
-        if let Some(entry) = self.entries.iter().find(|entry| entry.name == name) {
+        if let Some(entry) = self.entries.iter().find(|entry| entry.part.name == name) {
             value.problem(
                 format!(
                     "{name:?} is also the name of the {} of line {}",
-                    self.kind, entry.line
+                    self.kind.name(),
+                    entry.part.line
                 ),
                 "give each a name of its own",
             );
         }
     }
 
+    /// Adds one of the name, empty where it has none that is valid.
     pub(super) fn push(&mut self, name: &str, line: usize, thing: Option<T>) {
+        let (kind, name) = (self.kind, name.to_owned());
         self.entries.push(Entry {
-            name: name.to_owned(),
-            line,
+            part: Part { kind, name, line },
             thing: thing.map(Arc::new),
         });
     }
 
+    /// Leaves out what has a problem of its own. What shares its name with such a one is left out too.
+    pub(super) fn settle(&mut self, source: &Source<'_>) {
+        for entry in &mut self.entries {
+            if !source.is_sound(&entry.part) {
+                entry.thing = None;
+            }
+        }
+    }
+
     /// The thing of that name.
     pub(super) fn find(&self, value: &Value<'_>, name: &str) -> Found<T> {
-        if let Some(entry) = self.entries.iter().find(|entry| entry.name == name) {
+        if let Some(entry) = self.entries.iter().find(|entry| entry.part.name == name) {
             return entry.found();
         }
         let nearest = self
             .entries
             .iter()
-            .map(|entry| (strsim::jaro_winkler(name, &entry.name), &entry.name))
+            .map(|entry| &entry.part.name)
+            .map(|known| (strsim::jaro_winkler(name, known), known))
             .filter(|(score, _)| *score >= 0.75)
             .max_by(|(a, _), (b, _)| a.total_cmp(b));
         let remedy = match nearest {
             Some((_, near)) => format!("did you mean {near:?}?"),
-            None if self.is_empty() => format!("add one of that name: no {} is defined", self.kind),
+            None if self.is_empty() => {
+                format!("add one of that name: no {} is defined", self.kind.name())
+            }
             None => format!("write one of {}", self.names()),
         };
         // What can't be a name isn't repeated: it may be a secret in the wrong place.
         let what = match value::name(name) {
-            Ok(()) => format!("there is no {} {name:?}", self.kind),
-            Err(_) => format!("there is no such {}", self.kind),
+            Ok(()) => format!("there is no {} {name:?}", self.kind.name()),
+            Err(_) => format!("there is no such {}", self.kind.name()),
         };
         value.report(Basis::AbsentInFile, what, remedy);
-        Found::Invalid
+        Found::Unknown
     }
 
     /// The only one there is.
@@ -105,7 +120,7 @@ impl<T> Named<T> {
         let names: Vec<String> = self
             .entries
             .iter()
-            .map(|entry| format!("{:?}", entry.name))
+            .map(|entry| format!("{:?}", entry.part.name))
             .collect();
         names.join(", ")
     }
@@ -123,7 +138,7 @@ impl<T> Entry<T> {
     fn found(&self) -> Found<T> {
         match &self.thing {
             Some(thing) => Found::Valid(Arc::clone(thing)),
-            None => Found::Invalid,
+            None => Found::LeftOut(self.part.clone()),
         }
     }
 }

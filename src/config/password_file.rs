@@ -4,33 +4,42 @@ use super::Verifier;
 use super::invalid::Invalid;
 use crate::secret::Secret;
 
+/// Why a user has no password in a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoPassword {
+    /// The line has been removed, or its password has.
+    Gone(Invalid),
+    /// The file does not say which one it is.
+    Unclear(Invalid),
+}
+
 /// What the line of `user` says: `user:password` with the password plain, as MD5 or as SHA-1.
 ///
 /// A plain password of 32 or 40 hexadecimal digits can't be told from a hash; q takes it for one,
 /// and so does this.
-pub(super) fn verifier(file: &[u8], user: &str) -> Result<Verifier, Invalid> {
+pub(super) fn verifier(file: &[u8], user: &str) -> Result<Verifier, NoPassword> {
     let mut lines = file
         .split(|byte| *byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
         .filter_map(|line| line.strip_prefix(user.as_bytes())?.strip_prefix(b":"));
     let Some(password) = lines.next() else {
-        return Err(Invalid::new(
+        return Err(NoPassword::Gone(Invalid::new(
             format!("the file has no line of {user:?}"),
             format!("add a line \"{user}:\" with the password behind the colon"),
-        ));
+        )));
     };
     if lines.next().is_some() {
-        return Err(Invalid::new(
+        return Err(NoPassword::Unclear(Invalid::new(
             format!("the file has several lines of {user:?}"),
             "leave one of them",
-        ));
+        )));
     }
     if password.is_empty() {
         // An empty password is what a q process sends when it gives none at all.
-        return Err(Invalid::new(
+        return Err(NoPassword::Gone(Invalid::new(
             format!("the password of {user:?} in the file is empty"),
             "write a password behind the colon",
-        ));
+        )));
     }
     Ok(if let Some(digest) = hex(password) {
         Verifier::Md5(digest)

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use super::left_out::Reach;
 
 use crate::error::with_fix;
 
 /// One thing that is wrong, and what to do about it.
 ///
 /// Neither text ever holds a value that could be a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Line in the file, from 1; none when it concerns the file as a whole.
     pub line: Option<usize>,
@@ -20,6 +20,8 @@ pub struct Problem {
     pub what: String,
     /// What to do.
     pub remedy: String,
+    /// What can't be served because of it.
+    pub reach: Reach,
 }
 
 /// Everything that is wrong with one file, in the order of its lines.
@@ -56,6 +58,23 @@ impl Problems {
         &self.file
     }
 
+    /// Whether one of them concerns the daemon as a whole.
+    pub fn stop_the_daemon(&self) -> bool {
+        self.iter().any(|problem| problem.reach == Reach::Daemon)
+    }
+
+    /// Each with its line, as `hopend check` prints it.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (&Problem, String)> {
+        self.list.iter().map(|problem| {
+            let file = self.file.display();
+            let shown = match problem.line {
+                Some(line) => format!("{file}:{line}: {problem}"),
+                None => format!("{file}: {problem}"),
+            };
+            (problem, shown)
+        })
+    }
+
     /// Each of them; there is at least one.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.list.iter()
@@ -74,15 +93,9 @@ impl<'a> IntoIterator for &'a Problems {
 /// One line each: `FILE:LINE: KEY: what. Fix: remedy.`, the form that editors and compilers share.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.list.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{}", self.file.display())?;
-            if let Some(line) = problem.line {
-                write!(f, ":{line}")?;
-            }
-            write!(f, ": {problem}")?;
+        for (index, (_, shown)) in self.lines().enumerate() {
+            let separator = if index > 0 { "\n" } else { "" };
+            write!(f, "{separator}{shown}")?;
         }
         Ok(())
     }

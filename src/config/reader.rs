@@ -6,6 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::invalid::Invalid;
+use super::left_out::{Part, PartKind, Reach};
 use super::problem::Problem;
 use super::source::{Basis, Source};
 use super::value;
@@ -19,6 +20,8 @@ pub(super) struct Value<'a> {
     pub(super) source: &'a Source<'a>,
     pub(super) key: String,
     pub(super) at: usize,
+    /// The part of the configuration that it belongs to; none for the daemon's own.
+    pub(super) part: Option<Part>,
     value: &'a DeValue<'a>,
 }
 
@@ -26,6 +29,8 @@ pub(super) struct Value<'a> {
 pub(super) struct Table<'a> {
     pub(super) source: &'a Source<'a>,
     pub(super) key: String,
+    /// The part of the configuration that it belongs to; none for the daemon's own.
+    part: Option<Part>,
     at: usize,
     table: &'a DeTable<'a>,
 }
@@ -38,7 +43,34 @@ impl<'a> Value<'a> {
 
     /// Reports what is wrong with the value.
     pub(super) fn report(&self, basis: Basis, what: impl Into<String>, remedy: impl Into<String>) {
-        report(self.source, basis, &self.key, self.at, what, remedy);
+        self.report_reaching(basis, reach(self.part.as_ref()), what, remedy);
+    }
+
+    /// Reports what is wrong with the value, where that reaches further or less far than the table
+    /// that the value stands in.
+    pub(super) fn report_reaching(
+        &self,
+        basis: Basis,
+        reach: Reach,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let problem = Problem {
+            line: Some(self.source.line(self.at)),
+            key: self.key.clone(),
+            what: what.into(),
+            remedy: remedy.into(),
+            reach,
+        };
+        self.source.add(basis, problem);
+    }
+
+    /// The value as one of a part of the configuration.
+    pub(super) fn of_part(self, part: Part) -> Self {
+        Self {
+            part: Some(part),
+            ..self
+        }
     }
 
     /// The value, or none and a problem.
@@ -115,6 +147,7 @@ impl<'a> Value<'a> {
         Some(Table {
             source: self.source,
             key: self.key.clone(),
+            part: self.part.clone(),
             at: self.at,
             table,
         })
@@ -139,6 +172,7 @@ impl<'a> Value<'a> {
             source: self.source,
             key: self.key.clone(),
             at: element.span().start,
+            part: self.part.clone(),
             value: element.get_ref(),
         }
     }
@@ -150,6 +184,7 @@ impl<'a> Table<'a> {
         Self {
             source,
             key: String::new(),
+            part: None,
             at: 0,
             table,
         }
@@ -171,19 +206,13 @@ impl<'a> Table<'a> {
                 Some((_, known)) => format!("did you mean `{known}`?"),
                 None => format!("the keys here are {}", keys.join(", ")),
             };
-            report(
-                self.source,
-                Basis::Seen,
-                &self.path(name),
-                key.span().start,
-                "unknown key",
-                remedy,
-            );
+            self.report(Basis::Seen, name, key.span().start, "unknown key", remedy);
         }
     }
 
-    /// The tables of `[[key]]`.
-    pub(super) fn tables(&self, key: &str) -> Vec<Table<'a>> {
+    /// The tables of `[[key]]`, each of which is a part of the configuration.
+    pub(super) fn tables(&self, kind: PartKind) -> Vec<Table<'a>> {
+        let key = kind.name();
         let Some(value) = self.get(key) else {
             return Vec::new();
         };
@@ -193,7 +222,12 @@ impl<'a> Table<'a> {
             return Vec::new();
         }
         let elements = value.array().unwrap_or_default();
-        elements.iter().filter_map(|e| e.table(&how)).collect()
+        let parts = elements.into_iter().map(|element| {
+            let line = self.source.line(element.at);
+            let name = String::new();
+            element.of_part(Part { kind, name, line })
+        });
+        parts.filter_map(|element| element.table(&how)).collect()
     }
 
     /// Whether a key is missing or holds an empty list.
@@ -212,6 +246,9 @@ impl<'a> Table<'a> {
         let name = value.text()?;
         value.check(valid(name))?;
         self.key = format!("{kind} {name:?}");
+        if let Some(part) = &mut self.part {
+            name.clone_into(&mut part.name);
+        }
         Some(name)
     }
 
@@ -237,14 +274,30 @@ impl<'a> Table<'a> {
 
     /// Reports that something that should be in this table is not.
     pub(super) fn absent(&self, key: &str, what: &str, remedy: impl Into<String>) {
-        report(
-            self.source,
-            Basis::AbsentInTable,
-            &self.path(key),
-            self.at,
-            what,
-            remedy,
-        );
+        self.report(Basis::AbsentInTable, key, self.at, what, remedy);
+    }
+
+    fn report(
+        &self,
+        basis: Basis,
+        key: &str,
+        at: usize,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let problem = Problem {
+            line: Some(self.source.line(at)),
+            key: self.path(key),
+            what: what.into(),
+            remedy: remedy.into(),
+            reach: reach(self.part.as_ref()),
+        };
+        self.source.add(basis, problem);
+    }
+
+    /// The part that this table is; none for the daemon's own.
+    pub(super) fn part(&self) -> Option<&Part> {
+        self.part.as_ref()
     }
 
     /// Every key with its value.
@@ -259,6 +312,7 @@ impl<'a> Table<'a> {
             source: self.source,
             key: self.path(key),
             at: value.span().start,
+            part: self.part.clone(),
             value: value.get_ref(),
         }
     }
@@ -285,21 +339,6 @@ impl<'a> Table<'a> {
     }
 }
 
-fn report(
-    source: &Source<'_>,
-    basis: Basis,
-    key: &str,
-    at: usize,
-    what: impl Into<String>,
-    remedy: impl Into<String>,
-) {
-    source.add(
-        basis,
-        Problem {
-            line: Some(source.line(at)),
-            key: key.to_owned(),
-            what: what.into(),
-            remedy: remedy.into(),
-        },
-    );
+fn reach(part: Option<&Part>) -> Reach {
+    part.map_or(Reach::Daemon, |part| Reach::Parts(vec![part.clone()]))
 }

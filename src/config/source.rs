@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::invalid::Invalid;
+use super::left_out::{self, Consequence, LeftOut, Part, Reach};
 use super::problem::{Problem, Problems};
 
 /// Where systemd puts what `LoadCredential=` names, and how a path in the file begins that is there.
@@ -35,6 +36,8 @@ pub(super) struct Source<'t> {
     found: RefCell<Vec<(Basis, Problem)>>,
     /// The paths that it names.
     named: RefCell<Vec<PathBuf>>,
+    /// What is left out because something else is.
+    follows: RefCell<Vec<Consequence>>,
 }
 
 impl<'t> Source<'t> {
@@ -55,6 +58,7 @@ impl<'t> Source<'t> {
             broken: Vec::new(),
             found: RefCell::default(),
             named: RefCell::default(),
+            follows: RefCell::default(),
         }
     }
 
@@ -109,6 +113,7 @@ impl<'t> Source<'t> {
                 key: String::new(),
                 what: format!("not TOML: {message}"),
                 remedy: remedy.into(),
+                reach: Reach::Daemon,
             },
         ));
     }
@@ -118,18 +123,41 @@ impl<'t> Source<'t> {
         self.found.borrow_mut().push((basis, problem));
     }
 
+    /// Notes that a part can't be served without another one, which is left out.
+    pub(super) fn follows(&self, part: Option<&Part>, of: &Part) {
+        if let Some(part) = part {
+            let (part, of) = (part.clone(), of.clone());
+            self.follows.borrow_mut().push(Consequence { part, of });
+        }
+    }
+
+    /// Whether a part can be served, by the problems found so far.
+    pub(super) fn is_sound(&self, part: &Part) -> bool {
+        let found = self.found.borrow();
+        !found.iter().any(|(_, problem)| problem.reach.breaks(part))
+    }
+
     /// The value, if no problem was found.
-    pub(super) fn conclude<T>(self, value: Option<T>) -> Result<T, Problems> {
+    pub(super) fn conclude<T>(self, value: T) -> Result<T, Problems> {
+        self.problems().map_or(Ok(value), Err)
+    }
+
+    /// What is left out, and all problems.
+    pub(super) fn conclude_in_part(self) -> (Vec<LeftOut>, Option<Problems>) {
+        let consequences = self.follows.take();
+        let problems = self.problems();
+        (left_out::collect(problems.as_ref(), consequences), problems)
+    }
+
+    fn problems(self) -> Option<Problems> {
         let found = self.found.take();
         let list: Vec<Problem> = found
             .into_iter()
             .filter(|(basis, problem)| problem.key.is_empty() || self.holds(*basis, problem))
             .map(|(_, problem)| problem)
             .collect();
-        match value {
-            Some(value) if list.is_empty() => Ok(value),
-            _ => Err(Problems::new(self.file, list).with_files(self.named.take())),
-        }
+        let problems = (!list.is_empty()).then(|| Problems::new(self.file, list));
+        problems.map(|problems| problems.with_files(self.named.take()))
     }
 
     /// Whether a problem may be told although some lines could not be read.

@@ -99,7 +99,11 @@ fn finspace(
             node_via: node_via?,
             plaintext: plaintext?,
         }),
-        Found::Invalid => None,
+        Found::LeftOut(environment) => {
+            table.source.follows(table.part(), &environment);
+            None
+        }
+        Found::Unknown => None,
     }
 }
 
@@ -146,7 +150,11 @@ fn console(table: &Table<'_>, environments: &Named<Environment>) -> Option<Targe
         environment: match environment {
             None => None,
             Some(Found::Valid(environment)) => Some(environment),
-            Some(Found::Invalid) => return None,
+            Some(Found::LeftOut(environment)) => {
+                table.source.follows(table.part(), &environment);
+                return None;
+            }
+            Some(Found::Unknown) => return None,
         },
     })
 }

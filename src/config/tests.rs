@@ -12,6 +12,7 @@ use super::*;
 
 mod bad;
 mod example;
+mod left_out;
 mod properties;
 
 pub(super) const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$7ChDpfMSI3LdcmmPFBVKqvk2q1qbqVg1hQZ8mT8kKwE";
@@ -57,6 +58,14 @@ fn read(text: &str) -> Result<Config, Problems> {
     let directory = FILES.path();
     let text = text.replace("@/", &format!("{}/", directory.display()));
     parse(&text, &directory.join("hopend.toml"), &accounts)
+}
+
+/// The same, as far as it can be served in place of what is running.
+fn read_to_serve(text: &str, running: &[Arc<Endpoint>]) -> Loaded {
+    let file = FILES.path().join("hopend.toml");
+    let mut loaded = parse_in_part(text, &file, &accounts).unwrap();
+    loaded.keep_running(running);
+    loaded
 }
 
 const SMALL: &str = r#"
@@ -153,7 +162,10 @@ fn the_smallest_useful_file_gets_every_default() {
     );
     assert_eq!(endpoint.users, config.users);
     assert_eq!(endpoint.users[0].kx_user, "alice");
-    assert_eq!(endpoint.users[0].os_user.as_ref().unwrap().uid, 1000);
+    assert_eq!(
+        endpoint.users[0].os_user.as_ref().unwrap().uid(),
+        Some(1000)
+    );
     assert_eq!(
         endpoint.target,
         Target::FinSpace {
@@ -197,7 +209,7 @@ fn every_key_arrives() {
     let [alice, carol] = config.users.as_slice() else {
         panic!("not two users")
     };
-    assert_eq!(alice.os_user.as_ref().unwrap().uid, 1001);
+    assert_eq!(alice.os_user.as_ref().unwrap().uid(), Some(1001));
     assert_eq!(alice.kx_user, "alice-kx");
     assert!(alice.console && !carol.console);
     assert_eq!(alice.role_arn.as_ref().unwrap().account, "111122223333");

@@ -3,13 +3,15 @@
 use argon2::Params;
 use argon2::password_hash::phc::PasswordHash;
 
-use super::account::Accounts;
+use super::account::{Accounts, LocalAccount};
 use super::invalid::Invalid;
+use super::left_out::{Part, PartKind, Reach};
 use super::limit;
 use super::named::Named;
-use super::password_file;
+use super::password_file::{self, NoPassword};
 use super::reader::{Table, Value};
-use super::{OsUser, User, Verifier};
+use super::source::Basis;
+use super::{CertificateName, User, Verifier};
 use crate::secret::Secret;
 
 pub(super) const KEYS: &[&str] = &[
@@ -26,22 +28,43 @@ pub(super) const KEYS: &[&str] = &[
     "idle_timeout",
 ];
 
+/// Every `[[user]]`.
+pub(super) struct Users {
+    pub(super) named: Named<User>,
+    /// The certificates that the file gives to users, those that are left out included.
+    pub(super) certificates: Vec<OwnCertificate>,
+}
+
+/// A certificate, and the name of its user.
+pub(super) struct OwnCertificate {
+    pub(super) user: String,
+    pub(super) certificate: CertificateName,
+}
+
 /// Reads every `[[user]]`.
-pub(super) fn read_all(root: &Table<'_>, accounts: &Accounts<'_>) -> Named<User> {
-    let mut users = Named::new("user");
-    for mut table in root.tables("user") {
-        let Some(name) = table.name_itself("user", user_name) else {
-            table.only(KEYS);
-            continue;
-        };
+pub(super) fn read_all(root: &Table<'_>, accounts: &Accounts<'_>) -> Users {
+    let mut named = Named::new(PartKind::User);
+    let mut certificates = Vec::new();
+    for mut table in root.tables(PartKind::User) {
+        let name = table.name_itself("user", user_name);
         table.only(KEYS);
+        let certificate = table.get("certificate");
+        if let Some(Ok(certificate)) = certificate.and_then(|v| v.raw().as_str().map(str::parse)) {
+            let user = name.unwrap_or_default().to_owned();
+            certificates.push(OwnCertificate { user, certificate });
+        }
+        let Some(name) = name else { continue };
         if let Some(value) = table.get("name") {
-            users.claim(&value, name);
+            named.claim(&value, name);
         }
         let user = read(name, &table, accounts);
-        users.push(name, table.line(), user);
+        named.push(name, table.line(), user);
     }
-    users
+    named.settle(root.source);
+    Users {
+        named,
+        certificates,
+    }
 }
 
 fn read(name: &str, table: &Table<'_>, accounts: &Accounts<'_>) -> Option<User> {
@@ -53,7 +76,10 @@ fn read(name: &str, table: &Table<'_>, accounts: &Accounts<'_>) -> Option<User> 
             "add os_user, password, password_file or certificate",
         );
     }
-    let os_user = table.get("os_user").map(|value| account(&value, accounts));
+    let os_user = table.get("os_user").map(|value| {
+        let part = table.part()?.clone();
+        account(&value, part, accounts)
+    });
     let password = table.get("password").map(|value| password(&value));
     let from_file = table
         .get("password_file")
@@ -116,26 +142,29 @@ fn user_name(text: &str) -> Result<(), Invalid> {
     ))
 }
 
-/// The text is not repeated: people have written the password here.
-pub(super) fn account(value: &Value<'_>, accounts: &Accounts<'_>) -> Option<OsUser> {
+/// The account of `part`, which waits for it where it does not resolve. The text is not repeated:
+/// people have written the password here.
+pub(super) fn account(
+    value: &Value<'_>,
+    part: Part,
+    accounts: &Accounts<'_>,
+) -> Option<LocalAccount> {
     let text = value.text()?;
-    match accounts(text) {
-        Ok(Some(account)) => Some(account),
-        Ok(None) => {
-            value.problem(
-                "there is no such local account",
-                "write an account of this host (`getent passwd` lists them), or its number",
-            );
-            None
-        }
-        Err(error) => {
-            value.problem(
-                format!("the account database can't be asked: {error}"),
-                "write the account's number",
-            );
-            None
-        }
-    }
+    let (what, remedy) = match accounts(text) {
+        Ok(Some(account)) => return Some(LocalAccount::known(text, account)),
+        Ok(None) => (
+            "there is no such local account".to_owned(),
+            "write an account of this host (`getent passwd` lists them), or its number",
+        ),
+        Err(error) => (
+            format!("the account database can't be asked: {error}"),
+            "write the account's number",
+        ),
+    };
+    let account = LocalAccount::unknown(text);
+    let reach = Reach::Account(part, account.clone());
+    value.report_reaching(Basis::Seen, reach, what, remedy);
+    Some(account)
 }
 
 fn password(value: &Value<'_>) -> Option<Verifier> {
@@ -157,5 +186,13 @@ fn password(value: &Value<'_>) -> Option<Verifier> {
 
 fn line_of(value: &Value<'_>, name: &str) -> Option<Verifier> {
     let (_, bytes) = value.secret_file()?;
-    value.check(password_file::verifier(&bytes, name))
+    match password_file::verifier(&bytes, name) {
+        Ok(verifier) => Some(verifier),
+        Err(NoPassword::Unclear(invalid)) => value.check(Err(invalid)),
+        Err(NoPassword::Gone(invalid)) => {
+            let reach = Reach::Proof(value.part.clone()?);
+            value.report_reaching(Basis::Seen, reach, invalid.what, invalid.remedy);
+            None
+        }
+    }
 }

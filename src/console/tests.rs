@@ -222,6 +222,7 @@ fn status() -> Status {
         version: "0".into(),
         started: now,
         now,
+        left_out: Vec::new(),
         endpoints: ["hdb", "secret", "mine"].map(endpoint).into(),
         sessions: ["root", "alice"].map(session).into(),
         credentials: ["root", "alice"].map(credential).into(),

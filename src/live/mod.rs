@@ -13,12 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use jiff::Timestamp;
 
 use crate::audit::Record;
-use crate::config::{Endpoint, ListenAddress};
+use crate::config::{Endpoint, LeftOut, ListenAddress};
 use crate::credential::{Credentials, Recipe, State};
 use crate::error::ErrorKind;
 use crate::opening::Opening;
 use crate::route::Route;
-use crate::status::{CredentialRow, EndpointRow, Status};
+use crate::status::{CredentialRow, EndpointRow, LeftOutRow, Status};
 
 use errors::LastErrors;
 pub use looks::Looks;
@@ -31,6 +31,7 @@ pub use totals::{ByKind, Carried, EndpointTotals, Opens, Share, Totals, Way};
 pub struct Live {
     started: Timestamp,
     endpoints: Mutex<Vec<Shown>>,
+    left_out: Mutex<Vec<LeftOut>>,
     counts: Mutex<HashMap<String, Counts>>,
     sessions: Sessions,
     errors: Mutex<LastErrors>,
@@ -67,6 +68,7 @@ impl Default for Live {
         Self {
             started: Timestamp::now(),
             endpoints: Mutex::default(),
+            left_out: Mutex::default(),
             counts: Mutex::default(),
             sessions: Sessions::default(),
             errors: Mutex::default(),
@@ -78,6 +80,21 @@ impl Live {
     /// These are the endpoints from now on, in the order of the configuration.
     pub fn serves(&self, endpoints: Vec<Shown>) {
         *lock(&self.endpoints) = endpoints;
+    }
+
+    /// This is left out from now on, in the order of the configuration.
+    pub fn leaves_out(&self, left_out: Vec<LeftOut>) {
+        *lock(&self.left_out) = left_out;
+    }
+
+    /// What is left out now.
+    pub fn left_out(&self) -> Vec<LeftOut> {
+        let left_out = lock(&self.left_out);
+        left_out
+            .iter()
+            .filter(|part| !part.is_over())
+            .cloned()
+            .collect()
     }
 
     /// The endpoints as they are served now, in the order of the configuration.
@@ -190,6 +207,7 @@ impl Live {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
             now: Timestamp::now(),
+            left_out: self.left_out().iter().map(LeftOutRow::from).collect(),
             endpoints: endpoints.collect(),
             credentials: credential_rows(&shown, credentials.states()),
             errors: lock(&self.errors).rows(),

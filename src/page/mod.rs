@@ -421,6 +421,7 @@ mod tests {
             version: String::new(),
             started: now,
             now,
+            left_out: Vec::new(),
             endpoints: Vec::new(),
             sessions: (1..=2_000).map(session).collect(),
             credentials: Vec::new(),

@@ -154,12 +154,49 @@ async fn no_descriptors(row: &Row) {
     keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
 }
 
+async fn broken_endpoint(row: &Row) {
+    let mut daemon = Daemon::start("", any_ports).await;
+    let mut live = daemon.open("hdb").await;
+    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    let changed = text.replacen("\"rdb-cluster\"", "\"gateway-cluster\"", 1);
+    rewrite(&daemon, &changed.replacen("cluster = ", "clutser = ", 1));
+    daemon.process.signal(Signal::SIGHUP);
+    row.logged_by(&mut daemon.process);
+    daemon.process.line_with("reloaded: changed rdb");
+    assert_eq!(live.ask("1+1").await, Ok(Value::Long(2)));
+    row.saw(Sees::of(hopen(&daemon).await));
+    let gateway = Ok(Value::Symbol("gateway-cluster".into()));
+    assert_eq!(daemon.open("rdb").await.ask("clusterName[]").await, gateway);
+    keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
+}
+
+/// The user of an account that does not resolve, who has the right password as well.
+async fn unknown_account(row: &Row) {
+    let daemon = Daemon::start("", |text| {
+        let account = format!(
+            "name = \"alice\"\nos_user = \"{}\"",
+            crate::left_out::NOBODY
+        );
+        any_ports(text).replacen("name = \"alice\"", &account, 1)
+    })
+    .await;
+    let said = daemon.process.seen();
+    assert!(row.log.iter().all(|part| said.contains(part)), "{said}");
+    let password = fs::read_to_string(daemon.folder.path().join("alice.password")).unwrap();
+    let address = daemon.address("hdb");
+    row.saw(Sees::of(
+        QClient::open(address, "alice", password.trim_end()).await,
+    ));
+    let mut handle = daemon.open("hdb").await;
+    assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+    keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
+}
+
 async fn broken_file(row: &Row) {
     let mut daemon = Daemon::start("", any_ports).await;
     let mut live = daemon.open("hdb").await;
     let text = fs::read_to_string(daemon.config_path()).unwrap();
     for broken in [
-        text.replace("cluster = ", "clutser = "),
         text.replace('"', ""),
         text[..text.len() / 2].to_owned(),
         String::new(),
@@ -359,11 +396,25 @@ faults! {
         test(row): disk_full(row),
     }
     reload_of_a_broken_file {
-        fault: "reload of a file that is mistyped, torn, empty or gone",
+        fault: "reload of a file that is no TOML, torn, empty or gone",
         sees: Sees::Nothing,
         log: &["reload changed nothing"],
         recovers: UNTOUCHED,
         test(row): broken_file(row),
+    }
+    reload_of_a_broken_endpoint {
+        fault: "reload of a file with an endpoint that is mistyped",
+        sees: Sees::Nothing,
+        log: &["endpoint \"hdb\" stays as it was", "did you mean `cluster`?"],
+        recovers: "the endpoint goes on as it was, live sessions stay, and every other part of the file is served; the next reload with the endpoint mended",
+        test(row): broken_endpoint(row),
+    }
+    account_that_does_not_resolve {
+        fault: "a start while the account of a user does not resolve",
+        sees: Sees::Access,
+        log: &["user \"alice\" is left out until the account is known", "there is no such local account"],
+        recovers: "within 30 s of the account's appearing, without a reload; everybody else is served meanwhile",
+        test(row): unknown_account(row),
     }
     two_reloads_at_once {
         fault: "a reload while another is carried out",

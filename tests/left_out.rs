@@ -1,0 +1,134 @@
+//! An error in the configuration leaves out what it concerns, and the rest is served.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hopend::app::{App, Given};
+use hopend::config::{self, AccountDatabase};
+use hopend::credential::{Clock, Sources};
+use hopend::q::value::Value;
+use hopend::sim::{Options, Simulator};
+use hopend::status::Status;
+
+use crate::support::qclient::Refused;
+use crate::support::{Daemon, Log, QClient, account, address_of, any_ports, process};
+
+/// An account that no host has.
+pub const NOBODY: &str = "hopend-has-no-such-account";
+
+/// Adds a user whose account does not resolve.
+pub fn with_an_unknown_account(text: String) -> String {
+    text + &format!("\n[[user]]\nname = \"mallory\"\nos_user = \"{NOBODY}\"\n")
+}
+
+/// What `hopend status` says is left out: names, and why.
+fn left_out(config: &Path) -> HashMap<String, (String, String)> {
+    let asked = process::hopend(&["status", "--json", "--config", config.to_str().unwrap()]);
+    assert!(asked.status.success(), "{asked:?}");
+    let status: Status = serde_json::from_slice(&asked.stdout).unwrap();
+    let rows = status.left_out.into_iter();
+    rows.map(|row| (row.name, (row.state, row.reason)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_start_every_part_that_is_right_is_served() {
+    let daemon = Daemon::start("", |text| {
+        let text = with_an_unknown_account(any_ports(text));
+        text.replace("\"rdb-cluster\"", "\"!\"")
+    })
+    .await;
+    let said = daemon.process.seen();
+    for part in [
+        "user \"mallory\" is left out until",
+        "endpoint \"rdb\" is left out",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let mut handle = daemon.open("hdb").await;
+    assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+    let left_out = left_out(&daemon.config_path());
+    assert_eq!(left_out.len(), 2, "{left_out:?}");
+    assert_eq!(left_out["mallory"].0, "account_unknown");
+    assert!(left_out["mallory"].1.contains("no such local account"));
+    assert_eq!(left_out["rdb"].0, "broken");
+    assert!(left_out["rdb"].1.contains("hopend.toml:"), "{left_out:?}");
+
+    let config = daemon.config_path();
+    let config = config.to_str().unwrap();
+    let shown = process::hopend(&["status", "--config", config]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("LEFT OUT"), "{shown}");
+    let checked = process::hopend(&["check", "--config", config]);
+    assert_eq!(checked.status.code(), Some(78), "{checked:?}");
+    daemon.process.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(daemon.process.end().0.success());
+}
+
+/// The daemon's own account is unknown until `known` says otherwise, and so is alice's, who has a
+/// password as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_left_out_for_an_account_is_served_once_it_appears_and_by_no_other_proof_before() {
+    let (log, _guard) = Log::capture();
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = sim.write_files(folder.path(), &account()).unwrap();
+    let text = any_ports(std::fs::read_to_string(&path).unwrap());
+    let alice = "name = \"alice\"";
+    assert!(text.contains(alice));
+    let text = text.replace(alice, &format!("{alice}\nos_user = \"{NOBODY}\""));
+    std::fs::write(&path, text).unwrap();
+    let known = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&known);
+    let accounts = AccountDatabase::new(move |name| {
+        if name == NOBODY || !asked.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        config::system_account(name)
+    });
+    let loaded = config::load_to_serve(&path, &*accounts, &[]).unwrap();
+    let given = Given {
+        accounts,
+        ..Given::default()
+    };
+    let sources = Arc::new(Sources::default());
+    let app = App::start_on(None, given, loaded, sources, Clock::system()).unwrap();
+    assert_eq!(app.status().left_out.len(), 2);
+    let address = address_of(&app, "hdb");
+    let password = std::fs::read_to_string(folder.path().join("alice.password")).unwrap();
+    let by_password = QClient::open(address, "alice", password.trim_end()).await;
+    assert!(matches!(by_password, Err(Refused::Access)));
+    log.line_with(&[
+        "session refused",
+        "user \"alice\" is left out until the account",
+    ])
+    .await;
+    let by_account = QClient::open(address, "", "").await;
+    assert!(matches!(by_account, Err(Refused::Access)));
+
+    known.store(true, Ordering::SeqCst);
+    log.line_with(&["is served: its account is known by now"])
+        .await;
+    let mut handle = QClient::open(address, "", "").await.unwrap();
+    assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+    let left_out = app.status().left_out;
+    assert_eq!(left_out.len(), 1, "{left_out:?}");
+    assert_eq!(left_out[0].name, "alice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_with_a_broken_certificate_is_not_served_in_the_clear() {
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = sim.write_files(folder.path(), &account()).unwrap();
+    let tls = "tls = { cert = \"none.pem\", key = \"none.key\" }\ncluster = ";
+    let text = any_ports(std::fs::read_to_string(&path).unwrap());
+    std::fs::write(&path, text.replacen("cluster = ", tls, 1)).unwrap();
+    let loaded = config::load_to_serve(&path, &config::system_account, &[]).unwrap();
+    let app = App::start(loaded, Arc::new(Sources::default()), Clock::system()).unwrap();
+    let addresses = app.addresses();
+    assert!(!addresses.is_empty());
+    assert!(addresses.iter().all(|(endpoint, _)| endpoint != "hdb"));
+}
