@@ -29,6 +29,7 @@ use crate::control::Control;
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::{chain, with_note};
 use crate::limits::{self, Limits};
+use crate::lines::LostLines;
 use crate::listener::{self, BindError, Listener, Passed, Served};
 use crate::live::{Live, Looks, Shown};
 use crate::memory;
@@ -93,6 +94,8 @@ pub struct Given {
     pub confinement: Confinement,
     /// Where accounts are looked up.
     pub accounts: AccountDatabase,
+    /// Counts the lines that the process's log has lost.
+    pub lost_log_lines: LostLines,
 }
 
 /// Runs the daemon until it is told to stop: the whole story in one place.
@@ -294,6 +297,7 @@ impl App {
             lists: Lists::new(Arc::clone(&source) as _),
             limits: Limits::default(),
             audit: AuditFile::default(),
+            lost_log_lines: given.lost_log_lines,
             refusals: Refusals::default(),
         });
         services.audit.take_over(config.daemon.audit.as_deref())?;

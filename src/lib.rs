@@ -25,6 +25,7 @@ pub mod explain;
 pub mod finspace;
 pub mod histogram;
 pub mod limits;
+pub mod lines;
 pub mod listener;
 pub mod live;
 pub mod log;

@@ -20,6 +20,7 @@ use crate::credential::Credentials;
 use crate::error::{ErrorKind, chain, with_fix};
 use crate::explain::Explanation;
 use crate::limits::{Door, Exceeded, Limits, Place};
+use crate::lines::LostLines;
 use crate::live::{Live, Looks, OpenSession};
 use crate::opening::{Laps, OpenStage, Opening};
 use crate::q::handshake::{Hello, HelloError, common_capability};
@@ -66,6 +67,8 @@ pub struct Services {
     pub limits: Limits,
     /// Who did what, in a file.
     pub audit: AuditFile,
+    /// Counts the lines that the process's log has lost.
+    pub lost_log_lines: LostLines,
     /// Who was refused of late.
     pub refusals: audit::Refusals,
 }

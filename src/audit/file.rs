@@ -1,28 +1,29 @@
-//! `[daemon] audit`: a file with one JSON object a line. A thread writes it, so that no session waits
-//! for a disk.
+//! `[daemon] audit`: a file with one JSON object a line. A thread of its own writes it, so that no
+//! session waits for a disk.
 
-use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::task::spawn_blocking;
 
 use super::line::{Line, milliseconds};
 use crate::error::with_fix;
+use crate::lines::{
+    LineBatch, LineDestination, LineQueue, LineRank, LineWriter, LostLines, Pushed, QueueLimits,
+};
 
-/// Lines that wait at most; a few megabytes.
-const CAPACITY: usize = 4096;
-/// After a failure, until the next attempt.
-const RETRY: Duration = Duration::from_secs(1);
+/// What may wait to be written.
+const LIMITS: QueueLimits = QueueLimits {
+    lines: 4096,
+    bytes: 4 << 20,
+};
 /// How long the last lines may take at the end.
 const LAST_LINES: Duration = Duration::from_secs(5);
 /// For its owner and the group's auditors.
@@ -99,8 +100,15 @@ pub fn look(path: &Path) -> Result<(), AuditFileError> {
 /// The file, if there is one, whichever the configuration names.
 #[derive(Debug, Default)]
 pub struct AuditFile {
-    writer: Mutex<Option<Writer>>,
-    lost: Arc<AtomicU64>,
+    current: Mutex<Option<Current>>,
+    lost: LostLines,
+}
+
+/// The file that lines go to now.
+#[derive(Debug)]
+struct Current {
+    path: Arc<Path>,
+    writer: LineWriter,
 }
 
 impl AuditFile {
@@ -109,82 +117,64 @@ impl AuditFile {
     /// # Errors
     /// It can't be opened, and will not be by itself; everything stays as it was.
     pub fn take_over(&self, path: Option<&Path>) -> Result<(), AuditFileError> {
-        if let Some(writer) = &*lock(&self.writer)
-            && Some(&*writer.shared.path) == path
+        if let Some(current) = &*lock(&self.current)
+            && Some(&*current.path) == path
         {
-            writer.reopen();
+            current.writer.reopen();
             return Ok(());
         }
         // Sessions don't wait while it is opened.
-        let fresh = path.map(|path| Writer::start(path, CAPACITY, Arc::clone(&self.lost)));
+        let fresh = path.map(|path| Current::start(path, LIMITS, self.lost.clone()));
         let fresh = fresh.transpose()?;
-        *lock(&self.writer) = fresh;
+        *lock(&self.current) = fresh;
         Ok(())
     }
 
     /// Lines that were to be in the file and are not.
     pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.lost.count()
     }
 
     /// Waits for what is still to be written, for a while.
     pub async fn stop(&self) {
-        let writer = lock(&self.writer).take();
-        if let Some(writer) = writer {
-            let shared = Arc::clone(&writer.shared);
-            if timeout(LAST_LINES, writer.finish()).await.is_err() {
-                tracing::error!(
-                    "audit file {}: its disk does not answer, and the last lines may be missing",
-                    shared.path.display()
-                );
-            }
+        let current = lock(&self.current).take();
+        let Some(Current { path, writer }) = current else {
+            return;
+        };
+        let finished = spawn_blocking(move || writer.finish(LAST_LINES)).await;
+        if !finished.unwrap_or(false) {
+            tracing::error!(
+                "audit file {}: its disk does not answer, and the last lines may be missing",
+                path.display()
+            );
         }
     }
 
     pub(super) fn write(&self, line: &Line<'_>) {
-        let shared = match &*lock(&self.writer) {
-            Some(writer) => Arc::clone(&writer.shared),
+        let (path, queue) = match &*lock(&self.current) {
+            Some(Current { path, writer }) => (Arc::clone(path), Arc::clone(writer.queue())),
             None => return,
         };
-        if let Some(json) = line.json() {
-            shared.push(json);
+        let Some(json) = line.json() else { return };
+        if queue.push(json, LineRank::Highest) == Pushed::FirstLost {
+            tracing::error!(
+                "audit file {}: {} lines wait to be written, and those that come now are lost (they \
+                 are in the log). Fix: make room on its disk, or find out why it is slow.",
+                path.display(),
+                LIMITS.lines
+            );
         }
     }
 }
 
-/// The thread's handle. When it is dropped the thread writes what there is, and ends.
-#[derive(Debug)]
-struct Writer {
-    shared: Arc<Shared>,
-    finished: oneshot::Receiver<()>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    path: PathBuf,
-    queue: Mutex<Queue>,
-    changed: Condvar,
-    capacity: usize,
-    /// By all writers.
-    lost: Arc<AtomicU64>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    lines: VecDeque<Vec<u8>>,
-    /// Lines that came when it was full, and have not been told of.
-    lost: u64,
-    reopen: bool,
-    stop: bool,
-}
-
-impl Writer {
-    fn start(path: &Path, capacity: usize, lost: Arc<AtomicU64>) -> Result<Self, AuditFileError> {
+impl Current {
+    fn start(path: &Path, limits: QueueLimits, lost: LostLines) -> Result<Self, AuditFileError> {
+        let path: Arc<Path> = path.into();
         let failed = |cause| AuditFileError {
             path: path.to_path_buf(),
             cause,
         };
-        let opened = match Opened::new(path).map_err(failed) {
+        let opened = match Opened::new(&path).map_err(failed) {
             Ok(opened) => Some(opened),
             // The thread tries again.
             Err(error) if error.passes() => {
@@ -193,79 +183,13 @@ impl Writer {
             }
             Err(error) => return Err(error),
         };
-        let shared = Arc::new(Shared {
-            path: path.to_path_buf(),
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-            capacity,
-            lost,
-        });
-        let (done, finished) = oneshot::channel();
-        let mut writing = Writing {
-            shared: Arc::clone(&shared),
+        let destination = AuditDestination {
+            path: Arc::clone(&path),
             opened,
-            batch: Vec::new(),
-            written: 0,
-            in_trouble: false,
         };
-        std::thread::Builder::new()
-            .name("audit".into())
-            .spawn(move || {
-                writing.run();
-                let _ = done.send(());
-            })
-            .map_err(failed)?;
-        Ok(Self { shared, finished })
-    }
-
-    fn reopen(&self) {
-        lock(&self.shared.queue).reopen = true;
-        self.shared.changed.notify_one();
-    }
-
-    fn end(&self) {
-        lock(&self.shared.queue).stop = true;
-        self.shared.changed.notify_one();
-    }
-
-    async fn finish(mut self) {
-        self.end();
-        let _ = (&mut self.finished).await;
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-impl Shared {
-    fn push(&self, line: Vec<u8>) {
-        let mut queue = lock(&self.queue);
-        if queue.stop {
-            // Another file has taken its place at this moment, and the thread may be gone.
-            self.lost.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        if queue.lines.len() < self.capacity {
-            queue.lines.push_back(line);
-            drop(queue);
-            self.changed.notify_one();
-            return;
-        }
-        queue.lost += 1;
-        let first = queue.lost == 1;
-        drop(queue);
-        self.lost.fetch_add(1, Ordering::Relaxed);
-        if first {
-            tracing::error!(
-                "audit file {}: {} lines wait to be written, and those that come now are lost (they \
-                 are in the log). Fix: make room on its disk, or find out why it is slow.",
-                self.path.display(),
-                self.capacity
-            );
-        }
+        let queue = Arc::new(LineQueue::new(limits, lost));
+        let writer = LineWriter::start("audit", queue, destination).map_err(failed)?;
+        Ok(Self { path, writer })
     }
 }
 
@@ -278,135 +202,65 @@ struct Gap {
     lines: u64,
 }
 
-/// What the thread has in hand.
+/// The file as its thread has it.
 #[derive(Debug)]
-struct Writing {
-    shared: Arc<Shared>,
+struct AuditDestination {
+    path: Arc<Path>,
     opened: Option<Opened>,
-    /// Whole lines.
-    batch: Vec<u8>,
-    /// How much of them is in the file.
-    written: usize,
-    in_trouble: bool,
 }
 
-impl Writing {
-    fn run(&mut self) {
-        loop {
-            let (lost, stop) = self.next();
-            if let Err(error) = self.write() {
-                if !self.in_trouble {
-                    tracing::error!(
-                        "audit file {}: {error}; lines wait until it can be written, {} at most. Fix: {}.",
-                        self.shared.path.display(),
-                        self.shared.capacity,
-                        remedy(&error)
-                    );
-                }
-                self.in_trouble = true;
-                if stop {
-                    return self.give_up();
-                }
-                let queue = lock(&self.shared.queue);
-                let wait = self
-                    .shared
-                    .changed
-                    .wait_timeout_while(queue, RETRY, |queue| {
-                        // A reload may be what brings the file back.
-                        !queue.stop && !queue.reopen
-                    });
-                drop(wait);
-                continue;
-            }
-            self.batch.clear();
-            self.written = 0;
-            if self.in_trouble || lost > 0 {
-                tracing::warn!(
-                    "audit file {}: written again, {} lines were lost so far",
-                    self.shared.path.display(),
-                    self.shared.lost.load(Ordering::Relaxed)
-                );
-            }
-            self.in_trouble = false;
-            if stop && lock(&self.shared.queue).lines.is_empty() {
-                return;
-            }
-        }
-    }
-
-    /// Waits for something to do, and takes it in hand. Returns how many lines are missing before
-    /// those that come next, and whether it is to end.
-    fn next(&mut self) -> (u64, bool) {
-        let idle = self.batch.is_empty();
-        let queue = lock(&self.shared.queue);
-        let nothing =
-            |queue: &mut Queue| idle && queue.lines.is_empty() && !queue.reopen && !queue.stop;
-        let mut queue = self
-            .shared
-            .changed
-            .wait_while(queue, nothing)
-            .unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut queue.reopen) {
-            self.opened = None;
-        }
-        let stop = queue.stop;
-        if !idle {
-            return (0, stop);
-        }
-        let lines = std::mem::take(&mut queue.lines);
-        let lost = std::mem::take(&mut queue.lost);
-        drop(queue);
-        self.batch = lines.into_iter().flatten().collect();
-        if lost > 0 {
-            let gap = Gap {
-                timestamp: Timestamp::now(),
-                event: "lost",
-                lines: lost,
-            };
-            self.batch
-                .extend(serde_json::to_vec(&gap).unwrap_or_default());
-            self.batch.push(b'\n');
-        }
-        (lost, stop)
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        let path = &self.shared.path;
+impl LineDestination for AuditDestination {
+    fn write(&mut self, batch: &mut LineBatch) -> io::Result<()> {
         let mut opened = match self.opened.take() {
-            Some(opened) if opened.is_at(path) => opened,
+            Some(opened) if opened.is_at(&self.path) => opened,
             _ => {
                 // What was begun in another file is begun anew here.
-                self.written = line_start(&self.batch, self.written);
-                Opened::new(path)?
+                batch.begin_line_anew();
+                Opened::new(&self.path)?
             }
         };
-        let result = opened.append(&self.batch, &mut self.written);
+        let result = opened.append(batch);
         self.opened = Some(opened);
         result
     }
 
-    /// The end has come, and the file can't be written.
-    fn give_up(&self) {
-        let begun = line_start(&self.batch, self.written);
-        let left = self.batch.iter().skip(begun);
-        let left =
-            left.filter(|byte| **byte == b'\n').count() + lock(&self.shared.queue).lines.len();
-        if left == 0 {
-            return;
-        }
-        self.shared.lost.fetch_add(left as u64, Ordering::Relaxed);
+    fn reopen(&mut self) {
+        self.opened = None;
+    }
+
+    fn gap(&self, lost: u64) -> Vec<u8> {
+        let gap = Gap {
+            timestamp: Timestamp::now(),
+            event: "lost",
+            lines: lost,
+        };
+        let mut line = serde_json::to_vec(&gap).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+
+    fn failed(&self, error: &io::Error) {
         tracing::error!(
-            "audit file {}: hopend ends, and the last {left} lines are lost (they are in the log)",
-            self.shared.path.display()
+            "audit file {}: {error}; lines wait until it can be written, {} at most. Fix: {}.",
+            self.path.display(),
+            LIMITS.lines,
+            remedy(error)
         );
     }
-}
 
-/// Where the line starts that is written up to here.
-fn line_start(batch: &[u8], written: usize) -> usize {
-    let before = batch.get(..written).unwrap_or(batch);
-    let end = before.iter().rposition(|byte| *byte == b'\n');
-    end.map_or(0, |end| end + 1)
+    fn recovered(&self, lost: u64) {
+        tracing::warn!(
+            "audit file {}: written again, {lost} lines were lost so far",
+            self.path.display()
+        );
+    }
+
+    fn gave_up(&self, lines: u64) {
+        tracing::error!(
+            "audit file {}: hopend ends, and the last {lines} lines are lost (they are in the log)",
+            self.path.display()
+        );
+    }
 }
 
 /// The file that is open, and which one it is.
@@ -462,20 +316,19 @@ impl Opened {
             .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
     }
 
-    /// Writes what comes behind `written`, which tells on failure what is in the file: whole lines,
-    /// unless it can't be cut.
-    fn append(&mut self, batch: &[u8], written: &mut usize) -> io::Result<()> {
-        while let Some(rest) = batch.get(*written..).filter(|rest| !rest.is_empty()) {
-            match self.file.write(rest) {
+    /// Writes the rest of the batch. Where that fails, the file ends with a whole line, unless it can't
+    /// be cut.
+    fn append(&mut self, batch: &mut LineBatch) -> io::Result<()> {
+        while !batch.rest().is_empty() {
+            match self.file.write(batch.rest()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => *written += count,
+                Ok(count) => batch.wrote(count),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let start = line_start(batch, *written);
-                    let half = (*written - start) as u64;
+                    let half = batch.written_of_line() as u64;
                     let length = self.file.metadata().map_or(0, |there| there.len());
                     if half > 0 && length >= half && self.file.set_len(length - half).is_ok() {
-                        *written = start;
+                        batch.begin_line_anew();
                     }
                     return Err(error);
                 }
@@ -495,21 +348,15 @@ mod tests {
 
     use super::*;
 
-    fn writing(path: &Path, batch: &[u8]) -> Writing {
-        let shared = Shared {
-            path: path.to_path_buf(),
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-            capacity: 2,
-            lost: Arc::default(),
-        };
-        Writing {
-            shared: Arc::new(shared),
+    fn destination(path: &Path) -> AuditDestination {
+        AuditDestination {
+            path: path.into(),
             opened: None,
-            batch: batch.to_vec(),
-            written: 0,
-            in_trouble: false,
         }
+    }
+
+    fn write(destination: &mut AuditDestination, lines: &[u8]) {
+        destination.write(&mut lines.to_vec().into()).unwrap();
     }
 
     fn mode(path: &Path) -> u32 {
@@ -520,10 +367,10 @@ mod tests {
     fn lines_are_appended_to_a_file_of_its_own_mode() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
-        writing(&path, b"one\n").write().unwrap();
+        write(&mut destination(&path), b"one\n");
         assert_eq!(mode(&path), 0o640);
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        writing(&path, b"two\n").write().unwrap();
+        write(&mut destination(&path), b"two\n");
         assert_eq!(mode(&path), 0o600, "an administrator's choice stays");
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
     }
@@ -532,16 +379,14 @@ mod tests {
     fn a_file_that_was_moved_or_removed_is_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("a"), folder.path().join("a.1"));
-        let mut writing = writing(&path, b"one\n");
-        writing.write().unwrap();
+        let mut destination = destination(&path);
+        write(&mut destination, b"one\n");
         fs::rename(&path, &moved).unwrap();
-        (writing.batch, writing.written) = (b"two\n".to_vec(), 0);
-        writing.write().unwrap();
+        write(&mut destination, b"two\n");
         assert_eq!(fs::read_to_string(&moved).unwrap(), "one\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
         fs::remove_file(&path).unwrap();
-        (writing.batch, writing.written) = (b"three\n".to_vec(), 0);
-        writing.write().unwrap();
+        write(&mut destination, b"three\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
         assert_eq!(mode(&path), 0o640);
     }
@@ -551,7 +396,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         fs::write(&path, "one\nha").unwrap();
-        writing(&path, b"two\n").write().unwrap();
+        write(&mut destination(&path), b"two\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\nha\ntwo\n");
     }
 
@@ -559,9 +404,9 @@ mod tests {
     fn what_was_begun_in_a_file_that_is_gone_is_written_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        let mut writing = writing(&path, b"one\ntwo\n");
-        writing.written = 6;
-        writing.write().unwrap();
+        let mut batch = LineBatch::from(b"one\ntwo\n".to_vec());
+        batch.wrote(6);
+        destination(&path).write(&mut batch).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
     }
 
@@ -586,17 +431,23 @@ mod tests {
         assert!(look(&folder.path().join("audit.log")).is_ok());
     }
 
-    #[test]
-    fn beyond_what_may_wait_lines_are_lost_and_counted_and_the_gap_is_in_the_file() {
+    #[tokio::test]
+    async fn beyond_what_may_wait_lines_are_lost_and_counted_and_the_gap_is_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        let mut writing = writing(&path, b"");
+        let lost = LostLines::default();
+        let limits = QueueLimits {
+            lines: 2,
+            bytes: 1 << 20,
+        };
+        // The thread begins when all lines have come.
+        let queue = Arc::new(LineQueue::new(limits, lost.clone()));
         for line in ["1\n", "2\n", "3\n", "4\n"] {
-            writing.shared.push(line.into());
+            queue.push(line.into(), LineRank::Highest);
         }
-        assert_eq!(writing.shared.lost.load(Ordering::Relaxed), 2);
-        assert_eq!(writing.next(), (2, false));
-        writing.write().unwrap();
+        assert_eq!(lost.count(), 2);
+        let writer = LineWriter::start("audit", queue, destination(&path)).unwrap();
+        assert!(finish(writer).await);
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[..2], ["1", "2"]);
@@ -605,26 +456,33 @@ mod tests {
         assert_eq!(lines.len(), 3);
     }
 
+    async fn finish(writer: LineWriter) -> bool {
+        let finishing = spawn_blocking(move || writer.finish(Duration::from_secs(60)));
+        finishing.await.unwrap()
+    }
+
     #[tokio::test]
     async fn the_end_waits_for_the_last_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        let writer = Writer::start(&path, 1000, Arc::default()).unwrap();
+        let current = Current::start(&path, LIMITS, LostLines::default()).unwrap();
         for _ in 0..1000 {
-            writer.shared.push(b"line\n".to_vec());
+            let queue = current.writer.queue();
+            queue.push(b"line\n".to_vec(), LineRank::Highest);
         }
-        writer.finish().await;
+        assert!(finish(current.writer).await);
         assert_eq!(fs::read_to_string(&path).unwrap(), "line\n".repeat(1000));
     }
 
     #[tokio::test]
     async fn what_can_never_be_written_is_counted_at_the_end() {
-        let lost = Arc::new(AtomicU64::new(0));
-        let writer = Writer::start(Path::new("/dev/full"), 10, Arc::clone(&lost)).unwrap();
+        let lost = LostLines::default();
+        let current = Current::start(Path::new("/dev/full"), LIMITS, lost.clone()).unwrap();
         for _ in 0..10 {
-            writer.shared.push(b"line\n".to_vec());
+            let queue = current.writer.queue();
+            queue.push(b"line\n".to_vec(), LineRank::Highest);
         }
-        writer.finish().await;
-        assert_eq!(lost.load(Ordering::Relaxed), 10);
+        assert!(finish(current.writer).await);
+        assert_eq!(lost.count(), 10);
     }
 }

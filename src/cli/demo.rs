@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::sim::{Simulated, account};
-use super::{Exit, LogArgument, complain, runtime, say, signals};
-use crate::app::{self, App};
+use super::{Exit, LogArgument, runtime, say, signals, start_log};
+use crate::app::{self, App, Given};
 use crate::config::{self, ListenAddress, LogFormat};
 use crate::credential::{Clock, Sources};
 use crate::error::chain;
-use crate::log;
+use crate::log::ProcessLog;
 use crate::sim::Simulator;
 
 /// Arguments of `hopend demo`.
@@ -22,27 +22,38 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
-    log::start(LogFormat::Text, arguments.log.log_level);
+    let log = match start_log(LogFormat::Text, &arguments.log) {
+        Ok(log) => log,
+        Err(exit) => return exit,
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
-    match runtime.block_on(demonstrate(arguments)) {
+    match runtime.block_on(demonstrate(arguments, &log)) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            complain(format_args!("hopend demo: {}", chain(error.as_ref())));
+            log.complain(format_args!("hopend demo: {}", chain(error.as_ref())));
             Exit::Unavailable
         }
     }
 }
 
-async fn demonstrate(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+async fn demonstrate(
+    arguments: &Arguments,
+    log: &ProcessLog,
+) -> Result<(), Box<dyn std::error::Error>> {
     let orders = signals::orders()?;
     let folder = tempfile::Builder::new().prefix("hopend-demo-").tempdir()?;
     let simulator = Simulator::start(arguments.simulated.options()).await?;
     let path = simulator.write_files(folder.path(), &account())?;
     let config = config::load(&path)?;
-    let app = App::start(config, Arc::new(Sources::default()), Clock::system())?;
+    let given = Given {
+        lost_log_lines: log.lost(),
+        ..Given::default()
+    };
+    let sources = Arc::new(Sources::default());
+    let app = App::start_on(None, given, config.into(), sources, Clock::system())?;
     introduce(&app, folder.path());
     app::serve(app, &path, orders).await;
     simulator.shutdown().await;

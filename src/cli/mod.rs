@@ -28,6 +28,9 @@ use std::process::ExitCode;
 use clap::{FromArgMatches, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
+use crate::config::LogFormat;
+use crate::log::{self, ProcessLog};
+
 /// Exit codes of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -158,6 +161,17 @@ fn say(line: impl fmt::Display) {
 /// Prints a line for people to see beside the output.
 fn complain(line: impl fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// The log of a subcommand that serves. Keep it until the end of the process: it writes the last lines
+/// when it is dropped.
+fn start_log(format: LogFormat, arguments: &LogArgument) -> Result<ProcessLog, Exit> {
+    log::start(format, arguments.log_level).map_err(|error| {
+        complain(format_args!(
+            "hopend: no log: {error}. Fix: raise the limits of threads and file descriptors."
+        ));
+        Exit::Unavailable
+    })
 }
 
 /// The runtime of a subcommand that serves.

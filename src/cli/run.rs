@@ -1,11 +1,11 @@
 //! `hopend run`.
 
-use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals};
+use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals, start_log};
 use crate::app::Given;
 use crate::config::AccountDatabase;
 use crate::confine::Confinement;
 use crate::listener::Passed;
-use crate::{app, config, log};
+use crate::{app, config};
 
 /// Arguments of `hopend run`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,6 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Configuration;
         }
     };
-    log::start(loaded.config.daemon.log, arguments.log.log_level);
     let passed = match Passed::from_environment() {
         Ok(passed) => passed,
         Err(error) => {
@@ -42,11 +41,16 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Unavailable;
         }
     };
+    let log = match start_log(loaded.config.daemon.log, &arguments.log) {
+        Ok(log) => log,
+        Err(exit) => return exit,
+    };
     tracing::info!("{confinement}");
     let given = Given {
         passed,
         confinement,
         accounts,
+        lost_log_lines: log.lost(),
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -61,11 +65,11 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     match served {
         Ok(Ok(_)) => Exit::Ok,
         Ok(Err(error)) => {
-            complain(format_args!("hopend: {error}"));
+            log.complain(format_args!("hopend: {error}"));
             Exit::Unavailable
         }
         Err(error) => {
-            complain(format_args!("hopend: no signals: {error}"));
+            log.complain(format_args!("hopend: no signals: {error}"));
             Exit::Software
         }
     }

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Exit, LogArgument, complain, runtime, say, signals};
+use super::{Exit, LogArgument, runtime, say, signals, start_log};
 use crate::app::Order;
 use crate::config::LogFormat;
-use crate::log;
 use crate::sim::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
 
 /// Arguments of `hopend sim`.
@@ -57,7 +56,10 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let Some(dir) = &arguments.dir else {
         return Exit::Usage;
     };
-    log::start(LogFormat::Text, arguments.log.log_level);
+    let log = match start_log(LogFormat::Text, &arguments.log) {
+        Ok(log) => log,
+        Err(exit) => return exit,
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(exit) => return exit,
@@ -87,7 +89,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     match served {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            complain(format_args!("hopend sim: {}", crate::error::chain(&error)));
+            log.complain(format_args!("hopend sim: {}", crate::error::chain(&error)));
             Exit::Unavailable
         }
     }

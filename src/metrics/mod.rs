@@ -31,7 +31,10 @@ pub fn text(services: &Arc<Services>) -> Result<String, fmt::Error> {
     registry.register_collector(Box::new(Scrape {
         totals: services.live.totals(&services.credentials),
         process: Process::look(),
-        audit_lost: services.audit.lost(),
+        lost: outside::LinesLost {
+            audit: services.audit.lost(),
+            log: services.lost_log_lines.count(),
+        },
     }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
@@ -42,7 +45,7 @@ pub fn text(services: &Arc<Services>) -> Result<String, fmt::Error> {
 struct Scrape {
     totals: Totals,
     process: Process,
-    audit_lost: u64,
+    lost: outside::LinesLost,
 }
 
 impl Collector for Scrape {
@@ -55,7 +58,7 @@ impl Collector for Scrape {
         endpoints::encode(&mut families, &self.totals.endpoints)?;
         outside::credentials(&mut families, &self.totals.credentials)?;
         outside::calls(&mut families, &self.totals.calls)?;
-        outside::audit(&mut families, self.audit_lost)?;
+        outside::lines(&mut families, self.lost)?;
         self.process.encode(&mut families, self.totals.started)
     }
 }

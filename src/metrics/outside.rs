@@ -57,12 +57,23 @@ pub(super) fn calls(families: &mut Families<'_, '_>, calls: &[CallCount]) -> fmt
     families.counter(about, samples)
 }
 
-/// What no session waits for.
-pub(super) fn audit(families: &mut Families<'_, '_>, lost: u64) -> fmt::Result {
+/// Lines that found no room: no session waits for a disk or for the log's reader.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LinesLost {
+    pub(super) audit: u64,
+    pub(super) log: u64,
+}
+
+pub(super) fn lines(families: &mut Families<'_, '_>, lost: LinesLost) -> fmt::Result {
+    let once: [(&str, &str); 0] = [];
     let about = About::new(
         "hopend_audit_lines_lost",
         "Lines that are missing in the audit file",
     );
-    let once: [(&str, &str); 0] = [];
-    families.counter(about, [(once, lost)])
+    families.counter(about, [(once, lost.audit)])?;
+    let about = About::new(
+        "hopend_log_lines_lost",
+        "Lines that are missing in the log, because standard error was not read",
+    );
+    families.counter(about, [(once, lost.log)])
 }

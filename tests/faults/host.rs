@@ -1,8 +1,8 @@
 //! The host runs out of something, the administrator slips, the daemon is told to end or is killed.
 
 use std::fs::{self, Permissions};
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use hopend::q::frame::MessageType;
 use hopend::q::value::Value;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
@@ -19,6 +20,9 @@ use super::{Row, Sees, keeps_secrets};
 use crate::support::qclient::Refused;
 use crate::support::root::is_root;
 use crate::support::{Daemon, QClient, any_ports, daemon_keys};
+
+/// Long enough for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const UNTOUCHED: &str = "nothing to recover: the old configuration serves on, live sessions stay";
 
@@ -379,8 +383,144 @@ async fn sigkill(row: &Row) {
     keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
 }
 
+/// The program that reads the log. It can be stopped.
+struct LogReader {
+    pid: Pid,
+    pipe: PathBuf,
+}
+
+impl LogReader {
+    /// What a shell does before hopend so that its log goes through `folder/log`.
+    fn shell(folder: &Path) -> String {
+        let folder = folder.display();
+        format!(
+            "mkfifo {folder}/log; cat {folder}/log >&2 & echo $! >{folder}/reader; exec 2>{folder}/log"
+        )
+    }
+
+    fn of(folder: &Path) -> Self {
+        let pid = fs::read_to_string(folder.join("reader")).unwrap();
+        Self {
+            pid: Pid::from_raw(pid.trim().parse().unwrap()),
+            pipe: folder.join("log"),
+        }
+    }
+
+    /// Reads no more, and the pipe is full.
+    async fn stop(&self) {
+        kill(self.pid, Signal::SIGSTOP).unwrap();
+        let state = format!("/proc/{}/stat", self.pid);
+        while !fs::read_to_string(&state).unwrap().contains(") T ") {
+            tokio::task::yield_now().await;
+        }
+        let mut options = fs::OpenOptions::new();
+        let pipe = options.write(true).custom_flags(libc::O_NONBLOCK);
+        let mut pipe = pipe.open(&self.pipe).unwrap();
+        // So much is written as a whole or not at all.
+        for lines in [512, 1] {
+            while pipe.write(&b"filler.\n".repeat(lines)).is_ok() {}
+        }
+    }
+
+    fn resume(&self) {
+        kill(self.pid, Signal::SIGCONT).unwrap();
+    }
+}
+
+impl Drop for LogReader {
+    fn drop(&mut self) {
+        self.resume();
+    }
+}
+
+/// Four sessions of live handles, on all threads.
+async fn log_unread(row: &Row) {
+    let folder = tempfile::tempdir().unwrap();
+    let manager = std::os::unix::net::UnixDatagram::bind(folder.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut buffer = [0; 4096];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let shell = format!(
+        "{}; export NOTIFY_SOCKET={}/notify WATCHDOG_USEC=3000000; set -- \"$@\" --log-level debug",
+        LogReader::shell(folder.path()),
+        folder.path().display()
+    );
+    let mut daemon = Daemon::start(&shell, |text| {
+        daemon_keys(&any_ports(text), "admin = \"127.0.0.1:0\"")
+    })
+    .await;
+    let reader = LogReader::of(folder.path());
+    let seen = daemon.process.seen();
+    let admin = seen.split("admin address=").nth(1).unwrap();
+    let admin = admin.lines().next().unwrap().parse().unwrap();
+    let mut live = Vec::new();
+    for _ in 0..4 {
+        live.push(daemon.open("hdb").await);
+    }
+    reader.stop().await;
+
+    // Each of them has lines of its own.
+    for _ in 0..8 {
+        row.saw(Sees::of(hopen(&daemon).await));
+    }
+    for handle in &mut live {
+        let answer = timeout(PATIENCE, handle.ask("1+1")).await;
+        assert_eq!(answer, Ok(Ok(Value::Long(2))), "a live handle stops");
+    }
+    let lost = async || {
+        let (_, metrics) = crate::telemetry::ask(admin, "GET /metrics", "localhost").await;
+        let of = |line: &str| {
+            line.strip_prefix("hopend_log_lines_lost_total{} ")?
+                .parse()
+                .ok()
+        };
+        let lost: Option<u64> = metrics.lines().find_map(of);
+        lost.unwrap_or_else(|| panic!("{metrics}"))
+    };
+    // Each leaves a line.
+    while lost().await == 0 {
+        for _ in 0..500 {
+            drop(TcpStream::connect(daemon.address("hdb")).await.unwrap());
+        }
+    }
+    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    rewrite(&daemon, &text.replace("cluster = ", "clutser = "));
+    daemon.process.signal(Signal::SIGHUP);
+    while !told().contains("the last reload changed nothing") {}
+    for _ in 0..3 {
+        while !told().contains("WATCHDOG=1") {}
+    }
+    let (livez, _) = crate::telemetry::ask(admin, "GET /livez", "localhost").await;
+    assert!(livez.starts_with("HTTP/1.1 200"), "{livez}");
+    for handle in &mut live {
+        let answer = timeout(PATIENCE, handle.ask("1+1")).await;
+        assert_eq!(answer, Ok(Ok(Value::Long(2))), "a live handle stops");
+    }
+
+    reader.resume();
+    // The flood has left room for errors.
+    daemon.process.line_with("reload changed nothing");
+    let gap = daemon.process.line_with_all(row.log);
+    let told: u64 = gap.split("lines=").nth(1).unwrap().trim().parse().unwrap();
+    assert_eq!(told, lost().await, "{gap}");
+    assert!(told > 0);
+    drop(daemon.open("hdb").await);
+    daemon.process.line_with("session open");
+    keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
+}
+
 faults! {
     #[tokio::test(flavor = "multi_thread")]
+    nobody_reads_the_log {
+        fault: "standard error is a pipe that is full and that nobody reads",
+        sees: Sees::Nothing,
+        log: &["log lines are lost here", "standard error was not read fast enough", "Fix: look after the program that reads it"],
+        recovers: "when it is read again: the lines that waited (4 MiB at most; a quarter has room for errors only), then one that counts those lost; sessions, `/livez` and the watchdog never wait",
+        test(row): log_unread(row),
+    }
     no_file_descriptor_is_left {
         fault: "hopend has no file descriptor left",
         sees: Sees::Reset,
