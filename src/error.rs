@@ -72,6 +72,14 @@ pub fn out_of_descriptors(error: &io::Error) -> bool {
     matches!(number, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
+/// The same error once more, for another that waited for it.
+pub fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
 /// A message in the form that all messages have: `what failed: cause. Fix: action.`
 ///
 /// The caller knows more than what it calls: a remedy that `what` has already gives way to `fix`.

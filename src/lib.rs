@@ -41,6 +41,7 @@ pub mod route;
 pub mod secret;
 pub mod service;
 pub mod session;
+pub(crate) mod shared_answers;
 pub mod shown;
 pub mod sim;
 pub mod socket;

@@ -1,23 +1,34 @@
 //! The password file of a fixed login: one that was changed needs no reload, one that was not is
-//! not read again.
+//! not read again. A thread of its own looks at it, so that a disk that hangs holds no session's thread.
 
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use tokio::task::spawn_blocking;
+
 use super::OpenError;
+use crate::error::again;
 use crate::secret::Secret;
+use crate::shared_answers::SharedAnswers;
 
 /// A file that was written this shortly before it was read may have been written once more since,
 /// at the same time by the file system's clock.
 const SETTLED: Duration = Duration::from_millis(100);
+/// How long a session waits for the file system.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What was read last.
-#[derive(Debug, Default)]
-pub(super) struct PasswordFile(Mutex<Option<(State, Secret)>>);
+/// What was read last, and the look that is being taken.
+#[derive(Debug)]
+pub(super) struct PasswordFile {
+    last: Arc<Mutex<Option<(State, Secret)>>>,
+    looks: SharedAnswers<(), Looked>,
+}
+
+type Looked = Result<Secret, Arc<io::Error>>;
 
 /// What changes when a file is changed or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,24 +40,90 @@ struct State {
     changed: (i64, i64),
 }
 
-impl PasswordFile {
-    /// The password that is in the file now.
-    pub(super) async fn password(&self, path: &Path) -> Result<Secret, OpenError> {
-        if let Ok(now) = std::fs::metadata(path) {
-            let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((state, password)) = &*known
-                && *state == State::of(&now)
-            {
-                return Ok(password.clone());
-            }
+impl Default for PasswordFile {
+    fn default() -> Self {
+        Self {
+            last: Arc::default(),
+            // Each session has the file looked at.
+            looks: SharedAnswers::new(|_| false),
         }
-        let before = std::fs::metadata(path).ok();
-        let password = read_password(path).await?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = before
-            .filter(is_settled)
-            .map(|before| (State::of(&before), password.clone()));
-        Ok(password)
     }
+}
+
+impl PasswordFile {
+    /// The password that is in the file now. Sessions that ask at the same time share one look. Where
+    /// the file system does not answer, it is the password that was read last.
+    ///
+    /// # Errors
+    /// The file can't be read, or the file system has not answered within [`PATIENCE`] and no password
+    /// is known.
+    pub(super) async fn password(&self, path: &Path) -> Result<Secret, OpenError> {
+        self.password_from(path, look).await
+    }
+
+    async fn password_from<L>(&self, path: &Path, look: L) -> Result<Secret, OpenError>
+    where
+        L: FnOnce(&Path, Option<(State, Secret)>) -> io::Result<Seen> + Send + 'static,
+    {
+        let question = self.looks.ask((), |()| {
+            let (last, path) = (Arc::clone(&self.last), path.to_path_buf());
+            async move {
+                let known = last_of(&last).clone();
+                let looked = spawn_blocking(move || look(&path, known)).await;
+                let seen = looked
+                    .map_err(io::Error::other)
+                    .flatten()
+                    .map_err(Arc::new)?;
+                *last_of(&last) = seen.state.map(|state| (state, seen.password.clone()));
+                Ok(seen.password)
+            }
+        });
+        let failed = |source| OpenError::PasswordFile {
+            path: path.to_path_buf(),
+            source,
+        };
+        match question.within(PATIENCE).await {
+            Some(looked) => looked.map_err(|error| failed(again(&error))),
+            None => match &*last_of(&self.last) {
+                Some((_, password)) => Ok(password.clone()),
+                None => Err(failed(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!(
+                        "its file system has not answered within {} s",
+                        PATIENCE.as_secs()
+                    ),
+                ))),
+            },
+        }
+    }
+}
+
+fn last_of(last: &Mutex<Option<(State, Secret)>>) -> MutexGuard<'_, Option<(State, Secret)>> {
+    last.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a look at the file found.
+struct Seen {
+    password: Secret,
+    /// None where the file may be changed without a trace.
+    state: Option<State>,
+}
+
+/// Reads the file, unless it is as it was. Blocks.
+fn look(path: &Path, known: Option<(State, Secret)>) -> io::Result<Seen> {
+    let before = std::fs::metadata(path).ok();
+    if let (Some(now), Some((state, password))) = (&before, known)
+        && state == State::of(now)
+    {
+        return Ok(Seen {
+            password,
+            state: Some(state),
+        });
+    }
+    Ok(Seen {
+        password: first_line(path)?,
+        state: before.filter(is_settled).as_ref().map(State::of),
+    })
 }
 
 impl State {
@@ -70,17 +147,23 @@ fn is_settled(file: &Metadata) -> bool {
     age.is_ok_and(|age| age > SETTLED)
 }
 
-/// The first line.
+/// The password on the first line of a file.
 pub(crate) async fn read_password(path: &Path) -> Result<Secret, OpenError> {
-    let failed = |source| OpenError::PasswordFile {
+    let file = path.to_path_buf();
+    let read = spawn_blocking(move || first_line(&file)).await;
+    let read = read.map_err(io::Error::other).flatten();
+    read.map_err(|source| OpenError::PasswordFile {
         path: path.to_path_buf(),
         source,
-    };
-    let bytes = Secret::new(tokio::fs::read(path).await.map_err(failed)?);
+    })
+}
+
+fn first_line(path: &Path) -> io::Result<Secret> {
+    let bytes = Secret::new(std::fs::read(path)?);
     let line = bytes.expose().split(|&b| b == b'\n').next();
     let line = line.unwrap_or_default().trim_ascii_end();
     if line.is_empty() {
-        return Err(failed(io::Error::other("its first line is empty")));
+        return Err(io::Error::other("its first line is empty"));
     }
     Ok(Secret::new(line))
 }
@@ -99,7 +182,7 @@ mod tests {
             let read = file.password(&path).await.unwrap();
             assert_eq!(read.expose(), password.as_bytes());
         }
-        let known = || file.0.lock().unwrap().is_some();
+        let known = || file.last.lock().unwrap().is_some();
         // Long enough ago by the file system's clock: then it is kept.
         while !known() {
             tokio::task::yield_now().await;
@@ -112,5 +195,49 @@ mod tests {
         std::fs::write(&path, "back again").unwrap();
         let read = file.password(&path).await.unwrap();
         assert_eq!(read.expose(), b"back again");
+    }
+
+    /// One thread for all sessions, and none of them waits longer than that.
+    #[tokio::test]
+    async fn a_file_system_that_hangs_holds_one_thread_and_no_session() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        std::fs::write(&path, "secret").unwrap();
+        let file = PasswordFile::default();
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        let hung = file.password_from(&path, move |path, known| {
+            let _ = hangs.recv();
+            look(path, known)
+        });
+        let others = (0..100).map(|_| file.password(&path));
+        let (hung, others) = tokio::join!(hung, futures_util::future::join_all(others));
+        for late in others.into_iter().chain([hung]) {
+            let late = late.unwrap_err();
+            let why = crate::error::chain(&late);
+            assert!(why.contains("has not answered within 2 s"), "{why}");
+        }
+        drop(release);
+        // The look that was late is of use to the next.
+        while file.looks.answered(&()).is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(file.password(&path).await.unwrap().expose(), b"secret");
+    }
+
+    #[tokio::test]
+    async fn the_last_password_serves_while_the_file_system_hangs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        std::fs::write(&path, "secret").unwrap();
+        let file = PasswordFile::default();
+        while file.last.lock().unwrap().is_none() {
+            file.password(&path).await.unwrap();
+        }
+        let (_release, hangs) = std::sync::mpsc::channel::<()>();
+        let hung = file.password_from(&path, move |path, known| {
+            let _ = hangs.recv();
+            look(path, known)
+        });
+        assert_eq!(hung.await.unwrap().expose(), b"secret");
     }
 }

@@ -1,20 +1,17 @@
 //! From a name to addresses.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use tokio::net::lookup_host;
 use tokio::time::Instant;
 
 use super::UpstreamError;
 use crate::config::Address;
-use crate::error::out_of_descriptors;
+use crate::error::{again, out_of_descriptors};
+use crate::shared_answers::SharedAnswers;
 
 /// How long what the resolver said is good for.
 const LATELY: Duration = Duration::from_secs(1);
@@ -84,25 +81,22 @@ async fn ask((host, port): Name) -> io::Result<Vec<SocketAddr>> {
     })
 }
 
-/// The same error, for somebody else.
-fn again(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
-    }
-}
-
 /// What is being asked, and what was answered lately.
-#[derive(Default)]
-struct Lately(Mutex<HashMap<Name, Asked>>);
+struct Lately(SharedAnswers<Name, Answer>);
 
-type Asked = Shared<BoxFuture<'static, Result<Found, Arc<io::Error>>>>;
+type Answer = Result<Found, Arc<io::Error>>;
 
 /// What the resolver said of a host and port.
 #[derive(Clone)]
 struct Found {
     at: Instant,
     addresses: Vec<SocketAddr>,
+}
+
+impl Default for Lately {
+    fn default() -> Self {
+        Self(SharedAnswers::new(is_fresh))
+    }
 }
 
 impl Lately {
@@ -116,43 +110,24 @@ impl Lately {
     where
         F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
     {
-        let asked = {
-            let mut all = self.lock();
-            all.retain(|_, asked| asked.peek().is_none_or(is_fresh));
-            match all.entry(name) {
-                Entry::Occupied(asked) => asked.get().clone(),
-                Entry::Vacant(place) => {
-                    let asking = ask(place.key().clone());
-                    let answer = async move {
-                        let addresses = asking.await.map_err(Arc::new)?;
-                        let at = Instant::now();
-                        Ok(Found { at, addresses })
-                    };
-                    let asked = answer.boxed().shared();
-                    // By itself: whoever asks may go away, and the answer would lie unheard and grow
-                    // old, or the resolver be asked once more.
-                    tokio::spawn(asked.clone());
-                    place.insert(asked).clone()
-                }
+        let question = self.0.ask(name, |name| {
+            let asking = ask(name);
+            async move {
+                let addresses = asking.await.map_err(Arc::new)?;
+                let at = Instant::now();
+                Ok(Found { at, addresses })
             }
-        };
-        asked.await.map(|found| found.addresses)
+        });
+        question.answer().await.map(|found| found.addresses)
     }
 
     /// Unless it is being asked.
     fn forget(&self, name: &Name) {
-        let mut all = self.lock();
-        if all.get(name).is_some_and(|asked| asked.peek().is_some()) {
-            all.remove(name);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Asked>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.forget(name);
     }
 }
 
-fn is_fresh(answer: &Result<Found, Arc<io::Error>>) -> bool {
+fn is_fresh(answer: &Answer) -> bool {
     answer
         .as_ref()
         .is_ok_and(|found| found.at.elapsed() < LATELY)
