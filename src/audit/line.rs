@@ -1,7 +1,11 @@
 //! One audit line, for the log and for the file.
 
+use std::fmt::Display;
+
 use jiff::{Timestamp, Unit};
 use serde::{Serialize, Serializer};
+
+use crate::auth::Nameless;
 
 /// What has happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -32,6 +36,8 @@ pub(super) struct Line<'a> {
     pub(super) program: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) account: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
+    pub(super) account_unknown: Option<Nameless>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hopen_user: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +90,7 @@ impl Line<'_> {
                     pid = self.pid,
                     program = self.program,
                     account = self.account,
+                    account_unknown = self.account_unknown.map(|why| why.to_string()),
                     hopen_user = self.hopen_user,
                     certificate = self.certificate,
                     user = self.user,
@@ -118,6 +125,14 @@ impl Line<'_> {
         let mut json = serde_json::to_vec(self).ok()?;
         json.push(b'\n');
         Some(json)
+    }
+}
+
+/// As people read it.
+fn shown<S: Serializer>(value: &Option<impl Display>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => to.collect_str(value),
+        None => to.serialize_none(),
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::auth::{Peer, process};
+use crate::auth::{AccountName, Peer, process};
 use crate::config::{CertificateName, Endpoint, ListenAddress, Target, User};
 use crate::error::ErrorKind;
 use crate::policy::session_name;
@@ -37,7 +37,7 @@ pub struct Record {
     listen: String,
     peer: Option<Peer>,
     server: Option<SocketAddr>,
-    account: Option<Arc<str>>,
+    account: Option<AccountName>,
     program: Option<String>,
     said_user: Option<String>,
     certificate: Option<String>,
@@ -72,7 +72,7 @@ impl Record {
     }
 
     /// The kernel has said whose it is. `server` is the address that was dialled, over TCP.
-    pub fn peer(&mut self, peer: &Peer, server: Option<SocketAddr>, account: Option<Arc<str>>) {
+    pub fn peer(&mut self, peer: &Peer, server: Option<SocketAddr>, account: Option<AccountName>) {
         self.peer = Some(peer.clone());
         self.server = server;
         self.account = account;
@@ -133,7 +133,7 @@ impl Record {
     /// The name of the local account, or its number where it has none.
     pub fn account(&self) -> Option<String> {
         let uid = || self.peer.as_ref()?.uid().map(|uid| uid.to_string());
-        self.account.as_deref().map(str::to_owned).or_else(uid)
+        self.account_name().map(ToString::to_string).or_else(uid)
     }
 
     /// The `[[user]]` it was found to be.
@@ -226,7 +226,8 @@ impl Record {
             uid: self.peer.as_ref().and_then(Peer::uid),
             pid: self.pid(),
             program: self.program.as_deref(),
-            account: self.account.as_deref(),
+            account: self.account_name().map(|name| &**name),
+            account_unknown: self.account.as_ref().and_then(AccountName::unknown),
             hopen_user: self.said_user.as_deref(),
             certificate: self.certificate.as_deref(),
             user: self.user.as_deref(),
@@ -246,6 +247,10 @@ impl Record {
             messages_down: None,
             pings: None,
         }
+    }
+
+    fn account_name(&self) -> Option<&Arc<str>> {
+        self.account.as_ref().and_then(AccountName::known)
     }
 
     fn pid(&self) -> Option<u32> {

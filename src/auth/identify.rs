@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::password::Passwords;
-use super::{Accounts, Peer};
+use super::{AccountName, Accounts, Peer};
 use crate::config::{CertificateName, Endpoint, LocalAccount, User, Verifier};
 use crate::error::or_fix;
 use crate::q::handshake::Hello;
@@ -198,10 +198,9 @@ impl Authenticator {
         }
     }
 
-    /// The name of the account that a peer runs as, if the kernel told its number and the account
-    /// database knows it.
-    pub async fn account(&self, peer: &Peer) -> Option<Arc<str>> {
-        self.accounts.name(peer.uid()?).await
+    /// The name of the account that a peer runs as, if the kernel told its number.
+    pub async fn account(&self, peer: &Peer) -> Option<AccountName> {
+        Some(self.accounts.name(peer.uid()?).await)
     }
 
     /// The user of `endpoint` that a client is: by its certificate, the kernel's word or the password
@@ -251,15 +250,13 @@ impl Authenticator {
         hello: &Hello,
         mut reason: Reason,
     ) -> Denied {
-        let name = match peer.uid() {
-            Some(uid) => self.accounts.name(uid).await,
-            None => None,
-        };
+        let account = self.account(peer).await;
+        let name = account.as_ref().and_then(AccountName::known);
         if let Reason::PasswordMissing { account, .. }
         | Reason::OtherAccount { account, .. }
         | Reason::AccountNotAllowed { account } = &mut reason
         {
-            *account = name.as_deref().map(str::to_owned);
+            *account = name.map(ToString::to_string);
         }
         Denied {
             endpoint: endpoint.name.clone(),

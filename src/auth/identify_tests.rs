@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::auth::password;
-use crate::config::{Errors, Keepalive, LocalAccount, Login, OsUser, Policy, Target};
+use crate::config::{Errors, Keepalive, LocalAccount, Login, OpensPerUser, OsUser, Policy, Target};
 
 /// An account that is not in any database.
 const BOB: u32 = 3_999_990_001;
@@ -57,6 +57,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         max_sessions: 16,
         max_sessions_per_user: 16,
         max_opens_per_second: None,
+        opens_per_user: OpensPerUser::Default,
         idle_timeout: None,
         errors: Errors::Close,
         warm: 0,

@@ -14,7 +14,7 @@ pub mod process;
 mod sock_diag;
 mod socket;
 
-pub use accounts::Accounts;
+pub use accounts::{AccountName, Accounts, Nameless};
 pub use identify::{Authenticator, Denied, Proof, Reason};
 pub use origin::Origin;
 pub(crate) use peer::has_arrived;
