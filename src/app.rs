@@ -16,7 +16,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::accounts;
 use crate::admin::Admin;
-use crate::audit::{AuditFile, AuditFileError, Refusals};
+use crate::audit::{AuditFile, AuditFileError, Repeats};
 use crate::auth::{Authenticator, Penalties};
 use crate::client_tls::Certificates;
 use crate::config::{
@@ -298,7 +298,7 @@ impl App {
             limits: Limits::default(),
             audit: AuditFile::default(),
             lost_log_lines: given.lost_log_lines,
-            refusals: Refusals::default(),
+            repeats: Repeats::default(),
         });
         services.audit.take_over(config.daemon.audit.as_deref())?;
         let nodes = Nodes::new(source);
@@ -524,7 +524,7 @@ impl App {
         if let Some(control) = self.control.take() {
             control.stop().await;
         }
-        self.services.refusals.tell_all(&self.services.audit);
+        self.services.repeats.tell_all(&self.services.audit);
         self.services.audit.stop().await;
         tracing::info!(sessions = open, cut, "stopped");
         Summary { open, cut }

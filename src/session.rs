@@ -10,7 +10,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::audit::{self, AuditFile};
+use crate::audit::{self, AuditFile, SessionEnd};
 use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties, Proof};
 use crate::client::{ClientStream, HandshakeError};
 use crate::client_tls::Certificates;
@@ -69,8 +69,8 @@ pub struct Services {
     pub audit: AuditFile,
     /// Counts the lines that the process's log has lost.
     pub lost_log_lines: LostLines,
-    /// Who was refused of late.
-    pub refusals: audit::Refusals,
+    /// What repeats has one audit line together.
+    pub repeats: audit::Repeats,
 }
 
 impl Services {
@@ -209,7 +209,8 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     };
     match opened {
         Ok(behind) => {
-            record.opened(&session.services.audit);
+            let services = &session.services;
+            tell_lasting_later(services, record.opened(&services.repeats, &services.audit));
             let open = session.services.live.opened(&record, behind.opening());
             let (early, _place, idle_timeout) = match caller {
                 Some(caller) => (caller.early, caller.place, caller.idle_timeout),
@@ -260,18 +261,39 @@ async fn begin_tls(
 fn refuse(session: &Session, record: &audit::Record, refusal: &Refusal) -> String {
     let (kind, reason, noise) = (refusal.kind(), chain(refusal), refusal.is_noise());
     let services = &session.services;
-    let told = record.refused((kind, &reason, noise), &services.refusals, &services.audit);
-    if let Some(after) = told {
-        let services = Arc::clone(services);
-        tokio::spawn(async move {
-            sleep(after).await;
-            services.refusals.tell(&services.audit);
-        });
-    }
+    let refusal = (kind, &*reason, noise);
+    tell_later(
+        services,
+        record.refused(refusal, &services.repeats, &services.audit),
+    );
     if !noise {
         services.live.refused(record, kind, &reason);
     }
     reason
+}
+
+/// Has the line written of what repeats, when it is due.
+fn tell_later(services: &Arc<Services>, due: Option<Duration>) {
+    let Some(after) = due else { return };
+    let services = Arc::clone(services);
+    tokio::spawn(async move {
+        sleep(after).await;
+        services.repeats.tell(&services.audit);
+    });
+}
+
+/// Has the lines written of sessions that last, as long as there are any to come.
+fn tell_lasting_later(services: &Arc<Services>, mut due: Option<Duration>) {
+    if due.is_none() {
+        return;
+    }
+    let services = Arc::clone(services);
+    tokio::spawn(async move {
+        while let Some(after) = due {
+            sleep(after).await;
+            due = services.repeats.tell_lasting(&services.audit);
+        }
+    });
 }
 
 /// Who answers.
@@ -646,10 +668,18 @@ async fn unused(idle_timeout: Option<Duration>, meters: &relay::Meters) -> End {
 /// The record of a session that is over. What follows it is only tidying up.
 fn report(end: &End, session: &Session, open: OpenSession, record: &audit::Record) {
     let reason = with_fix(chain(end), end.remedy().unwrap_or_default());
-    let file = &session.services.audit;
-    record.ended(end.kind(), &reason, open.meters(), file);
+    let services = &session.services;
+    let ended = SessionEnd {
+        kind: end.kind(),
+        reason: &reason,
+        meters: open.meters(),
+    };
+    tell_later(
+        services,
+        record.ended(&ended, &services.repeats, &services.audit),
+    );
     if let (Some(kind), Some(_)) = (end.kind(), end.remedy()) {
-        session.services.live.failed(record, kind, &reason);
+        services.live.failed(record, kind, &reason);
     }
     drop(open);
 }

@@ -550,6 +550,37 @@ async fn by_a_broken_tls_handshake() {
     tls.open(None, "alice", &password).await.unwrap();
 }
 
+/// The console is the cheapest to open. Each session would have two lines.
+#[tokio::test]
+async fn by_filling_the_disk() {
+    const SESSIONS: u64 = 300;
+    let (log, _guard) = Log::capture();
+    let stage = Stage::with(Options::default(), any_ports).await;
+    let began = std::time::Instant::now();
+    for _ in 0..SESSIONS {
+        let mut console = stage.open("console").await;
+        console.ask("endpoints").await.unwrap();
+        drop(console);
+    }
+    // A hundred at once, and two hundred at a hundred a second.
+    let took = began.elapsed().as_secs_f64();
+    assert!(took > 1.9, "{SESSIONS} sessions opened within {took} s");
+    stage.app.stop().await;
+    let text = log.text();
+    let lines = |part: &str| text.lines().filter(|line| line.contains(part)).count();
+    assert_eq!(lines("INFO session open "), 60);
+    let own = lines("INFO session ended");
+    assert_eq!(own, 60, "{text}");
+    let line = log.find(&["INFO short sessions ended"]).unwrap();
+    let times = format!(" times={} first_session=61 ", SESSIONS - 60);
+    assert!(line.contains(&times), "{line}");
+    assert!(
+        line.contains(" messages_up=240 messages_down=240 "),
+        "{line}"
+    );
+    assert_eq!(lines("INFO short sessions ended"), 1);
+}
+
 /// What SECURITY.md says is held by tests that exist: each is named as file and function.
 #[test]
 fn the_tests_that_security_md_names_exist() {

@@ -143,6 +143,65 @@ async fn refusals_that_repeat_have_one_line_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn short_sessions_that_repeat_have_one_line_together_and_long_ones_their_own() {
+    const SESSIONS: u64 = 100;
+    let daemon = start().await;
+    for _ in 0..SESSIONS {
+        let mut handle = daemon.open("hdb").await;
+        handle.ask("1+1").await.unwrap();
+        drop(handle);
+        daemon.sim.wait_for_connections("hdb-cluster", 0).await;
+    }
+    let mut long = daemon.open("hdb").await;
+    long.ask("1+1").await.unwrap();
+    let path = file(&daemon);
+    // It has a line when it has lasted ten seconds.
+    let lines = lines_with(&path, "open", SESSIONS + 1).await;
+    assert_eq!(
+        lines.iter().filter(|line| line["event"] == "open").count(),
+        61
+    );
+    drop(long);
+    lines_with(&path, "ended", SESSIONS + 1).await;
+    // The minute is not over: the end tells what there is.
+    daemon.process.signal(Signal::SIGTERM);
+    let (_, log) = daemon.process.end();
+    let lines = lines_with(&path, "ended", SESSIONS).await;
+    let ended = |session: u64| {
+        let mut lines = lines.iter();
+        let found = lines.find(|line| line["event"] == "ended" && line["session"] == session);
+        found.unwrap_or_else(|| panic!("no end of {session}: {log}"))
+    };
+    let (own, together, long) = (ended(60), ended(SESSIONS), ended(SESSIONS + 1));
+    assert!(
+        own["times"].is_null() && long["times"].is_null(),
+        "{own} {long}"
+    );
+    assert_eq!(
+        (&together["times"], &together["first_session"]),
+        (&40.into(), &61.into())
+    );
+    for key in ["bytes_up", "bytes_down", "messages_up", "messages_down"] {
+        let one = own[key].as_u64().unwrap();
+        assert!(
+            one > 0 && together[key] == 40 * one,
+            "{key}: {own} {together}"
+        );
+    }
+    for key in ["user", "account", "uid", "endpoint", "kind", "reason", "to"] {
+        assert_eq!(together[key], own[key], "{key}");
+    }
+    assert!(
+        together["since"].as_str().unwrap().ends_with('Z'),
+        "{together}"
+    );
+    assert_eq!(
+        lines.iter().filter(|line| line["event"] == "ended").count(),
+        62
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_a_unix_socket_the_process_is_told_and_the_console_is_audited() {
     let daemon = Daemon::start("", |text| audited(&text)).await;
     let config = fs::read_to_string(daemon.config_path()).unwrap();

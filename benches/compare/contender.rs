@@ -115,6 +115,7 @@ connect = ":tcps://localhost:{port}"
 login = {{ user = "bench", password_file = "{here}/password" }}
 ca_file = "{ca}"
 max_sessions = 8192
+max_opens_per_second_per_user = "off"
 {warm}{keepalive}
 [daemon]
 control = "off"

@@ -59,6 +59,13 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) times: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) first_session: Option<u64>,
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "some_milliseconds"
+    )]
+    pub(super) since: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bytes_up: Option<u64>,
@@ -101,6 +108,8 @@ impl Line<'_> {
                     open_ms = self.open_ms,
                     after_ms = self.after_ms,
                     times = self.times,
+                    first_session = self.first_session,
+                    since = self.since.map(tracing::field::display),
                     seconds = self.seconds,
                     bytes_up = self.bytes_up,
                     bytes_down = self.bytes_down,
@@ -114,6 +123,9 @@ impl Line<'_> {
         }
         let reason = self.reason.unwrap_or_default();
         match self.event {
+            Event::Ended if self.times.is_some() => {
+                log!(tracing::Level::INFO, "short sessions ended: {reason}");
+            }
             Event::Open => log!(tracing::Level::INFO, "session open"),
             Event::Refused => log!(tracing::Level::WARN, "session refused: {reason}"),
             Event::Ended => log!(tracing::Level::INFO, "session ended: {reason}"),
@@ -125,6 +137,13 @@ impl Line<'_> {
         let mut json = serde_json::to_vec(self).ok()?;
         json.push(b'\n');
         Some(json)
+    }
+}
+
+fn some_milliseconds<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => milliseconds(time, to),
+        None => to.serialize_none(),
     }
 }
 

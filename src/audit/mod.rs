@@ -3,7 +3,7 @@
 
 mod file;
 mod line;
-mod refusals;
+mod repeats;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,13 +21,97 @@ use crate::relay::Meters;
 
 pub use file::{AuditFile, AuditFileError, look};
 use line::{Event, Line};
-pub use refusals::Refusals;
-use refusals::Said;
+pub use repeats::Repeats;
+use repeats::{Said, Together, WithheldEnd, WithheldOpen};
 
 /// Longest name of hopen's that is written down.
 const NAME_LIMIT: usize = 64;
 /// Most of a certificate's names that is written down.
 const CERTIFICATE_LIMIT: usize = 256;
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionEnd<'e> {
+    /// The side at fault; none for an ordinary end.
+    pub kind: Option<ErrorKind>,
+    /// Why, with what to do.
+    pub reason: &'e str,
+    /// What it carried.
+    pub meters: &'e Meters,
+}
+
+/// What one session carried, or several of them together.
+#[derive(Debug, Clone, Copy, Default)]
+struct SessionTotals {
+    lasted: Duration,
+    bytes_up: u64,
+    bytes_down: u64,
+    messages_up: u64,
+    messages_down: u64,
+    pings: u64,
+}
+
+impl std::ops::Add for SessionTotals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            lasted: self.lasted + other.lasted,
+            bytes_up: self.bytes_up + other.bytes_up,
+            bytes_down: self.bytes_down + other.bytes_down,
+            messages_up: self.messages_up + other.messages_up,
+            messages_down: self.messages_down + other.messages_down,
+            pings: self.pings + other.pings,
+        }
+    }
+}
+
+impl SessionTotals {
+    fn line(self, line: Line<'_>) -> Line<'_> {
+        Line {
+            seconds: Some(self.lasted.as_secs()),
+            bytes_up: Some(self.bytes_up),
+            bytes_down: Some(self.bytes_down),
+            messages_up: Some(self.messages_up),
+            messages_down: Some(self.messages_down),
+            pings: Some(self.pings),
+            ..line
+        }
+    }
+}
+
+impl WithheldOpen {
+    fn write(&self, file: &AuditFile) {
+        self.record.write_open(self.open_ms, self.timestamp, file);
+    }
+}
+
+impl Together {
+    /// The line of so many refusals.
+    fn write_refusals(&self, kind: ErrorKind, file: &AuditFile) {
+        self.write(kind.name(), self.last.line(Event::Refused), file);
+    }
+
+    /// The line of so many short sessions.
+    fn write_short_sessions(&self, kind: Option<ErrorKind>, file: &AuditFile) {
+        let line = self.last.line(Event::Ended);
+        let line = self.totals.unwrap_or_default().line(line);
+        self.write(kind.map_or("none", ErrorKind::name), line, file);
+    }
+
+    fn write(&self, kind: &str, line: Line<'_>, file: &AuditFile) {
+        let line = Line {
+            reason: Some(&self.reason),
+            kind: Some(kind),
+            times: Some(self.times),
+            first_session: Some(self.first_session),
+            since: Some(self.since),
+            ..line
+        };
+        line.log();
+        file.write(&line);
+    }
+}
 
 /// What is known of a session so far.
 #[derive(Debug, Clone)]
@@ -151,10 +235,23 @@ impl Record {
         self.node.as_deref()
     }
 
-    /// The session is open.
-    pub fn opened(&self, file: &AuditFile) {
+    /// The session is open. Where the user opens many, its line may come later, or not at all: then
+    /// comes back the time after which [`Repeats::tell_lasting`] has a line to write.
+    pub fn opened(&self, repeats: &Repeats, file: &AuditFile) -> Option<Duration> {
+        let open_ms = self.milliseconds();
+        match repeats.opened(self, open_ms) {
+            Said::Now => {
+                self.write_open(open_ms, Timestamp::now(), file);
+                None
+            }
+            Said::Together(after) => after,
+        }
+    }
+
+    fn write_open(&self, open_ms: u64, timestamp: Timestamp, file: &AuditFile) {
         let line = Line {
-            open_ms: Some(self.milliseconds()),
+            open_ms: Some(open_ms),
+            timestamp,
             ..self.line(Event::Open)
         };
         line.log();
@@ -163,55 +260,63 @@ impl Record {
 
     /// The session did not come about. `noise`: nobody meant to open one.
     ///
-    /// Where many are refused alike, comes back with the time after which [`Refusals::tell`] has a line
+    /// Where many are refused alike, comes back with the time after which [`Repeats::tell`] has a line
     /// to write.
     pub fn refused(
         &self,
         (kind, reason, noise): (ErrorKind, &str, bool),
-        refusals: &Refusals,
+        repeats: &Repeats,
         file: &AuditFile,
     ) -> Option<Duration> {
         if noise && self.user.is_none() {
             tracing::debug!(session = self.session, endpoint = self.endpoint, "{reason}");
             return None;
         }
-        match refusals.count(self, kind, reason) {
+        match repeats.count(self, kind, reason) {
             Said::Now => {
-                self.write_refusal(kind, reason, None, file);
+                let line = Line {
+                    reason: Some(reason),
+                    kind: Some(kind.name()),
+                    after_ms: Some(self.milliseconds()),
+                    ..self.line(Event::Refused)
+                };
+                line.log();
+                file.write(&line);
                 None
             }
             Said::Together(after) => after,
         }
     }
 
-    /// The line of a refusal, or of so many.
-    fn write_refusal(&self, kind: ErrorKind, reason: &str, times: Option<u64>, file: &AuditFile) {
+    /// The session is over. Where short ones repeat, it has no line of its own: then comes back the
+    /// time after which [`Repeats::tell`] has one to write, if it is the first of them.
+    pub fn ended(
+        &self,
+        end: &SessionEnd<'_>,
+        repeats: &Repeats,
+        file: &AuditFile,
+    ) -> Option<Duration> {
+        let totals = SessionTotals {
+            lasted: self.began.elapsed(),
+            bytes_up: end.meters.to_cluster.bytes(),
+            bytes_down: end.meters.to_client.bytes(),
+            messages_up: end.meters.to_cluster.messages(),
+            messages_down: end.meters.to_client.messages(),
+            pings: end.meters.pings(),
+        };
+        match repeats.take_withheld(self.session) {
+            WithheldEnd::Short(open) => return repeats.short(&open, end.kind, end.reason, totals),
+            WithheldEnd::Lasted(open) => open.write(file),
+            WithheldEnd::Written => {}
+        }
         let line = Line {
-            reason: Some(reason),
-            kind: Some(kind.name()),
-            after_ms: times.is_none().then(|| self.milliseconds()),
-            times,
-            ..self.line(Event::Refused)
+            reason: Some(end.reason),
+            kind: Some(end.kind.map_or("none", ErrorKind::name)),
+            ..totals.line(self.line(Event::Ended))
         };
         line.log();
         file.write(&line);
-    }
-
-    /// The session is over.
-    pub fn ended(&self, kind: Option<ErrorKind>, reason: &str, meters: &Meters, file: &AuditFile) {
-        let line = Line {
-            reason: Some(reason),
-            kind: Some(kind.map_or("none", ErrorKind::name)),
-            seconds: Some(self.began.elapsed().as_secs()),
-            bytes_up: Some(meters.to_cluster.bytes()),
-            bytes_down: Some(meters.to_client.bytes()),
-            messages_up: Some(meters.to_cluster.messages()),
-            messages_down: Some(meters.to_client.messages()),
-            pings: Some(meters.pings()),
-            ..self.line(Event::Ended)
-        };
-        line.log();
-        file.write(&line);
+        None
     }
 
     /// Who, from where and to what, so that each line stands alone.
@@ -226,6 +331,8 @@ impl Record {
             uid: self.peer.as_ref().and_then(Peer::uid),
             pid: self.pid(),
             program: self.program.as_deref(),
+            first_session: None,
+            since: None,
             account: self.account_name().map(|name| &**name),
             account_unknown: self.account.as_ref().and_then(AccountName::unknown),
             hopen_user: self.said_user.as_deref(),

@@ -42,6 +42,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_sessions",
     "max_sessions_per_user",
     "max_opens_per_second",
+    "max_opens_per_second_per_user",
     "idle_timeout",
     "errors",
     "warm",
@@ -175,6 +176,7 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
     let max_sessions = limit::sessions(table, "max_sessions").map(|n| n.unwrap_or(most));
     let max_sessions_per_user = limit::sessions(table, "max_sessions_per_user");
     let max_opens_per_second = limit::rate(table);
+    let opens_per_user = limit::rate_per_user(table);
     let idle_timeout = limit::idle(table);
     let words = [("close", Errors::Close), ("explain", Errors::Explain)];
     let errors = table
@@ -188,6 +190,7 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         max_sessions_per_user: max_sessions_per_user?
             .unwrap_or_else(|| share(max_sessions.unwrap_or(most), permitted.as_ref())),
         max_opens_per_second: max_opens_per_second?,
+        opens_per_user: opens_per_user?,
         idle_timeout: idle_timeout?,
         certificates_of_others: certificates_of_others(
             tls.as_ref().and_then(Option::as_ref),

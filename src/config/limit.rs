@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::OpensPerUser;
 use super::reader::Table;
 
 const MOST_SESSIONS: u64 = 1 << 20;
@@ -26,6 +27,26 @@ pub(super) fn rate(table: &Table<'_>) -> Option<Option<u32>> {
     };
     let count = value.count(1, MOST_OPENS)?;
     u32::try_from(count).ok().map(Some)
+}
+
+/// `max_opens_per_second_per_user`: a number, or `"off"`.
+pub(super) fn rate_per_user(table: &Table<'_>) -> Option<OpensPerUser> {
+    let Some(value) = table.get("max_opens_per_second_per_user") else {
+        return Some(OpensPerUser::Default);
+    };
+    match value.raw().as_str() {
+        Some("off") => return Some(OpensPerUser::Unlimited),
+        Some(_) => {
+            value.problem(
+                "is neither a number nor \"off\"",
+                "write a number of opens a second, or \"off\" for no limit",
+            );
+            return None;
+        }
+        None => {}
+    }
+    let count = value.count(1, MOST_OPENS)?;
+    u32::try_from(count).ok().map(OpensPerUser::PerSecond)
 }
 
 /// `idle_timeout`: a duration, or `"off"`.

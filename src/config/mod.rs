@@ -186,6 +186,18 @@ pub struct RoleArn {
     pub text: String,
 }
 
+/// How many sessions one user may open at an endpoint within a second
+/// (`max_opens_per_second_per_user`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpensPerUser {
+    /// hopend's own limit, unless the endpoint or the user has a `max_opens_per_second`.
+    Default,
+    /// Any number.
+    Unlimited,
+    /// This number.
+    PerSecond(u32),
+}
+
 /// One local address, or several, and what it leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -222,6 +234,8 @@ pub struct Endpoint {
     pub max_sessions_per_user: usize,
     /// Most opens a second.
     pub max_opens_per_second: Option<u32>,
+    /// Most of them that are one user's.
+    pub opens_per_user: OpensPerUser,
     /// Sessions that nobody used for this long end.
     pub idle_timeout: Option<Duration>,
     /// Connections that are kept logged in for each user who has come; 0 keeps none.

@@ -109,6 +109,7 @@ password_file = "users"
 name = "hdb"
 listen = "0.0.0.0:0"
 expose = true
+max_opens_per_second_per_user = "off"
 cluster = "testhdb-cluster"
 environment = "test"
 node = "zone"
@@ -129,6 +130,7 @@ max_handshake = "1KiB"
 handshake_timeout = "100ms"
 connect_timeout = "1m 30s"
 max_sessions = 7
+max_opens_per_second_per_user = 20
 warm = 8
 keepalive = { every = "100ms", message = "Ping", mode = "sync" }
 [[endpoint]]
@@ -189,6 +191,7 @@ fn the_smallest_useful_file_gets_every_default() {
     assert_eq!(endpoint.handshake_timeout, Duration::from_secs(10));
     assert_eq!(endpoint.connect_timeout, Duration::from_secs(10));
     assert_eq!(endpoint.max_sessions, 4096);
+    assert_eq!(endpoint.opens_per_user, OpensPerUser::Default);
     assert_eq!(endpoint.errors, Errors::Close);
     assert_eq!(endpoint.warm, 0);
 }
@@ -235,6 +238,7 @@ fn every_key_arrives() {
     };
     assert_eq!(environment.name, "test");
     assert_eq!(hdb.errors, Errors::Explain);
+    assert_eq!(hdb.opens_per_user, OpensPerUser::Unlimited);
     assert_eq!(
         rdb.target,
         Target::Addresses {
@@ -253,6 +257,7 @@ fn every_key_arrives() {
     assert_eq!(rdb.handshake_timeout, Duration::from_millis(100));
     assert_eq!(rdb.connect_timeout, Duration::from_secs(90));
     assert_eq!(rdb.max_sessions, 7);
+    assert_eq!(rdb.opens_per_user, OpensPerUser::PerSecond(20));
     assert_eq!(rdb.warm, 8);
     assert_eq!(
         rdb.keepalive,

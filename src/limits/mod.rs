@@ -16,14 +16,17 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use crate::auth::{Origin, Peer};
-use crate::config::{Config, Endpoint, User};
-use rate::Rate;
+use crate::config::{Config, Endpoint, OpensPerUser, User};
+use rate::{OpenPace, Rate};
 
 /// How long an open waits for a session to end, and for its turn: one that was closed a moment ago
 /// lets go of its place within it.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Most connections at a time of clients that are not known yet.
 const MOST_DOORS: usize = 4_096;
+/// Opens a second of one user at one endpoint, where the configuration names no limit. A session takes
+/// half a millisecond of a processor to open, so that this is a twentieth of one.
+const OPENS_PER_USER: u32 = 100;
 /// Forget rates of endpoints and users that are gone from this many on.
 const KEPT: usize = 1_024;
 
@@ -57,7 +60,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Tally {
     sessions: usize,
-    /// At its own pace.
+    /// At its own pace; of a user at an endpoint, at the pace of each user there.
     opens: Rate,
     /// At what is not kept for others of the pace that it shares: of a user the daemon's, of a user at
     /// an endpoint the endpoint's.
@@ -265,17 +268,27 @@ impl State {
         let at = (endpoint.name.clone(), user.name.clone());
         let here = self.each.entry(at).or_default();
         let paces = [
-            (&mut by_user.opens, user.max_opens_per_second),
+            (
+                &mut by_user.opens,
+                user.max_opens_per_second.map(OpenPace::even),
+            ),
+            (&mut here.opens, pace_of_each(endpoint, user)),
             (
                 &mut here.of_shared,
-                of_endpoint.filter(|_| others_here).map(less_a_share),
+                of_endpoint
+                    .filter(|_| others_here)
+                    .map(less_a_share)
+                    .map(OpenPace::even),
             ),
             (
                 &mut by_user.of_shared,
-                of_daemon.filter(|_| self.several_users).map(less_a_share),
+                of_daemon
+                    .filter(|_| self.several_users)
+                    .map(less_a_share)
+                    .map(OpenPace::even),
             ),
-            (&mut by_endpoint.opens, of_endpoint),
-            (&mut self.opens, of_daemon),
+            (&mut by_endpoint.opens, of_endpoint.map(OpenPace::even)),
+            (&mut self.opens, of_daemon.map(OpenPace::even)),
         ];
         let mut turn = Duration::ZERO;
         for (nth, (pace, most)) in paces.iter().enumerate() {
@@ -283,17 +296,22 @@ impl State {
             let own = pace.wait(most, now);
             if own > PATIENCE {
                 let of_user = Whose::User(user.name.clone());
+                let of_user_here = Whose::UserAt(user.name.clone(), endpoint.name.clone());
                 let (of, key) = match nth {
                     0 => (of_user, "max_opens_per_second of the user"),
                     1 => (
-                        Whose::UserAt(user.name.clone(), endpoint.name.clone()),
-                        "max_opens_per_second of the endpoint, less a share for its other users",
+                        of_user_here,
+                        "max_opens_per_second_per_user of the endpoint",
                     ),
                     2 => (
+                        of_user_here,
+                        "max_opens_per_second of the endpoint, less a share for its other users",
+                    ),
+                    3 => (
                         of_user,
                         "max_opens_per_second of [daemon], less a share for other users",
                     ),
-                    3 => (
+                    4 => (
                         Whose::Endpoint(endpoint.name.clone()),
                         "max_opens_per_second of the endpoint",
                     ),
@@ -301,7 +319,7 @@ impl State {
                 };
                 return Err(Exceeded::Opens {
                     of,
-                    rate: most,
+                    rate: most.per_second,
                     key,
                 });
             }
@@ -387,6 +405,24 @@ impl State {
 impl Tally {
     fn is_in_use(&self, now: Instant) -> bool {
         self.sessions > 0 || !self.opens.is_at_rest(now) || !self.of_shared.is_at_rest(now)
+    }
+}
+
+/// The pace of each user at the endpoint. A limit that the configuration has for the endpoint or the
+/// user counts in place of hopend's own.
+fn pace_of_each(endpoint: &Endpoint, user: &User) -> Option<OpenPace> {
+    match endpoint.opens_per_user {
+        OpensPerUser::Unlimited => None,
+        OpensPerUser::PerSecond(most) => Some(OpenPace::even(most)),
+        OpensPerUser::Default => {
+            let configured = endpoint.max_opens_per_second.or(user.max_opens_per_second);
+            // All sessions that the user may have can be opened anew at once, when kdb+ is back.
+            let sessions = u32::try_from(endpoint.max_sessions_per_user).unwrap_or(u32::MAX);
+            configured.is_none().then(|| OpenPace {
+                per_second: OPENS_PER_USER,
+                burst: sessions.max(OPENS_PER_USER),
+            })
+        }
     }
 }
 
@@ -622,6 +658,44 @@ mod tests {
         }
     }
 
+    /// A user who opens and closes a session every millisecond for ten seconds.
+    #[test]
+    fn a_user_opens_a_hundred_a_second_where_nothing_is_configured() {
+        for (daemon, endpoint, expected) in [
+            ("", "max_sessions = 10", 100 + 1_100),
+            ("", "max_sessions_per_user = 400", 400 + 1_100),
+            ("", "max_opens_per_second_per_user = 5", 5 + 55),
+            ("", "max_opens_per_second_per_user = \"off\"", 10_000),
+            ("", "max_opens_per_second = 1000", 10_000),
+            ("max_opens_per_second = 10", "", 9 + 99),
+        ] {
+            let config = config(daemon, endpoint);
+            let limits = Limits::default();
+            limits.take_over(&config);
+            let (at, start) = (&config.endpoints[0], Instant::now());
+            let mut opened = 0;
+            for millis in 0..10_000 {
+                let now = start + Duration::from_millis(millis);
+                let mut state = lock(&limits.state);
+                opened += i32::from(state.enter(at, &config.users[0], now).is_ok());
+                close_all(&mut state);
+            }
+            // Some of them wait for their turn, for up to a second.
+            assert!(
+                (expected - 2..=expected).contains(&opened),
+                "{endpoint}: {opened}"
+            );
+        }
+    }
+
+    fn close_all(state: &mut State) {
+        state.sessions = 0;
+        let named = state.users.values_mut().chain(state.endpoints.values_mut());
+        for tally in named.chain(state.each.values_mut()) {
+            tally.sessions = 0;
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_gets_no_place_takes_no_turn_and_the_other_way_round() {
         let config = config("", "max_opens_per_second = 50\nmax_sessions = 40");
@@ -632,7 +706,9 @@ mod tests {
         assert!(why.contains("has 39 sessions"), "{why}");
         let state = || lock(&limits.state);
         let endpoint = &config.endpoints[0];
-        let wait = state().endpoints["hdb"].opens.wait(50, Instant::now());
+        let wait = state().endpoints["hdb"]
+            .opens
+            .wait(OpenPace::even(50), Instant::now());
         assert_eq!(wait, Duration::ZERO, "39 of 50 are taken");
         limits.place(endpoint, &config.users[1]).await.unwrap();
         drop(held);

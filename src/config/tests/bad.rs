@@ -94,6 +94,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     // numbers
     ("cluster =", "idle_timeout = 60\ncluster =", 13, "endpoint \"hdb\".idle_timeout", "write the unit too"),
     ("cluster =", "max_opens_per_second = 0\ncluster =", 13, "endpoint \"hdb\".max_opens_per_second", "at least 1"),
+    ("cluster =", "max_opens_per_second_per_user = \"none\"\ncluster =", 13, "endpoint \"hdb\".max_opens_per_second_per_user", "\"off\""),
     ("os_user =", "max_sessions = 0\nos_user =", 8, "user \"alice\".max_sessions", "at least 1"),
     ("cluster =", "keepalive = \"350s\"\ncluster =", 13, "endpoint \"hdb\".keepalive", "less than \"350s\""),
     ("cluster =", "keepalive = { every = \"10ms\" }\ncluster =", 13, "endpoint \"hdb\".keepalive.every", "at least \"100ms\""),
