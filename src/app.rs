@@ -36,7 +36,7 @@ use crate::memory;
 use crate::nodes::Nodes;
 use crate::route::Route;
 use crate::service::{self, watchdog};
-use crate::session::Services;
+use crate::session::{self, Services};
 use crate::status::Status;
 use crate::stop::Stop;
 use crate::upstream::tls::TlsConfigs;
@@ -44,6 +44,10 @@ use crate::workers::Workers;
 
 /// After the cut, how long sessions may take to let go of their sockets.
 const CUT_GRACE: Duration = Duration::from_secs(5);
+const _: () = assert!(
+    session::CUT_LASTS.as_nanos() < CUT_GRACE.as_nanos(),
+    "a session that is cut must end within the grace"
+);
 
 /// What the daemon is told while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,8 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, Re
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use crate::auth;
 use crate::client_tls;
 use crate::config::CertificateName;
+use crate::relay::SendQueue;
 use crate::socket;
 use crate::upstream::TlsStream;
 
@@ -170,6 +172,17 @@ impl ClientStream {
         if let Some(stream) = self.tcp() {
             // Without it the client sees an orderly end, which is the best that is left.
             let _ = socket::reset_on_close(stream);
+        }
+    }
+}
+
+impl SendQueue for ClientStream {
+    /// Over a Unix socket what is written is in the client's own queue at once.
+    fn unsent(&self) -> u64 {
+        match self {
+            Self::Tcp(tcp) => auth::unsent(tcp),
+            Self::Tls(stream) => stream.unsent(),
+            Self::Unix(_) => 0,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One connection's story: what the client says, who it is, where it may go, with what login; then
 //! the relay, then the record.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::{self, AuditFile, SessionEnd};
 use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties, Proof};
+use crate::buffer::Buffer;
 use crate::client::{ClientStream, HandshakeError};
 use crate::client_tls::Certificates;
 use crate::config::{CertificateName, Endpoint, Errors, ListenAddress, Target, User};
@@ -28,7 +30,7 @@ use crate::relay::{self, End, Relay};
 use crate::route::{OpenError, Reached, Route};
 use crate::status::Status;
 use crate::stop::Stopping;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, UpstreamStream};
 use crate::watch::Watch;
 use crate::workers::Workers;
 
@@ -37,8 +39,13 @@ const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];
 /// What an HTTP client reports.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
     Content-Length: 44\r\nConnection: close\r\n\r\nThis port speaks q IPC: dial it with hopen.\n";
-/// How long a cluster may take to take in that a session is over.
+/// How long a session that is cut or killed may go on delivering what hopend has received. With
+/// [`GOODBYE`] it stays within the grace that a stop gives to sessions that it cuts.
+const CUT_DELIVERY: Duration = Duration::from_secs(3);
+/// How long a cluster may take to close once its kernel has everything and the end of the stream.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a session that is cut lasts at most.
+pub(crate) const CUT_LASTS: Duration = CUT_DELIVERY.saturating_add(GOODBYE);
 /// Bytes of the first read of a handshake.
 const FIRST_READ: usize = 512;
 
@@ -553,6 +560,7 @@ async fn relay(
         let mut relay = Relay::new(&mut client, &mut upstream.stream, early, &plan, &meters);
         let (mut draining, mut cutting) = (session.stopping.clone(), session.stopping.clone());
         let mut told = false;
+        let mut finishing = false;
         // Once the client has ended its side of the stream.
         let mut watch: Option<Watch> = None;
         // Looked at when it may be over, rather than moved with every byte.
@@ -565,12 +573,18 @@ async fn relay(
                     Some(end) => break end,
                     None => watch = Some(Watch::since(Instant::now())),
                 },
-                () = cutting.cutting() => break End::Cut,
-                uid = open.killed() => break End::Killed { uid },
-                () = sleep_until(look), if idle_timeout.is_some() => {
+                () = cutting.cutting(), if !finishing => {
+                    finishing = true;
+                    relay.finish(End::Cut, Instant::now() + CUT_DELIVERY);
+                }
+                uid = open.killed(), if !finishing => {
+                    finishing = true;
+                    relay.finish(End::Killed { uid }, Instant::now() + CUT_DELIVERY);
+                }
+                () = sleep_until(look), if idle_timeout.is_some() && !finishing => {
                     let limit = idle_timeout.unwrap_or_default();
                     let left = limit.saturating_sub(meters.idle());
-                    if left.is_zero() && relay.is_idle() {
+                    if left.is_zero() && relay.is_idle() && relay.has_delivered() {
                         break End::Idle(limit);
                     }
                     look = Instant::now() + if left.is_zero() { limit } else { left };
@@ -594,18 +608,26 @@ async fn relay(
     let resets = end.resets_client();
     drop(end);
     // Both sides take their time to notice; neither has to wait for the other.
-    let goodbye = async {
-        if !resets {
-            let _ = timeout(GOODBYE, upstream.stream.shutdown()).await;
-        }
-        drop(upstream);
-    };
     if resets {
         client.reset();
-        goodbye.await;
+        say_goodbye(upstream.stream).await;
     } else {
-        tokio::join!(client.close(), goodbye);
+        tokio::join!(client.close(), say_goodbye(upstream.stream));
     }
+}
+
+/// Ends the cluster's stream and closes once the cluster has. What it still says is read: a close over
+/// unread input would be a reset, which throws away what its kernel has yet to take.
+async fn say_goodbye(mut upstream: UpstreamStream) {
+    let goodbye = async {
+        // Mostly the relay has done so.
+        let _ = upstream.shutdown().await;
+        let mut ignored = Buffer::default();
+        while upstream.read(ignored.lend()).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    // A cluster that is gone, or stays, is left either way.
+    let _ = timeout(GOODBYE, goodbye).await;
 }
 
 /// A session that hopend itself answers.

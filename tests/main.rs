@@ -29,6 +29,7 @@ mod command;
 mod confine;
 mod console;
 mod credentials;
+mod delivery;
 mod discovery;
 mod doctor;
 mod explain;

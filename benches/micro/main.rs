@@ -65,7 +65,12 @@ fn keepalive(criterion: &mut Criterion) {
     };
     for (name, mode) in [
         ("async", KeepaliveMode::Async),
-        ("sync", KeepaliveMode::Sync),
+        (
+            "sync",
+            KeepaliveMode::Sync {
+                answer_timeout: EVERY,
+            },
+        ),
     ] {
         let plan = config::Keepalive::On {
             every: EVERY,

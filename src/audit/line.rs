@@ -78,6 +78,14 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pings: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lost_up: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lost_down: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unacknowledged_up: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unacknowledged_down: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) kind: Option<&'a str>,
 }
 
@@ -116,6 +124,10 @@ impl Line<'_> {
                     messages_up = self.messages_up,
                     messages_down = self.messages_down,
                     pings = self.pings,
+                    lost_up = self.lost_up,
+                    lost_down = self.lost_down,
+                    unacknowledged_up = self.unacknowledged_up,
+                    unacknowledged_down = self.unacknowledged_down,
                     kind = self.kind,
                     $($message)*
                 )

@@ -49,6 +49,10 @@ struct SessionTotals {
     messages_up: u64,
     messages_down: u64,
     pings: u64,
+    lost_up: u64,
+    lost_down: u64,
+    unacknowledged_up: u64,
+    unacknowledged_down: u64,
 }
 
 impl std::ops::Add for SessionTotals {
@@ -62,12 +66,18 @@ impl std::ops::Add for SessionTotals {
             messages_up: self.messages_up + other.messages_up,
             messages_down: self.messages_down + other.messages_down,
             pings: self.pings + other.pings,
+            lost_up: self.lost_up + other.lost_up,
+            lost_down: self.lost_down + other.lost_down,
+            unacknowledged_up: self.unacknowledged_up + other.unacknowledged_up,
+            unacknowledged_down: self.unacknowledged_down + other.unacknowledged_down,
         }
     }
 }
 
 impl SessionTotals {
     fn line(self, line: Line<'_>) -> Line<'_> {
+        // Most sessions lose nothing.
+        let unless_none = |count: u64| Some(count).filter(|&count| count > 0);
         Line {
             seconds: Some(self.lasted.as_secs()),
             bytes_up: Some(self.bytes_up),
@@ -75,6 +85,10 @@ impl SessionTotals {
             messages_up: Some(self.messages_up),
             messages_down: Some(self.messages_down),
             pings: Some(self.pings),
+            lost_up: unless_none(self.lost_up),
+            lost_down: unless_none(self.lost_down),
+            unacknowledged_up: unless_none(self.unacknowledged_up),
+            unacknowledged_down: unless_none(self.unacknowledged_down),
             ..line
         }
     }
@@ -303,6 +317,10 @@ impl Record {
             messages_up: end.meters.to_cluster.messages(),
             messages_down: end.meters.to_client.messages(),
             pings: end.meters.pings(),
+            lost_up: end.meters.to_cluster.lost(),
+            lost_down: end.meters.to_client.lost(),
+            unacknowledged_up: end.meters.to_cluster.unacknowledged(),
+            unacknowledged_down: end.meters.to_client.unacknowledged(),
         };
         match repeats.take_withheld(self.session) {
             WithheldEnd::Short(open) => return repeats.short(&open, end.kind, end.reason, totals),
@@ -353,6 +371,10 @@ impl Record {
             messages_up: None,
             messages_down: None,
             pings: None,
+            lost_up: None,
+            lost_down: None,
+            unacknowledged_up: None,
+            unacknowledged_down: None,
         }
     }
 

@@ -17,6 +17,6 @@ mod socket;
 pub use accounts::{AccountName, Accounts, Nameless};
 pub use identify::{Authenticator, Denied, Proof, Reason};
 pub use origin::Origin;
-pub(crate) use peer::has_arrived;
 pub use peer::{Peer, PeerError, is_exposed};
+pub(crate) use peer::{has_arrived, unsent};
 pub use penalty::Penalties;

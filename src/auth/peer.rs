@@ -176,6 +176,18 @@ pub(crate) fn has_arrived(connection: &TcpStream) -> bool {
     found.is_ok_and(|found| found.is_some_and(|socket| socket.has_ended()))
 }
 
+/// Bytes that were sent and that the other side's kernel has not acknowledged; the end of the stream
+/// counts as one. 0 where the kernel does not tell, and for a connection that is over.
+///
+/// Asks the kernel, which takes some ten microseconds.
+pub(crate) fn unsent(connection: &TcpStream) -> u64 {
+    let (Ok(own), Ok(other)) = (connection.local_addr(), connection.peer_addr()) else {
+        return 0;
+    };
+    let found = sock_diag::lookup(&Ends::new(own, other)).ok().flatten();
+    found.map_or(0, |socket| socket.unsent.into())
+}
+
 /// Whether a listener can be reached from beyond this host, so that only passwords count.
 pub fn is_exposed(listen: &ListenAddress) -> bool {
     match listen {

@@ -70,11 +70,19 @@ fn parse(line: &str, little_endian: bool) -> Option<(Ends, KernelSocket)> {
     let client = address(fields.next()?, little_endian)?;
     let server = address(fields.next()?, little_endian)?;
     let state = u8::from_str_radix(fields.next()?, 16).ok()?;
-    // queues, timer, retransmits
-    let uid = fields.nth(3)?.parse().ok()?;
+    let (unsent, _) = fields.next()?.split_once(':')?;
+    let unsent = u32::from_str_radix(unsent, 16).ok()?;
+    // timer, retransmits
+    let uid = fields.nth(2)?.parse().ok()?;
     // timeout
     let inode = fields.nth(1)?.parse().ok()?;
-    Some((Ends { client, server }, KernelSocket { uid, inode, state }))
+    let socket = KernelSocket {
+        uid,
+        inode,
+        state,
+        unsent,
+    };
+    Some((Ends { client, server }, socket))
 }
 
 /// `0100007F:1392`: 32-bit words of the address in the kernel's own order, then the port.
@@ -124,6 +132,7 @@ mod tests {
             uid: 1001,
             inode: 4_294_967_299,
             state: 1,
+            unsent: 0,
         });
         let asked = ends("127.0.0.1:40212", "127.0.0.2:5010");
         let little = "   0: 0100007F:1392 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1056 1 000000008a7f5763 100 0 0 10 0\n   1: 0200007F:1392 0100007F:9D14 01 00000000:00000000 00:00000000 00000000   999        0 1057 1 0 20 0 0 10 -1\n   2: 0100007F:9D14 0200007F:1392 01 00000000:00000000 00:00000000 00000000  1001        0 4294967299 1 0 20 0 0 10 -1\n";
@@ -139,6 +148,7 @@ mod tests {
             uid: 42,
             inode: 7,
             state: 8,
+            unsent: 0,
         });
         let asked = ends("[::1]:40212", "[fd00::1234:2]:5010");
         for (little_endian, line) in [
@@ -162,6 +172,7 @@ mod tests {
             uid: 42,
             inode: 7,
             state: 1,
+            unsent: 0,
         });
         for asked in [
             ends("127.0.0.1:40212", "127.0.0.1:5010"),

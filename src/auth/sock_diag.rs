@@ -120,6 +120,7 @@ impl Asker {
                     uid: header.uid,
                     inode: header.inode.into(),
                     state: header.state,
+                    unsent: header.send_queue,
                 }))
             }
             NetlinkPayload::Error(error) => {

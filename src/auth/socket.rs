@@ -37,6 +37,8 @@ pub(super) struct KernelSocket {
     pub(super) uid: u32,
     pub(super) inode: u64,
     pub(super) state: u8,
+    /// Bytes in its send queue: those that the peer's kernel has not acknowledged.
+    pub(super) unsent: u32,
 }
 
 impl KernelSocket {
@@ -72,6 +74,7 @@ mod tests {
             uid: 0,
             inode,
             state,
+            unsent: 0,
         };
         for state in [1, 4, 5, 8] {
             assert_eq!(socket(state, 7).owner(), Some(0), "{state}");
@@ -87,8 +90,14 @@ mod tests {
     fn only_a_closed_socket_without_a_process_is_an_orphan() {
         for state in 0..=12 {
             let orphan = |inode| {
-                let uid = 0;
-                KernelSocket { uid, inode, state }.is_orphan()
+                let (uid, unsent) = (0, 0);
+                let socket = KernelSocket {
+                    uid,
+                    inode,
+                    state,
+                    unsent,
+                };
+                socket.is_orphan()
             };
             assert_eq!(orphan(0), [4, 5, 6].contains(&state), "{state}");
             assert!(!orphan(7), "{state}");

@@ -5,12 +5,16 @@ use std::time::Duration;
 use super::reader::Value;
 use super::{Keepalive, KeepaliveMode};
 
-pub(super) const KEYS: &[&str] = &["every", "message", "mode"];
+pub(super) const KEYS: &[&str] = &["every", "message", "mode", "answer_timeout"];
 
 /// Far within the 350 s after which the VPC endpoint drops a silent connection.
 const EVERY: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(350);
+/// Longer than the hour that a query may take: a q that computes answers no keepalive.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
+const SHORTEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Default for Keepalive {
     fn default() -> Self {
@@ -22,7 +26,7 @@ impl Default for Keepalive {
     }
 }
 
-/// Reads `"60s"`, `"off"` or `{ every, message, mode }`.
+/// Reads `"60s"`, `"off"` or `{ every, message, mode, answer_timeout }`.
 pub(super) fn read(value: &Value<'_>) -> Option<Keepalive> {
     let how = "write \"60s\", \"off\" or { every = \"60s\" }";
     if value.raw().as_str() == Some("off") {
@@ -45,17 +49,28 @@ pub(super) fn read(value: &Value<'_>) -> Option<Keepalive> {
     let message = table
         .get("message")
         .map_or(Some(""), |message| message.text());
-    let modes = [
-        ("async", KeepaliveMode::Async),
-        ("sync", KeepaliveMode::Sync),
-    ];
-    let mode = table
-        .get("mode")
-        .map_or(Some(KeepaliveMode::Async), |mode| mode.word(&modes));
+    let limit = table.get("answer_timeout");
+    let answer_timeout = limit.as_ref().map_or(Some(ANSWER_TIMEOUT), |limit| {
+        limit.duration(SHORTEST_ANSWER_TIMEOUT, LONGEST_ANSWER_TIMEOUT)
+    });
+    let modes = [("async", false), ("sync", true)];
+    let mode = table.get("mode");
+    let is_sync = mode.map_or(Some(false), |mode| mode.word(&modes));
+    if let (Some(false), Some(limit)) = (is_sync, &limit) {
+        limit.problem(
+            "has no meaning with mode = \"async\", whose keepalives have no answer",
+            "remove it, or write mode = \"sync\"",
+        );
+        return None;
+    }
+    let mode = match (is_sync?, answer_timeout?) {
+        (true, answer_timeout) => KeepaliveMode::Sync { answer_timeout },
+        (false, _) => KeepaliveMode::Async,
+    };
     Some(Keepalive::On {
         every: every?,
         message: message?.to_owned(),
-        mode: mode?,
+        mode,
     })
 }
 

@@ -405,7 +405,10 @@ pub enum KeepaliveMode {
     /// No answer; also while the cluster computes.
     Async,
     /// Answered, and the answer kept from the client; only while nothing is outstanding.
-    Sync,
+    Sync {
+        /// How long messages of the client wait for the answer before the session ends.
+        answer_timeout: Duration,
+    },
 }
 
 impl User {

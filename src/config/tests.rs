@@ -132,7 +132,7 @@ connect_timeout = "1m 30s"
 max_sessions = 7
 max_opens_per_second_per_user = 20
 warm = 8
-keepalive = { every = "100ms", message = "Ping", mode = "sync" }
+keepalive = { every = "100ms", message = "Ping", mode = "sync", answer_timeout = "1h 30m" }
 [[endpoint]]
 name = "vault"
 listen = "127.0.0.1:0"
@@ -264,7 +264,9 @@ fn every_key_arrives() {
         Keepalive::On {
             every: Duration::from_millis(100),
             message: "Ping".into(),
-            mode: KeepaliveMode::Sync
+            mode: KeepaliveMode::Sync {
+                answer_timeout: Duration::from_secs(5_400)
+            }
         }
     );
     let Target::Addresses {

@@ -7,7 +7,7 @@ use crate::error::ErrorKind;
 use crate::histogram::Histogram;
 use crate::opening::{OpenStage, Opening};
 use crate::q::frame::MessageType;
-use crate::relay::{Direction, Meters};
+use crate::relay::{Direction, Loss, Meters};
 use crate::status::CredentialRow;
 
 /// Everything that is counted, at one moment.
@@ -97,6 +97,11 @@ pub struct Way {
     pub syncs: u64,
     /// Responses.
     pub responses: u64,
+    /// Messages that were received completely and did not reach the other side, in the order of
+    /// [`Loss::ALL`].
+    pub lost: [u64; Loss::ALL.len()],
+    /// Bytes that the receiver's kernel had not acknowledged at a deadline.
+    pub unacknowledged: u64,
 }
 
 impl ByKind {
@@ -158,5 +163,9 @@ impl Way {
         self.asyncs += direction.messages_of(MessageType::Async);
         self.syncs += direction.messages_of(MessageType::Sync);
         self.responses += direction.messages_of(MessageType::Response);
+        for (sum, cause) in self.lost.iter_mut().zip(Loss::ALL) {
+            *sum += direction.lost_by(cause);
+        }
+        self.unacknowledged += direction.unacknowledged();
     }
 }

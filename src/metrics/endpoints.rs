@@ -6,6 +6,7 @@ use prometheus_client::registry::Unit;
 
 use super::families::{About, Families};
 use crate::live::{ByKind, EndpointTotals, Way};
+use crate::relay::Loss;
 
 /// Where a figure is read.
 type Figure = fn(&EndpointTotals) -> u64;
@@ -125,6 +126,28 @@ fn carried(families: &mut Families<'_, '_>, endpoints: &[EndpointTotals]) -> fmt
         About::new("hopend_messages", "Messages passed on"),
         messages,
     )?;
+    let lost = endpoints.iter().flat_map(|of| {
+        directions(of).into_iter().flat_map(|(direction, way)| {
+            Loss::ALL.into_iter().zip(way.lost).map(|(cause, count)| {
+                let [endpoint, direction] = with(of, "direction", direction);
+                ([endpoint, direction, ("cause", cause.name())], count)
+            })
+        })
+    });
+    let about = About::new(
+        "hopend_messages_lost",
+        "Messages that were received completely and did not reach the other side",
+    );
+    families.counter(about, lost)?;
+    let unacknowledged = About::new(
+        "hopend_unacknowledged",
+        "Bytes that the receiver's kernel had not acknowledged when a deadline ended the session",
+    );
+    let both = endpoints.iter().flat_map(|of| {
+        directions(of)
+            .map(|(direction, way)| (with(of, "direction", direction), way.unacknowledged))
+    });
+    families.counter(unacknowledged.in_unit(&Unit::Bytes), both)?;
     let about = About::new(
         "hopend_round_trip",
         "From a sync request of a client's to its answer; of requests that are sent without \

@@ -154,6 +154,19 @@ impl Tracker {
         }
     }
 
+    /// A tracker without a limit, `body_left` bytes before the end of a message.
+    pub fn inside(body_left: u64) -> Self {
+        Self {
+            body_left,
+            limit: None,
+        }
+    }
+
+    /// Goes on `body_left` bytes before the end of a message, with the same limit.
+    pub fn resume(&mut self, body_left: u64) {
+        self.body_left = body_left;
+    }
+
     /// Whether everything so far ends exactly at the end of a message.
     pub fn at_boundary(&self) -> bool {
         self.body_left == 0

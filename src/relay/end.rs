@@ -50,6 +50,18 @@ pub enum End {
     /// What the cluster sent is no q message.
     #[error("the cluster sent what is no q message")]
     UpstreamMessage(#[source] HeaderError),
+    /// The cluster left a sync keepalive without an answer while messages of the client waited for it.
+    #[error(
+        "the cluster has not answered a sync keepalive for {} s while messages of the client waited \
+         behind it (answer_timeout)",
+        .limit.as_secs_f32()
+    )]
+    PingUnanswered {
+        /// `answer_timeout` of the endpoint's keepalive.
+        limit: std::time::Duration,
+        /// Whether the client has had a part of a message of the cluster.
+        torn: bool,
+    },
     /// The daemon is stopping and nothing was outstanding.
     #[error("hopend is stopping")]
     Drained,
@@ -76,9 +88,10 @@ impl End {
             | Self::ClientGone(_)
             | Self::ClientMessage { .. }
             | Self::ClientResponse => Some(ErrorKind::Client),
-            Self::UpstreamClosed { .. } | Self::UpstreamCut { .. } | Self::UpstreamMessage(_) => {
-                Some(ErrorKind::Upstream)
-            }
+            Self::UpstreamClosed { .. }
+            | Self::UpstreamCut { .. }
+            | Self::UpstreamMessage(_)
+            | Self::PingUnanswered { .. } => Some(ErrorKind::Upstream),
             Self::Cut => Some(ErrorKind::Internal),
         }
     }
@@ -89,6 +102,10 @@ impl End {
             Self::UpstreamClosed { .. } | Self::UpstreamCut { .. } => {
                 Some("look for the reason in the log of kdb+ there, and hopen again")
             }
+            Self::PingUnanswered { .. } => Some(
+                "find out what that kdb+ computes; raise answer_timeout of the endpoint's keepalive, or \
+                 set its mode to \"async\", which needs no answer",
+            ),
             Self::UpstreamMessage(_) => Some("check what listens at that address"),
             Self::ClientMessage {
                 error: HeaderError::TooLong { .. },
@@ -113,6 +130,7 @@ impl End {
         matches!(
             self,
             Self::UpstreamCut { torn: true, .. }
+                | Self::PingUnanswered { torn: true, .. }
                 | Self::Cut
                 | Self::Killed { .. }
                 | Self::ClientMessage { torn: true, .. }

@@ -25,8 +25,18 @@ pub struct Keepalive {
     interval: Duration,
     /// When the next ping is due: worked out when something is sent, as it is looked at more often.
     next: Instant,
-    /// A sync ping waits for its answer.
-    awaiting: bool,
+    pong: Pong,
+}
+
+/// The answer to a sync ping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pong {
+    /// None is to come.
+    NotExpected,
+    /// It has not come.
+    Expected,
+    /// It has not come, and a message of the client waits for it since then.
+    Blocks(Instant),
 }
 
 #[derive(Debug)]
@@ -63,7 +73,7 @@ impl Keepalive {
                 mode: *mode,
                 ping: match mode {
                     KeepaliveMode::Async => message::text(MessageType::Async, message),
-                    KeepaliveMode::Sync => message::text(MessageType::Sync, message),
+                    KeepaliveMode::Sync { .. } => message::text(MessageType::Sync, message),
                 },
             }),
         };
@@ -71,7 +81,7 @@ impl Keepalive {
             plan,
             interval: Duration::ZERO,
             next: now,
-            awaiting: false,
+            pong: Pong::NotExpected,
         };
         keepalive.draw_interval();
         keepalive.sent(now);
@@ -88,7 +98,7 @@ impl Keepalive {
     /// When the next ping is due, if nothing is sent before. `None` when there are no pings, or one
     /// waits for its answer.
     pub fn due(&self) -> Option<Instant> {
-        (self.plan.is_some() && !self.awaiting).then_some(self.next)
+        (self.plan.is_some() && !self.awaiting_answer()).then_some(self.next)
     }
 
     /// The ping to send now, if one is due and the stream is fit for it. Where it isn't, ask again
@@ -98,11 +108,11 @@ impl Keepalive {
             return None;
         }
         let plan = self.plan.as_ref()?;
-        if plan.mode == KeepaliveMode::Sync {
+        if let KeepaliveMode::Sync { .. } = plan.mode {
             if stream.outstanding > 0 {
                 return None;
             }
-            self.awaiting = true;
+            self.pong = Pong::Expected;
         }
         let ping = plan.ping.clone();
         self.draw_interval();
@@ -113,12 +123,36 @@ impl Keepalive {
     /// Whether a sync ping waits for its answer: until then no message of the client may pass, or
     /// its answer and ours could not be told apart.
     pub fn awaiting_answer(&self) -> bool {
-        self.awaiting
+        self.pong != Pong::NotExpected
     }
 
     /// The answer to the sync ping has come.
     pub fn answered(&mut self) {
-        self.awaiting = false;
+        self.pong = Pong::NotExpected;
+    }
+
+    /// A message of the client waits for the answer to the sync ping.
+    pub fn blocked(&mut self, now: Instant) {
+        if self.pong == Pong::Expected {
+            self.pong = Pong::Blocks(now);
+        }
+    }
+
+    /// When the answer to the sync ping is given up. `None` unless a message of the client waits for
+    /// it: until then a kdb+ that is busy with a long query costs nobody anything.
+    pub fn answer_due(&self) -> Option<Instant> {
+        match self.pong {
+            Pong::Blocks(since) => Some(since + self.answer_timeout()?),
+            Pong::NotExpected | Pong::Expected => None,
+        }
+    }
+
+    /// How long a message of the client waits for the answer to a sync ping.
+    pub fn answer_timeout(&self) -> Option<Duration> {
+        match self.plan.as_ref()?.mode {
+            KeepaliveMode::Sync { answer_timeout } => Some(answer_timeout),
+            KeepaliveMode::Async => None,
+        }
     }
 
     fn draw_interval(&mut self) {
@@ -145,6 +179,9 @@ mod tests {
     use super::*;
 
     const EVERY: Duration = Duration::from_secs(60);
+    const SYNC: KeepaliveMode = KeepaliveMode::Sync {
+        answer_timeout: Duration::from_secs(7_200),
+    };
     const READY: Stream = Stream {
         between_messages: true,
         outstanding: 0,
@@ -225,16 +262,13 @@ mod tests {
                 .poll(later, busy)
                 .is_some()
         );
-        assert_eq!(
-            keepalive(KeepaliveMode::Sync, start).poll(later, busy),
-            None
-        );
+        assert_eq!(keepalive(SYNC, start).poll(later, busy), None);
     }
 
     #[test]
     fn one_sync_ping_at_a_time() {
         let start = Instant::now();
-        let mut keepalive = keepalive(KeepaliveMode::Sync, start);
+        let mut keepalive = keepalive(SYNC, start);
         assert!(keepalive.poll(start + EVERY, READY).is_some());
         assert!(keepalive.awaiting_answer());
         assert_eq!(keepalive.due(), None);

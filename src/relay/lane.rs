@@ -25,13 +25,44 @@ pub(super) struct Lane {
     tracker: Tracker,
     /// Bytes of the message at `cleared` that must not be passed on.
     swallow: u64,
+    /// Where the count of unwritten messages begins.
+    mark: Mark,
+    /// The end of a message of hopend's own; it is written once `start` is behind it.
+    own_end: usize,
     /// The reading side has ended.
     pub(super) read_done: bool,
-    /// The writing side has been shut down, or has failed.
-    pub(super) write_done: bool,
+    pub(super) outlet: Outlet,
     unflushed: bool,
     /// Nothing was read for want of room, so nobody will call when there is more to read.
     full: bool,
+}
+
+/// The writing side of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outlet {
+    /// Takes bytes.
+    Open,
+    /// The receiver was sent the end of the stream.
+    Shut,
+    /// Writing failed: the receiver takes nothing more.
+    Broken,
+}
+
+/// A position in the buffer, at `start` or before it, and where in a message it stands. It moves
+/// only when the bytes before it leave the buffer, so that a message costs nothing here.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    at: usize,
+    /// Bytes from `at` to the end of the message, 0 between messages.
+    body_left: u64,
+}
+
+/// What a walk from the mark to the end of the buffer found.
+struct Walk {
+    /// Whole messages of the sender that have not been written whole.
+    unwritten: u64,
+    /// Where the walk stopped: at the end, or at the start of a header of which a part has come.
+    stopped: Mark,
 }
 
 /// What to do with a message whose header has come.
@@ -58,8 +89,10 @@ impl Lane {
             end: bytes.len(),
             tracker: Tracker::new(limit),
             swallow: 0,
+            mark: Mark::default(),
+            own_end: 0,
             read_done: false,
-            write_done: false,
+            outlet: Outlet::Open,
             unflushed: false,
             full: false,
         }
@@ -140,6 +173,10 @@ impl Lane {
                     .min(usize::try_from(self.swallow).unwrap_or(usize::MAX));
                 self.cleared += here;
                 self.start = self.cleared;
+                self.mark = Mark {
+                    at: self.start,
+                    body_left: 0,
+                };
                 self.swallow -= here as u64;
                 if self.swallow > 0 {
                     return Ok(());
@@ -233,12 +270,50 @@ impl Lane {
         self.buffer[..message.len()].copy_from_slice(message);
         self.buffer[message.len()..needed].copy_from_slice(&waiting);
         (self.start, self.cleared, self.end) = (0, message.len(), needed);
+        (self.mark, self.own_end) = (Mark::default(), message.len());
     }
 
-    /// Drops everything, so that reading goes on when the writing side is gone.
-    pub(super) fn discard(&mut self) {
-        (self.start, self.cleared, self.end) = (0, 0, 0);
+    /// Drops everything but the first part of a header, so that reading goes on when the writing side
+    /// takes nothing more. Returns how many whole messages it dropped, held ones among them, that had
+    /// not been written whole. Walks over the buffer, so it is for the end of a session.
+    pub(super) fn discard(&mut self) -> u64 {
+        let Walk { unwritten, stopped } = self.walk();
+        self.buffer.copy_within(stopped.at..self.end, 0);
+        (self.start, self.cleared, self.end) = (0, 0, self.end - stopped.at);
+        self.mark = Mark { at: 0, ..stopped };
+        self.tracker.resume(stopped.body_left);
+        self.own_end = 0;
         self.unflushed = false;
+        unwritten
+    }
+
+    fn walk(&self) -> Walk {
+        // What is to be swallowed is no message of the sender to the receiver.
+        let end = if self.swallow > 0 {
+            self.cleared
+        } else {
+            self.end
+        };
+        let mut tracker = Tracker::inside(self.mark.body_left);
+        let (mut at, mut unwritten) = (self.mark.at, 0);
+        loop {
+            match tracker.next(&self.buffer[at..end]) {
+                Ok(Piece::Header(_)) => at += HEADER_LEN,
+                Ok(Piece::Body(count)) => at += count,
+                Ok(Piece::Partial) => break,
+                Err(_) => {
+                    at = self.end;
+                    break;
+                }
+            }
+            let is_whole = tracker.at_boundary() && at > self.start;
+            unwritten += u64::from(is_whole && at != self.own_end);
+        }
+        let stopped = Mark {
+            at,
+            body_left: tracker.body_left(),
+        };
+        Walk { unwritten, stopped }
     }
 
     /// Puts a message of hopend's own behind everything that was let through.
@@ -247,7 +322,17 @@ impl Lane {
         let end = self.end + message.len();
         self.buffer.hold(end);
         self.buffer[self.end..end].copy_from_slice(message);
-        (self.cleared, self.end) = (end, end);
+        (self.cleared, self.end, self.own_end) = (end, end, end);
+    }
+
+    /// Whether the last read failed for want of room.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Whether the writing side is shut or broken.
+    pub(super) fn is_over(&self) -> bool {
+        self.outlet != Outlet::Open
     }
 
     /// Whether a message that has come is held back.
@@ -263,20 +348,51 @@ impl Lane {
 
     fn make_room(&mut self) {
         if self.start == self.end {
-            (self.start, self.cleared, self.end) = (0, 0, 0);
+            self.rewind();
         } else if self.end == self.buffer.len() && self.start >= self.buffer.len() / 2 {
             // Below half, moving would cost more than waiting for the writer.
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.cleared -= self.start;
-            self.start = 0;
+            let kept = self.advance_mark();
+            self.buffer.copy_within(kept..self.end, 0);
+            self.end -= kept;
+            self.cleared -= kept;
+            self.start -= kept;
+            self.mark.at = 0;
+            self.own_end = self.own_end.saturating_sub(kept);
         }
     }
 
+    /// Moves the mark to `start`, or to the start of the header that `start` is inside of. Returns
+    /// its position.
+    fn advance_mark(&mut self) -> usize {
+        let mut tracker = Tracker::inside(self.mark.body_left);
+        let at = &mut self.mark.at;
+        while *at < self.start {
+            match tracker.next(&self.buffer[*at..self.start]) {
+                Ok(Piece::Header(_)) => *at += HEADER_LEN,
+                Ok(Piece::Body(count)) => *at += count,
+                Ok(Piece::Partial) => break,
+                // Bytes behind a refused header, which count as no message.
+                Err(_) => *at = self.start,
+            }
+        }
+        self.mark.body_left = tracker.body_left();
+        self.mark.at
+    }
+
+    /// Begins at the front of the buffer again, which holds nothing.
+    fn rewind(&mut self) {
+        (self.start, self.cleared, self.end) = (0, 0, 0);
+        self.own_end = 0;
+        self.mark = Mark {
+            at: 0,
+            body_left: self.tracker.body_left(),
+        };
+    }
+
     /// A lane that waits for something to read holds no buffer.
-    fn give_back(&mut self) {
+    pub(super) fn give_back(&mut self) {
         if self.start == self.end {
-            (self.start, self.cleared, self.end) = (0, 0, 0);
+            self.rewind();
             self.buffer.give_back();
         }
     }

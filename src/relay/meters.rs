@@ -15,6 +15,30 @@ pub struct Direction {
     asyncs: AtomicU64,
     syncs: AtomicU64,
     responses: AtomicU64,
+    lost: [AtomicU64; Loss::ALL.len()],
+    unacknowledged: AtomicU64,
+}
+
+/// Why a message that hopend had received completely did not reach the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The receiver closed or broke its connection.
+    ReceiverGone,
+    /// The receiver took nothing until a deadline.
+    Deadline,
+}
+
+impl Loss {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::ReceiverGone, Self::Deadline];
+
+    /// The value of the label `cause` of the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ReceiverGone => "receiver-gone",
+            Self::Deadline => "deadline",
+        }
+    }
 }
 
 /// Counts of one session. Bytes of pings and of hopend's own error answers are among them, those of
@@ -69,6 +93,30 @@ impl Direction {
     /// Sync messages among them.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Messages that were received completely and did not reach the other side, for one cause.
+    pub fn lost_by(&self, cause: Loss) -> u64 {
+        self.lost[cause as usize].load(Ordering::Relaxed)
+    }
+
+    /// The same, for all causes.
+    pub fn lost(&self) -> u64 {
+        Loss::ALL.into_iter().map(|cause| self.lost_by(cause)).sum()
+    }
+
+    /// Bytes that the receiver's kernel had not acknowledged when hopend closed the connection at a
+    /// deadline, with what TLS adds.
+    pub fn unacknowledged(&self) -> u64 {
+        self.unacknowledged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_lost(&self, cause: Loss, count: u64) {
+        self.lost[cause as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_unacknowledged(&self, bytes: u64) {
+        self.unacknowledged.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn add_bytes(&self, count: usize) {

@@ -5,6 +5,7 @@ mod end;
 pub mod keepalive;
 mod lane;
 mod meters;
+mod send_queue;
 mod stopwatch;
 #[cfg(test)]
 mod tests;
@@ -15,25 +16,34 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::buffer::Buffer;
 use crate::config;
-use crate::q::frame::{Header, MessageType};
+use crate::q::frame::{Header, HeaderError, MessageType};
 use crate::q::message::error_response;
 
 pub use end::End;
 use keepalive::{Keepalive, Stream};
-use lane::{Lane, Verdict};
-pub use meters::{Direction, Meters};
+use lane::{Lane, Outlet, Verdict};
+pub use meters::{Direction, Loss, Meters};
+pub use send_queue::SendQueue;
 use stopwatch::Stopwatch;
 
 /// How long a client may take to close after it was sent the end of the stream.
 pub const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a cluster may take to close after it was sent the end of the stream and owes no answer:
-/// q may be busy with somebody else's query and has yet to read the client's last messages.
+/// How long a cluster may take to close after its kernel has acknowledged everything and the end of the
+/// stream, and it owes no answer. q may be busy with another query and has yet to read its input.
 pub const UPSTREAM_CLOSE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long one side may take no byte of what hopend holds for it once the other side has ended. A side
+/// that takes nothing for so long hangs; what hopend holds for it is lost and counted. While both sides
+/// are open there is no limit.
+pub const HANG_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// How often the kernel is asked whether a peer has taken what was written to it: at first, and at last,
+/// each time after twice as long.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// Steps, of a read and a write each way, before it is another session's turn.
 const STEPS_IN_A_ROW: usize = 8;
@@ -72,6 +82,25 @@ pub struct Relay<'a, C, U> {
     reason: Option<End>,
     /// Whoever relays has been told that the client has ended.
     told: bool,
+    /// The cluster's stream has ended: nothing more can be read from it.
+    upstream_ended: bool,
+    finish: Option<Finish>,
+    looks: Option<Looks>,
+}
+
+/// An end that hopend decided on, while it delivers what it has received.
+#[derive(Debug)]
+struct Finish {
+    deadline: Instant,
+}
+
+/// The wait for a kernel to take what was written.
+#[derive(Debug)]
+struct Looks {
+    next: Instant,
+    pause: Duration,
+    /// What it had not taken at the last look.
+    unsent: u64,
 }
 
 /// Whether a step moved anything, or the session is over at once.
@@ -79,8 +108,8 @@ type Step = Result<bool, End>;
 
 impl<'a, C, U> Relay<'a, C, U>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + SendQueue + Unpin,
+    U: AsyncRead + AsyncWrite + SendQueue + Unpin,
 {
     /// A relay between a client and a cluster that have both logged in. `early` is what the client
     /// sent behind its handshake.
@@ -108,12 +137,23 @@ where
             written: 0,
             reason: None,
             told: false,
+            upstream_ended: false,
+            finish: None,
+            looks: None,
         }
     }
 
     /// From now on the session ends as soon as nothing is outstanding.
     pub fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// Ends the session for the reason `end` as soon as both sides have what was received for them, and
+    /// at the `deadline` at the latest. Nothing that comes after this is relayed. Call
+    /// [`run`](Self::run) again for the end.
+    pub fn finish(&mut self, end: End, deadline: Instant) {
+        self.reason = Some(end);
+        self.finish = Some(Finish { deadline });
     }
 
     /// Relays until the session ends. Cancel-safe.
@@ -143,15 +183,16 @@ where
     /// Whether all that there was to say to either side has been handed to its socket, the end of
     /// what the client says included, and only the cluster may have something to add.
     pub fn is_up_to_the_cluster(&self) -> bool {
+        let client_has_all = self.down.is_over() || self.down.is_drained() && !self.down.read_done;
         self.up.read_done
-            && self.up.write_done
-            && self.down.is_drained()
-            && !self.down.read_done
-            && !self.down.write_done
+            && self.up.outlet == Outlet::Shut
+            && client_has_all
+            && !self.upstream_ended
     }
 
     /// The client has closed, and takes nothing in any more.
     pub fn lose_client(&mut self) -> End {
+        self.count_losses();
         match (self.reason.take(), self.outstanding) {
             (None | Some(End::ClientClosed), 1..) => End::ClientGone(self.outstanding),
             (reason, _) => reason.unwrap_or(End::ClientClosed),
@@ -165,15 +206,21 @@ where
                 break;
             }
             match self.step(context) {
-                Ok(true) => self.last_progress = Instant::now(),
+                Ok(true) => {
+                    // What is thrown away for want of a receiver is no progress.
+                    if !self.down.is_over() {
+                        self.last_progress = Instant::now();
+                    }
+                }
                 Ok(false) => match self.poll_timer(context) {
                     Poll::Ready(Some(end)) => return Poll::Ready(end),
                     Poll::Ready(None) => {}
                     Poll::Pending => return Poll::Pending,
                 },
-                // A message that was torn for the client is told to it, whatever came before.
-                Err(end) if end.resets_client() => return Poll::Ready(end),
-                Err(end) => return Poll::Ready(self.reason.take().unwrap_or(end)),
+                Err(end) => {
+                    self.count_losses();
+                    return Poll::Ready(self.reason.take().unwrap_or(end));
+                }
             }
         }
         // A session that moves gigabytes lets others go on in between, those too whose sockets have
@@ -183,52 +230,77 @@ where
     }
 
     fn step(&mut self, context: &mut Context<'_>) -> Step {
-        let mut progress = self.read_client(context)?;
+        let mut progress = self.read_client(context);
         progress |= self.write_upstream(context);
-        progress |= self.read_upstream(context)?;
-        progress |= self.write_client(context)?;
+        progress |= self.read_upstream(context);
+        progress |= self.write_client(context);
         progress |= self.ping();
-        if self.is_torn() && self.down.is_drained() {
-            return Err(self.reason.take().unwrap_or(End::Cut));
-        }
-        if self.up.write_done && self.down.write_done {
+        if self.is_over() && self.has_delivered() {
             return Err(End::ClientClosed);
         }
-        if self.draining && !progress && self.is_idle() {
+        if self.draining && !progress && self.is_idle() && self.has_delivered() {
             return Err(End::Drained);
         }
         Ok(progress)
     }
 
-    fn read_client(&mut self, context: &mut Context<'_>) -> Step {
-        if self.up.write_done && !self.down.is_drained() {
+    /// Whether nothing is left to read, to write or to wait for, but for the kernels.
+    fn is_over(&self) -> bool {
+        if self.resets_client() {
+            let client_has_all = self.down.read_done && self.down.is_drained();
+            return (self.up.is_over() || self.cluster_is_gone())
+                && (client_has_all || self.client_is_gone());
+        }
+        // A cluster that hangs may not even take the end of the stream.
+        let hangs = self.up.read_done && matches!(self.reason, Some(End::PingUnanswered { .. }));
+        let nothing_more = self.upstream_ended || self.up.outlet == Outlet::Broken;
+        (self.up.is_over() || hangs)
+            && self.down.is_over()
+            && (nothing_more || hangs || self.finish.is_some())
+    }
+
+    fn read_client(&mut self, context: &mut Context<'_>) -> bool {
+        if self.up.is_over() && !self.down.is_drained() {
             // The cluster hears nothing any more, and the client has yet to take what it said last: one
             // that only writes waits, rather than writes into nothing.
-            return Ok(false);
+            return false;
         }
         let progress = match self.up.poll_read(context, Pin::new(&mut *self.client)) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(count)) => {
-                if count == 0 {
-                    self.reason.get_or_insert(End::ClientClosed);
-                } else {
-                    self.stopwatch.heard(self.meters.active());
-                }
+            Poll::Pending => {
+                // What comes from now on is not received any more.
+                self.up.read_done |= self.finish.is_some() && !self.up.is_full();
+                false
+            }
+            Poll::Ready(Ok(0)) => {
+                self.reason.get_or_insert(End::ClientClosed);
                 true
             }
-            Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
+            Poll::Ready(Ok(_)) => {
+                self.stopwatch.heard(self.meters.active());
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                self.up.read_done = true;
+                self.break_client(error);
+                true
+            }
         };
-        if self.up.write_done {
+        if self.up.is_over() {
             // The cluster hears nothing any more; reading on lets the client finish.
-            self.up.discard();
-            return Ok(progress | self.up.has_room_again());
+            let lost = self.up.discard();
+            self.meters.to_cluster.add_lost(Loss::ReceiverGone, lost);
+            return progress | self.up.has_room_again();
         }
-        let (keepalive, meters, stopwatch) = (&self.keepalive, self.meters, &mut self.stopwatch);
+        let (keepalive, meters, stopwatch) =
+            (&mut self.keepalive, self.meters, &mut self.stopwatch);
         let (outstanding, asked) = (&mut self.outstanding, &mut self.asked);
         let cleared = self.up.clear(|header: Header| {
             match header.message_type {
                 MessageType::Response => *asked = asked.saturating_sub(1),
-                _ if keepalive.awaiting_answer() => return Verdict::Hold,
+                _ if keepalive.awaiting_answer() => {
+                    keepalive.blocked(Instant::now().into_std());
+                    return Verdict::Hold;
+                }
                 MessageType::Sync => {
                     stopwatch.asked(*outstanding);
                     *outstanding += 1;
@@ -240,25 +312,42 @@ where
             Verdict::Pass
         });
         match cleared {
-            Ok(()) => Ok(progress | self.up.has_room_again()),
+            Ok(()) => progress | self.up.has_room_again(),
             Err(error) => {
-                let torn = !self.down.passed_whole_messages();
-                if torn {
-                    return Err(End::ClientMessage { error, torn });
-                }
-                if self.up.waiting_for_answer() {
-                    self.outstanding += 1;
-                }
-                let text = format!("hopend: {error}");
-                self.conclude(End::ClientMessage { error, torn }, &text);
-                self.up.stop_reading();
-                Ok(true)
+                self.refuse_message(error);
+                true
             }
         }
     }
 
+    /// The client sent what is no message, or one that is too long. The cluster gets what came before.
+    fn refuse_message(&mut self, error: HeaderError) {
+        let torn = !self.client_is_gone() && !self.down.passed_whole_messages();
+        if torn {
+            // Inside a message of the cluster's no error can be told, only a reset.
+            self.down.stop_reading();
+            self.reason = Some(End::ClientMessage { error, torn });
+        } else {
+            if self.up.waiting_for_answer() {
+                self.outstanding += 1;
+            }
+            let text = format!("hopend: {error}");
+            self.conclude(End::ClientMessage { error, torn }, &text);
+        }
+        self.up.stop_reading();
+    }
+
+    /// The client's connection broke: it takes nothing more. What it sent before is read to its end.
+    fn break_client(&mut self, error: io::Error) {
+        let lost = self.down.discard();
+        self.meters.to_client.add_lost(Loss::ReceiverGone, lost);
+        self.down.outlet = Outlet::Broken;
+        self.reason.get_or_insert(End::ClientLost(error));
+        self.last_progress = Instant::now();
+    }
+
     fn write_upstream(&mut self, context: &mut Context<'_>) -> bool {
-        if self.up.write_done {
+        if self.up.is_over() {
             return false;
         }
         match self.up.poll_write(context, Pin::new(&mut *self.upstream)) {
@@ -266,12 +355,16 @@ where
             Poll::Ready(Ok(count)) => {
                 self.meters.to_cluster.add_bytes(count);
                 self.written += count;
-                self.keepalive.sent(Instant::now().into_std());
+                let now = Instant::now();
+                self.keepalive.sent(now.into_std());
+                if self.down.is_over() {
+                    self.last_progress = now;
+                }
                 return true;
             }
             Poll::Ready(Err(_)) => {
                 // What became of the cluster is told by reading, which may bring its last words.
-                self.up.write_done = true;
+                self.up.outlet = Outlet::Broken;
                 return true;
             }
             Poll::Pending => return false,
@@ -282,24 +375,37 @@ where
         if self.up.clear_rest() {
             return true;
         }
-        let shut = Pin::new(&mut *self.upstream).poll_shutdown(context);
-        self.up.write_done = shut.is_ready();
-        self.up.write_done
+        match Pin::new(&mut *self.upstream).poll_shutdown(context) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(())) => self.up.outlet = Outlet::Shut,
+            Poll::Ready(Err(_)) => self.up.outlet = Outlet::Broken,
+        }
+        self.last_progress = Instant::now();
+        true
     }
 
-    fn read_upstream(&mut self, context: &mut Context<'_>) -> Step {
+    fn read_upstream(&mut self, context: &mut Context<'_>) -> bool {
+        if self.down.read_done {
+            return self.hear_out(context);
+        }
         let progress = match self.down.poll_read(context, Pin::new(&mut *self.upstream)) {
-            Poll::Pending => false,
+            Poll::Pending => {
+                // A held message of the client's needs the answer to the ping first.
+                let finished = self.finish.is_some() && !self.up.holds_message();
+                self.down.read_done |= finished && !self.down.is_full();
+                false
+            }
             Poll::Ready(Ok(0)) => {
-                self.upstream_ended(None)?;
+                self.end_upstream(None);
                 true
             }
             Poll::Ready(Ok(_)) => true,
             Poll::Ready(Err(error)) => {
-                self.upstream_ended(Some(error))?;
+                self.end_upstream(Some(error));
                 true
             }
         };
+        let client_is_gone = self.client_is_gone();
         let (keepalive, meters) = (&mut self.keepalive, self.meters);
         let stopwatch = &mut self.stopwatch;
         let (outstanding, asked) = (&mut self.outstanding, &mut self.asked);
@@ -317,22 +423,45 @@ where
                 MessageType::Sync => *asked += 1,
                 MessageType::Async => {}
             }
-            meters.to_client.add_message(header.message_type);
+            if !client_is_gone {
+                meters.to_client.add_message(header.message_type);
+            }
             Verdict::Pass
         });
+        if client_is_gone {
+            let lost = self.down.discard();
+            self.meters.to_client.add_lost(Loss::ReceiverGone, lost);
+        }
         match cleared {
-            Ok(()) => Ok(progress | self.down.has_room_again()),
+            Ok(()) => progress | self.down.has_room_again(),
             Err(error) => {
                 let text = format!("hopend: the cluster sent what is no q message: {error}");
                 self.conclude(End::UpstreamMessage(error), &text);
-                Ok(true)
+                true
             }
         }
     }
 
-    fn write_client(&mut self, context: &mut Context<'_>) -> Step {
-        if self.down.write_done {
-            return Ok(false);
+    /// Reads what the cluster says behind its last message for the client and throws it away: a kdb+
+    /// that nobody reads from stops reading, and unread input would turn the close into a reset.
+    fn hear_out(&mut self, context: &mut Context<'_>) -> bool {
+        self.down.give_back();
+        if self.upstream_ended {
+            return false;
+        }
+        let mut scratch = Buffer::default();
+        let mut space = ReadBuf::new(scratch.lend());
+        match Pin::new(&mut *self.upstream).poll_read(context, &mut space) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(())) if !space.filled().is_empty() => {}
+            Poll::Ready(_) => self.upstream_ended = true,
+        }
+        true
+    }
+
+    fn write_client(&mut self, context: &mut Context<'_>) -> bool {
+        if self.down.is_over() {
+            return false;
         }
         match self.down.poll_write(context, Pin::new(&mut *self.client)) {
             Poll::Ready(Ok(0)) => {}
@@ -342,27 +471,39 @@ where
                 if let Some(waited) = self.stopwatch.written(self.meters.active()) {
                     self.meters.add_round_trip(waited);
                 }
-                return Ok(true);
+                return true;
             }
-            Poll::Ready(Err(error)) => return Err(End::ClientLost(error)),
-            Poll::Pending => return Ok(false),
+            Poll::Ready(Err(error)) => {
+                self.break_client(error);
+                return true;
+            }
+            Poll::Pending => return false,
         }
-        if !self.down.read_done || self.is_torn() {
-            return Ok(false);
+        if !self.down.read_done || self.resets_client() {
+            return false;
         }
         match Pin::new(&mut *self.client).poll_shutdown(context) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Err(error)) => Err(End::ClientLost(error)),
+            Poll::Pending => false,
+            Poll::Ready(Err(error)) => {
+                self.break_client(error);
+                true
+            }
             Poll::Ready(Ok(())) => {
-                self.down.write_done = true;
-                Ok(true)
+                self.down.outlet = Outlet::Shut;
+                self.last_progress = Instant::now();
+                true
             }
         }
     }
 
     /// The cluster's stream is over. A client that has had whole messages only can be told; one that
     /// is inside of one can't.
-    fn upstream_ended(&mut self, error: Option<io::Error>) -> Result<(), End> {
+    fn end_upstream(&mut self, error: Option<io::Error>) {
+        self.upstream_ended = true;
+        if self.client_is_gone() || self.finish.is_some() {
+            self.down.stop_reading();
+            return;
+        }
         let torn = !self.down.passed_whole_messages();
         let end = if self.down.ends_between_messages() {
             let outstanding = self.waiting_for_answer();
@@ -374,17 +515,16 @@ where
             // Whole messages may stand before it, which a busy client has yet to take.
             self.down.stop_reading();
             self.reason = Some(end);
-            return Ok(());
+            return;
         }
         let text = format!("hopend: {end}");
         self.conclude(end, &text);
-        Ok(())
     }
 
     /// Nothing more comes from the cluster: a client that waits for an answer gets `text` as q's
     /// error, then the end of the stream.
     fn conclude(&mut self, end: End, text: &str) {
-        let tell = self.waiting_for_answer() > 0 && self.down.passed_whole_messages();
+        self.tell(text);
         match (&self.reason, &end) {
             // A client that only closed its sending side still waited: that is the news.
             (
@@ -397,21 +537,30 @@ where
             (Some(_), _) => {}
             (None, _) => self.reason = Some(end),
         }
+    }
+
+    fn tell(&mut self, text: &str) {
+        let waits = self.waiting_for_answer() > 0 && !self.down.is_over();
         self.down.stop_reading();
-        if tell {
+        if waits && self.down.passed_whole_messages() {
             self.down.append(&error_response(text));
         }
     }
 
-    /// Whether the cluster has ended inside a message of which the client gets a part.
-    fn is_torn(&self) -> bool {
-        matches!(self.reason, Some(End::UpstreamCut { torn: true, .. }))
+    /// Whether the client is to see a reset once it has taken what stands before it.
+    fn resets_client(&self) -> bool {
+        self.reason.as_ref().is_some_and(End::resets_client)
     }
 
+    fn client_is_gone(&self) -> bool {
+        self.down.outlet == Outlet::Broken
+    }
+
+    /// Whether there is nobody to deliver the client's messages to.
     fn cluster_is_gone(&self) -> bool {
         matches!(
             self.reason,
-            Some(End::UpstreamClosed { .. } | End::UpstreamCut { .. })
+            Some(End::UpstreamClosed { .. } | End::UpstreamCut { .. } | End::PingUnanswered { .. })
         )
     }
 
@@ -421,12 +570,124 @@ where
 
     /// Whether nobody waits for anything, and nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.outstanding == 0 && self.asked == 0 && self.up.is_quiet() && self.down.is_quiet()
+        let down_is_quiet = self.client_is_gone() || self.down.is_quiet();
+        self.outstanding == 0 && self.asked == 0 && self.up.is_quiet() && down_is_quiet
+    }
+
+    /// Whether the kernels of both sides have acknowledged all that was written. Asks hopend's own
+    /// kernel, and where the answer is no, sets the timer for the next time.
+    pub fn has_delivered(&mut self) -> bool {
+        let now = Instant::now();
+        if self.looks.as_ref().is_some_and(|looks| now < looks.next) {
+            return false;
+        }
+        let unsent = self.unsent();
+        if unsent == 0 {
+            if self.looks.take().is_some() {
+                self.last_progress = now;
+            }
+            return true;
+        }
+        let (first, last) = LOOKS;
+        let pause = match &self.looks {
+            Some(looks) if looks.unsent == unsent => (2 * looks.pause).min(last),
+            _ => {
+                self.last_progress = now;
+                first
+            }
+        };
+        self.looks = Some(Looks {
+            next: now + pause,
+            pause,
+            unsent,
+        });
+        false
+    }
+
+    /// Bytes that wait in the kernel for a side that may still take them.
+    fn unsent(&self) -> u64 {
+        self.unsent_to_cluster() + self.unsent_to_client()
+    }
+
+    fn unsent_to_cluster(&self) -> u64 {
+        if self.upstream_ended || self.up.outlet == Outlet::Broken || self.cluster_is_gone() {
+            return 0;
+        }
+        let end = u64::from(self.up.outlet == Outlet::Shut);
+        self.upstream.unsent().saturating_sub(end)
+    }
+
+    fn unsent_to_client(&self) -> u64 {
+        if self.client_is_gone() {
+            return 0;
+        }
+        let end = u64::from(self.down.outlet == Outlet::Shut);
+        self.client.unsent().saturating_sub(end)
+    }
+
+    /// Counts the messages that a session leaves behind in its lanes.
+    fn count_losses(&mut self) {
+        let cluster_is_gone = self.upstream_ended || self.up.outlet == Outlet::Broken;
+        let client_is_gone = self.client_is_gone();
+        for (lane, direction, receiver_is_gone) in [
+            (&mut self.up, &self.meters.to_cluster, cluster_is_gone),
+            (&mut self.down, &self.meters.to_client, client_is_gone),
+        ] {
+            let cause = if receiver_is_gone {
+                Loss::ReceiverGone
+            } else {
+                Loss::Deadline
+            };
+            direction.add_lost(cause, lane.discard());
+        }
+    }
+
+    /// A deadline ends the session. What was received is counted as lost, up to what the senders'
+    /// connections hold by now; what the receivers' kernels have not taken is counted in bytes.
+    fn give_up(&mut self, context: &mut Context<'_>) -> End {
+        let (up, down) = (self.unsent_to_cluster(), self.unsent_to_client());
+        self.meters.to_cluster.add_unacknowledged(up);
+        self.meters.to_client.add_unacknowledged(down);
+        self.count_losses();
+        while let Poll::Ready(Ok(1..)) = self.up.poll_read(context, Pin::new(&mut *self.client)) {
+            self.count_losses();
+        }
+        while let Poll::Ready(Ok(1..)) = self.down.poll_read(context, Pin::new(&mut *self.upstream))
+        {
+            self.count_losses();
+        }
+        self.reason.take().unwrap_or(End::ClientClosed)
+    }
+
+    /// Ends the session of a cluster that leaves a sync ping without an answer while messages of the
+    /// client wait behind it.
+    fn give_up_answer(&mut self) {
+        let limit = self.keepalive.answer_timeout().unwrap_or_default();
+        let torn = !self.client_is_gone() && !self.down.passed_whole_messages();
+        let end = End::PingUnanswered { limit, torn };
+        if torn {
+            self.down.stop_reading();
+        } else {
+            self.tell(&format!("hopend: {end}"));
+        }
+        if self.finish.is_none() {
+            self.reason = Some(end);
+        }
+        let lost = self.up.discard();
+        self.meters.to_cluster.add_lost(Loss::Deadline, lost);
+        self.up.stop_reading();
+        self.keepalive.answered();
     }
 
     /// Puts a ping in when one is due and the stream is fit for it.
     fn ping(&mut self) -> bool {
-        if self.up.read_done || self.up.write_done || self.down.read_done {
+        if let Some(due) = self.keepalive.answer_due()
+            && due <= Instant::now().into_std()
+        {
+            self.give_up_answer();
+            return true;
+        }
+        if self.up.read_done || self.up.is_over() || self.down.read_done {
             return false;
         }
         let stream = Stream {
@@ -441,16 +702,25 @@ where
         true
     }
 
-    /// Ready with an end when a side that has to finish took too long; ready with nothing when a
-    /// ping has become due.
+    /// Ready with an end when a side that has to finish took too long; ready with nothing when there is
+    /// something to do: a ping, or a question to the kernel.
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Option<End>> {
         loop {
             let now = Instant::now();
-            if self
-                .close_deadline()
-                .is_some_and(|deadline| deadline <= now)
+            let finish = self.finish.as_ref().map(|finish| finish.deadline);
+            if finish.is_some_and(|deadline| deadline <= now) {
+                return Poll::Ready(Some(self.give_up(context)));
+            }
+            if let Some(deadline) = self.close_deadline()
+                && deadline <= now
             {
-                return Poll::Ready(Some(self.reason.take().unwrap_or(End::ClientClosed)));
+                // The kernel may still hold what was written: then the wait is for that.
+                if self.is_owed() || self.has_delivered() {
+                    return Poll::Ready(Some(self.give_up(context)));
+                }
+            }
+            if self.looks.as_ref().is_some_and(|looks| looks.next <= now) {
+                self.has_delivered();
             }
             // A ping that is due already waits for the stream to move, not for the clock.
             let ping = self
@@ -458,7 +728,10 @@ where
                 .due()
                 .map(Instant::from_std)
                 .filter(|&due| due > now);
-            let Some(wanted) = self.close_deadline().into_iter().chain(ping).min() else {
+            let answer = self.keepalive.answer_due().map(Instant::from_std);
+            let look = self.looks.as_ref().map(|looks| looks.next);
+            let deadlines = [self.close_deadline(), finish, ping, answer, look];
+            let Some(wanted) = deadlines.into_iter().flatten().min() else {
                 return Poll::Pending;
             };
             // A timer that fires early is set anew then: cheaper than moving it with each message.
@@ -474,22 +747,32 @@ where
         }
     }
 
-    /// When the side that has not finished yet is given up. Never while there is something left to
-    /// write to either side, nor while the cluster owes an answer to a client that has only closed
-    /// its sending side.
+    /// When the side that has not finished yet is given up. Never while the cluster owes an answer to a
+    /// client that has only closed its sending side.
     fn close_deadline(&self) -> Option<Instant> {
-        let write_failed = self.up.write_done && !self.up.read_done;
-        if self.down.write_done || (write_failed && self.down.is_drained()) {
-            // What the client sent before is for a cluster that lives, and may be busy.
-            let busy = !self.up.is_drained() && !self.up.write_done && !self.cluster_is_gone();
-            let limit = if busy {
-                UPSTREAM_CLOSE_TIMEOUT
-            } else {
-                CLIENT_CLOSE_TIMEOUT
-            };
-            return Some(self.last_progress + limit);
+        if self.is_owed() {
+            let ending = self.reason.is_some();
+            return ending.then(|| self.last_progress + HANG_TIMEOUT);
         }
-        let sent_all = self.up.read_done && self.up.write_done && self.down.is_drained();
-        (sent_all && self.outstanding == 0).then(|| self.last_progress + UPSTREAM_CLOSE_TIMEOUT)
+        let waits_for_cluster = self.up.outlet == Outlet::Shut
+            && !self.upstream_ended
+            && (self.outstanding == 0 || self.down.is_over());
+        if waits_for_cluster {
+            return Some(self.last_progress + UPSTREAM_CLOSE_TIMEOUT);
+        }
+        let waits_for_client = match self.down.outlet {
+            Outlet::Open => self.up.outlet == Outlet::Broken && !self.up.read_done,
+            Outlet::Shut => true,
+            Outlet::Broken => false,
+        };
+        waits_for_client.then(|| self.last_progress + CLIENT_CLOSE_TIMEOUT)
+    }
+
+    /// Whether hopend holds something for a side that may still take it.
+    fn is_owed(&self) -> bool {
+        let up_is_quiet = !self.up.read_done && self.up.is_drained() && !self.up.holds_message();
+        let owed_up = !self.up.is_over() && !self.cluster_is_gone() && !up_is_quiet;
+        let owed_down = !self.down.is_over() && !self.down.is_drained();
+        owed_up || owed_down || self.looks.is_some()
     }
 }

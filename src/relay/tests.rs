@@ -1,5 +1,7 @@
 //! The relay between two in-memory pipes of a few bytes each, under a paused clock.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -13,6 +15,10 @@ use crate::q::frame::{HEADER_LEN, Piece, Tracker};
 use crate::q::message::{error_response, message, text};
 
 const EVERY: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(7_200);
+const SYNC: KeepaliveMode = KeepaliveMode::Sync {
+    answer_timeout: ANSWER_TIMEOUT,
+};
 const PING: [u8; 14] = [1, 0, 0, 0, 14, 0, 0, 0, 10, 0, 0, 0, 0, 0];
 
 fn plan(mode: Option<KeepaliveMode>) -> Plan {
@@ -153,7 +159,7 @@ async fn a_ping_goes_before_a_header_of_which_only_a_part_has_come() {
 
 /// A pair whose cluster has got a sync ping.
 async fn awaiting_a_pong(size: usize) -> Pair {
-    let mut pair = relayed(plan(Some(KeepaliveMode::Sync)), size);
+    let mut pair = relayed(plan(Some(SYNC)), size);
     tokio::task::yield_now().await;
     advance(EVERY).await;
     read_exactly(&mut pair.cluster, &text(MessageType::Sync, "")).await;
@@ -180,7 +186,7 @@ async fn a_sync_ping_holds_the_client_until_its_answer_which_is_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn no_sync_ping_while_a_request_is_outstanding() {
-    let mut pair = relayed(plan(Some(KeepaliveMode::Sync)), 64);
+    let mut pair = relayed(plan(Some(SYNC)), 64);
     let request = text(MessageType::Sync, "1+1");
     pair.client.write_all(&request).await.unwrap();
     read_exactly(&mut pair.cluster, &request).await;
@@ -642,7 +648,7 @@ async fn meters_tell_what_waits_and_how_long_nothing_moved_keepalives_apart() {
 async fn a_round_trip_is_from_a_request_to_its_answer_and_a_ping_is_none() {
     let (mut client, mut client_side) = duplex(256);
     let (mut cluster, mut cluster_side) = duplex(256);
-    let (meters, plan) = (Meters::default(), plan(Some(KeepaliveMode::Sync)));
+    let (meters, plan) = (Meters::default(), plan(Some(SYNC)));
     let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
     let seen = || {
         let mut seen = Histogram::default();
@@ -668,4 +674,351 @@ async fn a_round_trip_is_from_a_request_to_its_answer_and_a_ping_is_none() {
     cluster.write_all(&answer).await.unwrap();
     assert!(timeout(second, relay.run()).await.is_err());
     assert_eq!(seen().0, 1);
+}
+
+/// A pipe with a kernel behind it that has yet to deliver some bytes.
+struct Queued {
+    pipe: DuplexStream,
+    unsent: Arc<AtomicU64>,
+}
+
+impl SendQueue for Queued {
+    fn unsent(&self) -> u64 {
+        self.unsent.load(Ordering::Relaxed)
+    }
+}
+
+impl AsyncRead for Queued {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Queued {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(context)
+    }
+}
+
+/// A relay whose sides have send queues, and what a test holds of it.
+struct QueuedPair {
+    client: DuplexStream,
+    cluster: DuplexStream,
+    to_client: Arc<AtomicU64>,
+    to_cluster: Arc<AtomicU64>,
+    relay: tokio::task::JoinHandle<End>,
+    meters: Arc<Meters>,
+}
+
+fn queued() -> QueuedPair {
+    let pipe = |size| {
+        let (there, here) = duplex(size);
+        let unsent = Arc::new(AtomicU64::new(0));
+        let side = Queued {
+            pipe: here,
+            unsent: Arc::clone(&unsent),
+        };
+        (there, side, unsent)
+    };
+    let (client, mut client_side, to_client) = pipe(1 << 20);
+    let (cluster, mut cluster_side, to_cluster) = pipe(1 << 20);
+    let meters = Arc::new(Meters::default());
+    let counts = Arc::clone(&meters);
+    let relay = tokio::spawn(async move {
+        let plan = plan(None);
+        let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &counts);
+        relay.run().await
+    });
+    QueuedPair {
+        client,
+        cluster,
+        to_client,
+        to_cluster,
+        relay,
+        meters,
+    }
+}
+
+async fn goes_on(relay: &mut tokio::task::JoinHandle<End>, time: Duration) {
+    let ended = timeout(time, relay).await;
+    assert!(ended.is_err(), "{ended:?}");
+}
+
+/// The client is gone with a feed on its way to it; what it published waits for a busy cluster.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_sent_before_its_connection_broke_reaches_a_busy_cluster() {
+    let Pair {
+        mut client,
+        cluster,
+        mut relay,
+    } = relayed(plan(None), 64);
+    let batch: Vec<u8> = (0..100)
+        .flat_map(|_| text(MessageType::Async, &"x".repeat(1_000)))
+        .collect();
+    let (mut reads, mut writes) = tokio::io::split(cluster);
+    let feed = tokio::spawn(async move {
+        let update = text(MessageType::Async, &"u".repeat(1_000));
+        while writes.write_all(&update).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    client.write_all(&batch).await.unwrap();
+    drop(client);
+    let ended = timeout(Duration::from_secs(3_600), &mut relay).await;
+    assert!(ended.is_err(), "{ended:?}");
+    let mut got = Vec::new();
+    reads.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, batch);
+    feed.abort();
+    let _ = feed.await;
+    drop(reads);
+    let (end, _) = relay.await.unwrap();
+    assert!(matches!(end, End::ClientLost(_)), "{end:?}");
+}
+
+/// A cluster that says more and more and never reads is a cluster that hangs.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_takes_nothing_for_a_day_is_given_up_and_what_it_is_owed_is_counted() {
+    let mut pair = queued();
+    let batch = text(MessageType::Async, &"x".repeat(1_000)).repeat(3_000);
+    let part = pair.client.write_all(&batch);
+    let _ = timeout(Duration::from_secs(1), part).await;
+    drop(pair.client);
+    let (_reads, mut writes) = tokio::io::split(pair.cluster);
+    let feed = tokio::spawn(async move {
+        let update = text(MessageType::Async, "u");
+        while writes.write_all(&update).await.is_ok() {
+            tokio::time::sleep(EVERY).await;
+        }
+    });
+    goes_on(&mut pair.relay, HANG_TIMEOUT - EVERY).await;
+    timeout(2 * EVERY, pair.relay).await.unwrap().unwrap();
+    let lost = pair.meters.to_cluster.lost_by(Loss::Deadline);
+    assert!(lost > 100, "{lost}");
+    feed.await.unwrap();
+}
+
+/// A reset throws away what the client's kernel has not taken.
+#[tokio::test(start_paused = true)]
+async fn a_torn_answer_resets_the_client_only_once_its_kernel_has_what_was_written() {
+    let mut pair = queued();
+    pair.to_client.store(100, Ordering::Relaxed);
+    let answer = text(MessageType::Response, "a long answer");
+    pair.cluster.write_all(&answer[..12]).await.unwrap();
+    drop(pair.cluster);
+    goes_on(&mut pair.relay, Duration::from_secs(3_600)).await;
+    read_exactly(&mut pair.client, &answer[..12]).await;
+    pair.to_client.store(0, Ordering::Relaxed);
+    let ended = timeout(2 * LOOKS.1, pair.relay).await;
+    let end = ended.unwrap().unwrap();
+    assert!(end.resets_client(), "{end:?}");
+    assert_eq!(pair.meters.to_client.unacknowledged(), 0);
+}
+
+/// A cluster that is busy has yet to take what hopend's kernel holds for it.
+#[tokio::test(start_paused = true)]
+async fn a_session_outlives_what_lies_in_the_send_queue_to_the_cluster() {
+    let mut pair = queued();
+    let batch = text(MessageType::Async, "batch");
+    pair.client.write_all(&batch).await.unwrap();
+    pair.client.shutdown().await.unwrap();
+    pair.to_cluster.store(100, Ordering::Relaxed);
+    goes_on(&mut pair.relay, 10 * UPSTREAM_CLOSE_TIMEOUT).await;
+    // The end of the stream is left, and no message.
+    pair.to_cluster.store(1, Ordering::Relaxed);
+    let limit = UPSTREAM_CLOSE_TIMEOUT + 2 * LOOKS.1;
+    let end = timeout(limit, pair.relay).await.unwrap().unwrap();
+    assert!(matches!(end, End::ClientClosed), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_holds_at_a_deadline_is_counted_in_bytes() {
+    let mut pair = queued();
+    pair.client.shutdown().await.unwrap();
+    pair.to_cluster.store(101, Ordering::Relaxed);
+    let limit = HANG_TIMEOUT + 2 * UPSTREAM_CLOSE_TIMEOUT;
+    timeout(limit, pair.relay).await.unwrap().unwrap();
+    assert_eq!(pair.meters.to_cluster.unacknowledged(), 100);
+    assert_eq!(pair.meters.to_client.unacknowledged(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_what_is_no_message_reaches_a_busy_cluster_though_an_answer_streams() {
+    let mut pair = relayed(plan(None), 64);
+    let answer = text(MessageType::Response, "a long answer");
+    pair.cluster.write_all(&answer[..12]).await.unwrap();
+    read_exactly(&mut pair.client, &answer[..12]).await;
+    let batch = text(MessageType::Async, &"x".repeat(1_000)).repeat(10);
+    pair.client.write_all(&batch).await.unwrap();
+    pair.client.write_all(&[9; 8]).await.unwrap();
+    let ended = timeout(Duration::from_secs(3_600), &mut pair.relay).await;
+    assert!(ended.is_err(), "{ended:?}");
+    read_exactly(&mut pair.cluster, &batch).await;
+    let (end, _) = pair.relay.await.unwrap();
+    assert!(matches!(end, End::ClientMessage { torn: true, .. }));
+}
+
+/// The limit runs only while a message of the client waits.
+#[tokio::test(start_paused = true)]
+async fn a_sync_ping_without_an_answer_ends_the_session_once_a_message_has_waited_behind_it() {
+    for (message_type, told) in [(MessageType::Sync, true), (MessageType::Async, false)] {
+        let mut pair = awaiting_a_pong(256).await;
+        let idle = timeout(3 * ANSWER_TIMEOUT, &mut pair.relay).await;
+        assert!(idle.is_err(), "{idle:?}");
+        let request = text(message_type, "1+1");
+        pair.client.write_all(&request).await.unwrap();
+        let waits = ANSWER_TIMEOUT - Duration::from_secs(1);
+        let waiting = timeout(waits, &mut pair.relay).await;
+        assert!(waiting.is_err(), "{waiting:?}");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        if told {
+            let text = "hopend: the cluster has not answered a sync keepalive for 7200 s while \
+                        messages of the client waited behind it (answer_timeout)";
+            read_exactly(&mut pair.client, &error_response(text)).await;
+        }
+        read_end(&mut pair.client).await;
+        read_end(&mut pair.cluster).await;
+        drop(pair.client);
+        let (end, _) = pair.relay.await.unwrap();
+        assert!(
+            matches!(end, End::PingUnanswered { torn: false, .. }),
+            "{end:?}"
+        );
+        assert_eq!(end.kind(), Some(crate::error::ErrorKind::Upstream));
+    }
+}
+
+/// What a session that is cut leaves behind is delivered or counted, whatever came of it.
+async fn cut_while_stalled(sent: Vec<Vec<u8>>, read: usize, pipe: usize) {
+    let (mut client, mut client_side) = duplex(1 << 20);
+    let (mut cluster, mut cluster_side) = duplex(pipe);
+    let (meters, plan) = (Meters::default(), plan(None));
+    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    client.write_all(&sent.concat()).await.unwrap();
+    let second = Duration::from_secs(1);
+    assert!(timeout(second, relay.run()).await.is_err());
+    // Byte by byte, so that the buffer is moved at any place.
+    let mut got = Vec::new();
+    let read = read.min(sent.concat().len());
+    while got.len() < read {
+        got.push(cluster.read_u8().await.unwrap());
+        let _ = timeout(Duration::from_nanos(1), relay.run()).await;
+    }
+    relay.finish(End::Cut, Instant::now() + second);
+    assert!(matches!(relay.run().await, End::Cut));
+    drop(cluster_side);
+    cluster.read_to_end(&mut got).await.unwrap();
+    assert!(sent.concat().starts_with(&got));
+    let (mut arrived, mut rest) = (0, got.len());
+    for message in &sent {
+        if message.len() > rest {
+            break;
+        }
+        rest -= message.len();
+        arrived += 1;
+    }
+    let lost = meters.to_cluster.lost_by(Loss::Deadline);
+    assert_eq!(
+        arrived + lost,
+        sent.len() as u64,
+        "{arrived} arrived, {lost} lost"
+    );
+    assert_eq!(meters.to_cluster.lost(), lost);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn of_a_session_that_is_cut_each_message_arrives_or_is_counted(
+        sent in prop::collection::vec(any_message(), 0..60),
+        large in prop::collection::vec(1..60_000usize, 0..5),
+        read in 0..2_000usize,
+        pipe in 1..300usize,
+    ) {
+        let large = large.iter().map(|&length| text(MessageType::Async, &"l".repeat(length)));
+        let sent = sent.into_iter().chain(large).collect();
+        run_paused(cut_while_stalled(sent, read, pipe));
+    }
+}
+
+/// A kdb+ is one thread: it says all that it has to say before it reads again.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_speaks_is_heard_out_until_it_reads_what_it_is_owed() {
+    let batch = text(MessageType::Async, &"x".repeat(1_000)).repeat(10);
+    for breaks in [true, false] {
+        let mut pair = relayed(plan(None), 64);
+        pair.client.write_all(&batch).await.unwrap();
+        if breaks {
+            drop(pair.client);
+        } else {
+            // No message: the session ends for the client.
+            pair.client.write_all(&[9; 8]).await.unwrap();
+            read_end(&mut pair.client).await;
+        }
+        let update = text(MessageType::Async, &"u".repeat(1_000_000));
+        let saying = timeout(EVERY, pair.cluster.write_all(&update)).await;
+        saying.expect("nobody listens").unwrap();
+        read_exactly(&mut pair.cluster, &batch).await;
+        read_end(&mut pair.cluster).await;
+        drop(pair.cluster);
+        let (end, _) = pair.relay.await.unwrap();
+        assert_eq!(matches!(end, End::ClientLost(_)), breaks, "{end:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_cut_still_delivers_what_was_received_both_ways() {
+    let (mut client, mut client_side) = duplex(1 << 20);
+    let (mut cluster, mut cluster_side) = duplex(64);
+    let (meters, plan) = (Meters::default(), plan(None));
+    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let batch = text(MessageType::Async, &"x".repeat(1_000)).repeat(500);
+    client.write_all(&batch).await.unwrap();
+    let second = Duration::from_secs(1);
+    assert!(timeout(second, relay.run()).await.is_err());
+    let answer = message(MessageType::Response, b"answer");
+    cluster.write_all(&answer).await.unwrap();
+    relay.finish(End::Cut, Instant::now() + second);
+    let mut got = Vec::new();
+    let (end, read) = tokio::join!(relay.run(), cluster.read_to_end(&mut got));
+    read.unwrap();
+    assert!(matches!(end, End::Cut), "{end:?}");
+    assert_eq!(got, batch);
+    read_exactly(&mut client, &answer).await;
+    assert_eq!((meters.to_cluster.lost(), meters.to_client.lost()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_no_session_with_something_in_a_send_queue() {
+    let unsent = Arc::new(AtomicU64::new(100));
+    let (_client, mut client_side) = duplex(64);
+    let (_cluster, pipe) = duplex(64);
+    let mut cluster_side = Queued {
+        pipe,
+        unsent: Arc::clone(&unsent),
+    };
+    let (meters, plan) = (Meters::default(), plan(None));
+    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    relay.drain();
+    assert!(timeout(EVERY, relay.run()).await.is_err());
+    unsent.store(0, Ordering::Relaxed);
+    let end = timeout(2 * LOOKS.1, relay.run()).await.unwrap();
+    assert!(matches!(end, End::Drained), "{end:?}");
 }

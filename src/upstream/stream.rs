@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::tls_stream::TlsStream;
+use crate::auth;
+use crate::relay::SendQueue;
 
 /// A connection towards kdb+.
 #[derive(Debug)]
@@ -50,6 +52,15 @@ impl UpstreamStream {
             Self::Plain(tcp) => Self::Plain(TcpStream::from_std(tcp.into_std()?)?),
             Self::Tls(stream) => Self::Tls(Box::new(stream.rehome()?)),
         })
+    }
+}
+
+impl SendQueue for UpstreamStream {
+    fn unsent(&self) -> u64 {
+        match self {
+            Self::Plain(tcp) => auth::unsent(tcp),
+            Self::Tls(stream) => stream.unsent(),
+        }
     }
 }
 

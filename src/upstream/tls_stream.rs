@@ -16,6 +16,7 @@ use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::auth;
 use crate::buffer::{self, Buffer, CHUNK};
 
 /// So few bytes are moved, or left for later, without a thought. With a [`CHUNK`] behind them they
@@ -167,6 +168,11 @@ impl<S: Side> TlsStream<S> {
     /// The socket, and what was agreed on.
     pub fn get_ref(&self) -> (&TcpStream, &CommonState) {
         (&self.tcp, self.tls.common())
+    }
+
+    /// Encrypted bytes that the other side's kernel has not acknowledged.
+    pub fn unsent(&self) -> u64 {
+        self.outgoing.len() as u64 + auth::unsent(&self.tcp)
     }
 
     /// Whether nothing is under way here: all that came has been read, and all that was written sent.

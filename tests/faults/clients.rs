@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::relay::asked;
 use super::{Case, Row, Sees};
+use crate::support::kdb::Kdb;
 use crate::support::{QClient, vanish};
 
 /// Bytes of an answer that nobody reads: more than all buffers on its way hold.
@@ -165,6 +166,19 @@ async fn ends_its_side(row: &Row) {
     case.end();
 }
 
+/// kdb+ publishes without a pause; a close over unread input is a reset.
+async fn publishes_and_exits(row: &Row) {
+    let kdb = Kdb::with_tls().await;
+    let case = Case::with(Options::default(), |text| kdb.behind_plain(&text)).await;
+    let (handle, wire) = tokio::join!(case.stage.open("plain"), kdb.accept());
+    let arrived = crate::delivery::publish_and_exit(handle.stream, wire, false).await;
+    assert_eq!(arrived, crate::delivery::PUBLISHED.0);
+    row.saw(Sees::Nothing);
+    row.logged(&case.log).await;
+    assert_eq!(case.hopen().await, Sees::Nothing);
+    case.end();
+}
+
 faults! {
     #[tokio::test]
     a_byte_now_and_then_at_the_login {
@@ -209,11 +223,18 @@ faults! {
         recovers: "nothing to recover: it gets its answer",
         test(row): ends_its_side(row),
     }
+    publishes_and_exits_without_reading {
+        fault: "a client on a fast feed publishes and exits, with input that it has not read",
+        sees: Sees::Nothing,
+        log: &["session ended", "the client's connection broke", "messages_up=100", "kind=\"client\""],
+        recovers: "nothing to recover: kdb+ gets all that was sent, then the end",
+        test(row): publishes_and_exits(row),
+    }
     reads_no_more {
         fault: "a client that stops reading in the middle of an answer, and ends",
         sees: Sees::Nothing,
         log: &["session ended", "the client's connection broke", "kind=\"client\""],
-        recovers: "at once when it ends: the session and its connection to kdb+; meanwhile others are not held up",
+        recovers: "when it ends hopend reads kdb+'s answer to its end, and the session is over; meanwhile others are not held up",
         test(row): stops_reading(row),
     }
 }

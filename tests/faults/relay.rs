@@ -2,7 +2,7 @@
 
 use hopend::q::frame::MessageType;
 use hopend::q::value::Value;
-use hopend::sim::{ClusterFault, Cut, Simulator};
+use hopend::sim::{ClusterFault, Cut, Options, Simulator};
 
 use super::{Case, Row, Sees};
 use crate::support::QClient;
@@ -55,6 +55,26 @@ async fn silent(row: &Row) {
     case.end();
 }
 
+async fn leaves_a_ping_unanswered(row: &Row) {
+    let keepalive = "keepalive = { every = \"100ms\", mode = \"sync\", answer_timeout = \"1s\" }";
+    let case = Case::with(Options::default(), |text| {
+        text.replacen("cluster = ", &format!("{keepalive}\ncluster = "), 1)
+    })
+    .await;
+    case.set(ClusterFault::Silent);
+    let mut handle = case.stage.open("hdb").await;
+    let pinged = |sim: &Simulator| sim.connections().iter().any(|c| c.bytes_in > 0);
+    case.stage.sim.wait_until(pinged).await;
+    // Longer than the ping takes: it goes first.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    handle.send(MessageType::Sync, "1+1").await;
+    row.saw(Sees::end_of(handle).await);
+    row.logged(&case.log).await;
+    case.stage.sim.faults().clear();
+    assert_eq!(case.hopen().await, Sees::Nothing);
+    case.end();
+}
+
 faults! {
     #[tokio::test]
     closed_while_idle {
@@ -98,6 +118,13 @@ faults! {
         log: &["session ended", "the cluster's connection ended inside a message", REMEDY, "kind=\"upstream\""],
         recovers: NEXT,
         test(row): lost(row, true, Cut::InsideFrameReset),
+    }
+    sync_keepalive_unanswered {
+        fault: "kdb+ leaves a sync keepalive without an answer while a request of the client waits behind it",
+        sees: Sees::Error("hopend: the cluster has not answered a sync keepalive for 1 s while messages of the client waited behind it (answer_timeout)"),
+        log: &["session ended", "answer_timeout", "raise answer_timeout of the endpoint's keepalive", "lost_up=1", "kind=\"upstream\""],
+        recovers: NEXT,
+        test(row): leaves_a_ping_unanswered(row),
     }
     stalled {
         fault: "kdb+ reads nothing and says nothing, its connection stands",

@@ -10,7 +10,7 @@ use rcgen::{
     SanType, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -119,6 +119,17 @@ impl Certificate {
         let key = folder.join("server.key");
         std::fs::write(&key, &self.key_pem).unwrap();
         std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+    }
+
+    /// A server that shows it.
+    pub fn serves(&self) -> ServerConfig {
+        let key = PrivateKeyDer::try_from(self.key.clone()).unwrap();
+        ServerConfig::builder_with_provider(hopend::crypto::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.der.clone()], key)
+            .unwrap()
     }
 
     /// What tells it from others.

@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod daemon;
+pub mod kdb;
 pub mod log;
 pub mod process;
 pub mod python;

@@ -100,6 +100,8 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("cluster =", "keepalive = { every = \"10ms\" }\ncluster =", 13, "endpoint \"hdb\".keepalive.every", "at least \"100ms\""),
     ("cluster =", "keepalive = 60\ncluster =", 13, "endpoint \"hdb\".keepalive", "write \"60s\", \"off\""),
     ("cluster =", "keepalive = { every = 60 }\ncluster =", 13, "endpoint \"hdb\".keepalive.every", "write the unit too, such as \"60s\""),
+    ("cluster =", "keepalive = { mode = \"sync\", answer_timeout = \"9ms\" }\ncluster =", 13, "endpoint \"hdb\".keepalive.answer_timeout", "at least \"1s\""),
+    ("cluster =", "keepalive = { answer_timeout = \"1h\" }\ncluster =", 13, "endpoint \"hdb\".keepalive.answer_timeout", "or write mode = \"sync\""),
     ("cluster =", "connect_timeout = \"soon\"\ncluster =", 13, "endpoint \"hdb\".connect_timeout", "a number and a unit"),
     ("cluster =", "max_message = 8\ncluster =", 13, "endpoint \"hdb\".max_message", "at least 9"),
     ("cluster =", "max_message = \"1 furlong\"\ncluster =", 13, "endpoint \"hdb\".max_message", "is not a number of bytes"),

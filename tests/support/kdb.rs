@@ -1,0 +1,83 @@
+//! A kdb+ that a test plays itself, byte by byte, behind endpoint `plain`.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+
+use super::certificates::Authority;
+
+/// A connection that hopend has logged in on.
+pub type Wire = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// Listens as a kdb+ does.
+pub struct Kdb {
+    listener: TcpListener,
+    tls: Option<(TlsAcceptor, tempfile::NamedTempFile)>,
+}
+
+impl Kdb {
+    pub async fn plain() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self {
+            listener,
+            tls: None,
+        }
+    }
+
+    pub async fn with_tls() -> Self {
+        let authority = Authority::new("kdb+");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &authority.pem).unwrap();
+        let config = Arc::new(authority.server().serves());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self {
+            listener,
+            tls: Some((TlsAcceptor::from(config), file)),
+        }
+    }
+
+    /// Puts it behind endpoint `plain` of a simulator's configuration.
+    pub fn behind_plain(&self, text: &str) -> String {
+        let port = self.listener.local_addr().unwrap().port();
+        let (before, plain) = text.split_once("name = \"plain\"").unwrap();
+        let mut lines = Vec::new();
+        for line in plain.lines() {
+            let starts = |key: &str| line.starts_with(&format!("{key} = "));
+            lines.push(match &self.tls {
+                Some(_) if starts("connect") => format!("connect = [\":tcps://localhost:{port}\"]"),
+                None if starts("connect") => format!("connect = [\":localhost:{port}\"]"),
+                Some((_, file)) if starts("ca_file") => {
+                    format!("ca_file = {:?}", file.path().display().to_string())
+                }
+                None if starts("ca_file") => String::new(),
+                _ => line.to_owned(),
+            });
+        }
+        format!("{before}name = \"plain\"{}\n", lines.join("\n"))
+    }
+
+    /// The next connection, its login accepted.
+    pub async fn accept(&self) -> Wire {
+        let (tcp, _) = self.listener.accept().await.unwrap();
+        let mut wire = match &self.tls {
+            Some((acceptor, _)) => Either::Right(acceptor.accept(tcp).await.unwrap()),
+            None => Either::Left(tcp),
+        };
+        while wire.read_u8().await.unwrap() != 0 {}
+        wire.write_all(&[3]).await.unwrap();
+        wire.flush().await.unwrap();
+        wire
+    }
+}
+
+/// The TCP connection under it.
+pub fn tcp(wire: &Wire) -> &TcpStream {
+    match wire {
+        Either::Left(tcp) => tcp,
+        Either::Right(tls) => tls.get_ref().0,
+    }
+}
