@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{self, AuditFile, SessionEnd};
-use crate::auth::{Authenticator, Denied, Peer, PeerError, Penalties, Proof};
+use crate::auth::{Authenticator, Denied, Guess, Peer, PeerError, Penalties, Proof};
 use crate::buffer::Buffer;
 use crate::client::{ClientStream, HandshakeError};
 use crate::client_tls::Certificates;
@@ -30,7 +30,7 @@ use crate::relay::{self, End, Relay};
 use crate::route::{OpenError, Reached, Route};
 use crate::status::Status;
 use crate::stop::Stopping;
-use crate::upstream::{Upstream, UpstreamStream};
+use crate::upstream::{Loop, Trail, Upstream, UpstreamStream};
 use crate::watch::Watch;
 use crate::workers::Workers;
 
@@ -151,6 +151,9 @@ pub enum Refusal {
     /// It is nobody who may use the endpoint.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// hopend itself is the client, and the session has come through this endpoint before.
+    #[error(transparent)]
+    Loop(#[from] Loop),
     /// kdb+ can't be had.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -168,7 +171,7 @@ impl Refusal {
                 ErrorKind::Client
             }
             Self::Handshake(_) => ErrorKind::Client,
-            Self::NoCertificate => ErrorKind::Configuration,
+            Self::NoCertificate | Self::Loop(_) => ErrorKind::Configuration,
             Self::Limit(_) | Self::Crowded(_) => ErrorKind::Limit,
             Self::Denied(_) => ErrorKind::Denied,
             Self::Open(error) => error.kind(),
@@ -365,6 +368,7 @@ async fn open(
     };
     let names = names.as_deref();
     record.said(&hello, names);
+    let trail = Trail::of(endpoint, client.tcp())?;
 
     let identified = identify(session, &peer, names, &hello);
     let user = laps.time(OpenStage::Identify, identified).await?;
@@ -393,7 +397,7 @@ async fn open(
             node,
             warm,
         } = route
-            .open(&user, &hello, &services.credentials, &laps)
+            .open(&user, &hello, &services.credentials, &laps, &trail)
             .await?;
         record.reached(upstream.peer, node.as_deref());
         record.warm(warm);
@@ -463,6 +467,7 @@ async fn identify(
     let (penalties, limit) = (&services.penalties, endpoint.handshake_timeout);
     let crowded = |_| Refusal::Crowded(limit);
     let now = || Instant::now().into_std();
+    let arrived = now();
     // Until the refusal has been held back, too.
     let _turn = if hello.password.is_empty() {
         None
@@ -485,7 +490,12 @@ async fn identify(
         }
         Err(denied) => {
             if denied.guess {
-                wait(penalties.failed(peer, &hello.user, now())).await;
+                let guess = Guess {
+                    peer,
+                    hello,
+                    arrived,
+                };
+                wait(penalties.refused(&guess, now())).await;
             }
             Err(denied.into())
         }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use hopend::auth::Peer;
 use hopend::q::frame::MessageType;
 use hopend::q::message::message;
 use hopend::q::value::{self, Value};
@@ -476,6 +477,46 @@ async fn with_somebody_elses_client_certificate() {
         Err(Refused::Access)
     ));
     assert_eq!(tls.stage.sim.live("hdb-cluster"), 0);
+}
+
+/// With her own certificate she is herself: who names another user of the configuration is refused,
+/// although that user may not use the endpoint either.
+#[tokio::test]
+async fn with_ones_own_certificate_and_somebody_elses_name() {
+    let (log, _guard) = Log::capture();
+    let tls = Tls::with(true, "users = [\"alice\"]").await;
+    let (alice, other) = (tls.authority.client("alice"), account());
+    for password in ["", &tls.stage.password()] {
+        let refused = tls.open(Some(&alice), &other, password).await;
+        assert!(matches!(refused, Err(Refused::Access)), "{password:?}");
+    }
+    let said = format!("its certificate, of CN=alice, is not that of user {other:?}");
+    log.line_with(&[&said]).await;
+    assert_eq!(tls.stage.sim.live("hdb-cluster"), 0);
+    for name in ["", "alice", "unknown", "nobody-here"] {
+        tls.open(Some(&alice), name, "").await.unwrap();
+    }
+}
+
+/// Without the byte a guess counts once with the one before it, but only the very same one.
+#[tokio::test]
+async fn by_guesses_without_a_capability_byte() {
+    let stage = stage().await;
+    for hello in ["alice:one\x03\0", "alice:two\0", "bob:one\0", "alice:one\0"] {
+        let mut stream = TcpStream::connect(stage.address("hdb")).await.unwrap();
+        stream.write_all(hello.as_bytes()).await.unwrap();
+        assert!(matches!(stream.read(&mut [0]).await, Ok(0)), "{hello:?}");
+    }
+    let own = Peer::Local {
+        uid: nix::unistd::geteuid().as_raw(),
+        pid: None,
+        address: None,
+    };
+    // Three have been counted: 100 ms, 200 ms, 400 ms. The last one was the first.
+    let penalties = &stage.app.services().penalties;
+    let next = penalties.failed(&own, "alice", std::time::Instant::now());
+    assert_eq!(next.as_millis(), 800);
+    assert_eq!(stage.sim.live("hdb-cluster"), 0);
 }
 
 #[tokio::test]

@@ -4,15 +4,17 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream as StdUnixStream};
 use std::process::Command;
 
+use hopend::auth::Peer;
 use hopend::config::ListenAddress;
 use hopend::q::value::Value;
 use hopend::sim::Options;
 use nix::unistd::User;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::attacks::{STRANGER, as_stranger, open_folder};
 use crate::support::qclient::Refused;
-use crate::support::{Daemon, QClient, Stage, account, any_ports};
+use crate::support::{Daemon, Log, QClient, Stage, account, any_ports};
 
 async fn stage() -> Stage {
     Stage::with(Options::default(), any_ports).await
@@ -182,4 +184,65 @@ async fn an_exposed_endpoint_counts_passwords_only() {
     QClient::open(address, "alice", &stage.password())
         .await
         .unwrap();
+}
+
+/// What kola sends without a terminal, and what node-q sends, byte for byte.
+#[tokio::test]
+async fn the_name_that_a_client_sends_by_itself_counts_as_none() {
+    let (log, _guard) = Log::capture();
+    let stage = Stage::with(Options::default(), |text| {
+        let text = any_ports(text);
+        let own_list = "default_user_names = [\"kdb\"]\nconnect = ";
+        text.replacen("connect = ", own_list, 1)
+    })
+    .await;
+    let say = async |endpoint: &str, hello: &[u8]| {
+        let mut stream = TcpStream::connect(stage.address(endpoint)).await.unwrap();
+        stream.write_all(hello).await.unwrap();
+        let mut answer = [0];
+        (stream.read(&mut answer).await.unwrap(), stream)
+    };
+    let kola: &[u8] = b"unknown:\x06\0";
+    let node_q: &[u8] = b"anonymous\x03\0";
+    for (hello, name) in [(kola, "unknown"), (node_q, "anonymous")] {
+        let (answered, stream) = say("hdb", hello).await;
+        assert_eq!(answered, 1, "{name}");
+        let mut handle = QClient { stream };
+        assert_eq!(user_of(&mut handle).await, Value::Symbol(account()));
+        let given = format!("hopen_user=\"{name}\"");
+        let user = format!("user=\"{}\"", account());
+        log.line_with(&["session open", &given, &user]).await;
+    }
+    // With a password it is a name, and an endpoint may have names of its own.
+    let with_password: &[u8] = b"unknown:x\x06\0";
+    for (endpoint, hello, answered) in [
+        ("hdb", with_password, 0),
+        ("hdb", b"kdb:\x06\0", 0),
+        ("plain", kola, 0),
+        ("plain", b"kdb:\x06\0", 1),
+    ] {
+        assert_eq!(say(endpoint, hello).await.0, answered, "{endpoint}");
+    }
+}
+
+/// qPython says its name and password anew, without a capability byte, as soon as it is refused.
+#[tokio::test]
+async fn a_client_that_tries_the_older_handshake_after_a_refusal_has_guessed_once() {
+    let stage = stage().await;
+    let refused = async |hello: &[u8]| {
+        let mut stream = TcpStream::connect(stage.address("hdb")).await.unwrap();
+        stream.write_all(hello).await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    };
+    refused(b"alice:wrong\x03\0").await;
+    refused(b"alice:wrong\0").await;
+    let own = Peer::Local {
+        uid: nix::unistd::geteuid().as_raw(),
+        pid: None,
+        address: None,
+    };
+    // 100 ms after the first guess, 200 ms after the second.
+    let penalties = &stage.app.services().penalties;
+    let second = penalties.failed(&own, "alice", std::time::Instant::now());
+    assert_eq!(second.as_millis(), 200);
 }

@@ -245,6 +245,16 @@ async fn pykx_dials_the_unix_socket() {
     PYKX.start(&stage, "unix").await.succeeds().await;
 }
 
+/// Where there is no terminal, kola says that it is `unknown`.
+#[tokio::test(flavor = "multi_thread")]
+async fn kola_without_a_terminal_names_nobody() {
+    let stage = stage().await;
+    let kx_user = kx_user(&account());
+    let script = KOLA.start_as(&stage, "asks-without-terminal", ["", "", &kx_user]);
+    script.await.succeeds().await;
+    assert_eq!(stage.sim.connections()[0].user, kx_user);
+}
+
 /// A client that reads for itself hears what the cluster says unasked.
 #[tokio::test(flavor = "multi_thread")]
 async fn kola_and_aiokdb_are_called_back() {

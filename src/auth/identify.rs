@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::password::Passwords;
 use super::{AccountName, Accounts, Peer};
-use crate::config::{CertificateName, Endpoint, LocalAccount, User, Verifier};
+use crate::config::{CertificateName, Endpoint, LocalAccount, User};
 use crate::error::or_fix;
 use crate::q::handshake::Hello;
-use crate::secret::Secret;
 
 /// Characters of a client's user name that a message shows.
 const SHOWN: usize = 64;
@@ -207,8 +206,8 @@ impl Authenticator {
     /// of `hello`. On an exposed listener the kernel's word counts for nothing, and whoever has shown
     /// a certificate is nobody who has another one.
     ///
-    /// A refusal takes as long whether the user or the password is wrong. Checks of passwords wait
-    /// for their turn: put a deadline around it. Cancel safe.
+    /// Every refusal of a given password does the same work, whichever name and password were wrong.
+    /// Checks of passwords wait for their turn: put a deadline around it. Cancel safe.
     pub async fn identify(
         &self,
         endpoint: &Endpoint,
@@ -220,11 +219,10 @@ impl Authenticator {
         let verdict = match claim {
             Claim::Proven(user) => return Ok(user),
             Claim::ByPassword(user) => {
-                let like = costly(endpoint);
                 let verifier = user.password.as_ref();
                 if self
                     .passwords
-                    .matches(&hello.password, verifier, like)
+                    .matches(&hello.password, verifier, &endpoint.refusal_costs)
                     .await
                 {
                     return Ok(user);
@@ -235,7 +233,7 @@ impl Authenticator {
             }
             Claim::Refused(reason) => {
                 self.passwords
-                    .matches(&hello.password, None, costly(endpoint))
+                    .matches(&hello.password, None, &endpoint.refusal_costs)
                     .await;
                 reason
             }
@@ -278,10 +276,32 @@ enum Claim {
     Refused(Reason),
 }
 
+/// What hopen gave, as far as the rules look at it.
+#[derive(Debug, Clone, Copy)]
+struct Introduction<'h> {
+    /// The user; empty if hopen gave none, or a name that counts as none.
+    user: &'h str,
+    /// Whether it gave a password.
+    with_password: bool,
+}
+
+impl<'h> Introduction<'h> {
+    fn of(hello: &'h Hello, endpoint: &Endpoint) -> Self {
+        let with_password = !hello.password.is_empty();
+        let mut default_names = endpoint.default_user_names.iter();
+        let counts_as_none = !with_password && default_names.any(|name| *name == hello.user);
+        Self {
+            user: if counts_as_none { "" } else { &hello.user },
+            with_password,
+        }
+    }
+}
+
 fn claim(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello) -> Claim {
+    let said = Introduction::of(hello, endpoint);
     let claim = match proof.certificate {
-        Some(names) => by_certificate(endpoint, names, proof, hello),
-        None => by_account_or_password(endpoint, proof, hello),
+        Some(names) => by_certificate(endpoint, names, proof, said),
+        None => by_account_or_password(endpoint, proof, said),
     };
     match claim {
         // Left out as a whole: no other proof stands in for the account.
@@ -294,20 +314,21 @@ fn claim(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello) -> Claim {
     }
 }
 
-/// A certificate that is a user's makes this user of the client. With one that is nobody's, here or
-/// elsewhere, the other rules decide, for users who have none.
+/// A certificate that is a user's makes this user of the client, unless hopen names another user of
+/// the configuration, here or elsewhere. With one that is nobody's, here or elsewhere, the other rules
+/// decide, for users who have none.
 fn by_certificate(
     endpoint: &Endpoint,
     names: &[CertificateName],
     proof: &Proof<'_>,
-    hello: &Hello,
+    said: Introduction<'_>,
 ) -> Claim {
     let owns = |user: &User| {
         user.certificate
             .as_ref()
             .is_some_and(|own| names.contains(own))
     };
-    let given = !hello.password.is_empty();
+    let given = said.with_password;
     let claim = |user: &Arc<User>| match (&user.password, given) {
         (Some(_), true) => Claim::ByPassword(Arc::clone(user)),
         _ => Claim::Proven(Arc::clone(user)),
@@ -315,8 +336,8 @@ fn by_certificate(
     let owners: Vec<_> = endpoint.users.iter().filter(|user| owns(user)).collect();
     let mut others = endpoint.certificates_of_others.iter();
     let is_others = others.any(|other| names.contains(other));
-    let named = endpoint.users.iter().find(|user| user.name == hello.user);
-    match (named.filter(|_| !hello.user.is_empty()), &owners[..]) {
+    let named = endpoint.users.iter().find(|user| user.name == said.user);
+    match (named.filter(|_| !said.user.is_empty()), &owners[..]) {
         (Some(user), _) if owns(user) => claim(user),
         (Some(user), owners) if user.certificate.is_some() || !owners.is_empty() || is_others => {
             Claim::Refused(Reason::OtherCertificate {
@@ -324,15 +345,24 @@ fn by_certificate(
                 names: names.to_vec(),
             })
         }
-        // The name that q sends by itself: no user is called that, and the certificate tells.
-        (None, [user]) if !given || hello.user.is_empty() => claim(user),
-        (None, [_, _, ..]) if !given || hello.user.is_empty() => {
-            Claim::Refused(Reason::Ambiguous {
-                names: owners.iter().map(|user| user.name.clone()).collect(),
+        (None, [_, ..])
+            if endpoint
+                .names_of_others
+                .iter()
+                .any(|name| name == said.user) =>
+        {
+            Claim::Refused(Reason::OtherCertificate {
+                user: said.user.to_owned(),
+                names: names.to_vec(),
             })
         }
-        (Some(_), _) => by_account_or_password(endpoint, proof, hello),
-        (None, _) => match by_account_or_password(endpoint, proof, hello) {
+        // The name that q sends by itself: no user is called that, and the certificate tells.
+        (None, [user]) if !given || said.user.is_empty() => claim(user),
+        (None, [_, _, ..]) if !given || said.user.is_empty() => Claim::Refused(Reason::Ambiguous {
+            names: owners.iter().map(|user| user.name.clone()).collect(),
+        }),
+        (Some(_), _) => by_account_or_password(endpoint, proof, said),
+        (None, _) => match by_account_or_password(endpoint, proof, said) {
             Claim::Proven(user) | Claim::ByPassword(user)
                 if user.certificate.is_some() || is_others =>
             {
@@ -349,15 +379,15 @@ fn by_certificate(
     }
 }
 
-fn by_account_or_password(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello) -> Claim {
+fn by_account_or_password(endpoint: &Endpoint, proof: &Proof<'_>, said: Introduction<'_>) -> Claim {
     let (exposed, peer) = (proof.exposed, proof.peer);
     let uid = if exposed { None } else { peer.uid() };
-    let given = !hello.password.is_empty();
+    let given = said.with_password;
     let has_account =
         |user: &User| uid.is_some() && user.os_user.as_ref().and_then(LocalAccount::uid) == uid;
 
-    let named = endpoint.users.iter().find(|user| user.name == hello.user);
-    if let Some(user) = named.filter(|_| !hello.user.is_empty()) {
+    let named = endpoint.users.iter().find(|user| user.name == said.user);
+    if let Some(user) = named.filter(|_| !said.user.is_empty()) {
         return match (&user.password, given) {
             (Some(_), true) => Claim::ByPassword(Arc::clone(user)),
             _ if has_account(user) => Claim::Proven(Arc::clone(user)),
@@ -377,7 +407,7 @@ fn by_account_or_password(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello)
 
     // q sends `.z.u`, the account's name, when hopen is given no user: as good as none. It decides
     // nothing, the kernel's uid does.
-    let nobody_named = hello.user.is_empty()
+    let nobody_named = said.user.is_empty()
         || (!given
             && endpoint.users.iter().any(|user| {
                 has_account(user)
@@ -385,11 +415,12 @@ fn by_account_or_password(endpoint: &Endpoint, proof: &Proof<'_>, hello: &Hello)
                         .os_user
                         .as_ref()
                         .and_then(LocalAccount::found)
-                        .is_some_and(|account| account.name == hello.user)
+                        .is_some_and(|account| account.name == said.user)
             }));
     if !nobody_named {
-        let user = hello.user.chars().take(SHOWN).collect();
-        return Claim::Refused(if endpoint.users_left_out.contains(&hello.user) {
+        let user = said.user.chars().take(SHOWN).collect();
+        let mut left_out = endpoint.users_left_out.iter();
+        return Claim::Refused(if left_out.any(|name| name == said.user) {
             Reason::LeftOut { user }
         } else {
             Reason::UnknownUser { user }
@@ -427,14 +458,6 @@ fn by_account(
             Peer::Local { .. } => Reason::AccountNotAllowed { account: None },
         }),
     }
-}
-
-/// The hash that a refusal is made to cost as much as.
-fn costly(endpoint: &Endpoint) -> Option<&Secret> {
-    endpoint.users.iter().find_map(|user| match &user.password {
-        Some(Verifier::Argon2(phc)) => Some(phc),
-        _ => None,
-    })
 }
 
 fn shown(names: &[CertificateName]) -> String {

@@ -1,9 +1,12 @@
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::*;
 use crate::auth::password;
-use crate::config::{Errors, Keepalive, LocalAccount, Login, OpensPerUser, OsUser, Policy, Target};
+use crate::config::{
+    Errors, Keepalive, LocalAccount, Login, OpensPerUser, OsUser, Policy, Target, Verifier,
+    hash_cost, refusal_costs,
+};
+use crate::secret::Secret;
 
 /// An account that is not in any database.
 const BOB: u32 = 3_999_990_001;
@@ -41,7 +44,10 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         tls: None,
         users: users.to_vec(),
         users_left_out: vec!["gone".into()],
+        refusal_costs: refusal_costs(users),
+        default_user_names: vec!["unknown".into(), "anonymous".into()],
         certificates_of_others: vec!["CN=zoe".parse().unwrap()],
+        names_of_others: vec!["zoe".into()],
         target: Target::Addresses {
             addresses: Vec::new(),
             policy: Policy::Failover,
@@ -158,6 +164,19 @@ async fn who_is_who() {
         (here, local(BOB), "dora_os", "", Err("unknown_user")),
         (here, local(SVC), "svc", "", Err("ambiguous")),
         (here, local(ALICE), "bob", "", Err("other_account")),
+        // a client named somebody by default
+        (here, local(BOB), "unknown", "", Ok("bob")),
+        (here, local(BOB), "anonymous", "", Ok("bob")),
+        (here, local(BOB), "unknown", "x", Err("unknown_user")),
+        (here, local(BOB), "Unknown", "", Err("unknown_user")),
+        (
+            here,
+            local(STRANGER),
+            "unknown",
+            "",
+            Err("account_not_allowed"),
+        ),
+        (here, local(SVC), "anonymous", "", Err("ambiguous")),
         // the kernel does not say
         (here, unidentified(), "", "", Err("peer_unknown")),
         (here, unidentified(), "dora_os", "", Err("unknown_user")),
@@ -169,6 +188,7 @@ async fn who_is_who() {
         (exposed, local(BOB), "bob", "", Err("no_password")),
         (exposed, local(BOB), "bob", "x", Err("no_password")),
         (exposed, local(BOB), "", "", Err("password_only")),
+        (exposed, local(BOB), "unknown", "", Err("password_only")),
         (exposed, local(DORA), "dora_os", "", Err("unknown_user")),
         (exposed, local(ALICE), "alice", "", Err("password_missing")),
         (exposed, remote(), "alice", "wonder", Ok("alice")),
@@ -265,7 +285,7 @@ async fn a_refusal_costs_one_argon2_check_where_a_password_was_given_and_none_el
             certificate: certificate.then_some(&names[..]),
             ..proof(exposed, &peer)
         };
-        let checks = || authenticator.passwords.checks.load(Ordering::Relaxed);
+        let checks = || authenticator.passwords.checks.lock().unwrap().len();
         let before = checks();
         let outcome = authenticator
             .identify(&endpoint(users), &proof, &hello(name, given))
@@ -273,6 +293,47 @@ async fn a_refusal_costs_one_argon2_check_where_a_password_was_given_and_none_el
         let code = outcome.map_or_else(|denied| denied.reason.code(), |_| "in");
         assert_eq!((code, checks() - before), (expected, cost), "row {row}");
     }
+}
+
+/// The work of a refusal is the same for every name, also where the hashes of an endpoint have
+/// different costs, and users have no hash or no password. It is that of the costliest hash at least.
+#[tokio::test]
+async fn every_refusal_does_the_same_work_whatever_the_hash_of_the_user() {
+    let phc = |parameters| {
+        let salt_and_hash = "c29tZXNhbHRzb21lc2FsdA$7ChDpfMSI3LdcmmPFBVKqvk2q1qbqVg1hQZ8mT8kKwE";
+        Secret::from(format!("{parameters}${salt_and_hash}"))
+    };
+    let (cheap, dear) = (
+        "$argon2id$v=19$m=64,t=1,p=1",
+        "$argon2id$v=19$m=512,t=3,p=1",
+    );
+    let with = |name, verifier| {
+        let mut user = User::clone(&user(name, None, None));
+        user.password = verifier;
+        Arc::new(user)
+    };
+    let users = [
+        with("cheap", Some(Verifier::Argon2(phc(cheap)))),
+        with("dear", Some(Verifier::Argon2(phc(dear)))),
+        with("dear2", Some(Verifier::Argon2(phc(dear)))),
+        with("plain", Some(Verifier::Plain("plum".into()))),
+        with("md5", Some(Verifier::Md5([1; 16]))),
+        with("sha1", Some(Verifier::Sha1([1; 20]))),
+        with("none", None),
+    ];
+    let endpoint = endpoint(&users);
+    let authenticator = Authenticator::default();
+    let names = users.iter().map(|user| user.name.as_str());
+    for name in names.chain(["nobody", ""]) {
+        let denied = authenticator
+            .identify(&endpoint, &proof(true, &remote()), &hello(name, "wrong"))
+            .await;
+        assert!(denied.unwrap_err().guess, "{name}");
+        let mut work = std::mem::take(&mut *authenticator.passwords.checks.lock().unwrap());
+        work.sort();
+        assert_eq!(work, [dear, cheap], "{name}");
+    }
+    assert_eq!(hash_cost(&phc(dear)), dear.as_bytes());
 }
 
 #[tokio::test]
@@ -291,13 +352,13 @@ async fn messages_name_account_endpoint_and_remedy_and_no_secret() {
     let message = denied(local(0), "", "").await.to_string();
     assert_eq!(
         message,
-        "client: endpoint hdb refused root (uid 0): the account belongs to none of its users; give \
-         a user and password to hopen, or add os_user = \"root\" to a [[user]] of the endpoint"
+        "client: endpoint hdb refused root (uid 0): the account belongs to none of its users. Fix: give \
+         a user and password to hopen, or add os_user = \"root\" to a [[user]] of the endpoint."
     );
     assert_eq!(
         denied(local(SVC), "", "").await.to_string(),
-        "client: endpoint hdb refused uid 3999990050: the account or certificate is that of several users; give hopen one \
-         of batch, feed"
+        "client: endpoint hdb refused uid 3999990050: the account or certificate is that of several users. Fix: give hopen one \
+         of batch, feed."
     );
     let wrong = denied(local(BOB), "carol", "hunter2").await;
     assert!(wrong.guess);
@@ -338,6 +399,10 @@ async fn a_certificate_makes_its_user_of_a_client_and_nobody_else() {
         // the name that q sends by itself
         ("CN=alice", "login17", "", Ok("alice")),
         ("CN=alice", "login17", "wonder", Err("unknown_user")),
+        ("CN=alice", "unknown", "", Ok("alice")),
+        // a user of the configuration whom the endpoint does not have
+        ("CN=alice", "zoe", "", Err("other_certificate")),
+        ("CN=alice", "zoe", "wonder", Err("other_certificate")),
         // given and wrong
         ("CN=alice", "alice", "wander", Err("wrong_password")),
         // somebody else's, with the right password as well
@@ -364,6 +429,12 @@ async fn a_certificate_makes_its_user_of_a_client_and_nobody_else() {
         // several users'
         ("URI:spiffe://bank/feed", "", "", Err("ambiguous")),
         ("URI:spiffe://bank/feed", "feed2", "", Ok("feed2")),
+        (
+            "URI:spiffe://bank/feed",
+            "zoe",
+            "",
+            Err("other_certificate"),
+        ),
     ]
     .into_iter()
     .enumerate()

@@ -19,4 +19,4 @@ pub use identify::{Authenticator, Denied, Proof, Reason};
 pub use origin::Origin;
 pub use peer::{Peer, PeerError, is_exposed};
 pub(crate) use peer::{has_arrived, unsent};
-pub use penalty::Penalties;
+pub use penalty::{Guess, Penalties};

@@ -9,12 +9,12 @@ use sha1::{Digest, Sha1};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-use crate::config::Verifier;
+use crate::config::{Verifier, hash_cost as cost};
 use crate::secret::Secret;
 
-/// Checked when there is nothing else to check, so that a name cannot be told from the time its
-/// refusal takes. Random bytes, with the parameters of [`hash`]: no password is
-/// known to have this hash.
+/// The hash that a refusal is checked against where no configured password has an argon2 hash, so
+/// that the time of a refusal does not tell a name. Random bytes, with the parameters of [`hash`]: no
+/// password is known to have this hash.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$7QXNJo2XXMFWSWPjlxY32Q$928TeSh8KWP/Un79P8FE/bLj7eeHWRY3YS4MfAemROk";
 
 /// Blocks of argon2 that glibc's allocator maps by themselves, and unmaps when they are freed: more
@@ -63,9 +63,9 @@ pub fn check_hash(phc: &Secret) -> Result<(), PasswordError> {
 #[derive(Debug)]
 pub struct Passwords {
     permits: Arc<Semaphore>,
-    /// How many argon2 checks there have been.
+    /// The parameters of every argon2 check so far.
     #[cfg(test)]
-    pub(super) checks: std::sync::atomic::AtomicUsize,
+    pub(super) checks: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl Default for Passwords {
@@ -81,51 +81,58 @@ impl Passwords {
         Self {
             permits: Arc::new(Semaphore::new(concurrent.get())),
             #[cfg(test)]
-            checks: 0.into(),
+            checks: Arc::default(),
         }
     }
 
     /// Whether `password` is the one that `verifier` was made from. An empty one never is.
     ///
-    /// Waits for its turn without a limit: put a deadline around it. What has begun ends on its
-    /// own and keeps its place until then.
+    /// Every refusal does the same work, whatever the verifier: one MD5 digest, one SHA-1 digest, and
+    /// one argon2 check of each cost in `refusal_costs`. The verifier's own cost has to be among them.
     ///
-    /// A refusal costs an argon2 check whatever the verifier, `like` that one if there is one.
+    /// Waits for its turn without a limit: put a deadline around it. A check that has begun keeps its
+    /// place until it ends, even if the caller gives up.
     pub async fn matches(
         &self,
         password: &Secret,
         verifier: Option<&Verifier>,
-        like: Option<&Secret>,
+        refusal_costs: &[Secret],
     ) -> bool {
         if password.is_empty() {
             return false;
         }
-        match verifier {
-            Some(Verifier::Argon2(phc)) => return self.argon2(password, phc).await,
-            Some(Verifier::Plain(plain)) if plain == password => return true,
-            Some(Verifier::Md5(digest)) if same(&Md5::digest(password.expose()), digest) => {
-                return true;
-            }
-            Some(Verifier::Sha1(digest)) if same(&Sha1::digest(password.expose()), digest) => {
-                return true;
-            }
-            _ => {}
+        if matches_at_once(password, verifier) {
+            return true;
         }
-        match like {
-            Some(phc) => self.argon2(password, phc).await,
-            None => self.argon2(password, &Secret::from(NOBODY)).await,
+        let own = match verifier {
+            Some(Verifier::Argon2(phc)) => Some(phc.clone()),
+            _ => None,
         };
-        false
-    }
-
-    async fn argon2(&self, password: &Secret, phc: &Secret) -> bool {
+        let differs = |phc: &&Secret| own.as_ref().is_none_or(|own| cost(own) != cost(phc));
+        let mut others: Vec<Secret> = refusal_costs.iter().filter(differs).cloned().collect();
+        if own.is_none() && others.is_empty() {
+            others.push(Secret::from(NOBODY));
+        }
+        let password = password.clone();
         #[cfg(test)]
-        self.checks
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (password, phc) = (password.clone(), phc.clone());
-        self.bounded(move || verify(&password, &phc).unwrap_or(false))
-            .await
-            .unwrap_or(false)
+        let checks = Arc::clone(&self.checks);
+        let check = move |phc: &Secret| {
+            #[cfg(test)]
+            if let Ok(mut checks) = checks.lock() {
+                checks.push(String::from_utf8_lossy(cost(phc)).into_owned());
+            }
+            verify(&password, phc).unwrap_or(false)
+        };
+        let work = move || {
+            if own.as_ref().is_some_and(&check) {
+                return true;
+            }
+            for phc in &others {
+                check(phc);
+            }
+            false
+        };
+        self.bounded(work).await.unwrap_or(false)
     }
 
     /// Runs `work` on a blocking thread. The permit goes with it, so that a caller that gives up
@@ -141,6 +148,19 @@ impl Passwords {
         })
         .await
         .ok()
+    }
+}
+
+/// Whether a line of a q password file matches. Makes both digests for every user, so that the time
+/// does not tell which kind a user's line has.
+fn matches_at_once(password: &Secret, verifier: Option<&Verifier>) -> bool {
+    let md5 = Md5::digest(password.expose());
+    let sha1 = Sha1::digest(password.expose());
+    match verifier {
+        Some(Verifier::Plain(plain)) => plain == password,
+        Some(Verifier::Md5(digest)) => same(&md5, digest),
+        Some(Verifier::Sha1(digest)) => same(&sha1, digest),
+        Some(Verifier::Argon2(_)) | None => false,
     }
 }
 
@@ -193,7 +213,7 @@ mod tests {
         ] {
             for (password, expected) in [("s3cret:é", true), ("s3cret:e", false), ("", false)] {
                 let matches = passwords
-                    .matches(&password.into(), Some(&verifier), None)
+                    .matches(&password.into(), Some(&verifier), &[])
                     .await;
                 assert_eq!(matches, expected, "{password}");
             }
@@ -209,7 +229,7 @@ mod tests {
             Verifier::Md5(Md5::digest("").into()),
             Verifier::Sha1(Sha1::digest("").into()),
         ] {
-            assert!(!passwords.matches(&empty, Some(&verifier), None).await);
+            assert!(!passwords.matches(&empty, Some(&verifier), &[]).await);
         }
         assert!(matches!(hash(&empty), Err(PasswordError::Empty)));
     }
@@ -217,14 +237,10 @@ mod tests {
     #[tokio::test]
     async fn without_a_verifier_nothing_matches_not_even_the_hash_that_is_used_for_its_cost() {
         let passwords = Passwords::default();
-        let like = Secret::from(hash(&"hers".into()).unwrap());
-        assert!(!passwords.matches(&"hers".into(), None, Some(&like)).await);
+        let like = [Secret::from(hash(&"hers".into()).unwrap())];
+        assert!(!passwords.matches(&"hers".into(), None, &like).await);
         let other = Verifier::Plain("his".into());
-        assert!(
-            !passwords
-                .matches(&"hers".into(), Some(&other), Some(&like))
-                .await
-        );
+        assert!(!passwords.matches(&"hers".into(), Some(&other), &like).await);
     }
 
     #[test]

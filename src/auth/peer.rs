@@ -1,10 +1,8 @@
 //! Who is on the other end, by the kernel's word.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::LazyLock;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
@@ -13,6 +11,7 @@ use super::socket::{Ends, KernelSocket};
 use super::{proc_net, sock_diag};
 use crate::config::ListenAddress;
 use crate::error::{MORE_DESCRIPTORS, NO_DESCRIPTORS, out_of_descriptors};
+use crate::user_namespace::is_hidden;
 
 /// The other end of an accepted connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,26 +260,6 @@ fn gone(address: SocketAddr) -> PeerError {
     PeerError::Gone {
         address: Some(address),
     }
-}
-
-/// Whether `uid` is what the kernel says for every account that has no number in the user
-/// namespace that hopend runs in. It would make one user of them all.
-fn is_hidden(uid: u32) -> bool {
-    // Written once for a namespace, before anybody can be seen in it.
-    static MAPS_EVERY_ACCOUNT: LazyLock<bool> = LazyLock::new(|| {
-        maps_every_account(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
-    });
-    if *MAPS_EVERY_ACCOUNT {
-        return false;
-    }
-    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
-    uid == overflow.trim().parse().unwrap_or(65_534)
-}
-
-fn maps_every_account(uid_map: &str) -> bool {
-    uid_map
-        .split_ascii_whitespace()
-        .eq(["0", "0", "4294967295"])
 }
 
 fn hidden(uid: u32) -> String {

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::*;
+use crate::user_namespace::maps_every_account;
 
 #[path = "../../tests/support/root.rs"]
 mod root;

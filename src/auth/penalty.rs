@@ -1,6 +1,6 @@
 //! A growing delay for those who guess passwords, and a queue for each that guesses many at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Origin, Peer};
+use crate::q::handshake::Hello;
 
 /// After the first failure.
 const FIRST: Duration = Duration::from_millis(100);
@@ -18,6 +19,12 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// Without a failure for this long all is forgotten.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// How soon after its refusal a guess has to be repeated to be the same guess. qPython repeats at once.
+const REPEATED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Guesses of one origin that may be repeated; past this the oldest is forgotten.
+const REPEATABLE: usize = 8;
 
 /// Peers that are remembered; past this the one that failed longest ago is forgotten.
 const CAPACITY: usize = 4096;
@@ -63,6 +70,28 @@ struct Record {
     failures: u32,
     last: Instant,
     tried: Tried,
+    repeatable: VecDeque<CountedGuess>,
+}
+
+/// A user and a password that were refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Guess<'g> {
+    /// Who gave them.
+    pub peer: &'g Peer,
+    /// What hopen gave.
+    pub hello: &'g Hello,
+    /// When it gave them.
+    pub arrived: Instant,
+}
+
+/// A guess that was counted, and that counts no second time if the client repeats it without a
+/// capability byte: a client of kdb+ before 2.6 needs that form, and qPython tries it after a refusal.
+#[derive(Debug)]
+struct CountedGuess {
+    /// A hash of the user and the password, with a random key of this process.
+    hash: u64,
+    /// When it is too late for that.
+    until: Instant,
 }
 
 /// Which users a peer failed to be, by a hash of what hopen gave.
@@ -150,6 +179,42 @@ impl Penalties {
             })
     }
 
+    /// Records a guess that was refused, and returns how long to hold back the refusal. A guess that
+    /// repeats one that was counted, and leaves out the capability byte, is that same guess: it costs
+    /// nothing, once.
+    pub fn refused(&self, guess: &Guess<'_>, now: Instant) -> Duration {
+        let Guess {
+            peer,
+            hello,
+            arrived,
+        } = *guess;
+        let hash = self.names.hash_one((&hello.user, hello.password.expose()));
+        let origin = Origin::of(peer);
+        if hello.capability.is_none() && self.was_counted(origin, hash, arrived) {
+            return Duration::ZERO;
+        }
+        let held_back = self.failed(peer, &hello.user, now);
+        if hello.capability.is_some()
+            && let Some(record) = self.table().get_mut(&origin)
+        {
+            record.repeatable.truncate(REPEATABLE - 1);
+            let until = now + held_back + REPEATED_WITHIN;
+            record.repeatable.push_front(CountedGuess { hash, until });
+        }
+        held_back
+    }
+
+    /// Whether this very guess was counted lately. It is no longer afterwards.
+    fn was_counted(&self, origin: Origin, hash: u64, arrived: Instant) -> bool {
+        let mut table = self.table();
+        let Some(record) = table.get_mut(&origin) else {
+            return false;
+        };
+        let mut counted = record.repeatable.iter();
+        let found = counted.position(|guess| guess.hash == hash && arrived <= guess.until);
+        found.is_some_and(|at| record.repeatable.remove(at).is_some())
+    }
+
     /// Records that `peer` was refused as `user` (what hopen gave), and returns how long to hold
     /// back the refusal.
     pub fn failed(&self, peer: &Peer, user: &str, now: Instant) -> Duration {
@@ -165,12 +230,14 @@ impl Penalties {
                 if record.is_forgotten(now) {
                     record.failures = 0;
                     record.tried = tried;
+                    record.repeatable.clear();
                 }
             })
             .or_insert(Record {
                 failures: 0,
                 last: now,
                 tried,
+                repeatable: VecDeque::new(),
             });
         record.failures = record.failures.saturating_add(1);
         record.last = record.last.max(now);
@@ -295,6 +362,68 @@ mod tests {
         penalties.succeeded(&local(1), "bob");
         penalties.succeeded(&local(1), "alice");
         assert_eq!(penalties.delay(&local(1), now), FIRST * 2);
+    }
+
+    fn hello(password: &str, capability: Option<u8>) -> Hello {
+        Hello {
+            user: "bob".into(),
+            password: password.into(),
+            capability,
+        }
+    }
+
+    #[test]
+    fn a_guess_repeated_without_a_capability_byte_counts_once() {
+        let penalties = Penalties::default();
+        let start = Instant::now();
+        let (with, without) = (Some(3), None);
+        let late = FIRST * 2 + REPEATED_WITHIN + Duration::from_millis(1);
+        // Who, what, and when by how much after the guess before; how long it is held back.
+        let table = [
+            (local(1), hello("a", with), Duration::ZERO, FIRST),
+            (local(1), hello("a", without), FIRST, Duration::ZERO),
+            // Once.
+            (local(1), hello("a", without), FIRST, FIRST * 2),
+            // It was counted without the byte: the same again is a guess.
+            (local(1), hello("a", without), FIRST * 2, FIRST * 4),
+            // Another password, another origin, the byte, too late.
+            (local(2), hello("a", with), Duration::ZERO, FIRST),
+            (local(2), hello("b", without), FIRST, FIRST * 2),
+            (local(3), hello("a", without), Duration::ZERO, FIRST),
+            (local(2), hello("a", with), Duration::ZERO, FIRST * 4),
+            (local(3), hello("c", with), Duration::ZERO, FIRST * 2),
+            (local(3), hello("c", without), late, FIRST * 4),
+        ];
+        let mut now = start;
+        for (row, (peer, hello, after, expected)) in table.iter().enumerate() {
+            now += *after;
+            let guess = Guess {
+                peer,
+                hello,
+                arrived: now,
+            };
+            assert_eq!(penalties.refused(&guess, now), *expected, "row {row}");
+        }
+        // Clients of one account take turns: the last eight guesses can be repeated.
+        let names: Vec<_> = (0..=REPEATABLE).map(|n| n.to_string()).collect();
+        for password in &names {
+            let hello = hello(password, with);
+            let guess = Guess {
+                peer: &local(4),
+                hello: &hello,
+                arrived: now,
+            };
+            penalties.refused(&guess, now);
+        }
+        for (n, password) in names.iter().enumerate().rev() {
+            let hello = hello(password, without);
+            let guess = Guess {
+                peer: &local(4),
+                hello: &hello,
+                arrived: now,
+            };
+            assert_eq!(penalties.refused(&guess, now).is_zero(), n > 0, "{n}");
+        }
     }
 
     #[test]

@@ -158,6 +158,7 @@ impl Loaded {
             kept.users_left_out = names.into_iter().cloned().collect();
             kept.users_left_out
                 .retain(|name| !kept.users.iter().any(|user| user.name == *name));
+            kept.follow_users(&self.config.users);
             self.config.endpoints.push(Arc::new(kept));
             left_out.cause = LeftOutCause::Kept;
         }

@@ -102,6 +102,16 @@ impl<T> Named<T> {
         Found::Unknown
     }
 
+    /// Whether the file gives one this name, valid or not.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.part.name == name)
+    }
+
+    /// The name of every one of them, valid or not.
+    pub(super) fn all_names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.part.name.as_str())
+    }
+
     /// The only one there is.
     pub(super) fn only(&self) -> Option<Found<T>> {
         match self.entries.as_slice() {

@@ -131,7 +131,7 @@ fn all_or_none<T>(value: Option<Option<T>>) -> Option<Option<T>> {
 }
 
 /// What hopen's user can be: it ends at the first colon.
-fn user_name(text: &str) -> Result<(), Invalid> {
+pub(super) fn user_name(text: &str) -> Result<(), Invalid> {
     let fine = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
     if (1..=64).contains(&text.len()) && text.chars().all(fine) {
         return Ok(());

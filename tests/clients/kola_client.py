@@ -1,5 +1,6 @@
 """kola against an endpoint of hopend."""
 
+import os
 import time
 
 import kola
@@ -31,6 +32,15 @@ def asks():
         raise AssertionError("no error of q's")
     except kola.KolaError as error:
         assert '"mine"' in str(error), error
+
+
+def asks_without_terminal():
+    # Also where whoever runs the tests has one.
+    def no_terminal():
+        raise OSError(25, "Inappropriate ioctl for device")
+
+    os.getlogin = no_terminal
+    asks()
 
 
 def large():
@@ -128,6 +138,7 @@ def console():
 steps.run(
     {
         "asks": asks,
+        "asks-without-terminal": asks_without_terminal,
         "large": large,
         "wrong-password": wrong_password,
         "killed": killed,
