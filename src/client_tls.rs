@@ -16,6 +16,7 @@ use x509_parser::extensions::GeneralName;
 use crate::config::{CertificateName, ServerTls, TlsVersion};
 use crate::crypto;
 use crate::error::with_note;
+use crate::file_access::{self, FileAccessError, Protection};
 
 /// How often the files are looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +35,9 @@ pub enum ServerTlsError {
         #[source]
         source: pem::Error,
     },
+    /// Other accounts can change a file, or read the key.
+    #[error(transparent)]
+    Exposed(FileAccessError),
     /// rustls does not take what the files hold.
     #[error("the certificate {cert} and the key {key} can't be used", cert = .cert.display(), key = .key.display())]
     Pair {
@@ -101,6 +105,20 @@ pub fn server_config(tls: &ServerTls) -> Result<ServerConfig, ServerTlsError> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+/// Checks who can change the files, and read the key. A file that is not there is told by its reader.
+fn protected(tls: &ServerTls) -> Result<(), ServerTlsError> {
+    let trusted = [Some(&tls.cert), tls.client_ca.as_ref()];
+    let trusted = trusted.into_iter().flatten();
+    let files = trusted.map(|path| (path, Protection::FromChange));
+    for (path, protection) in files.chain([(&tls.key, Protection::FromChangeAndReading)]) {
+        match file_access::check(path, protection) {
+            Err(exposed) if !exposed.is_unseen() => return Err(ServerTlsError::Exposed(exposed)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ServerTlsError> {
@@ -188,7 +206,10 @@ impl Certificates {
         // Before they are read: what changes meanwhile is seen the next time.
         let stamps = self.stamps();
         let changed = self.made().stamps != stamps;
-        changed.then(|| (stamps, server_config(&self.tls)))
+        changed.then(|| {
+            let protected = protected(&self.tls);
+            (stamps, protected.and_then(|()| server_config(&self.tls)))
+        })
     }
 
     /// Where the files can't be used what was made of them before stays, and the log tells, once for

@@ -261,6 +261,15 @@ async fn files_that_change_are_read_anew_and_broken_ones_are_not_taken() {
         "{problems}"
     );
 
+    // A key that others can read.
+    other.write(tls.folder.path());
+    let key = tls.folder.path().join("server.key");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    until(&tls, &|_| refused(3)).await;
+    log.line_with(&["ERROR", "holds secrets", "the one before stays in use"])
+        .await;
+    assert_eq!(shown(&tls).await, *next.der());
+
     other.write(tls.folder.path());
     tls.stage.reload(|text| text);
     assert_eq!(shown(&tls).await, *other.der());

@@ -1,7 +1,8 @@
 //! kdb+ without FinSpace: fixed, computed and passed-on logins, several addresses, new authorities.
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use hopend::q::value::Value;
 use hopend::sim::{ClusterFault, Flaw, Options, Times};
@@ -49,6 +50,28 @@ async fn a_fixed_login_and_a_password_that_changes() {
     let refused = QClient::open(stage.address("plain"), "", "").await;
     assert!(matches!(refused, Err(Refused::Access)));
     std::fs::write(&file, right).unwrap();
+    stage.open("plain").await;
+}
+
+/// While the daemon runs, too: what others could read or change is not sent, and the log says why.
+#[tokio::test]
+async fn a_password_file_that_others_can_read_is_used_no_more() {
+    let (log, _guard) = Log::capture();
+    let stage = Stage::with(Options::default(), any_ports).await;
+    stage.open("plain").await;
+    let file = stage.folder.path().join("plain.password");
+    let mode = |mode| std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+    for (open, said) in [
+        (0o644, "holds secrets and is open to every account"),
+        (0o622, "chmod o-"),
+    ] {
+        mode(open);
+        let refused = QClient::open(stage.address("plain"), "", "").await;
+        assert!(matches!(refused, Err(Refused::Broken(_))), "{open:o}");
+        log.line_with(&["session refused", said, "kind=\"configuration\""])
+            .await;
+    }
+    mode(0o640);
     stage.open("plain").await;
 }
 

@@ -1,16 +1,15 @@
 //! What a certificate calls its owner, and the keys of an endpoint's `tls`.
 
 use std::fmt;
-use std::os::unix::fs::PermissionsExt;
 use std::str::FromStr;
 
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject};
 
-use super::file::open_to_others;
 use super::invalid::Invalid;
 use super::reader::Value;
 use super::{ServerTls, TlsVersion};
+use crate::file_access::Protection;
 
 pub(super) const KEYS: &[&str] = &["cert", "key", "client_ca", "min_version"];
 
@@ -77,11 +76,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<ServerTls> {
     let key = table
         .required("key", "name the PEM file of the certificate's key")
         .and_then(|value| {
-            let (path, metadata) = value.file()?;
-            if let Some(invalid) = open_to_others(metadata.permissions().mode(), "the file", &path)
-            {
-                value.problem(invalid.what, invalid.remedy);
-            }
+            let (path, _) = value.file(Protection::FromChangeAndReading)?;
             match PrivateKeyDer::from_pem_file(&path) {
                 Ok(_) => Some(path),
                 Err(pem::Error::Io(error)) => {

@@ -1,10 +1,12 @@
 //! `[environment.NAME]`.
 
 use super::Environment;
+use super::aws_profile_files::AwsProfileFiles;
 use super::left_out::{Part, PartKind};
 use super::named::Named;
 use super::reader::{Table, Value};
 use super::value;
+use crate::file_access::Protection;
 
 pub(super) const KEYS: &[&str] = &[
     "id",
@@ -76,8 +78,21 @@ fn read(name: &str, value: &Value<'_>, how: &str) -> Option<Environment> {
     });
     let credentials_file = table
         .get("credentials_file")
-        .and_then(|file| file.file())
+        .and_then(|file| file.file(Protection::FromChangeAndReading))
         .map(|(path, _)| path);
+    let profile_files = AwsProfileFiles::of(None, |name| std::env::var_os(name));
+    // A file that is named is checked where it is named.
+    let checked = match table.get("credentials_file") {
+        Some(_) => profile_files.check_configuration(),
+        None => profile_files.check(),
+    };
+    if let Err(exposed) = checked {
+        let (what, remedy) = (exposed.what(), exposed.remedy());
+        match table.get("profile") {
+            Some(profile) => profile.problem(what, remedy),
+            None => table.problem(what, remedy),
+        }
+    }
     let endpoint_url = table.get("endpoint_url").and_then(|url| url.url());
     let sts_endpoint_url = table.get("sts_endpoint_url").and_then(|url| url.url());
     let ca_file = table.get("ca_file").and_then(|file| file.ca_file());

@@ -2,16 +2,15 @@
 
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::unistd::{AccessFlags, access};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 use zeroize::Zeroizing;
 
-use super::invalid::Invalid;
 use super::reader::Value;
+use crate::file_access::{self, Protection};
 
 /// Far beyond any password file: what is larger was named by mistake.
 const LARGEST_SECRET_FILE: u64 = 16 << 20;
@@ -28,9 +27,10 @@ impl Value<'_> {
         self.check(resolved)
     }
 
-    /// A file that exists. The problem shows the path only if it is absolute: what is not may be a
-    /// password that was written into the wrong key.
-    pub(super) fn file(&self) -> Option<(PathBuf, Metadata)> {
+    /// A file that exists; a problem is reported if it is not protected. The problem of a file that
+    /// does not exist shows the path only if it is absolute: what is not may be a password that was
+    /// written into the wrong key.
+    pub(super) fn file(&self, protection: Protection) -> Option<(PathBuf, Metadata)> {
         let path = self.path()?;
         let shown = if self.text()?.starts_with('/') {
             format!("{}", path.display())
@@ -38,7 +38,16 @@ impl Value<'_> {
             format!("the file it names in {}", self.shown_directory())
         };
         match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Some((path, metadata)),
+            Ok(metadata) if metadata.is_file() => {
+                match file_access::check(&path, protection) {
+                    // Reading it fails next, and says why.
+                    Err(exposed) if !exposed.is_unseen() => {
+                        self.problem(exposed.what(), exposed.remedy());
+                    }
+                    _ => {}
+                }
+                Some((path, metadata))
+            }
             Ok(_) => {
                 self.problem(format!("{shown} is not a file"), "name a file");
                 None
@@ -52,7 +61,7 @@ impl Value<'_> {
 
     /// A file with at least one certificate.
     pub(super) fn ca_file(&self) -> Option<PathBuf> {
-        let (path, _) = self.file()?;
+        let (path, _) = self.file(Protection::FromChange)?;
         let remedy = "name a PEM file of certificates (-----BEGIN CERTIFICATE-----)";
         let certificates =
             CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -75,10 +84,7 @@ impl Value<'_> {
 
     /// A file with passwords in it, and what it holds.
     pub(super) fn secret_file(&self) -> Option<(PathBuf, Zeroizing<Vec<u8>>)> {
-        let (path, metadata) = self.file()?;
-        if let Some(invalid) = open_to_others(metadata.permissions().mode(), "the file", &path) {
-            self.problem(invalid.what, invalid.remedy);
-        }
+        let (path, metadata) = self.file(Protection::FromChangeAndReading)?;
         if metadata.len() > LARGEST_SECRET_FILE {
             self.problem("the file is too large", "name a file of passwords");
             return None;
@@ -101,7 +107,7 @@ impl Value<'_> {
             );
             return None;
         }
-        let (path, _) = self.file()?;
+        let (path, _) = self.file(Protection::FromChange)?;
         if access(&path, AccessFlags::X_OK).is_err() {
             self.problem(
                 format!("{} can't be executed", path.display()),
@@ -137,17 +143,4 @@ impl Value<'_> {
             format!("{}", directory.display())
         }
     }
-}
-
-/// What is wrong with the mode of a file that holds secrets, if anything is.
-pub(super) fn open_to_others(mode: u32, what: &str, path: &Path) -> Option<Invalid> {
-    (mode & 0o007 != 0).then(|| {
-        Invalid::new(
-            format!(
-                "{what} holds secrets and is open to every account (mode {:04o})",
-                mode & 0o7777
-            ),
-            format!("chmod o-rwx {}", path.display()),
-        )
-    })
 }

@@ -1,6 +1,5 @@
 //! The file as a whole.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,12 +8,12 @@ use zeroize::Zeroizing;
 
 use super::account::{Accounts, system_account};
 use super::endpoint::{Claims, Known};
-use super::file::open_to_others;
 use super::left_out::{Loaded, Reach};
 use super::problem::{Problem, Problems};
 use super::reader::Table;
 use super::source::{Basis, Source};
 use super::{Config, Endpoint, daemon, endpoint, environment, user};
+use crate::file_access::{self, FileAccessError, Protection};
 
 const KEYS: &[&str] = &["environment", "user", "endpoint", "daemon"];
 
@@ -24,10 +23,7 @@ const KEYS: &[&str] = &["environment", "user", "endpoint", "daemon"];
 /// All problems at once.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     let text = text(path)?;
-    let mode = std::fs::metadata(path)
-        .ok()
-        .map(|metadata| metadata.permissions().mode());
-    read(&text, path, &system_account, mode)
+    read(&text, path, &system_account, Some(path))
 }
 
 /// As [`load`], with what is valid although something is not.
@@ -36,9 +32,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// All problems, where the text is no TOML and nothing can be said for certain.
 pub fn load_in_part(path: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Problems> {
     let text = text(path)?;
-    let mode = std::fs::metadata(path).ok();
-    let mode = mode.map(|metadata| metadata.permissions().mode());
-    read_in_part(&text, path, accounts, mode)
+    read_in_part(&text, path, accounts, Some(path))
 }
 
 /// As [`load_in_part`], for the daemon to serve in place of what it serves now: endpoints that are
@@ -92,6 +86,7 @@ fn text(path: &Path) -> Result<Zeroizing<String>, Problems> {
     let bytes = std::fs::read(path).map_err(|error| {
         let remedy = match error.kind() {
             std::io::ErrorKind::NotFound => "create it, or name another with --config",
+            std::io::ErrorKind::IsADirectory => "name the file in it with --config",
             _ => "let the account that runs hopend read it",
         };
         unreadable(format!("can't be read: {error}"), remedy)
@@ -126,9 +121,9 @@ fn read(
     text: &str,
     file: &Path,
     accounts: &Accounts<'_>,
-    mode: Option<u32>,
+    on_disk: Option<&Path>,
 ) -> Result<Config, Problems> {
-    let loaded = read_in_part(text, file, accounts, mode)?;
+    let loaded = read_in_part(text, file, accounts, on_disk)?;
     loaded.problems.map_or(Ok(loaded.config), Err)
 }
 
@@ -136,7 +131,7 @@ fn read_in_part(
     text: &str,
     file: &Path,
     accounts: &Accounts<'_>,
-    mode: Option<u32>,
+    on_disk: Option<&Path>,
 ) -> Result<Loaded, Problems> {
     let mut source = Source::new(text, file);
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -146,8 +141,8 @@ fn read_in_part(
     }
     let root = Table::root(&source, document.get_ref());
     let config = config(&root, accounts);
-    if let Some(mode) = mode {
-        closed(&root, mode, file);
+    if let Some(path) = on_disk {
+        protected(&root, path);
     }
     let (left_out, problems) = source.conclude_in_part();
     match problems {
@@ -197,6 +192,7 @@ fn config(root: &Table<'_>, accounts: &Accounts<'_>) -> Config {
         users: users.named.into_valid(),
         endpoints: endpoints.into_valid(),
         files: root.source.named(),
+        notices: root.source.notices(),
     }
 }
 
@@ -213,18 +209,31 @@ fn whole_file(root: &Table<'_>, line: Option<usize>, key: &str, what: &str, reme
     );
 }
 
-/// A file that holds a password hash is to be read by its owner and group only.
-fn closed(root: &Table<'_>, mode: u32, file: &Path) {
-    let Some(invalid) = open_to_others(mode, "this configuration file", file) else {
-        return;
-    };
+/// Nobody but root and hopend's account may change the file; one that holds a password hash is to be
+/// read by its owner and group only.
+fn protected(root: &Table<'_>, path: &Path) {
+    match file_access::check(path, Protection::FromChange) {
+        Ok(()) => {}
+        // It has been read.
+        Err(FileAccessError::Unseen { .. }) => return,
+        Err(exposed) => {
+            return whole_file(root, None, "", &exposed.what(), &exposed.remedy());
+        }
+    }
     let users = root.get("user").and_then(|users| users.raw().as_array());
     let hash = users
         .into_iter()
         .flat_map(|users| users.iter())
         .find_map(|user| user.get_ref().get("password"));
-    if let Some(hash) = hash {
+    let Some(hash) = hash else { return };
+    if let Err(FileAccessError::Readable { mode, .. }) =
+        file_access::check(path, Protection::FromChangeAndReading)
+    {
         let line = root.source.line(hash.span().start);
-        whole_file(root, Some(line), "", &invalid.what, &invalid.remedy);
+        let what = format!(
+            "this configuration file holds secrets and is open to every account (mode {mode:04o})"
+        );
+        let remedy = format!("chmod o-rwx {}", path.display());
+        whole_file(root, Some(line), "", &what, &remedy);
     }
 }

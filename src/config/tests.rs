@@ -30,6 +30,9 @@ static FILES: LazyLock<TempDir> = LazyLock::new(|| {
         ("empty", "", 0o600),
         ("users", "carol:hunter2\n", 0o600),
         ("open", "carol:hunter2\n", 0o644),
+        ("written", "carol:hunter2\n", 0o602),
+        ("written.pem", ca.cert.pem().as_str(), 0o666),
+        ("written.sh", "#!/bin/sh\n", 0o777),
         ("login", "hunter2\n", 0o600),
         ("program", "#!/bin/sh\n", 0o700),
         ("credentials", "[sim]\n", 0o600),
@@ -339,4 +342,46 @@ fn load_tells_why_a_file_cannot_be_read_and_who_may_read_a_hash() {
 
     fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
     assert!(load(Path::new(&path)).is_ok());
+}
+
+#[test]
+fn a_configuration_that_others_can_change_is_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hopend.toml");
+    fs::write(&path, SMALL.replace("\"alice\"\n\n", "\"root\"\n\n")).unwrap();
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        load(&directory.path().join("hopend.toml"))
+    };
+    mode(&path, 0o644).unwrap();
+    let said = mode(&path, 0o666).unwrap_err().to_string();
+    assert!(said.contains("every account can change"), "{said}");
+    assert!(said.contains("chmod o-w"), "{said}");
+    mode(&path, 0o644).unwrap();
+    // Whoever can write to its directory can put another in its place.
+    let said = mode(directory.path(), 0o777).unwrap_err().to_string();
+    assert!(said.contains("(mode 0777)"), "{said}");
+    mode(directory.path(), 0o1777).unwrap();
+    let loaded = load_in_part(&path, &system_account).unwrap();
+    assert_eq!((loaded.config.endpoints.len(), loaded.problems), (1, None));
+}
+
+#[test]
+fn a_directory_is_answered_with_the_advice_to_name_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = load(directory.path()).unwrap_err().to_string();
+    assert!(said.contains("name the file in it"), "{said}");
+}
+
+#[test]
+fn names_that_count_as_none_are_never_those_of_users() {
+    let names = |text: &str| read(text).unwrap().endpoints[0].default_user_names.clone();
+    assert_eq!(names(SMALL), ["unknown", "anonymous"]);
+    let anonymous = SMALL.replacen("name = \"alice\"", "name = \"anonymous\"", 1);
+    assert_eq!(names(&anonymous), ["unknown"]);
+    // Also of a user who may not use the endpoint.
+    let other = "[[user]]\nname = \"unknown\"\nos_user = \"1001\"\n[[endpoint]]";
+    let other = SMALL.replacen("[[endpoint]]", other, 1) + "users = [\"alice\"]\n";
+    assert_eq!(names(&other), ["anonymous"]);
+    assert!(names(&format!("{SMALL}default_user_names = []\n")).is_empty());
 }

@@ -1,5 +1,6 @@
 //! Durations, sizes, names and URLs.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -52,7 +53,7 @@ impl Value<'_> {
     pub(super) fn url(&self) -> Option<String> {
         let text = self.text()?;
         let uri: Option<http::Uri> = text.parse().ok();
-        let fine = uri.is_some_and(|uri| {
+        let fine = uri.as_ref().is_some_and(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri
                     .authority()
@@ -63,8 +64,17 @@ impl Value<'_> {
                 "is not a URL of an HTTP server",
                 "write \"https://host\" or \"http://host:port\"",
             );
+            return None;
         }
-        fine.then(|| text.to_owned())
+        let uri = uri?;
+        if uri.scheme_str() == Some("http") && !uri.host().is_some_and(is_loopback) {
+            self.problem(
+                "sends AWS credentials over a network without TLS",
+                "write \"https://host\"; \"http://\" is for 127.0.0.0/8, [::1] and localhost only",
+            );
+            return None;
+        }
+        Some(text.to_owned())
     }
 
     fn whole_number(&self, expected: &str, remedy: &str) -> Option<u64> {
@@ -88,6 +98,16 @@ impl Value<'_> {
             return Some(number);
         }
         None
+    }
+}
+
+/// Whether the host of a URL is this host's loopback, whatever the name service says.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let address: Result<IpAddr, _> = address.parse();
+    match address {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
     }
 }
 
@@ -172,6 +192,22 @@ mod tests {
         assert_eq!(any("100ms"), Some(Duration::from_millis(100)));
         for wrong in ["", "60", "-5s", "5s ago", "soon", "1 month"] {
             assert_eq!(any(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_the_loopback_is_reached_without_tls() {
+        for host in ["127.0.0.1", "127.9.8.7", "[::1]", "localhost", "LocalHost"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "10.0.0.1",
+            "[::]",
+            "0.0.0.0",
+            "localhost.example",
+            "127.0.0.1.example",
+        ] {
+            assert!(!is_loopback(host), "{host}");
         }
     }
 

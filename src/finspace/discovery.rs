@@ -239,6 +239,8 @@ mod tests {
         let path = folder.path().join("credentials");
         let text = format!("[hopend]\naws_access_key_id = {key}\naws_secret_access_key = s\n");
         std::fs::write(&path, text).unwrap();
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, closed).unwrap();
         path
     }
 

@@ -9,6 +9,7 @@ use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use serde::Serialize;
 
 use crate::error::{ErrorKind, with_fix};
+use crate::file_access::FileAccessError;
 use crate::policy::Statement;
 
 /// Why AWS did not give what was asked for.
@@ -290,6 +291,16 @@ where
     E: Error + 'static,
 {
     if let Some(why) = no_credentials(error) {
+        if let Some(exposed) = sources(why).find_map(<dyn Error>::downcast_ref::<FileAccessError>) {
+            return AwsError {
+                kind: ErrorKind::Configuration,
+                passing: true,
+                credentials: true,
+                message: format!("{}: no AWS credentials: {}", asked.action, exposed.what()),
+                remedy: exposed.remedy(),
+                missing: None,
+            };
+        }
         return AwsError {
             kind: ErrorKind::Configuration,
             passing: true,

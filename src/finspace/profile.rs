@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 
-use crate::config::Environment;
+use crate::config::{AwsProfileFiles, Environment};
 
 /// A profile of the configuration. The SDK's own provider reads the files once and keeps a failure
 /// for ever; this one finds a profile that was mended while the daemon runs.
@@ -46,6 +47,42 @@ impl ProvideCredentials for Profile {
         Self: 'a,
     {
         let provider = self.provider();
-        future::ProvideCredentials::new(async move { provider.provide_credentials().await })
+        let named = self.credentials_file.as_deref();
+        let files = AwsProfileFiles::of(named, |name| std::env::var_os(name));
+        future::ProvideCredentials::new(async move {
+            let checked = tokio::task::spawn_blocking(move || files.check()).await;
+            let protected = checked.map_err(CredentialsError::unhandled)?;
+            protected.map_err(CredentialsError::invalid_configuration)?;
+            provider.provide_credentials().await
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_that_others_can_read_are_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("credentials");
+        let keys = "[hopend]\naws_access_key_id = AKIA\naws_secret_access_key = wonder\n";
+        std::fs::write(&path, keys).unwrap();
+        let profile = Profile {
+            name: Some("hopend".into()),
+            credentials_file: Some(path.clone()),
+        };
+        let mode = |mode| std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        mode(0o644);
+        let refused = profile.provide_credentials().await.unwrap_err();
+        let said = crate::error::chain(&refused);
+        assert!(said.contains("chmod o-rwx"), "{said}");
+        assert!(!said.contains("wonder"), "{said}");
+        mode(0o640);
+        let keys = profile.provide_credentials().await.unwrap();
+        assert_eq!(keys.access_key_id(), "AKIA");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::tried::NoneOfThem;
 use crate::config::Address;
 use crate::credential::FetchError;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, with_fix};
 use crate::upstream::UpstreamError;
 use crate::upstream::tls::TlsError;
 
@@ -78,6 +78,14 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// Other accounts can read or change the password file.
+    #[error("password_file: {}", with_fix(.what, .remedy))]
+    Exposed {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
     /// Neither the endpoint nor the login command says where kdb+ is.
     #[error(
         "the login command gave no address. Fix: have it print a connection string, or set connect on \
@@ -110,6 +118,7 @@ impl OpenError {
             | Self::Tls(_)
             | Self::Plaintext(_)
             | Self::PasswordFile { .. }
+            | Self::Exposed { .. }
             | Self::NoAddress
             | Self::Console => ErrorKind::Configuration,
         }

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::OpenError;
 use crate::error::again;
+use crate::file_access::{self, FileAccessError, Protection};
 use crate::secret::Secret;
 use crate::shared_answers::SharedAnswers;
 
@@ -78,15 +79,15 @@ impl PasswordFile {
                 Ok(seen.password)
             }
         });
-        let failed = |source| OpenError::PasswordFile {
+        let late = |source| OpenError::PasswordFile {
             path: path.to_path_buf(),
             source,
         };
         match question.within(PATIENCE).await {
-            Some(looked) => looked.map_err(|error| failed(again(&error))),
+            Some(looked) => looked.map_err(|error| failed(path, &error)),
             None => match &*last_of(&self.last) {
                 Some((_, password)) => Ok(password.clone()),
-                None => Err(failed(io::Error::new(
+                None => Err(late(io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!(
                         "its file system has not answered within {} s",
@@ -152,13 +153,29 @@ pub(crate) async fn read_password(path: &Path) -> Result<Secret, OpenError> {
     let file = path.to_path_buf();
     let read = spawn_blocking(move || first_line(&file)).await;
     let read = read.map_err(io::Error::other).flatten();
-    read.map_err(|source| OpenError::PasswordFile {
-        path: path.to_path_buf(),
-        source,
-    })
+    read.map_err(|source| failed(path, &source))
 }
 
+fn failed(path: &Path, error: &io::Error) -> OpenError {
+    let inner = error.get_ref();
+    match inner.and_then(|inner| inner.downcast_ref::<FileAccessError>()) {
+        Some(exposed) => OpenError::Exposed {
+            what: exposed.what(),
+            remedy: exposed.remedy(),
+        },
+        None => OpenError::PasswordFile {
+            path: path.to_path_buf(),
+            source: again(error),
+        },
+    }
+}
+
+/// Of a file that other accounts can neither change nor read. Blocks.
 fn first_line(path: &Path) -> io::Result<Secret> {
+    match file_access::check(path, Protection::FromChangeAndReading) {
+        Err(exposed) if !exposed.is_unseen() => return Err(io::Error::other(exposed)),
+        _ => {}
+    }
     let bytes = Secret::new(std::fs::read(path)?);
     let line = bytes.expose().split(|&b| b == b'\n').next();
     let line = line.unwrap_or_default().trim_ascii_end();
@@ -177,6 +194,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         let file = PasswordFile::default();
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, closed).unwrap();
         for password in ["first", "other", "a longer one"] {
             std::fs::write(&path, password).unwrap();
             let read = file.password(&path).await.unwrap();
@@ -193,6 +213,12 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert!(file.password(&path).await.is_err(), "it is gone");
         std::fs::write(&path, "back again").unwrap();
+        let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(&path, open).unwrap();
+        let exposed = file.password(&path).await.unwrap_err();
+        assert!(matches!(exposed, OpenError::Exposed { .. }), "{exposed}");
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        std::fs::set_permissions(&path, closed).unwrap();
         let read = file.password(&path).await.unwrap();
         assert_eq!(read.expose(), b"back again");
     }
@@ -203,6 +229,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         std::fs::write(&path, "secret").unwrap();
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, closed).unwrap();
         let file = PasswordFile::default();
         let (release, hangs) = std::sync::mpsc::channel::<()>();
         let hung = file.password_from(&path, move |path, known| {
@@ -229,6 +257,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         std::fs::write(&path, "secret").unwrap();
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, closed).unwrap();
         let file = PasswordFile::default();
         while file.last.lock().unwrap().is_none() {
             file.password(&path).await.unwrap();

@@ -35,6 +35,11 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("id = \"sdb3moagybykax4oexvsq4\"", "", 2, "environment.prod.id", "is missing"),
     ("\"us-east-1\"", "\"\"", 4, "environment.prod.region", "write the AWS region"),
     ("region =", "endpoint_url = \"vpce.example\"\nregion =", 4, "environment.prod.endpoint_url", "write \"https://host\""),
+    ("region =", "endpoint_url = \"http://10.0.0.1:80\"\nregion =", 4, "environment.prod.endpoint_url", "http://\" is for 127.0.0.0/8, [::1] and localhost only"),
+    ("region =", "sts_endpoint_url = \"http://sts.us-east-1.amazonaws.com\"\nregion =", 4, "environment.prod.sts_endpoint_url", "write \"https://host\""),
+    ("region =", "credentials_file = \"open\"\nregion =", 4, "environment.prod.credentials_file", "chmod o-rwx"),
+    ("region =", "credentials_file = \"written\"\nregion =", 4, "environment.prod.credentials_file", "chmod o-"),
+    ("region =", "ca_file = \"written.pem\"\nregion =", 4, "environment.prod.ca_file", "every account can change"),
     ("region =", "ca_file = \"empty\"\nregion =", 4, "environment.prod.ca_file", "holds no certificate"),
     ("region =", "ca_file = \"none.pem\"\nregion =", 4, "environment.prod.ca_file", "does not exist"),
     ("[[user]]", "[environment.test]\nid = \"a\"\nregion = \"eu-west-1\"\n[[user]]", 16, "endpoint \"hdb\".cluster", "add environment = one of \"prod\", \"test\""),
@@ -49,6 +54,8 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("\"alice\"\nos_user = \"alice\"", "\"carol\"\npassword_file = \"open\"", 8, "user \"carol\".password_file", "(mode 0644). Fix: chmod o-rwx"),
     ("os_user = \"alice\"", "password_file = \"hunter2\"", 8, "user \"alice\".password_file", "does not exist"),
     ("[[endpoint]]", "[[user]]\nname = \"alice\"\nos_user = \"alice\"\n[[endpoint]]", 11, "user \"alice\".name", "also the name of the user of line 6"),
+    ("cluster =", "default_user_names = [\"a:b\"]\ncluster =", 13, "endpoint \"hdb\".default_user_names", "without colons"),
+    ("cluster =", "default_user_names = \"unknown\"\ncluster =", 13, "endpoint \"hdb\".default_user_names", "must be an array"),
     ("cluster =", "users = []\ncluster =", 13, "endpoint \"hdb\".users", "is empty: nobody could use"),
     ("cluster =", "users = [\"alcie\"]\ncluster =", 13, "endpoint \"hdb\".users", "there is no user \"alcie\". Fix: did you mean \"alice\"?"),
     // targets
@@ -58,6 +65,10 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("cluster =", "connect = \":a:1\"\ncluster =", 13, "endpoint \"hdb\".connect", "stands beside a cluster"),
     ("cluster =", "login = \"client\"\ncluster =", 13, "endpoint \"hdb\".login", "does not go with a cluster"),
     ("cluster =", "node = \"no such\"\ncluster =", 13, "endpoint \"hdb\".node", "write \"any\", \"spread\", \"zone\", or a node's id"),
+    ("cluster =", "node = \"spead\"\ncluster =", 13, "endpoint \"hdb\".node", "did you mean \"spread\"?"),
+    ("cluster =", "node = \"Any\"\ncluster =", 13, "endpoint \"hdb\".node", "did you mean \"any\"?"),
+    ("cluster =", "node = \"zones\"\ncluster =", 13, "endpoint \"hdb\".node", "did you mean \"zone\"?"),
+    ("cluster = \"testhdb-cluster\"", "connect = \"unix:5000\"\nlogin = \"client\"", 13, "endpoint \"hdb\".connect", "is a Unix socket"),
     ("cluster =", "node_via = \"cluster\"\ncluster =", 13, "endpoint \"hdb\".node_via", "has no effect: no node is chosen"),
     ("cluster =", "node = \"spread\"\nnode_via = \"ssh\"\ncluster =", 14, "endpoint \"hdb\".node_via", "write \"api\" or \"cluster\""),
     ("cluster =", "errors = \"hide\"\ncluster =", 13, "endpoint \"hdb\".errors", "write \"close\" or \"explain\""),
@@ -76,6 +87,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1:svc:hunter2\"\nlogin = \"client\"", 13, "endpoint \"hdb\".connect", "holds more than a host and a port"),
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = { user = \"svc\", password_file = \"empty\" }", 14, "endpoint \"hdb\".login.password_file", "first line is empty"),
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = { user = \"svc\", password_file = \"open\" }", 14, "endpoint \"hdb\".login.password_file", "chmod o-rwx"),
+    ("cluster = \"testhdb-cluster\"", "login = { command = [\"@/written.sh\"] }", 13, "endpoint \"hdb\".login.command", "every account can change"),
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = { user = \"svc\" }", 14, "endpoint \"hdb\".login.password_file", "is missing"),
     ("cluster = \"testhdb-cluster\"", "login = { command = [\"login\", \"hunter2\"] }", 13, "endpoint \"hdb\".login.command", "no absolute path"),
     ("cluster = \"testhdb-cluster\"", "login = { command = [\"@/login\", \"hunter2\"] }", 13, "endpoint \"hdb\".login.command", "can't be executed"),
@@ -183,4 +195,55 @@ fn what_a_syntax_error_hides_is_not_called_missing() {
     let problems = read(&text).unwrap_err();
     let lines: Vec<Option<usize>> = problems.iter().map(|problem| problem.line).collect();
     assert_eq!(lines, [Some(6), Some(13)], "{problems}");
+}
+
+#[test]
+fn endpoints_that_lead_back_to_themselves_are_told_with_the_way() {
+    let endpoint = |name: &str, listen: &str, connect: &str| {
+        format!(
+            "[[endpoint]]\nname = \"{name}\"\nlisten = \"{listen}\"\nconnect = {connect}\nlogin = \"client\"\n"
+        )
+    };
+    let head = "[[user]]\nname = \"alice\"\nos_user = \"alice\"\n";
+    let told = |endpoints: &[String]| {
+        let problems = read(&(head.to_owned() + &endpoints.concat())).unwrap_err();
+        let told = problems
+            .iter()
+            .map(|p| (p.line.unwrap(), p.key.clone(), p.what.clone()));
+        told.collect::<Vec<_>>()
+    };
+    let own = endpoint("a", "127.0.0.1:5010", "[\":kdb:1\", \":localhost:5010\"]");
+    assert_eq!(
+        told(&[own]),
+        [(
+            7,
+            "endpoint \"a\".connect".into(),
+            "is an address of this endpoint itself".into()
+        )]
+    );
+    let (a, b, c, d) = (
+        endpoint("a", "127.0.0.1:5010", "\":127.0.0.1:5011\""),
+        endpoint(
+            "b",
+            "0.0.0.0:5011\"\nexpose = true #",
+            "\":tcps://localhost:5012\"",
+        ),
+        endpoint("c", "[::1]:5012", "\":127.0.0.1:5010\""),
+        endpoint("d", "127.0.0.1:5013", "\":127.0.0.1:5010\""),
+    );
+    let b = b.replace("expose = true #\"", "expose = true\nusers = [\"carol\"]");
+    let carol = "[[user]]\nname = \"carol\"\npassword_file = \"users\"\n".to_owned();
+    let told = told(&[carol, a, b, c, d.clone()]);
+    let whats: Vec<&str> = told.iter().map(|(_, _, what)| what.as_str()).collect();
+    assert_eq!(
+        whats,
+        [
+            "leads back to this endpoint: b -> c -> a",
+            "leads back to this endpoint: c -> a -> b",
+            "leads back to this endpoint: a -> b -> c",
+        ]
+    );
+    // To another one, and no further, is fine.
+    let other = endpoint("a", "127.0.0.1:5010", "\":kdb:1\"");
+    read(&(head.to_owned() + &other + &d)).unwrap();
 }
