@@ -27,7 +27,7 @@ use crate::confine::Confinement;
 use crate::console::Lists;
 use crate::control::Control;
 use crate::credential::{Clock, Credentials, Source, Sources};
-use crate::error::{chain, with_note};
+use crate::error::{chain, with_fix, with_note};
 use crate::limits::{self, Limits};
 use crate::lines::LostLines;
 use crate::listener::{self, BindError, Listener, Passed, Served};
@@ -328,7 +328,9 @@ impl App {
                 Err(error) => {
                     tracing::error!(endpoint, "{}", with_note(&error, "hopend goes on trying"));
                     let address = error.address.clone();
-                    first_failure.get_or_insert(error);
+                    if !error.lacks_directory() {
+                        first_failure.get_or_insert(error);
+                    }
                     Err(address)
                 }
             };
@@ -671,8 +673,8 @@ fn warn_of_plain(endpoint: &Endpoint) {
         tracing::warn!(
             endpoint = endpoint.name,
             %address,
-            "reachable from other hosts without TLS: passwords and data can be read on the way. Fix: add \
-             tls = {{ cert, key }} to the endpoint."
+            "{}",
+            with_fix(config::PLAIN, config::PLAIN_REMEDY)
         );
     }
 }

@@ -164,3 +164,40 @@ async fn the_last_place_of_an_endpoint_is_free_at_each_of_its_addresses() {
         handle.ask("1+1").await.unwrap();
     }
 }
+
+/// The file does not show the loop, for the system chooses the ports. One hopen makes two sessions, where
+/// it made as many as there may be.
+#[tokio::test]
+async fn an_endpoint_that_leads_back_to_itself_refuses_the_second_turn() {
+    let (log, _guard) = Log::capture();
+    let endpoint = |name: &str, connect: &str| {
+        format!(
+            "\n[[endpoint]]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\nconnect = \":{connect}\"\n\
+             login = \"client\"\nerrors = \"explain\"\n"
+        )
+    };
+    let nowhere = ["192.0.2.1:1", "192.0.2.1:2"];
+    let mut stage = Stage::with(Options::default(), |text| {
+        any_ports(text) + &endpoint("first", nowhere[0]) + &endpoint("second", nowhere[1])
+    })
+    .await;
+    let [first, second] = ["first", "second"].map(|name| stage.address(name).to_string());
+    stage.reload(|text| {
+        text.replace(nowhere[0], &second)
+            .replace(nowhere[1], &first)
+    });
+    let mut handle = stage.open("first").await;
+    let said = handle.ask("1+1").await.unwrap_err();
+    assert!(said.contains("leads back to itself"), "{said}");
+    let line = log
+        .line_with(&[
+            "session refused",
+            "first -> second -> first",
+            "kind=\"configuration\"",
+        ])
+        .await;
+    assert!(line.contains("Fix: "), "{line}");
+    let sessions = &stage.app.services().sessions;
+    let sessions = sessions.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(sessions, 3, "first, second, and the one that was refused");
+}

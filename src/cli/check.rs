@@ -2,7 +2,7 @@
 
 use super::{ConfigArgument, Exit, complain, say};
 use crate::audit;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded, Reach, Severity};
 
 /// Arguments of `hopend check`.
 #[derive(Debug, clap::Args)]
@@ -11,28 +11,77 @@ pub(super) struct Arguments {
     config: ConfigArgument,
 }
 
+/// What is printed of the file, for a line if it concerns one.
+struct Remark {
+    line: Option<usize>,
+    text: String,
+    severity: Severity,
+}
+
 pub(super) fn run(arguments: &Arguments) -> Exit {
     let path = &arguments.config.config;
-    match config::load(path) {
-        Ok(config) => {
-            if let Some(file) = &config.daemon.audit
-                && let Err(error) = audit::look(file)
-            {
-                complain(format_args!("hopend: {error}"));
-                // Only the daemon's account can tell.
-                if !error.is_permission() {
-                    return Exit::Configuration;
-                }
-            }
-            say(format_args!("{}: right", path.display()));
-            summarise(&config);
-            Exit::Ok
-        }
+    let loaded = match config::load_in_part(path, &config::system_account) {
+        Ok(loaded) => loaded,
         Err(problems) => {
             complain(problems);
-            Exit::Configuration
+            return Exit::Configuration;
+        }
+    };
+    let remarks = remarks(&loaded);
+    for remark in &remarks {
+        let line = remark
+            .line
+            .map_or_else(String::new, |line| format!(":{line}"));
+        let warning = match remark.severity {
+            Severity::Error => "",
+            Severity::Warning => "warning: ",
+        };
+        complain(format_args!(
+            "{}{line}: {warning}{}",
+            path.display(),
+            remark.text
+        ));
+    }
+    if remarks
+        .iter()
+        .any(|remark| remark.severity == Severity::Error)
+    {
+        return Exit::Configuration;
+    }
+    let config = &loaded.config;
+    if let Some(file) = &config.daemon.audit
+        && let Err(error) = audit::look(file)
+    {
+        complain(format_args!("hopend: {error}"));
+        // Only the daemon's account can tell.
+        if !error.is_permission() {
+            return Exit::Configuration;
         }
     }
+    say(format_args!("{}: right", path.display()));
+    summarise(config);
+    Exit::Ok
+}
+
+/// All remarks, in the order of the lines. A user whose account does not resolve is skipped until it
+/// does, so that is a warning.
+fn remarks(loaded: &Loaded) -> Vec<Remark> {
+    let problems = loaded.problems.iter().flatten().map(|problem| Remark {
+        line: problem.line,
+        text: problem.to_string(),
+        severity: match problem.reach {
+            Reach::Account(..) => Severity::Warning,
+            Reach::Daemon | Reach::Parts(_) | Reach::Proof(_) => Severity::Error,
+        },
+    });
+    let notices = loaded.config.notices.iter().map(|notice| Remark {
+        line: Some(notice.line),
+        text: notice.to_string(),
+        severity: notice.severity,
+    });
+    let mut remarks: Vec<Remark> = problems.chain(notices).collect();
+    remarks.sort_by_key(|remark| remark.line);
+    remarks
 }
 
 /// What the file means, one line an endpoint.

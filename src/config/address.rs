@@ -119,6 +119,12 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let rest = text.strip_prefix(':').unwrap_or(text);
+        if rest.starts_with("unix:") {
+            return Err(Invalid::new(
+                "is a Unix socket, which hopend does not dial",
+                "write \":host:port\", such as \":localhost:5010\"; a host named unix needs its domain or IP address",
+            ));
+        }
         let (tls, rest) = match rest.split_once("://") {
             Some(("tcps", rest)) => (true, rest),
             Some(_) => {
@@ -243,6 +249,15 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
         }
+    }
+
+    #[test]
+    fn a_unix_socket_is_not_taken_for_a_host() {
+        for text in ["unix:5000", ":unix:5000", ":unix://5000", "unix:/run/q"] {
+            let invalid = text.parse::<Address>().unwrap_err();
+            assert!(invalid.what.contains("Unix socket"), "{text}: {invalid}");
+        }
+        assert!("unix.example:5000".parse::<Address>().is_ok());
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::{LONGEST_SOCKET_PATH, fits_a_socket};
-use super::endpoint::Claims;
+use super::endpoint::{Claims, bindable};
 use super::left_out::{Part, PartKind};
 use super::limit;
+use super::notice::Severity;
 use super::reader::{Table, Value};
 use super::user;
 use super::{Accounts, Confine, Daemon, ListenAddress, LogFormat, Viewers};
@@ -89,7 +90,18 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims, accounts: &Accounts<'_
     {
         daemon.drain = drain;
     }
-    daemon.audit = table.get("audit").and_then(|value| value.path());
+    daemon.audit = table.get("audit").and_then(|value| {
+        let path = value.path()?;
+        let folder = path.parent().unwrap_or(&path);
+        if !folder.is_dir() {
+            value.notice(
+                Severity::Error,
+                format!("the directory {} does not exist", folder.display()),
+                "make the directory, writable for the account that runs hopend",
+            );
+        }
+        Some(path)
+    });
     daemon.control = control(&table);
     daemon.max_sessions = limit::sessions(&table, "max_sessions").flatten();
     daemon.max_opens_per_second = limit::rate(&table).flatten();
@@ -155,5 +167,6 @@ fn admin(value: &Value<'_>, claims: &mut Claims) -> Option<SocketAddr> {
         value.problem("is reachable from other hosts", remedy);
     }
     claims.claim(value, &listen);
+    bindable(value, &listen);
     Some(address)
 }

@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::certificate;
+use super::hash_cost::refusal_costs;
 use super::keepalive;
 use super::left_out::{Part, PartKind, Reach};
 use super::limit;
+use super::loops;
 use super::named::{Found, Named};
+use super::notice::Severity;
+use super::privileged_port;
 use super::reader::{Table, Value};
 use super::source::Basis;
 use super::target;
-use super::user::{OwnCertificate, Users};
+use super::user::{OwnCertificate, Users, user_name};
 use super::value;
 use super::{
     CertificateName, Endpoint, Environment, Errors, Keepalive, ListenAddress, Login, ServerTls,
@@ -30,6 +34,7 @@ pub(super) const KEYS: &[&str] = &[
     "node_via",
     "plaintext",
     "users",
+    "default_user_names",
     "keepalive",
     "connect",
     "policy",
@@ -54,6 +59,12 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 const MAX_SESSIONS: usize = 4096;
+/// An exposed address without TLS.
+pub(crate) const PLAIN: &str =
+    "reachable from other hosts without TLS: passwords and data can be read on the way";
+pub(crate) const PLAIN_REMEDY: &str = "add tls = { cert, key } to the endpoint";
+/// What kola sends without a terminal, and what node-q sends.
+const DEFAULT_USER_NAMES: [&str; 2] = ["unknown", "anonymous"];
 /// People at a prompt, and scripts of theirs.
 const MAX_CONSOLES: usize = 64;
 /// Each user has as many: more than this is a slip.
@@ -133,7 +144,32 @@ pub(super) fn read_all(
         let endpoint = read(name, &table, known, claims);
         endpoints.push(name, table.line(), endpoint);
     }
+    refuse_loops(root, &endpoints);
     endpoints
+}
+
+/// Reports every endpoint that leads back to itself.
+fn refuse_loops(root: &Table<'_>, endpoints: &Named<Endpoint>) {
+    let endpoints = endpoints.all().filter_map(|found| match found {
+        Found::Valid(endpoint) => Some(endpoint),
+        Found::LeftOut(_) | Found::Unknown => None,
+    });
+    let endpoints: Vec<Arc<Endpoint>> = endpoints.collect();
+    let ways = loops::ways_back(&endpoints);
+    for mut table in root.tables(PartKind::Endpoint) {
+        let name = table.get("name").and_then(|value| value.raw().as_str());
+        let mut all = endpoints.iter().zip(&ways);
+        let way = all.find(|(endpoint, _)| Some(endpoint.name.as_str()) == name);
+        let Some((_, Some(way))) = way else { continue };
+        table.name_itself("endpoint", value::name);
+        if let Some(value) = table.get("connect") {
+            let what = match way.as_slice() {
+                [_] => "is an address of this endpoint itself".to_owned(),
+                way => format!("leads back to this endpoint: {}", way.join(" -> ")),
+            };
+            value.problem(what, "write the address of kdb+ itself");
+        }
+    }
 }
 
 fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -> Option<Endpoint> {
@@ -145,6 +181,9 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
     let exposed =
         expose == Some(true) && listen.iter().flatten().any(|address| !address.is_local());
     let tls = tls(table, listen.as_deref());
+    if exposed && matches!(tls, Some(None)) {
+        plain(table, listen.as_deref().unwrap_or_default());
+    }
     if let (true, Some(permitted)) = (exposed, &permitted) {
         let by_certificate = matches!(&tls, Some(Some(tls)) if tls.client_ca.is_some());
         recognised(table, permitted, by_certificate);
@@ -183,6 +222,7 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         .get("errors")
         .map_or(Some(Errors::Close), |errors| errors.word(&words));
     let warm = warm(table, target.as_ref());
+    let default_user_names = default_user_names(table, &known.users.named);
     Some(Endpoint {
         name: name.to_owned(),
         listen: listen?,
@@ -192,6 +232,13 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         max_opens_per_second: max_opens_per_second?,
         opens_per_user: opens_per_user?,
         idle_timeout: idle_timeout?,
+        refusal_costs: refusal_costs(permitted.iter().flat_map(|permitted| &permitted.users)),
+        default_user_names: default_user_names?,
+        names_of_others: names_of_others(
+            tls.as_ref().and_then(Option::as_ref),
+            permitted.as_ref(),
+            &known.users.named,
+        ),
         certificates_of_others: certificates_of_others(
             tls.as_ref().and_then(Option::as_ref),
             permitted.as_ref(),
@@ -213,6 +260,47 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
         errors: errors?,
         warm: warm?,
     })
+}
+
+/// Tells of passwords that cross a network as they are.
+fn plain(table: &Table<'_>, listen: &[ListenAddress]) {
+    let exposed = listen.iter().find(|address| !address.is_local());
+    if let (Some(address), Some(value)) = (exposed, table.get("listen")) {
+        value.notice(
+            Severity::Warning,
+            format!("{address} is {PLAIN}"),
+            PLAIN_REMEDY,
+        );
+    }
+}
+
+/// Tells of an address that this host does not let hopend bind.
+pub(super) fn bindable(value: &Value<'_>, address: &ListenAddress) {
+    match address {
+        ListenAddress::Tcp(address) => {
+            if let Some(first) = privileged_port::closed_below(address.port()) {
+                value.notice(
+                    Severity::Warning,
+                    format!("this account may not bind port {}", address.port()),
+                    format!(
+                        "choose a port from {first} up, let systemd bind it (hopend.socket), or give \
+                         the service CAP_NET_BIND_SERVICE (AmbientCapabilities=)"
+                    ),
+                );
+            }
+        }
+        ListenAddress::Path(path) => {
+            let folder = path.parent().unwrap_or(path);
+            if !folder.is_dir() {
+                value.notice(
+                    Severity::Error,
+                    format!("the directory {} does not exist", folder.display()),
+                    "make the directory, writable for the account that runs hopend",
+                );
+            }
+        }
+        ListenAddress::Abstract(_) => {}
+    }
 }
 
 /// What one user may have of an endpoint's sessions by default: all but a sixty-fourth, so that nobody
@@ -286,6 +374,7 @@ fn listen(
             );
         }
         claims.claim(&value, &address);
+        bindable(&value, &address);
         if let Some(addresses) = &mut addresses {
             addresses.push(address);
         }
@@ -334,6 +423,40 @@ fn permitted(found: impl Iterator<Item = Found<User>>) -> Permitted {
         }
     }
     permitted
+}
+
+/// Names that count as none. A configured user's name always counts, also of one who is left out.
+fn default_user_names(table: &Table<'_>, known: &Named<User>) -> Option<Vec<String>> {
+    let names: Option<Vec<&str>> = match table.get("default_user_names") {
+        None => Some(DEFAULT_USER_NAMES.to_vec()),
+        Some(value) => value
+            .array()?
+            .iter()
+            .map(|value| {
+                let name = value.text()?;
+                value.check(user_name(name).map(|()| name))
+            })
+            .collect(),
+    };
+    let names = names?.into_iter().filter(|name| !known.has(name));
+    Some(names.map(str::to_owned).collect())
+}
+
+/// The names of users who may not use the endpoint, where clients show certificates. Those of users who
+/// are left out count.
+fn names_of_others(
+    tls: Option<&ServerTls>,
+    permitted: Option<&Permitted>,
+    known: &Named<User>,
+) -> Vec<String> {
+    if tls.is_none_or(|tls| tls.client_ca.is_none()) {
+        return Vec::new();
+    }
+    let own = |name: &str| {
+        permitted.is_some_and(|permitted| permitted.users.iter().any(|user| user.name == name))
+    };
+    let others = known.all_names().filter(|name| !own(name));
+    others.map(str::to_owned).collect()
 }
 
 /// Of the file's other users, where clients show certificates. Those of users who are left out count:

@@ -4,19 +4,24 @@
 
 mod account;
 mod address;
+mod aws_profile_files;
 mod certificate;
 mod daemon;
 mod endpoint;
 mod environment;
 mod file;
+mod hash_cost;
 mod invalid;
 mod keepalive;
 mod left_out;
 mod limit;
 mod load;
 mod login;
+mod loops;
 mod named;
+mod notice;
 mod password_file;
+mod privileged_port;
 mod problem;
 mod reader;
 mod role;
@@ -30,10 +35,16 @@ mod viewers;
 
 pub use account::{AccountDatabase, Accounts, LocalAccount, system_account};
 pub(crate) use address::{LONGEST_SOCKET_PATH, fits_a_socket};
+pub(crate) use aws_profile_files::AwsProfileFiles;
 pub use certificate::CertificateName;
+pub(crate) use endpoint::{PLAIN, PLAIN_REMEDY};
+pub use hash_cost::hash_cost;
+#[cfg(test)]
+pub(crate) use hash_cost::refusal_costs;
 pub use invalid::Invalid;
 pub use left_out::{LeftOut, LeftOutCause, Loaded, Part, PartKind, Reach};
 pub use load::{control, load, load_in_part, load_to_serve, parse, parse_in_part};
+pub use notice::{Notice, Severity};
 pub use problem::{Problem, Problems};
 pub use viewers::Viewers;
 
@@ -58,6 +69,8 @@ pub struct Config {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Every file that is named, as it is named.
     pub files: Vec<PathBuf>,
+    /// What is not as it should be, although the file is right.
+    pub notices: Vec<Notice>,
 }
 
 /// `[daemon]`: what concerns the process and not one endpoint.
@@ -214,8 +227,16 @@ pub struct Endpoint {
     pub users: Vec<Arc<User>>,
     /// Names of those who might as well, and are left out.
     pub users_left_out: Vec<String>,
+    /// One hash of each cost among its users' passwords: a refused password is checked against each
+    /// cost, so that the time of a refusal does not tell a name.
+    pub refusal_costs: Vec<Secret>,
+    /// Names that clients send when their user gives none, and that no configured user has. Without a
+    /// password they count as no name.
+    pub default_user_names: Vec<String>,
     /// Where clients show certificates: those of users who may not.
     pub certificates_of_others: Vec<CertificateName>,
+    /// Where clients show certificates: the names of the file's users who may not use the endpoint.
+    pub names_of_others: Vec<String>,
     /// Where it leads.
     pub target: Target,
     /// Pings towards the cluster.
@@ -422,6 +443,20 @@ impl User {
 }
 
 impl Endpoint {
+    /// Takes over what follows from its own users and from the `configured` ones, which another file
+    /// may have changed.
+    fn follow_users(&mut self, configured: &[Arc<User>]) {
+        self.refusal_costs = hash_cost::refusal_costs(&self.users);
+        let has = |users: &[Arc<User>], name: &str| users.iter().any(|user| user.name == name);
+        self.default_user_names
+            .retain(|name| !has(configured, name));
+        if self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
+            let names = configured.iter().map(|user| user.name.clone());
+            let others = names.filter(|name| !has(&self.users, name));
+            self.names_of_others.extend(others);
+        }
+    }
+
     /// PEM file of the authorities that sign the certificates of its kdb+; the system's roots
     /// without one.
     pub fn ca_file(&self) -> Option<&Path> {

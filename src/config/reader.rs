@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::invalid::Invalid;
 use super::left_out::{Part, PartKind, Reach};
+use super::notice::{Notice, Severity};
 use super::problem::Problem;
 use super::source::{Basis, Source};
 use super::value;
@@ -71,6 +72,22 @@ impl<'a> Value<'a> {
             part: Some(part),
             ..self
         }
+    }
+
+    /// Tells of something that keeps nothing from being served.
+    pub(super) fn notice(
+        &self,
+        severity: Severity,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.source.notify(Notice {
+            line: self.source.line(self.at),
+            key: self.key.clone(),
+            what: what.into(),
+            remedy: remedy.into(),
+            severity,
+        });
     }
 
     /// The value, or none and a problem.
@@ -298,6 +315,11 @@ impl<'a> Table<'a> {
     /// The part that this table is; none for the daemon's own.
     pub(super) fn part(&self) -> Option<&Part> {
         self.part.as_ref()
+    }
+
+    /// Reports what is wrong with the table as a whole.
+    pub(super) fn problem(&self, what: impl Into<String>, remedy: impl Into<String>) {
+        self.report(Basis::Seen, "", self.at, what, remedy);
     }
 
     /// Every key with its value.

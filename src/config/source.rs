@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::invalid::Invalid;
 use super::left_out::{self, Consequence, LeftOut, Part, Reach};
+use super::notice::Notice;
 use super::problem::{Problem, Problems};
 
 /// Where systemd puts what `LoadCredential=` names, and how a path in the file begins that is there.
@@ -36,6 +37,7 @@ pub(super) struct Source<'t> {
     found: RefCell<Vec<(Basis, Problem)>>,
     /// The paths that it names.
     named: RefCell<Vec<PathBuf>>,
+    notices: RefCell<Vec<Notice>>,
     /// What is left out because something else is.
     follows: RefCell<Vec<Consequence>>,
 }
@@ -58,6 +60,7 @@ impl<'t> Source<'t> {
             broken: Vec::new(),
             found: RefCell::default(),
             named: RefCell::default(),
+            notices: RefCell::default(),
             follows: RefCell::default(),
         }
     }
@@ -84,6 +87,18 @@ impl<'t> Source<'t> {
     /// Every path that was resolved.
     pub(super) fn named(&self) -> Vec<PathBuf> {
         self.named.borrow().clone()
+    }
+
+    /// Adds a notice.
+    pub(super) fn notify(&self, notice: Notice) {
+        self.notices.borrow_mut().push(notice);
+    }
+
+    /// Every notice, in the order of the lines.
+    pub(super) fn notices(&self) -> Vec<Notice> {
+        let mut notices = self.notices.borrow().clone();
+        notices.sort_by_key(|notice| notice.line);
+        notices
     }
 
     /// The directory that relative paths start from.

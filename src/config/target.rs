@@ -108,10 +108,18 @@ fn finspace(
 }
 
 fn one_of(value: &Value<'_>) -> Option<Node> {
-    match value.text()? {
+    let text = value.text()?;
+    match text {
         "any" => Some(Node::Any),
         "spread" => Some(Node::Spread),
         "zone" => Some(Node::Zone),
+        _ if let Some(word) = misspelt(text) => {
+            value.problem(
+                "is neither a way to choose a node nor a node's id",
+                format!("did you mean {word:?}? `hopend nodes` lists the ids"),
+            );
+            None
+        }
         _ => value
             .made_of(
                 1..=40,
@@ -120,6 +128,18 @@ fn one_of(value: &Value<'_>) -> Option<Node> {
             )
             .map(Node::Id),
     }
+}
+
+/// The word that somebody meant to write. The ids that AWS gives hold digits or hyphens, so a text of
+/// letters alone that is nearly one of the words is none of them.
+fn misspelt(text: &str) -> Option<&'static str> {
+    if !text.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return None;
+    }
+    let text = text.to_ascii_lowercase();
+    // Letters that are wrong, missing, too many or swapped.
+    let near = |word: &&str| strsim::osa_distance(&text, word) <= word.len() / 3;
+    ["any", "spread", "zone"].into_iter().find(near)
 }
 
 fn console(table: &Table<'_>, environments: &Named<Environment>) -> Option<Target> {

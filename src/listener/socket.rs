@@ -55,6 +55,12 @@ pub struct BindError {
 }
 
 impl BindError {
+    /// Whether the directory of a socket file does not exist. Somebody may yet make it.
+    pub fn lacks_directory(&self) -> bool {
+        matches!(self.address, ListenAddress::Path(_))
+            && self.source.kind() == io::ErrorKind::NotFound
+    }
+
     fn told(&self) -> String {
         let address = &self.address;
         let (what, fix) = match (self.source.kind(), &self.own) {
@@ -74,6 +80,10 @@ impl BindError {
                     format!("find it with {find}, or choose another address"),
                 )
             }
+            (io::ErrorKind::NotFound, _) => (
+                "its directory does not exist".into(),
+                "make the directory, writable for the account that runs hopend".into(),
+            ),
             (io::ErrorKind::PermissionDenied, _) => (
                 "not allowed".into(),
                 "choose a port from 1024 up, or a folder that the daemon may write to".into(),

@@ -22,7 +22,7 @@ use crate::q::handshake::Hello;
 use crate::secret::Secret;
 use crate::status::{PlaceRow, WarmRow};
 use crate::upstream::tls::{TlsConfigs, TlsError};
-use crate::upstream::{self, Upstream, UpstreamError};
+use crate::upstream::{self, Trail, Upstream, UpstreamError};
 pub use error::OpenError;
 use health::Concerns;
 use password::PasswordFile;
@@ -64,6 +64,7 @@ struct Visit<'v> {
     /// The only place to go to, where it has been chosen.
     only: Option<&'v str>,
     laps: &'v Laps,
+    trail: &'v Arc<Trail>,
 }
 
 /// A connection, and all that decides whose it can be.
@@ -226,13 +227,15 @@ impl Route {
     }
 
     /// Opens kdb+ for `user`. `hello` is what the client said: its capability is passed on, and its
-    /// user and password where `login = "client"`. What takes time is told to `laps`.
+    /// user and password where `login = "client"`. What takes time is told to `laps`; `trail` is the
+    /// session's.
     pub async fn open(
         &self,
         user: &User,
         hello: &Hello,
         credentials: &Credentials,
         laps: &Laps,
+        trail: &Arc<Trail>,
     ) -> Result<Reached, OpenError> {
         if let Some(kept) = self.take_warm(user, hello, credentials).await {
             return Ok(kept.reached(true));
@@ -243,6 +246,7 @@ impl Route {
             credentials,
             only: None,
             laps,
+            trail,
         };
         Ok(self.open_anew(&visit).await?.reached(false))
     }
@@ -362,6 +366,7 @@ impl Route {
             credentials,
             only: place.as_deref(),
             laps: &Laps::default(),
+            trail: &Trail::of_none(&self.endpoint),
         };
         self.open_anew(&visit).await
     }
@@ -587,7 +592,7 @@ impl Route {
         if !address.tls && !plaintext {
             return Err(OpenError::Plaintext(address));
         }
-        let upstream = self.dial_one(&address, &hello, visit.laps).await?;
+        let upstream = self.dial_one(&address, &hello, visit).await?;
         Ok(Dialled {
             upstream,
             place: None,
@@ -620,7 +625,7 @@ impl Route {
             let place = name(&address);
             let limit = self.endpoint.connect_timeout;
             self.places.trying(&place, &user.name, limit);
-            let error = match self.dial_one(&address, hello, visit.laps).await {
+            let error = match self.dial_one(&address, hello, visit).await {
                 Ok(upstream) => {
                     self.places.succeeded(&place, &user.name);
                     return Ok(Dialled {
@@ -659,7 +664,7 @@ impl Route {
         &self,
         address: &Address,
         hello: &Hello,
-        laps: &Laps,
+        visit: &Visit<'_>,
     ) -> Result<Upstream, OpenError> {
         // A fault of the TLS set-up is none of an address that needs no TLS.
         let tls = match &self.tls {
@@ -668,7 +673,8 @@ impl Route {
             Err(_) => None,
         };
         let limit = self.endpoint.connect_timeout;
-        Ok(upstream::open_in_laps(address, tls, hello, limit, laps).await?)
+        let (laps, trail) = (visit.laps, Some(visit.trail));
+        Ok(upstream::open_in_laps(address, tls, hello, limit, laps, trail).await?)
     }
 }
 

@@ -116,7 +116,13 @@ async fn aws_that_is_silent_is_not_waited_for_once_a_node() {
     let route = Route::new(Arc::clone(endpoint), &TlsConfigs::default(), &nodes);
     let began = Instant::now();
     let error = route
-        .open(user, &hello(), &credentials, &Laps::default())
+        .open(
+            user,
+            &hello(),
+            &credentials,
+            &Laps::default(),
+            &Trail::of_none(route.endpoint()),
+        )
         .await
         .unwrap_err();
     assert!(matches!(error, OpenError::Credential(_)), "{error}");
@@ -142,7 +148,13 @@ async fn a_reset_that_a_clients_own_login_provoked_keeps_nobody_else_away() {
     let route = Route::new(endpoint, &TlsConfigs::default(), &nodes);
     let credentials = Credentials::new(Arc::new(Silent), Clock::system());
     let opened = route
-        .open(&config.users[0], &hello(), &credentials, &Laps::default())
+        .open(
+            &config.users[0],
+            &hello(),
+            &credentials,
+            &Laps::default(),
+            &Trail::of_none(route.endpoint()),
+        )
         .await;
     let error = opened.unwrap_err();
     let broken = matches!(&error, OpenError::Upstream(UpstreamError::Login { .. }));

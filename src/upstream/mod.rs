@@ -2,6 +2,7 @@
 
 mod ask;
 mod dial;
+mod own;
 mod resolver;
 mod stream;
 pub mod tls;
@@ -24,6 +25,8 @@ use crate::opening::{Laps, OpenStage};
 use crate::q::handshake::Hello;
 pub use ask::{AskError, ask};
 pub use dial::connect;
+use own::OwnConnection;
+pub use own::{Loop, Trail};
 pub use resolver::resolve;
 use resolver::{forget, resolve_lately};
 pub use stream::UpstreamStream;
@@ -101,6 +104,15 @@ pub enum UpstreamError {
         /// The q user that was given.
         user: String,
     },
+    /// It is one of hopend's own endpoints, and the session has come through that one.
+    #[error(
+        "{address}: the endpoint leads back to itself. Fix: in `connect` or the login, write the \
+         address of kdb+ itself."
+    )]
+    Loop {
+        /// Where to.
+        address: Address,
+    },
     /// Too slow.
     #[error("{address}: nothing within {} s while {stage}", .limit.as_secs_f32())]
     Timeout {
@@ -154,7 +166,9 @@ impl UpstreamError {
         match self {
             Self::Rejected { .. } => ErrorKind::Denied,
             Self::Descriptors { .. } => ErrorKind::Internal,
-            Self::ServerName { .. } | Self::NoTls { .. } => ErrorKind::Configuration,
+            Self::ServerName { .. } | Self::NoTls { .. } | Self::Loop { .. } => {
+                ErrorKind::Configuration
+            }
             _ => ErrorKind::Upstream,
         }
     }
@@ -169,6 +183,8 @@ pub struct Upstream {
     pub capability: u8,
     /// The address that took the connection.
     pub peer: SocketAddr,
+    /// Has hopend's own endpoints recognise the connection while it lasts.
+    _own: Option<Box<OwnConnection>>,
 }
 
 impl Upstream {
@@ -190,23 +206,25 @@ pub async fn open(
     hello: &Hello,
     limit: Duration,
 ) -> Result<Upstream, UpstreamError> {
-    open_in_laps(address, tls, hello, limit, &Laps::default()).await
+    open_in_laps(address, tls, hello, limit, &Laps::default(), None).await
 }
 
-/// The same; each stage is told to `laps`, however it ends.
+/// The same; each stage is told to `laps`, however it ends. `trail` tells the endpoints that the session
+/// has come through, if it is for one.
 pub async fn open_in_laps(
     address: &Address,
     tls: Option<&Arc<ClientConfig>>,
     hello: &Hello,
     limit: Duration,
     laps: &Laps,
+    trail: Option<&Arc<Trail>>,
 ) -> Result<Upstream, UpstreamError> {
     let mut dial = Dial {
         stage: Stage::Resolving,
         since: Instant::now(),
         laps,
     };
-    let opened = timeout(limit, open_unbounded(address, tls, hello, &mut dial)).await;
+    let opened = timeout(limit, open_unbounded(address, tls, hello, &mut dial, trail)).await;
     dial.lap();
     let opened = opened.unwrap_or_else(|_| {
         Err(UpstreamError::Timeout {
@@ -246,6 +264,7 @@ async fn open_unbounded(
     tls: Option<&Arc<ClientConfig>>,
     hello: &Hello,
     dial: &mut Dial<'_>,
+    trail: Option<&Arc<Trail>>,
 ) -> Result<Upstream, UpstreamError> {
     let addresses = resolve_lately(address).await?;
     dial.enter(Stage::Connecting);
@@ -254,6 +273,7 @@ async fn open_unbounded(
         address: address.clone(),
         source,
     })?;
+    let own = trail.and_then(|trail| OwnConnection::of(&tcp, trail));
     let mut stream = if address.tls {
         dial.enter(Stage::Tls);
         let tls = tls.ok_or_else(|| UpstreamError::NoTls {
@@ -264,11 +284,16 @@ async fn open_unbounded(
         UpstreamStream::Plain(tcp)
     };
     dial.enter(Stage::LoggingIn);
-    let capability = log_in(address, &mut stream, hello).await?;
+    let capability = log_in(address, &mut stream, hello).await;
+    if own.as_ref().is_some_and(|own| own.leads_back()) {
+        let address = address.clone();
+        return Err(UpstreamError::Loop { address });
+    }
     Ok(Upstream {
         stream,
-        capability,
+        capability: capability?,
         peer,
+        _own: own,
     })
 }
 
