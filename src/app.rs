@@ -1,8 +1,11 @@
 //! The daemon: configuration, binding, serving, reloading, draining.
 
+mod prepare;
+mod reloads;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,29 +21,30 @@ use crate::accounts;
 use crate::admin::Admin;
 use crate::audit::{AuditFile, AuditFileError, Repeats};
 use crate::auth::{Authenticator, Penalties};
-use crate::client_tls::Certificates;
 use crate::config::{
     self, AccountDatabase, Config, Daemon, Endpoint, LeftOut, LeftOutCause, ListenAddress, Loaded,
-    Problems,
 };
 use crate::confine::Confinement;
 use crate::console::Lists;
-use crate::control::Control;
+use crate::control::{BoundControl, Control};
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::{chain, with_fix, with_note};
 use crate::limits::{self, Limits};
 use crate::lines::LostLines;
 use crate::listener::{self, BindError, Listener, Passed, Served};
-use crate::live::{Live, Looks, Shown};
+use crate::live::{Grants, Live, Looks, Shown};
 use crate::memory;
 use crate::nodes::Nodes;
 use crate::route::Route;
 use crate::service::{self, watchdog};
-use crate::session::{self, Services};
+use crate::session::{self, Services, SessionNumbers};
 use crate::status::Status;
 use crate::stop::Stop;
-use crate::upstream::tls::TlsConfigs;
 use crate::workers::Workers;
+use prepare::{
+    ControlChange, FreshListener, KnownEndpoint, NotPrepared, Preparation, Prepared, Ready, prepare,
+};
+use reloads::{Outcome, Reloads};
 
 /// After the cut, how long sessions may take to let go of their sockets.
 const CUT_GRACE: Duration = Duration::from_secs(5);
@@ -142,9 +146,28 @@ async fn follow(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) ->
     }
     service::ready(&app.summary());
     tracing::info!(endpoints = app.config.endpoints.len(), "ready");
-    while let Some(Order::Reload) = orders.recv().await {
-        reload(&mut app, path).await;
+    let mut reloads = Reloads::of(path);
+    loop {
+        tokio::select! {
+            // A stop wins, whatever a reload waits for.
+            biased;
+            order = orders.recv() => match order {
+                Some(Order::Reload) => begin(&mut reloads, &app),
+                Some(Order::Stop) | None => break,
+            },
+            outcome = reloads.next() => {
+                match outcome {
+                    Outcome::Prepared(prepared) => reloaded(&mut app, *prepared),
+                    Outcome::NotPrepared(why) => not_reloaded(&app, why),
+                    Outcome::GivenUp => {}
+                }
+                if reloads.is_asked_again() {
+                    begin(&mut reloads, &app);
+                }
+            }
+        }
     }
+    drop(reloads);
     service::stopping(&format!(
         "draining {} sessions for up to {} s",
         app.services.tasks.len(),
@@ -153,49 +176,37 @@ async fn follow(mut app: App, path: &Path, mut orders: mpsc::Receiver<Order>) ->
     app.stop().await
 }
 
-async fn reload(app: &mut App, path: &Path) {
-    service::reloading();
-    match take_over(app, path).await {
-        Ok(changes) => {
-            tracing::info!("reloaded: {changes}");
-            service::ready(&app.summary());
-        }
-        Err(why) => {
-            tracing::error!("reload changed nothing: {why}");
-            service::ready(&format!(
-                "{}; the last reload changed nothing: {why}",
-                app.summary()
-            ));
-        }
+fn begin(reloads: &mut Reloads, app: &App) {
+    if reloads.ask(|| app.preparation()) {
+        service::reloading();
     }
 }
 
-/// Reads the file again and takes it over. What is wrong with it is logged.
-async fn take_over(app: &mut App, path: &Path) -> Result<Changes, String> {
-    let path = PathBuf::from(path);
-    let accounts = app.accounts.clone();
-    let running = app.running();
-    let load = move || config::load_to_serve(&path, &*accounts, &running);
-    match tokio::task::spawn_blocking(load).await {
-        Ok(Ok(loaded)) => {
-            // Only a start can give the daemon what it has confined itself from.
-            let files = loaded.problems.as_ref().map_or(&[][..], Problems::files);
-            if let Some(confined) = app.confinement.keeps_from(files) {
-                return Err(confined);
-            }
-            app.confinement.covers(&loaded.config)?;
-            app.reload(loaded).map_err(|error| chain(&error))
-        }
-        Ok(Err(problems)) => {
+fn reloaded(app: &mut App, prepared: Prepared) {
+    let changes = app.swap(prepared);
+    tracing::info!(
+        sessions_ended = changes.sessions_ended,
+        "reloaded: {changes}"
+    );
+    service::ready(&app.summary());
+}
+
+fn not_reloaded(app: &App, why: NotPrepared) {
+    let why = match why {
+        NotPrepared::File(problems) => {
             // With file and line, as a start prints them.
             for problem in problems.to_string().lines() {
                 tracing::error!("{problem}");
             }
-            let confined = app.confinement.keeps_from(problems.files());
-            Err(confined.unwrap_or_else(|| "the configuration is not right".into()))
+            "the configuration is not right".to_owned()
         }
-        Err(panicked) => Err(panicked.to_string()),
-    }
+        NotPrepared::Reason(why) => why,
+    };
+    tracing::error!("reload changed nothing: {why}");
+    service::ready(&format!(
+        "{}; the last reload changed nothing: {why}",
+        app.summary()
+    ));
 }
 
 /// A running daemon.
@@ -207,8 +218,8 @@ pub struct App {
     stop: Stop,
     endpoints: HashMap<String, Running>,
     listeners: HashMap<Key, Bound>,
-    passed: Passed,
-    confinement: Confinement,
+    passed: Arc<Passed>,
+    confinement: Arc<Confinement>,
     accounts: AccountDatabase,
     /// What the configuration has and the daemon does not serve.
     left_out: Vec<LeftOut>,
@@ -234,8 +245,12 @@ struct Running {
 }
 
 impl Running {
-    fn is(&self, endpoint: &Endpoint, authorities: Option<&[u8]>) -> bool {
-        *self.endpoint == *endpoint && self.authorities.as_deref() == authorities
+    fn known(&self) -> KnownEndpoint {
+        KnownEndpoint {
+            endpoint: Arc::clone(&self.endpoint),
+            authorities: self.authorities.clone(),
+            certificates: self.served.tls.clone(),
+        }
     }
 }
 
@@ -264,6 +279,8 @@ pub struct Changes {
     pub changed: Vec<String>,
     /// Endpoints that accept no more.
     pub removed: Vec<String>,
+    /// Sessions that were told to end, as their users have lost access.
+    pub sessions_ended: usize,
 }
 
 impl App {
@@ -295,7 +312,7 @@ impl App {
             credentials: Credentials::new(Arc::clone(&source) as _, clock),
             tasks: TaskTracker::new(),
             workers,
-            sessions: 0.into(),
+            sessions: SessionNumbers::of_this_run(),
             live: Live::default(),
             looks: Looks::default(),
             lists: Lists::new(Arc::clone(&source) as _),
@@ -304,16 +321,23 @@ impl App {
             lost_log_lines: given.lost_log_lines,
             repeats: Repeats::default(),
         });
-        services.audit.take_over(config.daemon.audit.as_deref())?;
+        let audit = services.audit.prepare(config.daemon.audit.as_deref())?;
+        services.audit.take_over(audit);
         let nodes = Nodes::new(source);
+        tell_zone(&config, &nodes);
+        let ready = prepare(&config, |_| None, &nodes, &services).into_iter();
+        let endpoints = ready.filter_map(|(name, ready)| match ready {
+            Ready::Fresh(running) => Some((name, running)),
+            Ready::AsBefore => None,
+        });
         let mut app = Self {
             stop: Stop::default(),
-            endpoints: prepare(&config, &HashMap::new(), &nodes, &services),
+            endpoints: endpoints.collect(),
             services,
             nodes,
             listeners: HashMap::new(),
-            passed: given.passed,
-            confinement: given.confinement,
+            passed: Arc::new(given.passed),
+            confinement: Arc::new(given.confinement),
             accounts: given.accounts,
             left_out,
             resolving: None,
@@ -344,6 +368,9 @@ impl App {
         {
             return Err(AppError::NothingBound(error));
         }
+        let control = app.config.daemon.control.as_deref();
+        let control = control.and_then(BoundControl::bind);
+        app.control = control.map(|bound| Control::serve(bound, &app.services));
         app.taken_over();
         Ok(app)
     }
@@ -358,9 +385,24 @@ impl App {
         addresses
     }
 
-    /// The endpoints that it serves.
-    fn running(&self) -> Vec<Arc<Endpoint>> {
-        self.config.endpoints.clone()
+    /// What a reload needs to know of it.
+    fn preparation(&self) -> Preparation {
+        let endpoints = self.endpoints.iter();
+        let listeners = self.listeners.iter();
+        Preparation {
+            endpoints: endpoints
+                .map(|(name, running)| (name.clone(), running.known()))
+                .collect(),
+            listeners: listeners
+                .map(|(key, bound)| (key.clone(), bound.address.get().cloned()))
+                .collect(),
+            passed: Arc::clone(&self.passed),
+            confinement: Arc::clone(&self.confinement),
+            accounts: self.accounts.clone(),
+            control: self.control.as_ref().map(Control::socket),
+            nodes: self.nodes.clone(),
+            services: Arc::clone(&self.services),
+        }
     }
 
     /// Tells what is left out, and goes on asking for the accounts that are not known yet.
@@ -409,20 +451,6 @@ impl App {
         }
     }
 
-    /// Answers `hopend status` at the socket that the configuration names. The daemon does its work
-    /// without it, too.
-    fn start_control(&mut self) {
-        let wanted = self.config.daemon.control.as_deref();
-        let stays = match (wanted, &self.control) {
-            (Some(path), Some(control)) => control.is_at(path),
-            (None, None) => true,
-            _ => false,
-        };
-        if !stays {
-            self.control = wanted.and_then(|path| Control::start(path, &self.services));
-        }
-    }
-
     /// What the sessions share.
     pub fn services(&self) -> &Arc<Services> {
         &self.services
@@ -434,34 +462,56 @@ impl App {
     }
 
     /// Takes another configuration over. Endpoints that are the same go on as they are, and no live
-    /// session is touched. All or nothing: when a new address can't be bound, or the audit file
-    /// not be opened, nothing changes.
+    /// session ends whose user has not lost access. All or nothing: when a new address can't be bound,
+    /// or the audit file not be opened, nothing changes. Blocks while it reads files.
     pub fn reload(&mut self, loaded: impl Into<Loaded>) -> Result<Changes, ReloadError> {
+        let prepared = self.preparation().of(loaded.into())?;
+        Ok(self.swap(prepared))
+    }
+
+    /// Serves what has been prepared from here on. Waits for nothing.
+    fn swap(&mut self, prepared: Prepared) -> Changes {
+        let Prepared {
+            loaded,
+            endpoints,
+            fresh,
+            audit,
+            control,
+        } = prepared;
+        self.services.audit.take_over(audit);
+        tell_zone(&loaded.config, &self.nodes);
+        let grants = Grants::of(&loaded);
         let Loaded {
             config, left_out, ..
-        } = loaded.into();
-        let wanted = keys(&config);
-        let mut fresh = Vec::new();
-        for (key, endpoint) in &wanted {
-            if !self.listeners.contains_key(key) {
-                let listener = Listener::passed_or_bound(&self.passed, &key.address);
-                let listener = listener.map_err(|error| BindError {
-                    own: self.in_the_way_of(&key.address),
-                    ..error
-                })?;
-                fresh.push((key.clone(), endpoint.clone(), listener));
-            }
+        } = loaded;
+        let mut old = std::mem::take(&mut self.endpoints);
+        let mut changes = Changes::default();
+        for (name, ready) in endpoints {
+            let before = old.remove(&name);
+            let running = match (ready, before) {
+                (Ready::AsBefore, Some(before)) => before,
+                // It was there when the reload was prepared, and nothing else takes it away.
+                (Ready::AsBefore, None) => continue,
+                (Ready::Fresh(running), Some(_)) => {
+                    changes.changed.push(name.clone());
+                    running
+                }
+                (Ready::Fresh(running), None) => {
+                    changes.added.push(name.clone());
+                    running
+                }
+            };
+            self.endpoints.insert(name, running);
         }
-        let audit = config.daemon.audit.as_deref();
-        self.services.audit.take_over(audit)?;
-        let endpoints = prepare(&config, &self.endpoints, &self.nodes, &self.services);
-        let changes = self.changes(&endpoints);
+        changes.removed.extend(old.into_keys());
+        changes.added.sort();
+        changes.changed.sort();
+        changes.removed.sort();
         warn_of_late(&self.config.daemon, &config.daemon);
         self.config = config;
         self.left_out = left_out;
-        self.endpoints = endpoints;
 
-        let wanted: HashMap<_, _> = wanted.into_iter().collect();
+        let wanted: HashMap<_, _> = keys(&self.config).into_iter().collect();
         self.listeners.retain(|key, bound| {
             let stays = wanted.contains_key(key);
             if !stays {
@@ -482,20 +532,25 @@ impl App {
                 });
             }
         }
-        for (key, endpoint, listener) in fresh {
+        for FreshListener {
+            key,
+            endpoint,
+            listener,
+        } in fresh
+        {
             self.listen(key, endpoint, Ok(listener));
         }
+        match control {
+            ControlChange::Stays => {}
+            ControlChange::None => self.control = None,
+            ControlChange::Fresh(bound) => {
+                self.control = Some(Control::serve(bound, &self.services));
+            }
+        }
         self.taken_over();
-        Ok(changes)
-    }
-
-    /// An address of its own that keeps it from binding another.
-    fn in_the_way_of(&self, address: &ListenAddress) -> Option<ListenAddress> {
-        let mut own = self
-            .listeners
-            .values()
-            .filter_map(|bound| bound.address.get());
-        own.find(|own| own.clashes(address)).cloned()
+        // Behind the swap: those who are let in from here on are so by the new configuration.
+        changes.sessions_ended = self.services.live.grants(grants);
+        changes
     }
 
     /// Accepts no more, lets what is outstanding finish within the drain, cuts the rest.
@@ -582,37 +637,10 @@ impl App {
         self.listeners.insert(key, bound);
     }
 
-    fn changes(&self, new: &HashMap<String, Running>) -> Changes {
-        let mut changes = Changes::default();
-        for (name, running) in new {
-            match self.endpoints.get(name) {
-                None => changes.added.push(name.clone()),
-                Some(old) if old.is(&running.endpoint, running.authorities.as_deref()) => {}
-                Some(_) => changes.changed.push(name.clone()),
-            }
-        }
-        let gone = self
-            .endpoints
-            .keys()
-            .filter(|name| !new.contains_key(*name));
-        changes.removed.extend(gone.cloned());
-        changes.added.sort();
-        changes.changed.sort();
-        changes.removed.sort();
-        changes
-    }
-
     /// The configuration counts from here on: shows its endpoints and has their credentials fetched.
     fn taken_over(&mut self) {
         self.services.limits.take_over(&self.config);
         self.leave_out();
-        for running in self.endpoints.values() {
-            if let Some(tls) = &running.served.tls {
-                tls.look();
-            }
-            warn_of_plain(&running.endpoint);
-            warn_of_hidden(&running.endpoint);
-        }
         let keys = keys(&self.config);
         let addresses = keys
             .iter()
@@ -636,7 +664,6 @@ impl App {
         let wanted = self.services.live.recipes();
         let credentials = &self.services.credentials;
         credentials.forget(|recipe| !wanted.contains(recipe));
-        self.start_control();
         self.start_admin();
     }
 
@@ -703,51 +730,13 @@ impl Drop for App {
     }
 }
 
-/// Every endpoint ready for use; those that have not changed are taken over as they are.
-fn prepare(
-    config: &Config,
-    old: &HashMap<String, Running>,
-    nodes: &Nodes,
-    services: &Arc<Services>,
-) -> HashMap<String, Running> {
-    let authorities_made = TlsConfigs::default();
+/// Which zone `node = "zone"` goes by.
+fn tell_zone(config: &Config, nodes: &Nodes) {
     let by_zone = |endpoint: &Arc<Endpoint>| endpoint.target.node() == Some(&config::Node::Zone);
     nodes.tell_zone(
         config.daemon.zone.as_deref(),
         config.endpoints.iter().any(by_zone),
     );
-    let endpoints = config.endpoints.iter();
-    endpoints
-        .map(|endpoint| {
-            // A file that can't be read is told by the route.
-            let authorities = endpoint.ca_file().and_then(|path| std::fs::read(path).ok());
-            let running = match old.get(&endpoint.name) {
-                Some(running) if running.is(endpoint, authorities.as_deref()) => running.clone(),
-                _ => {
-                    let tls = endpoint.tls.as_ref();
-                    let certificates = tls.map(|tls| Certificates::new(&endpoint.name, tls));
-                    let route =
-                        Arc::new(Route::new(Arc::clone(endpoint), &authorities_made, nodes));
-                    let expecting = route.listing().map(|_| {
-                        let expecting = expect_nodes(Arc::clone(&route), Arc::clone(services));
-                        Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
-                    });
-                    let keeping_warm = route.warm_guard().map(Arc::new);
-                    Running {
-                        endpoint: Arc::clone(endpoint),
-                        authorities,
-                        served: Served {
-                            route,
-                            tls: certificates.map(Arc::new),
-                        },
-                        _expecting: expecting,
-                        keeping_warm,
-                    }
-                }
-            };
-            (endpoint.name.clone(), running)
-        })
-        .collect()
 }
 
 /// Has the credentials fetched that the nodes of a list need, as the list changes, and those of nodes
@@ -804,10 +793,13 @@ impl fmt::Display for Changes {
                 said = true;
             }
         }
-        if said {
-            Ok(())
-        } else {
-            f.write_str("no endpoint changed")
+        if !said {
+            f.write_str("no endpoint changed")?;
+        }
+        match self.sessions_ended {
+            0 => Ok(()),
+            1 => f.write_str("; 1 session ends, as its user has lost access"),
+            count => write!(f, "; {count} sessions end, as their users have lost access"),
         }
     }
 }

@@ -17,7 +17,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::auth::Peer;
 use crate::client::ClientStream;
+use crate::config::{self, Endpoint};
 use crate::listener::{Listener, which};
+use crate::live::{Grants, Selection};
 use crate::session::Services;
 use crate::status::Status;
 
@@ -27,6 +29,8 @@ const AT_A_TIME: usize = 16;
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 /// How long a session may take to end once it was told to.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
+/// How long the daemon may take to read a file that it is asked about.
+const PREVIEW_WITHIN: Duration = Duration::from_secs(10);
 /// From an answer to its last byte.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long whoever asks waits for the next byte.
@@ -49,6 +53,13 @@ pub enum Request {
         /// Its number.
         session: u64,
     },
+    /// The end of all sessions of a user, of an endpoint, or of a user at an endpoint.
+    KillAll(Selection),
+    /// Which sessions a reload of this file would end.
+    Preview {
+        /// An absolute path.
+        config: PathBuf,
+    },
 }
 
 /// What is answered.
@@ -59,8 +70,20 @@ pub enum Answer {
     Status(Box<Status>),
     /// The session has ended.
     Killed,
-    /// There is no such session.
+    /// There is no such session, user or endpoint.
     NoSession(String),
+    /// So many sessions have ended.
+    KilledAll {
+        /// How many.
+        ended: u64,
+    },
+    /// To [`Request::Preview`].
+    Preview {
+        /// Open sessions.
+        open: u64,
+        /// Why some of them would end, each with its number of sessions.
+        ends: Vec<(String, u64)>,
+    },
     /// Whoever asks may not.
     Denied(String),
     /// There is no answer.
@@ -99,21 +122,44 @@ pub enum AskError {
 /// A control socket that answers, until it is dropped.
 #[derive(Debug)]
 pub struct Control {
-    path: PathBuf,
-    /// Device and number of its file.
-    file: Option<(u64, u64)>,
+    socket: ControlSocket,
     serving: JoinHandle<()>,
 }
 
-impl Control {
-    /// Binds and serves. A daemon does its work without it, so a failure is logged and that is all.
-    pub fn start(path: &Path, services: &Arc<Services>) -> Option<Self> {
+/// The file of a control socket.
+#[derive(Debug, Clone)]
+pub struct ControlSocket {
+    path: PathBuf,
+    /// Its device and number.
+    file: Option<(u64, u64)>,
+}
+
+/// A control socket that nobody answers at yet.
+#[derive(Debug)]
+pub struct BoundControl {
+    listener: Listener,
+    socket: ControlSocket,
+}
+
+impl ControlSocket {
+    /// Whether it can be asked at `path`: its file may have been removed, or replaced. Blocks.
+    pub fn is_at(&self, path: &Path) -> bool {
+        self.path == path && self.file.is_some() && which(path) == self.file
+    }
+}
+
+impl BoundControl {
+    /// Binds. A daemon does its work without it, so a failure is logged and that is all. Blocks. Must be
+    /// called within a tokio runtime.
+    pub fn bind(path: &Path) -> Option<Self> {
         // One that a killed daemon left is replaced, a live daemon's is not.
         match Listener::bind_private(path) {
             Ok(listener) => Some(Self {
-                path: path.to_path_buf(),
-                file: which(path),
-                serving: tokio::spawn(serve(listener, Arc::clone(services))),
+                listener,
+                socket: ControlSocket {
+                    path: path.to_path_buf(),
+                    file: which(path),
+                },
             }),
             Err(error) => {
                 tracing::warn!(
@@ -126,10 +172,20 @@ impl Control {
             }
         }
     }
+}
 
-    /// Whether it can be asked at `path`: its file may have been removed, or replaced.
-    pub fn is_at(&self, path: &Path) -> bool {
-        self.path == path && self.file.is_some() && which(path) == self.file
+impl Control {
+    /// Answers from now on. Must be called within a tokio runtime.
+    pub fn serve(bound: BoundControl, services: &Arc<Services>) -> Self {
+        Self {
+            socket: bound.socket,
+            serving: tokio::spawn(serve(bound.listener, Arc::clone(services))),
+        }
+    }
+
+    /// Where it answers.
+    pub fn socket(&self) -> ControlSocket {
+        self.socket.clone()
     }
 
     /// Answers no more; returns when the file is gone.
@@ -211,10 +267,70 @@ async fn answer(request: Request, uid: u32, services: Arc<Services>) -> Answer {
         Request::Kill { session } => {
             match timeout(KILL_WITHIN, services.live.kill(session, uid)).await {
                 Ok(Ok(())) => Answer::Killed,
+                Ok(Err(_)) if services.sessions.is_earlier(session) => Answer::NoSession(format!(
+                    "session {session} is of an earlier run of hopend, which has started again since. \
+                     Fix: take a number from `hopend status`."
+                )),
                 Ok(Err(none)) => Answer::NoSession(none.to_string()),
                 Err(_) => Answer::Failed(format!("session {session} has not ended yet")),
             }
         }
+        Request::KillAll(selection) => kill_all(&selection, uid, &services).await,
+        Request::Preview { config } => preview(config, services).await,
+    }
+}
+
+async fn kill_all(selection: &Selection, uid: u32, services: &Services) -> Answer {
+    let live = &services.live;
+    let known = |name: &Option<String>, is: fn(&Endpoint, &str) -> bool| {
+        let endpoints = live.endpoints();
+        name.as_deref()
+            .is_none_or(|name| endpoints.iter().any(|bound| is(&bound.endpoint, name)))
+    };
+    let has_user = |endpoint: &Endpoint, name: &str| {
+        endpoint.users.iter().any(|user| user.name == name)
+            || endpoint.users_left_out.iter().any(|user| user == name)
+    };
+    let killing = live.kill_all(selection, uid);
+    if killing.count() == 0 {
+        if !known(&selection.endpoint, |endpoint, name| endpoint.name == name) {
+            return Answer::NoSession(format!(
+                "no endpoint is called {:?}. Fix: take a name from `hopend status`.",
+                selection.endpoint.as_deref().unwrap_or_default()
+            ));
+        }
+        if !known(&selection.user, has_user) {
+            return Answer::NoSession(format!(
+                "no user of an endpoint is called {:?}, and none of that name has a session. Fix: take \
+                 a name from `hopend check`.",
+                selection.user.as_deref().unwrap_or_default()
+            ));
+        }
+    }
+    let count = killing.count();
+    match timeout(KILL_WITHIN, killing.ended()).await {
+        Ok(()) => Answer::KilledAll {
+            ended: count as u64,
+        },
+        Err(_) => Answer::Failed(format!(
+            "{count} sessions were told to end, and some have not ended yet"
+        )),
+    }
+}
+
+/// Reads the file as a reload would, and takes nothing over.
+async fn preview(config: PathBuf, services: Arc<Services>) -> Answer {
+    let endpoints = services.live.endpoints().into_iter();
+    let running: Vec<_> = endpoints.map(|bound| bound.endpoint).collect();
+    let load = move || config::load_to_serve(&config, &config::system_account, &running);
+    match timeout(PREVIEW_WITHIN, tokio::task::spawn_blocking(load)).await {
+        Ok(Ok(Ok(loaded))) => {
+            let (open, ends) = services.live.would_end(&Grants::of(&loaded));
+            Answer::Preview { open, ends }
+        }
+        Ok(Ok(Err(problems))) => Answer::Failed(problems.to_string()),
+        Ok(Err(panicked)) => Answer::Failed(panicked.to_string()),
+        Err(_) => Answer::Failed("the daemon could not read the file in time".into()),
     }
 }
 

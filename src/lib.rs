@@ -33,6 +33,7 @@ pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod nodes;
+pub mod numbers;
 pub mod opening;
 pub mod page;
 pub mod policy;

@@ -6,24 +6,24 @@
 //! held of which 29 were in use, 167 MB resident before a trim and 73 after.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
+
+use crate::numbers::SessionNumbers;
 
 /// From one trim to the next.
 const EVERY: Duration = Duration::from_secs(30);
 /// With fewer connections since the last one there is little to gain.
 const WORTH_IT: u64 = 100;
 
-/// Trims now and then, where many connections have come since the last time. `connections` counts
-/// them.
-pub async fn trim_after(connections: &AtomicU64) -> Infallible {
-    let mut trimmed = connections.load(Ordering::Relaxed);
+/// Trims now and then, where many connections have come since the last time.
+pub async fn trim_after(connections: &SessionNumbers) -> Infallible {
+    let mut trimmed = connections.count();
     loop {
         sleep(EVERY).await;
-        let now = connections.load(Ordering::Relaxed);
+        let now = connections.count();
         if now - trimmed < WORTH_IT {
             continue;
         }

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,7 +22,8 @@ use crate::error::{ErrorKind, chain, with_fix};
 use crate::explain::Explanation;
 use crate::limits::{Door, Exceeded, Limits, Place};
 use crate::lines::LostLines;
-use crate::live::{Live, Looks, OpenSession};
+use crate::live::{EndOrder, Live, Looks, OpenSession};
+pub use crate::numbers::SessionNumbers;
 use crate::opening::{Laps, OpenStage, Opening};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
@@ -46,6 +46,10 @@ const CUT_DELIVERY: Duration = Duration::from_secs(3);
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a session that is cut lasts at most.
 pub(crate) const CUT_LASTS: Duration = CUT_DELIVERY.saturating_add(GOODBYE);
+/// How long a session whose `max_session_time` is over may wait for the answers that it is owed.
+const LAST_ANSWERS: Duration = Duration::from_secs(30);
+/// Between two looks at whether a console has answered.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Bytes of the first read of a handshake.
 const FIRST_READ: usize = 512;
 
@@ -63,7 +67,7 @@ pub struct Services {
     /// What they run on, if not on the runtime that accepts them.
     pub workers: Option<Workers>,
     /// Numbers them.
-    pub sessions: AtomicU64,
+    pub sessions: SessionNumbers,
     /// What is open, and what went wrong last.
     pub live: Live,
     /// Looks at all of it wait for their turn here.
@@ -190,7 +194,7 @@ impl Refusal {
 
 /// Serves one connection from its first byte to its last.
 pub async fn serve(client: ClientStream, mut session: Session) {
-    let number = session.services.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+    let number = session.services.sessions.next();
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
     let (tls, mut door) = (session.tls.take(), session.door.take());
@@ -219,22 +223,17 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     };
     match opened {
         Ok(behind) => {
+            // Whoever is behind it has been identified.
+            let Some(caller) = caller else { return };
             let services = &session.services;
             tell_lasting_later(services, record.opened(&services.repeats, &services.audit));
-            let open = session.services.live.opened(&record, behind.opening());
-            let (early, _place, idle_timeout) = match caller {
-                Some(caller) => (caller.early, caller.place, caller.idle_timeout),
-                None => (Vec::new(), None, None),
-            };
+            let live = &services.live;
+            let open = live.opened(&record, &caller.user, behind.opening());
             match behind {
                 Behind::Kdb(upstream, _) => {
-                    let behind = (upstream, &*early, idle_timeout);
-                    relay(client, behind, &session, open, &record).await;
+                    relay(client, upstream, &caller, &session, open, &record).await;
                 }
-                Behind::Console(user) => {
-                    let user = (&*user, &*early, idle_timeout);
-                    console(client, user, &session, open, &record).await;
-                }
+                Behind::Console => console(client, &caller, &session, open, &record).await,
             }
         }
         Err(refusal) => {
@@ -310,15 +309,15 @@ fn tell_lasting_later(services: &Arc<Services>, mut due: Option<Duration>) {
 enum Behind {
     /// A cluster, a node, or another kdb+.
     Kdb(Upstream, Opening),
-    /// hopend itself, to this user.
-    Console(Arc<User>),
+    /// hopend itself.
+    Console,
 }
 
 impl Behind {
     fn opening(&self) -> Option<&Opening> {
         match self {
             Self::Kdb(_, opening) => Some(opening),
-            Self::Console(_) => None,
+            Self::Console => None,
         }
     }
 }
@@ -330,8 +329,29 @@ struct Caller {
     early: Vec<u8>,
     /// Once it has one.
     place: Option<Place>,
-    /// What counts for sessions of its own.
-    idle_timeout: Option<Duration>,
+    user: Arc<User>,
+    /// When its session ends by itself.
+    limits: TimeLimits,
+}
+
+/// How long a session may go on.
+#[derive(Debug, Clone, Copy)]
+struct TimeLimits {
+    /// While nobody uses it.
+    idle: Option<Duration>,
+    /// In all.
+    whole: Option<Duration>,
+}
+
+impl TimeLimits {
+    /// The shorter ones of the endpoint and the user.
+    fn of(endpoint: &Endpoint, user: &User) -> Self {
+        let shorter = |one: Option<Duration>, other| one.into_iter().chain(other).min();
+        Self {
+            idle: shorter(endpoint.idle_timeout, user.idle_timeout),
+            whole: shorter(endpoint.max_session_time, user.max_session_time),
+        }
+    }
 }
 
 /// Leaves the `caller` behind once it is known who it is, however the rest goes.
@@ -377,11 +397,8 @@ async fn open(
         capability: hello.capability,
         early,
         place: None,
-        idle_timeout: endpoint
-            .idle_timeout
-            .into_iter()
-            .chain(user.idle_timeout)
-            .min(),
+        limits: TimeLimits::of(endpoint, &user),
+        user: Arc::clone(&user),
     });
     let place = services.limits.place(endpoint, &user);
     known.place = Some(laps.time(OpenStage::Identify, place).await?);
@@ -413,7 +430,7 @@ async fn open(
         .map_err(|_| Refusal::Vanished)?;
     let took = begun.elapsed();
     let Some((upstream, warm)) = reached else {
-        return Ok(Behind::Console(user));
+        return Ok(Behind::Console);
     };
     // Nobody waits for this.
     let route = &session.route;
@@ -555,12 +572,14 @@ async fn explain(
 
 async fn relay(
     mut client: ClientStream,
-    (mut upstream, early, idle_timeout): (Upstream, &[u8], Option<Duration>),
+    mut upstream: Upstream,
+    caller: &Caller,
     session: &Session,
     mut open: OpenSession,
     record: &audit::Record,
 ) {
     let endpoint = session.route.endpoint();
+    let (early, idle_timeout) = (&*caller.early, caller.limits.idle);
     let plan = relay::Plan {
         keepalive: endpoint.keepalive.clone(),
         max_message: endpoint.max_message,
@@ -575,11 +594,18 @@ async fn relay(
         let mut watch: Option<Watch> = None;
         // Looked at when it may be over, rather than moved with every byte.
         let mut look = Instant::now() + idle_timeout.unwrap_or_default();
+        // When the session is over, then when its last answers are.
+        let mut over = Instant::now() + caller.limits.whole.unwrap_or_default();
+        let mut time_up: Option<Duration> = None;
         loop {
             tokio::select! {
                 // A request that is here already comes before the end of an idle session.
                 biased;
                 end = relay.run_until_client_ends() => match end {
+                    Some(End::Drained) if !told => {
+                        let limit = time_up.unwrap_or_default();
+                        break End::TimeUp { limit, cut: false };
+                    }
                     Some(end) => break end,
                     None => watch = Some(Watch::since(Instant::now())),
                 },
@@ -587,9 +613,21 @@ async fn relay(
                     finishing = true;
                     relay.finish(End::Cut, Instant::now() + CUT_DELIVERY);
                 }
-                uid = open.killed(), if !finishing => {
+                order = open.ordered(), if !finishing => {
                     finishing = true;
-                    relay.finish(End::Killed { uid }, Instant::now() + CUT_DELIVERY);
+                    relay.finish(ordered(order), Instant::now() + CUT_DELIVERY);
+                }
+                () = sleep_until(over), if caller.limits.whole.is_some() && !finishing => {
+                    let limit = caller.limits.whole.unwrap_or_default();
+                    if time_up.is_some() {
+                        finishing = true;
+                        let end = End::TimeUp { limit, cut: true };
+                        relay.finish(end, Instant::now() + CUT_DELIVERY);
+                    } else {
+                        time_up = Some(limit);
+                        over = Instant::now() + LAST_ANSWERS;
+                        relay.drain();
+                    }
                 }
                 () = sleep_until(look), if idle_timeout.is_some() && !finishing => {
                     let limit = idle_timeout.unwrap_or_default();
@@ -643,7 +681,7 @@ async fn say_goodbye(mut upstream: UpstreamStream) {
 /// A session that hopend itself answers.
 async fn console(
     mut client: ClientStream,
-    (user, early, idle_timeout): (&User, &[u8], Option<Duration>),
+    caller: &Caller,
     session: &Session,
     mut open: OpenSession,
     record: &audit::Record,
@@ -654,7 +692,7 @@ async fn console(
     let dialled = record.server().map(|server| server.ip().to_canonical());
     let meters = Arc::clone(open.meters());
     let visit = console::Visit {
-        user: &user.name,
+        user: &caller.user.name,
         environment: match &endpoint.target {
             Target::Console { environment } => environment.as_ref(),
             _ => None,
@@ -670,10 +708,11 @@ async fn console(
     let mut cutting = session.stopping.clone();
     let end = tokio::select! {
         biased;
-        end = console::serve(&visit, &mut client, early, session.stopping.clone()) => end,
-        end = unused(idle_timeout, &meters) => end,
+        end = console::serve(&visit, &mut client, &caller.early, session.stopping.clone()) => end,
+        end = unused(caller.limits.idle, &meters) => end,
+        end = time_up(caller.limits.whole, &meters) => end,
         () = cutting.cutting() => End::Cut,
-        uid = open.killed() => End::Killed { uid },
+        order = open.ordered() => ordered(order),
     };
     report(&end, session, open, record);
     if end.resets_client() {
@@ -695,6 +734,30 @@ async fn unused(idle_timeout: Option<Duration>, meters: &relay::Meters) -> End {
         }
         sleep(if left.is_zero() { limit } else { left }).await;
     }
+}
+
+/// How a session ends that is told to.
+fn ordered(order: EndOrder) -> End {
+    match order {
+        EndOrder::Kill { uid } => End::Killed { uid },
+        EndOrder::LostAccess(lost) => End::LostAccess(lost.to_string()),
+    }
+}
+
+/// Returns when a console was open for as long as that and owes no answer.
+async fn time_up(limit: Option<Duration>, meters: &relay::Meters) -> End {
+    let Some(limit) = limit else {
+        return std::future::pending().await;
+    };
+    sleep(limit).await;
+    let last = Instant::now() + LAST_ANSWERS;
+    while meters.outstanding() > 0 {
+        if Instant::now() >= last {
+            return End::TimeUp { limit, cut: true };
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    End::TimeUp { limit, cut: false }
 }
 
 /// The record of a session that is over. What follows it is only tidying up.

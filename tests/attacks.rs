@@ -613,7 +613,10 @@ async fn by_filling_the_disk() {
     let own = lines("INFO session ended");
     assert_eq!(own, 60, "{text}");
     let line = log.find(&["INFO short sessions ended"]).unwrap();
-    let times = format!(" times={} first_session=61 ", SESSIONS - 60);
+    let first = log.find(&["INFO session open "]).unwrap();
+    let first = first.split(" session=").nth(1).unwrap();
+    let first: u64 = first.split(' ').next().unwrap().parse().unwrap();
+    let times = format!(" times={} first_session={} ", SESSIONS - 60, first + 60);
     assert!(line.contains(&times), "{line}");
     assert!(
         line.contains(" messages_up=240 messages_down=240 "),

@@ -157,6 +157,25 @@ impl Drop for Held {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_hangs_keeps_nothing_from_the_watchdog_and_a_stop_wins() {
+    let manager = Manager::new();
+    let (_sim, _folder, path) = simulator(|text| text).await;
+    let process = run(&path, &manager, Some(Duration::from_secs(1)));
+    manager.told_next("READY=1");
+    std::fs::remove_file(&path).unwrap();
+    let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
+    nix::unistd::mkfifo(&path, mode).unwrap();
+    process.signal(Signal::SIGHUP);
+    manager.told_next("RELOADING=1");
+    for _ in 0..3 {
+        manager.told_next("WATCHDOG=1");
+    }
+    process.signal(Signal::SIGTERM);
+    manager.told_next("STOPPING=1");
+    assert!(process.end().0.success());
+}
+
 fn threads(process: Pid) -> Vec<(Pid, String)> {
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
     tasks

@@ -214,8 +214,12 @@ async fn kill_ends_just_that_session_and_the_audit_says_by_whom() {
     let mut killed = QClient::open(address, "", "").await.unwrap();
     killed.send(MessageType::Sync, "system\"sleep 600\"").await;
 
-    let said = shown(&path, &["kill", "2"]).await;
-    assert_eq!(said, "session 2 has ended\n");
+    let json = shown(&path, &["status", "--json"]).await;
+    let status: Status = serde_json::from_str(&json).unwrap();
+    let first = status.sessions[0].session;
+    let second = (first + 1).to_string();
+    let said = shown(&path, &["kill", &second]).await;
+    assert_eq!(said, format!("session {second} has ended\n"));
     let lost = killed.answer().await.unwrap_err();
     assert!(lost.contains("reset"), "{lost}");
     spared.ask("1+1").await.unwrap();
@@ -223,21 +227,23 @@ async fn kill_ends_just_that_session_and_the_audit_says_by_whom() {
     let ended = daemon.line_with("session ended: killed by `hopend kill`");
     for part in [
         &*format!("which uid {uid} ran"),
-        "session=2",
+        &*format!("session={second}"),
         "kind=\"none\"",
     ] {
         assert!(ended.contains(part), "{part} in {ended}");
     }
     let json = shown(&path, &["status", "--json"]).await;
     let status: Status = serde_json::from_str(&json).unwrap();
-    assert_eq!(only(&status).session, 1);
+    assert_eq!(only(&status).session, first);
     assert_eq!(status.errors, [], "it was meant");
 
-    let again = command(&path, &["kill", "2"]).await;
+    let again = command(&path, &["kill", &second]).await;
     assert_eq!(again.status.code(), Some(69));
     let error = String::from_utf8_lossy(&again.stderr);
     assert!(
-        error.contains("no session 2 is open. Fix: take a number from `hopend status`"),
+        error.contains(&format!(
+            "no session {second} is open. Fix: take a number from `hopend status`."
+        )),
         "{error}"
     );
 }

@@ -112,22 +112,28 @@ struct Current {
 }
 
 impl AuditFile {
-    /// Writes there from now on. The same path is opened anew.
+    /// Opens the file that lines are to go to, for [`Self::take_over`]. Blocks.
     ///
     /// # Errors
-    /// It can't be opened, and will not be by itself; everything stays as it was.
-    pub fn take_over(&self, path: Option<&Path>) -> Result<(), AuditFileError> {
+    /// It can't be opened, and will not be by itself.
+    pub fn prepare(&self, path: Option<&Path>) -> Result<AuditChange, AuditFileError> {
         if let Some(current) = &*lock(&self.current)
             && Some(&*current.path) == path
         {
-            current.writer.reopen();
-            return Ok(());
+            return Ok(AuditChange(AuditFileChange::Reopen));
         }
-        // Sessions don't wait while it is opened.
         let fresh = path.map(|path| Current::start(path, LIMITS, self.lost.clone()));
-        let fresh = fresh.transpose()?;
-        *lock(&self.current) = fresh;
-        Ok(())
+        Ok(AuditChange(AuditFileChange::Replace(fresh.transpose()?)))
+    }
+
+    /// Writes there from now on. The same path is opened anew, by the thread that writes.
+    pub fn take_over(&self, change: AuditChange) {
+        let mut current = lock(&self.current);
+        match (change.0, &*current) {
+            (AuditFileChange::Reopen, Some(current)) => current.writer.reopen(),
+            (AuditFileChange::Reopen, None) => {}
+            (AuditFileChange::Replace(fresh), _) => *current = fresh,
+        }
     }
 
     /// Lines that were to be in the file and are not.
@@ -165,6 +171,18 @@ impl AuditFile {
             );
         }
     }
+}
+
+/// The file that lines go to from [`AuditFile::take_over`] on. Dropped, it changes nothing.
+#[derive(Debug)]
+pub struct AuditChange(AuditFileChange);
+
+#[derive(Debug)]
+enum AuditFileChange {
+    /// The same path.
+    Reopen,
+    /// Another file, or none.
+    Replace(Option<Current>),
 }
 
 impl Current {
@@ -421,9 +439,9 @@ mod tests {
             (folder.path().to_path_buf(), "name a file in it"),
         ] {
             let file = AuditFile::default();
-            for error in [file.take_over(Some(&path)), look(&path)] {
+            for error in [file.prepare(Some(&path)).map(drop), look(&path)] {
                 let said = error.unwrap_err().to_string();
-                assert!(said.ends_with(remedy), "{said}");
+                assert!(said.ends_with(&format!("{remedy}.")), "{said}");
                 assert!(said.contains(path.to_str().unwrap()), "{said}");
             }
         }

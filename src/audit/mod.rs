@@ -19,7 +19,7 @@ use crate::policy::session_name;
 use crate::q::handshake::Hello;
 use crate::relay::Meters;
 
-pub use file::{AuditFile, AuditFileError, look};
+pub use file::{AuditChange, AuditFile, AuditFileError, look};
 use line::{Event, Line};
 pub use repeats::Repeats;
 use repeats::{Said, Together, WithheldEnd, WithheldOpen};

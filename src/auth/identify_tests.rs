@@ -33,6 +33,7 @@ fn user(name: &str, os_user: Option<(&str, u32)>, password: Option<&str>) -> Arc
         max_sessions: None,
         max_opens_per_second: None,
         idle_timeout: None,
+        max_session_time: None,
     })
 }
 
@@ -65,6 +66,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         max_opens_per_second: None,
         opens_per_user: OpensPerUser::Default,
         idle_timeout: None,
+        max_session_time: None,
         errors: Errors::Close,
         warm: 0,
     }

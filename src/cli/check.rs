@@ -1,8 +1,11 @@
 //! `hopend check`.
 
+use std::path::Path;
+
 use super::{ConfigArgument, Exit, complain, say};
 use crate::audit;
-use crate::config::{self, Config, Loaded, Reach, Severity};
+use crate::config::{self, Config, Loaded, Problems, Reach, Severity};
+use crate::control::{self, Answer, Request};
 
 /// Arguments of `hopend check`.
 #[derive(Debug, clap::Args)]
@@ -46,6 +49,13 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         .iter()
         .any(|remark| remark.severity == Severity::Error)
     {
+        let problems = loaded.problems.as_ref();
+        if problems.is_some_and(|problems| !Problems::stop_the_daemon(problems)) {
+            let parts = loaded.left_out.iter().map(|one| one.part.to_string());
+            let parts = parts.collect::<Vec<_>>().join(", ");
+            complain(format_args!("the rest can be served, without {parts}"));
+            preview(path);
+        }
         return Exit::Configuration;
     }
     let config = &loaded.config;
@@ -60,6 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     }
     say(format_args!("{}: right", path.display()));
     summarise(config);
+    preview(path);
     Exit::Ok
 }
 
@@ -82,6 +93,26 @@ fn remarks(loaded: &Loaded) -> Vec<Remark> {
     let mut remarks: Vec<Remark> = problems.chain(notices).collect();
     remarks.sort_by_key(|remark| remark.line);
     remarks
+}
+
+/// What a reload would do to live sessions, where the daemon that serves the configuration can be asked;
+/// nothing otherwise.
+fn preview(path: &Path) {
+    let (Ok(Some(control)), Ok(file)) = (config::control(path), path.canonicalize()) else {
+        return;
+    };
+    let Ok(Answer::Preview { open, ends }) =
+        control::ask(&control, &Request::Preview { config: file })
+    else {
+        return;
+    };
+    let count: u64 = ends.iter().map(|(_, sessions)| sessions).sum();
+    say(format_args!(
+        "a reload would end {count} of {open} sessions"
+    ));
+    for (reason, sessions) in ends {
+        say(format_args!("  {sessions}: {reason}"));
+    }
 }
 
 /// What the file means, one line an endpoint.

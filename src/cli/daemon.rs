@@ -60,7 +60,7 @@ pub(super) fn ask(control: &Path, request: &Request) -> Result<Answer, Unanswere
     match control::ask(control, request) {
         Ok(Answer::Denied(why)) => Err(no_permission(why)),
         Ok(Answer::Failed(why) | Answer::NoSession(why)) => Err(unavailable(why)),
-        Ok(answer @ (Answer::Status(_) | Answer::Killed)) => Ok(answer),
+        Ok(answer) => Ok(answer),
         Err(error @ AskError::NotPermitted { .. }) => Err(no_permission(error.to_string())),
         Err(error @ AskError::Nobody { .. }) => Err(unavailable(with_fix(
             error,

@@ -30,7 +30,10 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
-    match runtime.block_on(demonstrate(arguments, &log)) {
+    let shown = runtime.block_on(demonstrate(arguments, &log));
+    // A reload that hangs is not waited for.
+    runtime.shutdown_background();
+    match shown {
         Ok(()) => Exit::Ok,
         Err(error) => {
             log.complain(format_args!("hopend demo: {}", chain(error.as_ref())));

@@ -83,7 +83,10 @@ Examples:
         "status",
         "Examples:\n  hopend status\n  hopend status --watch\n  hopend status --json",
     ),
-    ("kill", "Examples:\n  hopend kill 17"),
+    (
+        "kill",
+        "Examples:\n  hopend kill 28609200017\n  hopend kill --user alice\n  hopend kill --user alice --endpoint hdb",
+    ),
     (
         "clusters",
         "\

@@ -11,7 +11,7 @@ use super::limit;
 use super::notice::Severity;
 use super::reader::{Table, Value};
 use super::user;
-use super::{Accounts, Confine, Daemon, ListenAddress, LogFormat, Viewers};
+use super::{Accounts, Confine, Daemon, ListenAddress, LogFormat, OnRemoval, Viewers};
 
 pub(super) const KEYS: &[&str] = &[
     "admin",
@@ -24,6 +24,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_sessions",
     "max_opens_per_second",
     "confine",
+    "on_removal",
 ];
 
 /// Where the daemon is asked how it does.
@@ -48,6 +49,7 @@ impl Default for Daemon {
             max_sessions: None,
             max_opens_per_second: None,
             confine: Confine::Auto,
+            on_removal: OnRemoval::End,
         }
     }
 }
@@ -123,6 +125,10 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims, accounts: &Accounts<'_
         .and_then(|value| value.word(&confinements))
     {
         daemon.confine = confine;
+    }
+    let ways = [("end", OnRemoval::End), ("keep", OnRemoval::Keep)];
+    if let Some(on_removal) = table.get("on_removal").and_then(|value| value.word(&ways)) {
+        daemon.on_removal = on_removal;
     }
     daemon
 }

@@ -49,6 +49,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_opens_per_second",
     "max_opens_per_second_per_user",
     "idle_timeout",
+    "max_session_time",
     "errors",
     "warm",
 ];
@@ -216,7 +217,8 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
     let max_sessions_per_user = limit::sessions(table, "max_sessions_per_user");
     let max_opens_per_second = limit::rate(table);
     let opens_per_user = limit::rate_per_user(table);
-    let idle_timeout = limit::idle(table);
+    let idle_timeout = limit::time(table, "idle_timeout");
+    let max_session_time = limit::time(table, "max_session_time");
     let words = [("close", Errors::Close), ("explain", Errors::Explain)];
     let errors = table
         .get("errors")
@@ -239,6 +241,7 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
             permitted.as_ref(),
             &known.users.named,
         ),
+        max_session_time: max_session_time?,
         certificates_of_others: certificates_of_others(
             tls.as_ref().and_then(Option::as_ref),
             permitted.as_ref(),

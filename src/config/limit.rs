@@ -49,9 +49,9 @@ pub(super) fn rate_per_user(table: &Table<'_>) -> Option<OpensPerUser> {
     u32::try_from(count).ok().map(OpensPerUser::PerSecond)
 }
 
-/// `idle_timeout`: a duration, or `"off"`.
-pub(super) fn idle(table: &Table<'_>) -> Option<Option<Duration>> {
-    let Some(value) = table.get("idle_timeout") else {
+/// `idle_timeout` or `max_session_time`: a duration, or `"off"`.
+pub(super) fn time(table: &Table<'_>, key: &str) -> Option<Option<Duration>> {
+    let Some(value) = table.get(key) else {
         return Some(None);
     };
     if value.raw().as_str() == Some("off") {

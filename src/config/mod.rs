@@ -97,6 +97,17 @@ pub struct Daemon {
     pub max_opens_per_second: Option<u32>,
     /// Whether the daemon confines itself.
     pub confine: Confine,
+    /// What becomes of live sessions whose user loses access by a reload.
+    pub on_removal: OnRemoval,
+}
+
+/// What becomes of live sessions whose user loses access by a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRemoval {
+    /// They end.
+    End,
+    /// They go on until they end by themselves.
+    Keep,
 }
 
 /// Whether the daemon confines itself.
@@ -164,6 +175,8 @@ pub struct User {
     pub max_opens_per_second: Option<u32>,
     /// Sessions that nobody used for this long end.
     pub idle_timeout: Option<Duration>,
+    /// Sessions that were open for this long end, once they owe no answer.
+    pub max_session_time: Option<Duration>,
 }
 
 /// A local account.
@@ -259,6 +272,8 @@ pub struct Endpoint {
     pub opens_per_user: OpensPerUser,
     /// Sessions that nobody used for this long end.
     pub idle_timeout: Option<Duration>,
+    /// Sessions that were open for this long end, once they owe no answer.
+    pub max_session_time: Option<Duration>,
     /// Connections that are kept logged in for each user who has come; 0 keeps none.
     pub warm: usize,
     /// What a client is told when kdb+ can't be had.

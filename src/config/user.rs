@@ -26,6 +26,7 @@ pub(super) const KEYS: &[&str] = &[
     "max_sessions",
     "max_opens_per_second",
     "idle_timeout",
+    "max_session_time",
 ];
 
 /// Every `[[user]]`.
@@ -106,7 +107,8 @@ fn read(name: &str, table: &Table<'_>, accounts: &Accounts<'_>) -> Option<User> 
         .map(|value| value.text().and_then(|text| value.check(text.parse())));
     let max_sessions = limit::sessions(table, "max_sessions");
     let max_opens_per_second = limit::rate(table);
-    let idle_timeout = limit::idle(table);
+    let idle_timeout = limit::time(table, "idle_timeout");
+    let max_session_time = limit::time(table, "max_session_time");
     Some(User {
         name: name.to_owned(),
         os_user: all_or_none(os_user)?,
@@ -118,6 +120,7 @@ fn read(name: &str, table: &Table<'_>, accounts: &Accounts<'_>) -> Option<User> 
         max_sessions: max_sessions?,
         max_opens_per_second: max_opens_per_second?,
         idle_timeout: idle_timeout?,
+        max_session_time: max_session_time?,
     })
 }
 

@@ -3,6 +3,7 @@
 //! Sessions enter themselves and leave by a drop guard; everything else only reads.
 
 mod errors;
+mod grants;
 mod looks;
 mod sessions;
 mod totals;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use jiff::Timestamp;
 
 use crate::audit::Record;
-use crate::config::{Endpoint, LeftOut, ListenAddress};
+use crate::config::{Endpoint, LeftOut, ListenAddress, User};
 use crate::credential::{Credentials, Recipe, State};
 use crate::error::ErrorKind;
 use crate::opening::Opening;
@@ -21,8 +22,9 @@ use crate::route::Route;
 use crate::status::{CredentialRow, EndpointRow, LeftOutRow, Status};
 
 use errors::LastErrors;
+pub use grants::{Grants, LostAccess};
 pub use looks::Looks;
-pub use sessions::{NoSession, OpenSession};
+pub use sessions::{EndOrder, Killing, NoSession, OpenSession, Selection};
 use sessions::{Sessions, Sum};
 pub use totals::{ByKind, Carried, EndpointTotals, Opens, Share, Totals, Way};
 
@@ -114,16 +116,21 @@ impl Live {
         shown.iter().flat_map(of_route).collect()
     }
 
-    /// A session is open; it is shown until what this returns is dropped.
+    /// A session of `user` is open; it is shown until what this returns is dropped.
     /// `opening` is how it came to its kdb+, if there is one.
-    pub fn opened(&self, record: &Record, opening: Option<&Opening>) -> OpenSession {
+    pub fn opened(
+        &self,
+        record: &Record,
+        user: &Arc<User>,
+        opening: Option<&Opening>,
+    ) -> OpenSession {
         self.count(record.endpoint(), |counts| {
             counts.opened += 1;
             if let Some(opening) = opening {
                 counts.opens.add(opening);
             }
         });
-        self.sessions.enter(record)
+        self.sessions.enter(record, user)
     }
 
     /// A session did not come about.
@@ -146,6 +153,22 @@ impl Live {
     /// Ends a session as `hopend kill` does, for the account `uid`. Returns when it has left.
     pub async fn kill(&self, session: u64, uid: u32) -> Result<(), NoSession> {
         self.sessions.kill(session, uid).await
+    }
+
+    /// Tells the sessions of a user, an endpoint or both to end, for the account `uid`.
+    pub fn kill_all(&self, selection: &Selection, uid: u32) -> Killing {
+        self.sessions.kill_all(selection, uid)
+    }
+
+    /// From now on these may hold sessions. Tells those to end whose users have lost access, and comes
+    /// back with their number.
+    pub fn grants(&self, grants: Grants) -> usize {
+        self.sessions.grants(grants)
+    }
+
+    /// How many sessions are open, and why which of them would end if these might hold sessions.
+    pub fn would_end(&self, grants: &Grants) -> (u64, Vec<(String, u64)>) {
+        self.sessions.would_end(grants)
     }
 
     /// What has been done so far. Looks at no process, so that it may be asked often.

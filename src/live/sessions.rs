@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::grants::{Grants, LostAccess};
 use super::lock;
 use super::totals::Carried;
 use crate::audit::Record;
 use crate::auth::{Peer, process};
+use crate::config::User;
 use crate::relay::Meters;
 use crate::status::SessionRow;
 
@@ -27,6 +30,8 @@ struct Table {
     open: BTreeMap<u64, Entry>,
     /// What those that have ended carried, by endpoint.
     ended: HashMap<String, Carried>,
+    /// Who may hold a session, since the first reload.
+    grants: Option<Grants>,
 }
 
 #[derive(Debug)]
@@ -34,8 +39,49 @@ struct Entry {
     record: Record,
     since: Timestamp,
     meters: Arc<Meters>,
-    /// Told the uid of whoever wants the session to end; closed once it has.
-    killer: watch::Sender<Option<u32>>,
+    /// Whose session it is, as the configuration had it then.
+    user: Arc<User>,
+    /// Told why the session is to end; closed once it has.
+    killer: watch::Sender<Option<EndOrder>>,
+}
+
+/// Some of the open sessions: those that are of both, where both are given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// The name of a `[[user]]`.
+    pub user: Option<String>,
+    /// The name of an endpoint.
+    pub endpoint: Option<String>,
+}
+
+/// Why a session is told to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndOrder {
+    /// By `hopend kill`.
+    Kill {
+        /// The account that ran it.
+        uid: u32,
+    },
+    /// By a reload.
+    LostAccess(LostAccess),
+}
+
+/// Sessions that have been told to end.
+#[derive(Debug)]
+pub struct Killing(Vec<watch::Sender<Option<EndOrder>>>);
+
+impl Killing {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns when all have ended.
+    pub async fn ended(self) {
+        for killer in self.0 {
+            killer.closed().await;
+        }
+    }
 }
 
 /// The sessions of one endpoint.
@@ -54,7 +100,7 @@ pub(super) struct Sum {
 pub struct OpenSession {
     number: u64,
     meters: Arc<Meters>,
-    killed: watch::Receiver<Option<u32>>,
+    ordered: watch::Receiver<Option<EndOrder>>,
     sessions: Arc<Mutex<Table>>,
 }
 
@@ -64,21 +110,27 @@ pub struct OpenSession {
 pub struct NoSession(pub u64);
 
 impl Sessions {
-    pub(super) fn enter(&self, record: &Record) -> OpenSession {
+    pub(super) fn enter(&self, record: &Record, user: &Arc<User>) -> OpenSession {
         let meters = Arc::new(Meters::default());
-        let (killer, killed) = watch::channel(None);
+        let mut table = lock(&self.0);
+        // It may have begun to open before the reload that takes the user away.
+        let grants = table.grants.as_ref();
+        let lost = grants.and_then(|grants| grants.lost(record.endpoint(), user));
+        let (killer, ordered) = watch::channel(lost.map(EndOrder::LostAccess));
         let entry = Entry {
             record: record.clone(),
             since: Timestamp::now(),
             meters: Arc::clone(&meters),
+            user: Arc::clone(user),
             killer,
         };
         let number = record.session();
-        lock(&self.0).open.insert(number, entry);
+        table.open.insert(number, entry);
+        drop(table);
         OpenSession {
             number,
             meters,
-            killed,
+            ordered,
             sessions: Arc::clone(&self.0),
         }
     }
@@ -89,9 +141,51 @@ impl Sessions {
             let entry = sessions.open.get(&session).ok_or(NoSession(session))?;
             entry.killer.clone()
         };
-        killer.send_replace(Some(uid));
+        killer.send_replace(Some(EndOrder::Kill { uid }));
         killer.closed().await;
         Ok(())
+    }
+
+    pub(super) fn kill_all(&self, selection: &Selection, uid: u32) -> Killing {
+        let table = lock(&self.0);
+        let is = |wanted: &Option<String>, name: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted == name)
+        };
+        let chosen = table.open.values().filter(|entry| {
+            is(&selection.user, &entry.user.name)
+                && is(&selection.endpoint, entry.record.endpoint())
+        });
+        let killers = chosen.map(|entry| entry.killer.clone());
+        let killing = Killing(killers.collect());
+        for killer in &killing.0 {
+            killer.send_replace(Some(EndOrder::Kill { uid }));
+        }
+        killing
+    }
+
+    /// Under one lock with those who enter: nobody slips in between.
+    pub(super) fn grants(&self, grants: Grants) -> usize {
+        let mut table = lock(&self.0);
+        let mut count = 0;
+        for entry in table.open.values() {
+            if let Some(lost) = grants.lost(entry.record.endpoint(), &entry.user) {
+                entry.killer.send_replace(Some(EndOrder::LostAccess(lost)));
+                count += 1;
+            }
+        }
+        table.grants = Some(grants);
+        count
+    }
+
+    pub(super) fn would_end(&self, grants: &Grants) -> (u64, Vec<(String, u64)>) {
+        let table = lock(&self.0);
+        let mut ends: BTreeMap<String, u64> = BTreeMap::new();
+        for entry in table.open.values() {
+            if let Some(lost) = grants.lost(entry.record.endpoint(), &entry.user) {
+                *ends.entry(lost.to_string()).or_default() += 1;
+            }
+        }
+        (table.open.len() as u64, ends.into_iter().collect())
     }
 
     /// By endpoint.
@@ -185,10 +279,11 @@ impl OpenSession {
         &self.meters
     }
 
-    /// Returns when somebody has the session ended: the account that asked for it.
-    pub async fn killed(&mut self) -> u32 {
-        match self.killed.wait_for(Option::is_some).await.map(|uid| *uid) {
-            Ok(Some(uid)) => uid,
+    /// Returns when the session is told to end, with the reason.
+    pub async fn ordered(&mut self) -> EndOrder {
+        let order = self.ordered.wait_for(Option::is_some).await;
+        match order.map(|order| order.clone()) {
+            Ok(Some(order)) => order,
             // The row holds the other end and goes only with this one.
             Ok(None) | Err(_) => std::future::pending().await,
         }
@@ -208,5 +303,54 @@ impl Drop for OpenSession {
                 table.ended.insert(endpoint.to_owned(), carried);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::config::{self, ListenAddress, Loaded, OsUser};
+
+    fn loaded(users: &[&str]) -> Loaded {
+        let accounts = |name: &str| {
+            let name = name.to_owned();
+            Ok(Some(OsUser { name, uid: 1 }))
+        };
+        let mut text = String::new();
+        for user in users {
+            text += &format!("[[user]]\nname = {user:?}\nos_user = {user:?}\n");
+        }
+        text += "[[endpoint]]\nname = \"hdb\"\nlisten = \"unix:5010\"\nconnect = \":a:1\"\n\
+                 login = \"client\"\n";
+        config::parse_in_part(&text, Path::new("hopend.toml"), &accounts).unwrap()
+    }
+
+    fn record(number: u64) -> Record {
+        Record::new(number, "hdb", &ListenAddress::Abstract(5010))
+    }
+
+    #[tokio::test]
+    async fn who_lost_access_while_the_session_opened_is_told_to_end_at_once() {
+        let before = loaded(&["alice", "bob"]);
+        let [alice, bob] = &before.config.users[..] else {
+            panic!("{:?}", before.config.users)
+        };
+        let sessions = Sessions::default();
+        let mut earlier = sessions.enter(&record(1), alice);
+        assert!(earlier.ordered().now_or_never().is_none());
+        // Both have been identified, and have yet to enter.
+        assert_eq!(sessions.grants(Grants::of(&loaded(&["bob"]))), 1);
+        let mut late = sessions.enter(&record(2), alice);
+        let mut other = sessions.enter(&record(3), bob);
+        let lost = EndOrder::LostAccess(LostAccess::User {
+            user: "alice".into(),
+        });
+        assert_eq!(earlier.ordered().now_or_never(), Some(lost.clone()));
+        assert_eq!(late.ordered().now_or_never(), Some(lost));
+        assert!(other.ordered().now_or_never().is_none());
     }
 }

@@ -14,6 +14,7 @@ use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::config::LeftOut;
 use crate::live::Totals;
 use crate::session::Services;
 use families::Families;
@@ -35,6 +36,7 @@ pub fn text(services: &Arc<Services>) -> Result<String, fmt::Error> {
             audit: services.audit.lost(),
             log: services.lost_log_lines.count(),
         },
+        left_out: services.live.left_out(),
     }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
@@ -46,6 +48,7 @@ struct Scrape {
     totals: Totals,
     process: Process,
     lost: outside::LinesLost,
+    left_out: Vec<LeftOut>,
 }
 
 impl Collector for Scrape {
@@ -59,6 +62,7 @@ impl Collector for Scrape {
         outside::credentials(&mut families, &self.totals.credentials)?;
         outside::calls(&mut families, &self.totals.calls)?;
         outside::lines(&mut families, self.lost)?;
+        outside::left_out(&mut families, &self.left_out)?;
         self.process.encode(&mut families, self.totals.started)
     }
 }

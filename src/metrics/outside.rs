@@ -6,6 +6,7 @@ use std::fmt;
 use prometheus_client::registry::Unit;
 
 use super::families::{About, Families};
+use crate::config::{LeftOut, PartKind};
 use crate::finspace::CallCount;
 use crate::status::CredentialRow;
 
@@ -76,4 +77,23 @@ pub(super) fn lines(families: &mut Families<'_, '_>, lost: LinesLost) -> fmt::Re
         "Lines that are missing in the log, because standard error was not read",
     );
     families.counter(about, [(once, lost.log)])
+}
+
+/// Parts of the configuration that are not served as the file has them.
+pub(super) fn left_out(families: &mut Families<'_, '_>, left_out: &[LeftOut]) -> fmt::Result {
+    let about = About::new(
+        "hopend_left_out",
+        "Parts of the configuration that are left out for an error, or stay as they were",
+    );
+    let kinds = [
+        PartKind::Environment,
+        PartKind::User,
+        PartKind::Endpoint,
+        PartKind::Viewer,
+    ];
+    let samples = kinds.map(|kind| {
+        let count = left_out.iter().filter(|one| one.part.kind == kind).count();
+        ([("kind", kind.name())], count as u64)
+    });
+    families.gauge(about, samples)
 }

@@ -141,6 +141,20 @@ fn endpoint(out: &mut String, row: &EndpointRow, of: Option<&EndpointTotals>) ->
 /// Places that rest, and warm connections that are missing: what works needs no row.
 fn places(out: &mut String, status: &Status) -> fmt::Result {
     let mut rows = String::new();
+    for left_out in &status.left_out {
+        write!(
+            rows,
+            "<tr><th scope=\"row\">{} {}</th><td>line {} of the configuration</td><td>{}</td><td>{}</td></tr>",
+            Text(&left_out.kind),
+            Text(&left_out.name),
+            left_out.line,
+            match &*left_out.state {
+                "kept" => "as it was before",
+                _ => "left out",
+            },
+            Text(&left_out.reason),
+        )?;
+    }
     for endpoint in &status.endpoints {
         for place in &endpoint.places {
             if let Some(rest) = place.resting_s {

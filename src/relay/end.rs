@@ -77,13 +77,29 @@ pub enum End {
         /// Whose order it was.
         uid: u32,
     },
+    /// A reload has taken the user's access away.
+    #[error("ended by a reload: {0}")]
+    LostAccess(String),
+    /// The session was open for as long as one may be.
+    #[error("open for {} s (max_session_time)", .limit.as_secs_f32())]
+    TimeUp {
+        /// How long that is.
+        limit: std::time::Duration,
+        /// Whether a request was still without an answer at the very end.
+        cut: bool,
+    },
 }
 
 impl End {
     /// Whose side the end came from; `None` for one that was meant.
     pub fn kind(&self) -> Option<ErrorKind> {
         match self {
-            Self::ClientClosed | Self::Drained | Self::Idle(_) | Self::Killed { .. } => None,
+            Self::ClientClosed
+            | Self::Drained
+            | Self::Idle(_)
+            | Self::TimeUp { .. }
+            | Self::Killed { .. } => None,
+            Self::LostAccess(_) => Some(ErrorKind::Denied),
             Self::ClientLost(_)
             | Self::ClientGone(_)
             | Self::ClientMessage { .. }
@@ -120,6 +136,8 @@ impl End {
             | Self::Drained
             | Self::Cut
             | Self::Idle(_)
+            | Self::TimeUp { .. }
+            | Self::LostAccess(_)
             | Self::Killed { .. } => None,
         }
     }
@@ -133,6 +151,8 @@ impl End {
                 | Self::PingUnanswered { torn: true, .. }
                 | Self::Cut
                 | Self::Killed { .. }
+                | Self::LostAccess(_)
+                | Self::TimeUp { cut: true, .. }
                 | Self::ClientMessage { torn: true, .. }
         )
     }

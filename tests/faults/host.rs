@@ -196,6 +196,24 @@ async fn unknown_account(row: &Row) {
     keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
 }
 
+/// A pipe that nobody writes to is read in place of the file: as on a mount that hangs.
+async fn hanging_reload(row: &Row) {
+    let mut daemon = Daemon::start("", any_ports).await;
+    let mut live = daemon.open("hdb").await;
+    fs::remove_file(daemon.config_path()).unwrap();
+    let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
+    nix::unistd::mkfifo(&daemon.config_path(), mode).unwrap();
+    daemon.process.signal(Signal::SIGHUP);
+    row.logged_by(&mut daemon.process);
+    assert_eq!(live.ask("1+1").await, Ok(Value::Long(2)));
+    row.saw(Sees::of(hopen(&daemon).await));
+    drop(live);
+    daemon.process.signal(Signal::SIGTERM);
+    let (status, output) = daemon.process.end();
+    assert!(status.success(), "{status} {output}");
+    keeps_secrets(&output, &daemon.sim.issued_secrets());
+}
+
 async fn broken_file(row: &Row) {
     let mut daemon = Daemon::start("", any_ports).await;
     let mut live = daemon.open("hdb").await;
@@ -555,6 +573,13 @@ faults! {
         log: &["user \"alice\" is left out until the account is known", "there is no such local account"],
         recovers: "within 30 s of the account's appearing, without a reload; everybody else is served meanwhile",
         test(row): unknown_account(row),
+    }
+    reload_that_hangs {
+        fault: "a reload whose file, or account database, does not answer; then SIGTERM",
+        sees: Sees::Nothing,
+        log: &["the reload has not come back for 10 s", "mend it, or reload again"],
+        recovers: "the old configuration serves on; the watchdog is fed; another reload is begun beside the one that hangs; a stop wins",
+        test(row): hanging_reload(row),
     }
     two_reloads_at_once {
         fault: "a reload while another is carried out",

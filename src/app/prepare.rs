@@ -1,0 +1,223 @@
+//! A configuration made ready to be served. All that reads files, asks the account database or binds
+//! addresses is here, so that it can be done off the threads that serve: a mount or a name service that
+//! hangs keeps a reload waiting, and nothing else.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_util::sync::DropGuard;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Key, ReloadError, Running, expect_nodes, keys, warn_of_hidden, warn_of_plain};
+use crate::audit::AuditChange;
+use crate::client_tls::Certificates;
+use crate::config::{self, AccountDatabase, Config, Endpoint, ListenAddress, Loaded, Problems};
+use crate::confine::Confinement;
+use crate::control::{BoundControl, ControlSocket};
+use crate::listener::{BindError, Listener, Passed, Served};
+use crate::nodes::Nodes;
+use crate::route::Route;
+use crate::session::Services;
+use crate::upstream::tls::TlsConfigs;
+
+/// What a reload needs to know of the running daemon. Holds nothing that keeps an endpoint alive: a
+/// preparation that hangs may outlive it.
+pub(super) struct Preparation {
+    pub(super) endpoints: HashMap<String, KnownEndpoint>,
+    /// Where each listener is bound, if it is.
+    pub(super) listeners: HashMap<Key, Option<ListenAddress>>,
+    pub(super) passed: Arc<Passed>,
+    pub(super) confinement: Arc<Confinement>,
+    pub(super) accounts: AccountDatabase,
+    pub(super) control: Option<ControlSocket>,
+    pub(super) nodes: Nodes,
+    pub(super) services: Arc<Services>,
+}
+
+/// An endpoint that runs.
+#[derive(Debug, Clone)]
+pub(super) struct KnownEndpoint {
+    pub(super) endpoint: Arc<Endpoint>,
+    /// Its authorities, as their file held them: it may change under its name.
+    pub(super) authorities: Option<Vec<u8>>,
+    pub(super) certificates: Option<Arc<Certificates>>,
+}
+
+/// A configuration that can be swapped in without waiting for anything.
+pub(super) struct Prepared {
+    pub(super) loaded: Loaded,
+    pub(super) endpoints: HashMap<String, Ready>,
+    pub(super) fresh: Vec<FreshListener>,
+    pub(super) audit: AuditChange,
+    pub(super) control: ControlChange,
+}
+
+/// An endpoint of the new configuration.
+pub(super) enum Ready {
+    /// It is as it was, and goes on.
+    AsBefore,
+    /// It is new, or has changed.
+    Fresh(Running),
+}
+
+/// An address that was not bound before.
+pub(super) struct FreshListener {
+    pub(super) key: Key,
+    pub(super) endpoint: String,
+    pub(super) listener: Listener,
+}
+
+/// What becomes of the control socket.
+pub(super) enum ControlChange {
+    /// It is where it should be.
+    Stays,
+    /// There is none from now on, or it could not be bound.
+    None,
+    /// It is served at another place from now on.
+    Fresh(BoundControl),
+}
+
+/// Why a reload changes nothing.
+pub(super) enum NotPrepared {
+    /// The file, as a whole.
+    File(Problems),
+    /// Anything else, in a line.
+    Reason(String),
+}
+
+impl From<ReloadError> for NotPrepared {
+    fn from(error: ReloadError) -> Self {
+        Self::Reason(crate::error::chain(&error))
+    }
+}
+
+impl Preparation {
+    /// Reads the file, and prepares what it says. Blocks. Must be called within a tokio runtime.
+    pub(super) fn load(self, path: &Path) -> Result<Prepared, NotPrepared> {
+        let running: Vec<_> = self
+            .endpoints
+            .values()
+            .map(|known| Arc::clone(&known.endpoint))
+            .collect();
+        let loaded = config::load_to_serve(path, &*self.accounts, &running);
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                let confined = self.confinement.keeps_from(problems.files());
+                return Err(confined.map_or(NotPrepared::File(problems), NotPrepared::Reason));
+            }
+        };
+        // Only a start can give the daemon what it confined itself from.
+        let files = loaded.problems.as_ref().map_or(&[][..], Problems::files);
+        if let Some(confined) = self.confinement.keeps_from(files) {
+            return Err(NotPrepared::Reason(confined));
+        }
+        let covered = self.confinement.covers(&loaded.config);
+        covered.map_err(NotPrepared::Reason)?;
+        Ok(self.of(loaded)?)
+    }
+
+    /// Prepares what a configuration says. Blocks. Must be called within a tokio runtime.
+    pub(super) fn of(self, loaded: Loaded) -> Result<Prepared, ReloadError> {
+        let mut fresh = Vec::new();
+        for (key, endpoint) in keys(&loaded.config) {
+            if self.listeners.contains_key(&key) {
+                continue;
+            }
+            let listener = Listener::passed_or_bound(&self.passed, &key.address);
+            let listener = listener.map_err(|error| BindError {
+                own: self.in_the_way_of(&key.address),
+                ..error
+            })?;
+            fresh.push(FreshListener {
+                key,
+                endpoint,
+                listener,
+            });
+        }
+        let daemon = &loaded.config.daemon;
+        let audit = self.services.audit.prepare(daemon.audit.as_deref())?;
+        for known in self.endpoints.values() {
+            if let Some(certificates) = &known.certificates {
+                certificates.look();
+            }
+        }
+        let control = self.control(daemon.control.as_deref());
+        let known = |name: &str| self.endpoints.get(name);
+        let endpoints = prepare(&loaded.config, known, &self.nodes, &self.services);
+        Ok(Prepared {
+            loaded,
+            endpoints,
+            fresh,
+            audit,
+            control,
+        })
+    }
+
+    /// An address of its own that keeps it from binding another.
+    fn in_the_way_of(&self, address: &ListenAddress) -> Option<ListenAddress> {
+        let mut own = self.listeners.values().flatten();
+        own.find(|own| own.clashes(address)).cloned()
+    }
+
+    fn control(&self, wanted: Option<&Path>) -> ControlChange {
+        match (wanted, &self.control) {
+            (None, None) => ControlChange::Stays,
+            (None, Some(_)) => ControlChange::None,
+            (Some(path), Some(control)) if control.is_at(path) => ControlChange::Stays,
+            (Some(path), _) => {
+                BoundControl::bind(path).map_or(ControlChange::None, ControlChange::Fresh)
+            }
+        }
+    }
+}
+
+impl KnownEndpoint {
+    pub(super) fn is(&self, endpoint: &Endpoint, authorities: Option<&[u8]>) -> bool {
+        *self.endpoint == *endpoint && self.authorities.as_deref() == authorities
+    }
+}
+
+/// Every endpoint ready for use. Reads files. Must be called within a tokio runtime.
+pub(super) fn prepare<'k>(
+    config: &Config,
+    known: impl Fn(&str) -> Option<&'k KnownEndpoint>,
+    nodes: &Nodes,
+    services: &Arc<Services>,
+) -> HashMap<String, Ready> {
+    let authorities_made = TlsConfigs::default();
+    let endpoints = config.endpoints.iter();
+    endpoints
+        .map(|endpoint| {
+            warn_of_plain(endpoint);
+            warn_of_hidden(endpoint);
+            // A file that can't be read is told by the route.
+            let authorities = endpoint.ca_file().and_then(|path| std::fs::read(path).ok());
+            let same = |known: &KnownEndpoint| known.is(endpoint, authorities.as_deref());
+            let ready = if known(&endpoint.name).is_some_and(same) {
+                Ready::AsBefore
+            } else {
+                let tls = endpoint.tls.as_ref();
+                let certificates = tls.map(|tls| Certificates::new(&endpoint.name, tls));
+                let route = Arc::new(Route::new(Arc::clone(endpoint), &authorities_made, nodes));
+                let expecting = route.listing().map(|_| {
+                    let expecting = expect_nodes(Arc::clone(&route), Arc::clone(services));
+                    Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
+                });
+                let keeping_warm: Option<Arc<DropGuard>> = route.warm_guard().map(Arc::new);
+                Ready::Fresh(Running {
+                    endpoint: Arc::clone(endpoint),
+                    authorities,
+                    served: Served {
+                        route,
+                        tls: certificates.map(Arc::new),
+                    },
+                    _expecting: expecting,
+                    keeping_warm,
+                })
+            };
+            (endpoint.name.clone(), ready)
+        })
+        .collect()
+}

@@ -1,0 +1,70 @@
+//! Numbers of sessions. None of an earlier run of the daemon comes again: an administrator may still
+//! have it on the screen.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::Timestamp;
+
+/// The start of the count: 2026-01-01T00:00:00Z, in milliseconds.
+const EPOCH_MS: i64 = 1_767_225_600_000;
+
+/// Numbers of this run: those that follow the milliseconds between 2026 and its start. They overtake the
+/// clock, and may come again in the next run, only where more than 1,000 connections a second come in
+/// from one start to the next.
+#[derive(Debug)]
+pub struct SessionNumbers {
+    /// Before the first one.
+    start: u64,
+    last: AtomicU64,
+}
+
+impl SessionNumbers {
+    /// Those of a daemon that starts now.
+    pub fn of_this_run() -> Self {
+        Self::since(Timestamp::now())
+    }
+
+    fn since(start: Timestamp) -> Self {
+        let start = u64::try_from(start.as_millisecond() - EPOCH_MS).unwrap_or(0);
+        Self {
+            start,
+            last: AtomicU64::new(start),
+        }
+    }
+
+    /// The next one.
+    pub fn next(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How many there have been.
+    pub fn count(&self) -> u64 {
+        self.last.load(Ordering::Relaxed) - self.start
+    }
+
+    /// Whether a number can only be of an earlier run.
+    pub fn is_earlier(&self, number: u64) -> bool {
+        number <= self.start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_the_next_run_are_no_numbers_of_this_one() {
+        let start: Timestamp = "2026-11-28T03:00:00Z".parse().unwrap();
+        let first = SessionNumbers::since(start);
+        let numbers: Vec<_> = (0..900).map(|_| first.next()).collect();
+        assert_eq!((numbers[0], first.count()), (28_609_200_001, 900));
+        let next = SessionNumbers::since(start + jiff::SignedDuration::from_secs(1));
+        assert!(numbers.iter().all(|number| next.is_earlier(*number)));
+        assert!(!next.is_earlier(next.next()));
+    }
+
+    #[test]
+    fn a_clock_before_2026_counts_from_one() {
+        assert_eq!(SessionNumbers::since(Timestamp::UNIX_EPOCH).next(), 1);
+    }
+}
