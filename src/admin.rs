@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, Path as UrlPath, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -28,7 +28,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::Viewers;
+use crate::auth::holder;
+use crate::config::{ListenAddress, Viewers};
 use crate::listener::BIND_EVERY;
 use crate::live::Totals;
 use crate::session::Services;
@@ -63,9 +64,14 @@ impl Admin {
         match &bound {
             // Where the system chose the port, that one.
             Ok(listener) => told(listener.local_addr().unwrap_or(address)),
-            Err(error) => tracing::error!(
-                "[daemon] admin {address} can't be bound: {error}; hopend goes on trying"
-            ),
+            Err(error) => {
+                let holder = holder::of(&ListenAddress::Tcp(address));
+                let holder =
+                    holder.map_or_else(String::new, |holder| format!(" ({holder} holds it)"));
+                tracing::error!(
+                    "[daemon] admin {address} can't be bound: {error}{holder}; hopend goes on trying"
+                );
+            }
         }
         let serving = async move {
             let listener = match bound {
@@ -152,6 +158,7 @@ pub async fn serve(
     let routes = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
+        .route("/readyz/{endpoint}", get(endpoint_ready))
         .route("/metrics", get(exposition))
         .route("/status", get(whole))
         .route("/status/facts", get(facts))
@@ -169,11 +176,39 @@ pub async fn serve(
     }
 }
 
-async fn ready(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
+/// 200 also while an endpoint is not bound: any account of the host could otherwise drain all of it by
+/// taking one address.
+async fn ready(State(answers): State<Arc<Answers>>) -> Response {
     if answers.ready.has_begun() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else {
-        (StatusCode::OK, "ready\n")
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    let endpoints = answers.services.live.readiness();
+    let degraded = endpoints.iter().filter(|of| !of.unbound.is_empty());
+    let names: Vec<&str> = degraded.map(|of| of.name.as_str()).collect();
+    match &names[..] {
+        [] => "ready\n".into_response(),
+        names => format!("degraded: {}\n", names.join(" ")).into_response(),
+    }
+}
+
+/// 503 while one of the endpoint's addresses is not bound.
+async fn endpoint_ready(
+    State(answers): State<Arc<Answers>>,
+    UrlPath(endpoint): UrlPath<String>,
+) -> Response {
+    let endpoints = answers.services.live.readiness();
+    let Some(of) = endpoints.into_iter().find(|of| of.name == endpoint) else {
+        return (StatusCode::NOT_FOUND, "no such endpoint\n").into_response();
+    };
+    let unbound = of.unbound.iter().map(|unbound| unbound.address.to_string());
+    let unbound: Vec<String> = unbound.collect();
+    match (answers.ready.has_begun(), &unbound[..]) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
+        (false, []) => "ready\n".into_response(),
+        (false, unbound) => {
+            let text = format!("not bound: {}\n", unbound.join(" "));
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
     }
 }
 

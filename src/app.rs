@@ -6,7 +6,7 @@ mod reloads;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -31,7 +31,9 @@ use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::error::{chain, with_fix, with_note};
 use crate::limits::{self, Limits};
 use crate::lines::LostLines;
-use crate::listener::{self, BindError, Listener, Passed, Served};
+use crate::listener::{
+    self, AddressState, BindError, HeldSockets, Listener, Passed, Served, UnboundAddress,
+};
 use crate::live::{Grants, Live, Looks, Shown};
 use crate::memory;
 use crate::nodes::Nodes;
@@ -42,7 +44,8 @@ use crate::status::Status;
 use crate::stop::Stop;
 use crate::workers::Workers;
 use prepare::{
-    ControlChange, FreshListener, KnownEndpoint, NotPrepared, Preparation, Prepared, Ready, prepare,
+    ControlChange, FreshListener, KnownEndpoint, KnownListener, NotPrepared, Preparation, Prepared,
+    Ready, prepare,
 };
 use reloads::{Outcome, Reloads};
 
@@ -65,7 +68,7 @@ pub enum Order {
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// Not one address could be bound.
+    /// hopend listens nowhere, and no other account is to blame for it.
     #[error("no address could be bound; the first: {}", chain(.0))]
     NothingBound(BindError),
     /// There is to be an audit file.
@@ -264,10 +267,20 @@ struct Key {
 #[derive(Debug)]
 struct Bound {
     endpoint: String,
-    /// Not set while the address is taken by somebody else.
-    address: Arc<OnceLock<ListenAddress>>,
+    state: watch::Receiver<AddressState>,
+    /// Its sockets, while it is bound.
+    held: HeldSockets,
     served: watch::Sender<Served>,
     task: JoinHandle<()>,
+}
+
+impl Bound {
+    fn known(&self) -> KnownListener {
+        KnownListener {
+            bound: self.state.borrow().bound().cloned(),
+            held: self.held.clone(),
+        }
+    }
 }
 
 /// What a reload changed, by endpoint name.
@@ -330,13 +343,40 @@ impl App {
             Ready::Fresh(running) => Some((name, running)),
             Ready::AsBefore => None,
         });
+        let mut passed = given.passed;
+        let wanted = keys(&config).into_iter();
+        let mut bound: Vec<_> = wanted
+            .rev()
+            .map(|(key, endpoint)| {
+                let bound = Listener::with(&passed.sockets().collect(), &key.address);
+                (key, endpoint, bound)
+            })
+            .collect();
+        let failures = bound
+            .iter()
+            .filter_map(|(_, _, bound)| bound.as_ref().err());
+        let own = failures
+            .filter(|error| !error.is_taken_by_another_account() && !error.lacks_directory())
+            .count();
+        if own == bound.len()
+            && let Some((_, _, Err(first))) = bound.pop()
+        {
+            return Err(AppError::NothingBound(first));
+        }
+        let listens = |socket: &ListenAddress| {
+            let mut listeners = bound.iter().filter_map(|(_, _, bound)| bound.as_ref().ok());
+            listeners.any(|listener| listener.address().includes(socket))
+        };
+        for unused in passed.close_stored(listens) {
+            service::remove_stored(&unused);
+        }
         let mut app = Self {
             stop: Stop::default(),
             endpoints: endpoints.collect(),
             services,
             nodes,
             listeners: HashMap::new(),
-            passed: Arc::new(given.passed),
+            passed: Arc::new(passed),
             confinement: Arc::new(given.confinement),
             accounts: given.accounts,
             left_out,
@@ -345,28 +385,11 @@ impl App {
             admin: None,
             config,
         };
-        let mut first_failure = None;
-        for (key, endpoint) in keys(&app.config) {
-            let bound = match Listener::passed_or_bound(&app.passed, &key.address) {
-                Ok(listener) => Ok(listener),
-                Err(error) => {
-                    tracing::error!(endpoint, "{}", with_note(&error, "hopend goes on trying"));
-                    let address = error.address.clone();
-                    if !error.lacks_directory() {
-                        first_failure.get_or_insert(error);
-                    }
-                    Err(address)
-                }
-            };
+        for (key, endpoint, bound) in bound.into_iter().rev() {
+            if let Err(error) = &bound {
+                tracing::error!(endpoint, "{}", with_note(error, "hopend goes on trying"));
+            }
             app.listen(key, endpoint, bound);
-        }
-        if app
-            .listeners
-            .values()
-            .all(|bound| bound.address.get().is_none())
-            && let Some(error) = first_failure
-        {
-            return Err(AppError::NothingBound(error));
         }
         let control = app.config.daemon.control.as_deref();
         let control = control.and_then(BoundControl::bind);
@@ -379,7 +402,12 @@ impl App {
     pub fn addresses(&self) -> Vec<(String, ListenAddress)> {
         let bound = self.listeners.values();
         let mut addresses: Vec<_> = bound
-            .filter_map(|bound| Some((bound.endpoint.clone(), bound.address.get()?.clone())))
+            .filter_map(|bound| {
+                Some((
+                    bound.endpoint.clone(),
+                    bound.state.borrow().bound()?.clone(),
+                ))
+            })
             .collect();
         addresses.sort_by_cached_key(|(endpoint, address)| (endpoint.clone(), address.to_string()));
         addresses
@@ -394,7 +422,7 @@ impl App {
                 .map(|(name, running)| (name.clone(), running.known()))
                 .collect(),
             listeners: listeners
-                .map(|(key, bound)| (key.clone(), bound.address.get().cloned()))
+                .map(|(key, bound)| (key.clone(), bound.known()))
                 .collect(),
             passed: Arc::clone(&self.passed),
             confinement: Arc::clone(&self.confinement),
@@ -420,7 +448,6 @@ impl App {
 
     /// What it does, in a line.
     fn summary(&self) -> String {
-        let addresses = self.listeners.values();
         let left_out = match self.services.live.left_out().len() {
             0 => String::new(),
             1 => "; 1 part of the configuration is left out or stays as it was".into(),
@@ -428,13 +455,13 @@ impl App {
                 format!("; {count} parts of the configuration are left out or stay as they were")
             }
         };
-        format!(
-            "serving {} endpoints at {} addresses{left_out}",
-            self.config.endpoints.len(),
-            addresses
-                .filter(|bound| bound.address.get().is_some())
-                .count()
-        )
+        let bound = self.addresses().len();
+        let unbound = match self.listeners.len() - bound {
+            0 => String::new(),
+            count => format!("; {count} could not be bound (hopend status)"),
+        };
+        let endpoints = self.config.endpoints.len();
+        format!("serving {endpoints} endpoints at {bound} addresses{unbound}{left_out}")
     }
 
     /// Serves health over HTTP at the address that the configuration names.
@@ -516,6 +543,7 @@ impl App {
             let stays = wanted.contains_key(key);
             if !stays {
                 bound.task.abort();
+                bound.held.give_up();
             }
             stays
         });
@@ -559,6 +587,7 @@ impl App {
         // First: whoever sees a session end finds that nobody is let in any more.
         for bound in self.listeners.values() {
             bound.task.abort();
+            bound.held.close();
         }
         for (_, bound) in self.listeners.drain() {
             let _ = bound.task.await;
@@ -591,18 +620,28 @@ impl App {
         Summary { open, cut }
     }
 
-    fn listen(&mut self, key: Key, endpoint: String, bound: Result<Listener, ListenAddress>) {
+    fn listen(&mut self, key: Key, endpoint: String, bound: Result<Listener, BindError>) {
         let Some(running) = self.endpoints.get(&endpoint) else {
             return;
         };
         let sender = watch::Sender::new(running.served.clone());
         let served = sender.subscribe();
         let (services, stopping) = (Arc::clone(&self.services), self.stop.listen());
-        let address = Arc::new(match &bound {
-            Ok(listener) => OnceLock::from(listener.address().clone()),
-            Err(_) => OnceLock::new(),
-        });
-        let bound_late = Arc::clone(&address);
+        let held = HeldSockets::default();
+        let state = match &bound {
+            Ok(listener) => {
+                held.hold(listener, &self.passed);
+                AddressState::Bound(listener.address().clone())
+            }
+            Err(error) => AddressState::Unbound(UnboundAddress::now(error)),
+        };
+        let state = watch::Sender::new(state);
+        let seen = state.subscribe();
+        let binding = listener::Binding {
+            passed: Arc::clone(&self.passed),
+            held: held.clone(),
+            blocking: Handle::current(),
+        };
         // Where sessions run, so that a client need not be moved there.
         let runtime = match &self.services.workers {
             Some(workers) => workers.any().clone(),
@@ -610,27 +649,30 @@ impl App {
         };
         let task = runtime.spawn(async move {
             let listener = match bound.map(Listener::moved_here) {
-                Ok(Ok(listener)) => listener,
-                Ok(Err(error)) => {
-                    tracing::error!("a listening socket was lost: {error}. Fix: restart hopend.");
-                    return;
-                }
-                Err(taken) => {
+                Ok(listener) => listener,
+                Err(_) => {
                     let mut stopping = stopping.clone();
                     tokio::select! {
-                        listener = listener::bind_when_free(&taken) => {
-                            bound_late.get_or_init(|| listener.address().clone());
-                            listener
-                        }
+                        listener = binding.bind_when_free(&state) => listener.moved_here(),
                         () = stopping.draining() => return,
                     }
                 }
             };
-            listener::run(listener, served, services, stopping).await;
+            match listener {
+                Ok(listener) => {
+                    state.send_replace(AddressState::Bound(listener.address().clone()));
+                    listener::run(listener, served, services, stopping).await;
+                }
+                Err(error) => {
+                    state.send_if_modified(|state| state.is_lost(&error));
+                    tracing::error!("a listening socket was lost: {error}. Fix: restart hopend.");
+                }
+            }
         });
         let bound = Bound {
             endpoint,
-            address,
+            state: seen,
+            held,
             served: sender,
             task,
         };
@@ -653,7 +695,7 @@ impl App {
             let of_endpoint = keys.iter().filter(|(_, name)| *name == endpoint.name);
             let addresses = of_endpoint
                 .filter_map(|(key, _)| self.listeners.get(key))
-                .map(|bound| Arc::clone(&bound.address));
+                .map(|bound| bound.state.clone());
             Some(Shown {
                 route: Arc::clone(&running.served.route),
                 listen: addresses.collect(),
@@ -768,10 +810,11 @@ fn keys(config: &Config) -> Vec<(Key, String)> {
     let mut keys = Vec::new();
     for endpoint in &config.endpoints {
         for (ordinal, address) in endpoint.listen.iter().enumerate() {
-            let chosen = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
             let key = Key {
                 address: address.clone(),
-                chosen_for: chosen.then(|| (endpoint.name.clone(), ordinal)),
+                chosen_for: address
+                    .has_any_port()
+                    .then(|| (endpoint.name.clone(), ordinal)),
             };
             keys.push((key, endpoint.name.clone()));
         }

@@ -166,7 +166,7 @@ impl BoundControl {
                     "[daemon] control {} can't be bound ({}), so `hopend status` will not find this \
                      daemon. Fix: set it to a path in a folder that the daemon may write to, or to \"off\".",
                     path.display(),
-                    error.source
+                    error.cause()
                 );
                 None
             }

@@ -71,6 +71,9 @@ pub struct EndpointRow {
     pub name: String,
     /// Addresses it is bound to.
     pub listen: Vec<String>,
+    /// Addresses that it is not bound to: clients there reach nobody, or another account.
+    #[serde(default)]
+    pub unbound: Vec<UnboundRow>,
     /// Where it leads, for people to read.
     pub target: String,
     /// Open sessions.
@@ -86,6 +89,25 @@ pub struct EndpointRow {
     /// Connections that are kept logged in, by user.
     #[serde(default)]
     pub warm: Vec<WarmRow>,
+}
+
+/// An address where hopend does not listen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnboundRow {
+    /// As the configuration has it.
+    pub address: String,
+    /// The socket that another process has: of `localhost`, the one of either family.
+    pub socket: Option<String>,
+    /// When it could not be bound for the first time.
+    pub since: Timestamp,
+    /// What keeps hopend from it: who holds which socket, or what the system says.
+    pub reason: String,
+    /// The account that listens there instead.
+    pub uid: Option<u32>,
+    /// The process that does, where hopend or the reader of this may see it.
+    pub pid: Option<u32>,
+    /// Its program.
+    pub program: Option<String>,
 }
 
 /// One address of `connect`, or one node of a cluster.

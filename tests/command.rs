@@ -214,12 +214,13 @@ async fn sim_writes_what_check_and_run_need() {
     let config = config.to_str().unwrap();
     let check = hopend(&["check", "--config", config]);
     assert!(check.status.success(), "{}", text(&check.stderr));
-    assert!(text(&check.stdout).contains("hdb: 127.0.0.1:"));
+    assert!(text(&check.stdout).contains("hdb: localhost:"));
 
     let mut daemon = Process::start(&["run", "--config", config]);
-    let line = daemon.line_with("endpoint=\"hdb\" address=127.0.0.1:");
+    let line = daemon.line_with("endpoint=\"hdb\" address=localhost:");
     daemon.line_with("ready");
-    let address = line.rsplit("address=").next().unwrap().parse().unwrap();
+    let port = line.rsplit(':').next().unwrap();
+    let address = format!("[::1]:{port}").parse().unwrap();
     let mut handle = QClient::open(address, "", "").await.unwrap();
     handle.ask("1+1").await.unwrap();
 

@@ -130,7 +130,7 @@ async fn a_connection_string_is_what_hopen_takes_without_a_password() {
     ] {
         let string = console.ask(request).await.unwrap().as_text().unwrap();
         let port = stage.address(endpoint).port();
-        assert_eq!(string, format!(":localhost:{port}"));
+        assert_eq!(string, format!(":127.0.0.1:{port}"));
         let mut handle = QClient::open(([127, 0, 0, 1], port).into(), "", "")
             .await
             .unwrap();
@@ -326,7 +326,7 @@ async fn check_and_a_file_without_finspace() {
     let output = String::from_utf8(checked.await.unwrap().unwrap().stdout).unwrap();
     let line = output.lines().last().unwrap();
     assert!(
-        line.starts_with("  console: 127.0.0.1:") && line.contains("-> console, for "),
+        line.starts_with("  console: localhost:") && line.contains("-> console, for "),
         "{output}"
     );
 

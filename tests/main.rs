@@ -17,6 +17,7 @@
 
 mod support;
 
+mod addresses;
 mod attacks;
 mod audit;
 mod aws_troubles;
@@ -48,6 +49,7 @@ mod readme;
 mod real_clients;
 mod reload;
 mod removal;
+mod restart;
 mod secrets;
 mod service;
 mod status;

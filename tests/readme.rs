@@ -265,6 +265,6 @@ fn plain(line: &str) -> String {
 fn port_of(config: &Path, endpoint: &str) -> String {
     let text = std::fs::read_to_string(config).unwrap();
     let (_, rest) = text.split_once(&format!("name = \"{endpoint}\"")).unwrap();
-    let (_, rest) = rest.split_once("127.0.0.1:").unwrap();
+    let (_, rest) = rest.split_once("localhost:").unwrap();
     rest.chars().take_while(char::is_ascii_digit).collect()
 }

@@ -47,12 +47,15 @@ impl Manager {
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     }
 
-    /// The next message with this in it; what the watchdog gets in between is passed over.
+    /// The next message with this in it; what the watchdog and the store get in between is passed over.
     fn told_next(&self, part: &str) -> String {
         loop {
             let told = self.told();
             if told.contains(part) {
                 return told;
+            }
+            if told.starts_with("FDSTORE=1\n") {
+                continue;
             }
             assert_eq!(told.trim_end(), "WATCHDOG=1", "waiting for {part}");
         }
@@ -240,7 +243,7 @@ fn abstract_address(port: u16) -> UnixAddress {
 }
 
 /// Logs in, and gives the stream back with the capability read.
-fn log_in<S: Read + Write>(mut stream: S) -> S {
+pub fn log_in<S: Read + Write>(mut stream: S) -> S {
     stream.write_all(b":\x03\0").unwrap();
     let mut capability = [0];
     stream.read_exact(&mut capability).unwrap();

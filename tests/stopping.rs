@@ -136,8 +136,14 @@ async fn systemd_is_told_ready_reloading_and_stopping() {
         .unwrap();
     let told = || {
         let mut buffer = [0; 1024];
-        let length = socket.recv(&mut buffer).unwrap();
-        String::from_utf8_lossy(&buffer[..length]).into_owned()
+        loop {
+            let length = socket.recv(&mut buffer).unwrap();
+            let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            // Of the listening sockets.
+            if !told.starts_with("FDSTORE=1\n") {
+                return told;
+            }
+        }
     };
     let environment = [("NOTIFY_SOCKET", path.to_str().unwrap())];
     let daemon = daemon(|text| text, &environment).await;

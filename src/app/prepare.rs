@@ -15,7 +15,7 @@ use crate::client_tls::Certificates;
 use crate::config::{self, AccountDatabase, Config, Endpoint, ListenAddress, Loaded, Problems};
 use crate::confine::Confinement;
 use crate::control::{BoundControl, ControlSocket};
-use crate::listener::{BindError, Listener, Passed, Served};
+use crate::listener::{BindError, HeldSockets, Listener, Listening, Passed, Served};
 use crate::nodes::Nodes;
 use crate::route::Route;
 use crate::session::Services;
@@ -25,14 +25,22 @@ use crate::upstream::tls::TlsConfigs;
 /// preparation that hangs may outlive it.
 pub(super) struct Preparation {
     pub(super) endpoints: HashMap<String, KnownEndpoint>,
-    /// Where each listener is bound, if it is.
-    pub(super) listeners: HashMap<Key, Option<ListenAddress>>,
+    pub(super) listeners: HashMap<Key, KnownListener>,
     pub(super) passed: Arc<Passed>,
     pub(super) confinement: Arc<Confinement>,
     pub(super) accounts: AccountDatabase,
     pub(super) control: Option<ControlSocket>,
     pub(super) nodes: Nodes,
     pub(super) services: Arc<Services>,
+}
+
+/// A listener that runs.
+#[derive(Debug)]
+pub(super) struct KnownListener {
+    /// Where it is bound, if it is.
+    pub(super) bound: Option<ListenAddress>,
+    /// Its sockets, until the daemon closes them.
+    pub(super) held: HeldSockets,
 }
 
 /// An endpoint that runs.
@@ -120,22 +128,7 @@ impl Preparation {
 
     /// Prepares what a configuration says. Blocks. Must be called within a tokio runtime.
     pub(super) fn of(self, loaded: Loaded) -> Result<Prepared, ReloadError> {
-        let mut fresh = Vec::new();
-        for (key, endpoint) in keys(&loaded.config) {
-            if self.listeners.contains_key(&key) {
-                continue;
-            }
-            let listener = Listener::passed_or_bound(&self.passed, &key.address);
-            let listener = listener.map_err(|error| BindError {
-                own: self.in_the_way_of(&key.address),
-                ..error
-            })?;
-            fresh.push(FreshListener {
-                key,
-                endpoint,
-                listener,
-            });
-        }
+        let fresh = self.bind_new(&loaded.config)?;
         let daemon = &loaded.config.daemon;
         let audit = self.services.audit.prepare(daemon.audit.as_deref())?;
         for known in self.endpoints.values() {
@@ -155,9 +148,37 @@ impl Preparation {
         })
     }
 
+    /// Binds the addresses that are not listened at yet. A socket that the new configuration gives up
+    /// serves `localhost` with its port, and the other way round.
+    fn bind_new(&self, config: &Config) -> Result<Vec<FreshListener>, BindError> {
+        let wanted = keys(config);
+        let stays = |key: &Key| wanted.iter().any(|(wanted, _)| wanted == key);
+        let given_up = self.listeners.iter().filter(|(key, _)| !stays(key));
+        let given_up: Vec<_> = given_up.map(|(_, known)| known.held.lock()).collect();
+        let given_up = || given_up.iter().flat_map(|held| held.iter());
+        let new = wanted.iter();
+        let new = new.filter(|(key, _)| !self.listeners.contains_key(key));
+        new.map(|(key, endpoint)| {
+            let listening: Listening<'_> = self.passed.sockets().chain(given_up()).collect();
+            let listener = Listener::with(&listening, &key.address).map_err(|error| BindError {
+                own: self.in_the_way_of(&key.address),
+                ..error
+            })?;
+            Ok(FreshListener {
+                key: key.clone(),
+                endpoint: endpoint.clone(),
+                listener,
+            })
+        })
+        .collect()
+    }
+
     /// An address of its own that keeps it from binding another.
     fn in_the_way_of(&self, address: &ListenAddress) -> Option<ListenAddress> {
-        let mut own = self.listeners.values().flatten();
+        let mut own = self
+            .listeners
+            .values()
+            .filter_map(|known| known.bound.as_ref());
         own.find(|own| own.clashes(address)).cloned()
     }
 
@@ -186,6 +207,9 @@ pub(super) fn prepare<'k>(
     nodes: &Nodes,
     services: &Arc<Services>,
 ) -> HashMap<String, Ready> {
+    for found in config::single_families(config, Path::new(config::HOSTS)) {
+        tracing::warn!("{found}");
+    }
     let authorities_made = TlsConfigs::default();
     let endpoints = config.endpoints.iter();
     endpoints

@@ -4,6 +4,7 @@
 //! make a configured user of it and of what hopen said, [`Penalties`] the price of failing.
 
 mod accounts;
+pub mod holder;
 mod identify;
 mod origin;
 pub mod password;

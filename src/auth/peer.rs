@@ -191,7 +191,7 @@ pub(crate) fn unsent(connection: &TcpStream) -> u64 {
 pub fn is_exposed(listen: &ListenAddress) -> bool {
     match listen {
         ListenAddress::Tcp(address) => !address.ip().to_canonical().is_loopback(),
-        ListenAddress::Abstract(_) | ListenAddress::Path(_) => false,
+        ListenAddress::Localhost(_) | ListenAddress::Abstract(_) | ListenAddress::Path(_) => false,
     }
 }
 

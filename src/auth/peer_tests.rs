@@ -313,6 +313,7 @@ fn only_tcp_beyond_loopback_is_exposed() {
         (ListenAddress::Tcp("0.0.0.0:1".parse().unwrap()), true),
         (ListenAddress::Tcp("[::]:1".parse().unwrap()), true),
         (ListenAddress::Tcp("10.0.0.1:1".parse().unwrap()), true),
+        (ListenAddress::Localhost(1), false),
         (ListenAddress::Abstract(1), false),
         (ListenAddress::Path("/run/hopend/hdb".into()), false),
     ] {

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::socket::{Ends, KernelSocket, canonical};
 
@@ -21,6 +21,34 @@ pub(super) fn lookup(ends: &Ends) -> io::Result<Option<KernelSocket>> {
         (Some(a), Some(b)) if (a.uid, a.inode) == (b.uid, b.inode) => Some(b),
         _ => None,
     })
+}
+
+/// The socket that takes connections to `address`: one that listens there, or at a wildcard address.
+pub(super) fn listener(address: SocketAddr) -> io::Result<Option<KernelSocket>> {
+    let (ip, port) = canonical(address.ip(), address.port());
+    let own = if ip.is_ipv6() { "tcp6" } else { "tcp" };
+    let mut wildcard = None;
+    for table in ["tcp", "tcp6"] {
+        let text = match fs::read_to_string(format!("/proc/self/net/{table}")) {
+            Ok(text) => text,
+            // A kernel without IPv6 has no tcp6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && table == "tcp6" => break,
+            Err(error) => return Err(error),
+        };
+        let sockets = text.lines().skip(1);
+        let sockets = sockets.filter_map(|line| parse(line, cfg!(target_endian = "little")));
+        for (Ends { client, .. }, socket) in sockets.filter(|(_, socket)| socket.listens()) {
+            if client == (ip, port) {
+                return Ok(Some(socket));
+            }
+            // `[::]` takes IPv4 as well, mostly.
+            let takes = table == own || table == "tcp6";
+            if takes && client.1 == port && client.0.is_unspecified() {
+                wildcard = wildcard.or(Some(socket));
+            }
+        }
+    }
+    Ok(wildcard)
 }
 
 /// Every TCP socket that a process holds, by its ends as its own side has them. What can't be read is

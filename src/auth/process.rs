@@ -45,6 +45,11 @@ pub fn program(pid: u32) -> Option<String> {
     Some(name.trim_end_matches('\n').chars().map(printable).collect())
 }
 
+/// The process that holds a socket, as [`of_sockets`] finds it.
+pub(super) fn of_inode(inode: u64) -> Option<u32> {
+    holders(HashSet::from([inode])).remove(&inode)
+}
+
 /// The processes that hold these sockets.
 fn holders(mut wanted: HashSet<u64>) -> HashMap<u64, u32> {
     let mut found = HashMap::new();

@@ -7,6 +7,7 @@ const FIN_WAIT1: u8 = 4;
 const FIN_WAIT2: u8 = 5;
 const TIME_WAIT: u8 = 6;
 const CLOSE_WAIT: u8 = 8;
+const LISTEN: u8 = 10;
 
 /// Both ends of a connection, seen from the client.
 ///
@@ -50,6 +51,11 @@ impl KernelSocket {
     pub(super) fn owner(&self) -> Option<u32> {
         let live = matches!(self.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT);
         (live && self.inode != 0).then_some(self.uid)
+    }
+
+    /// Whether it accepts connections.
+    pub(super) fn listens(&self) -> bool {
+        self.state == LISTEN
     }
 
     /// Whether it was closed by the last process that held it, which can't be undone.

@@ -68,6 +68,9 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Configuration;
         }
     }
+    for found in config::single_families(config, Path::new(config::HOSTS)) {
+        complain(format_args!("hopend: warning: {found}"));
+    }
     say(format_args!("{}: right", path.display()));
     summarise(config);
     preview(path);

@@ -70,7 +70,7 @@ fn introduce(app: &App, folder: &Path) {
         addresses
             .iter()
             .find_map(|(endpoint, address)| match address {
-                ListenAddress::Tcp(address) if endpoint == name => Some(address.port()),
+                ListenAddress::Localhost(port) if endpoint == name => Some(*port),
                 _ => None,
             })
     };

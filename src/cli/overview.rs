@@ -8,7 +8,9 @@ use crate::status::{EndpointRow, SessionRow, Status};
 
 /// The whole of it, without a line break at the end.
 pub(super) fn of(status: &Status) -> String {
-    let mut parts = vec![heading(status), endpoints(status)];
+    let mut parts = vec![heading(status)];
+    parts.extend(unbound(status));
+    parts.push(endpoints(status));
     parts.extend(left_out(status));
     parts.extend(places(status));
     parts.extend(warm(status));
@@ -26,6 +28,24 @@ fn heading(status: &Status) -> String {
         time(since(status, status.started)),
         if count == 1 { "session" } else { "sessions" },
     )
+}
+
+/// Addresses where clients do not reach hopend: first, because they may reach somebody else.
+fn unbound(status: &Status) -> Option<String> {
+    let mut table = Table::new(["NOT BOUND", "ENDPOINT", "FOR", "WHY"]).right([2]);
+    let mut any = false;
+    for endpoint in &status.endpoints {
+        for row in &endpoint.unbound {
+            any = true;
+            table.row([
+                row.address.clone(),
+                endpoint.name.clone(),
+                time(since(status, row.since)),
+                row.reason.clone(),
+            ]);
+        }
+    }
+    any.then(|| table.to_string())
 }
 
 fn endpoints(status: &Status) -> String {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::daemon::{self, Unanswered};
 use super::{ConfigArgument, Exit, complain, overview, screen};
-use crate::auth::process;
+use crate::auth::{holder, process};
+use crate::config::ListenAddress;
 use crate::control::{Answer, Request};
 use crate::status::{SessionRow, Status};
 
@@ -59,6 +60,7 @@ fn status(control: &Path) -> Result<Status, Unanswered> {
     match daemon::ask(control, &Request::Status)? {
         Answer::Status(mut status) => {
             find_processes(&mut status);
+            find_holders(&mut status);
             Ok(*status)
         }
         other => Err(Unanswered {
@@ -81,6 +83,22 @@ fn find_processes(status: &mut Status) {
     for (ends, row) in unknown {
         row.pid = processes.get(&ends).copied();
         row.program = row.pid.and_then(process::program);
+    }
+}
+
+/// The same for the processes that hold addresses of hopend's.
+fn find_holders(status: &mut Status) {
+    let rows = status.endpoints.iter_mut().flat_map(|row| &mut row.unbound);
+    for row in rows.filter(|row| row.pid.is_none()) {
+        let socket = row.socket.as_ref().and_then(|socket| socket.parse().ok());
+        let Some(socket): Option<ListenAddress> = socket else {
+            continue;
+        };
+        if let Some(holder) = holder::of(&socket).filter(|holder| Some(holder.uid) == row.uid) {
+            row.reason = format!("{holder} holds {socket}");
+            row.pid = holder.pid;
+            row.program = holder.program;
+        }
     }
 }
 

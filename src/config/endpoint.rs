@@ -1,5 +1,6 @@
 //! `[[endpoint]]`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -280,11 +281,12 @@ fn plain(table: &Table<'_>, listen: &[ListenAddress]) {
 /// Tells of an address that this host does not let hopend bind.
 pub(super) fn bindable(value: &Value<'_>, address: &ListenAddress) {
     match address {
-        ListenAddress::Tcp(address) => {
-            if let Some(first) = privileged_port::closed_below(address.port()) {
+        ListenAddress::Localhost(_) | ListenAddress::Tcp(_) => {
+            let port = address.tcp_sockets().first().map_or(0, SocketAddr::port);
+            if let Some(first) = privileged_port::closed_below(port) {
                 value.notice(
                     Severity::Warning,
-                    format!("this account may not bind port {}", address.port()),
+                    format!("this account may not bind port {port}"),
                     format!(
                         "choose a port from {first} up, let systemd bind it (hopend.socket), or give \
                          the service CAP_NET_BIND_SERVICE (AmbientCapabilities=)"
@@ -320,8 +322,7 @@ fn tls(table: &Table<'_>, listen: Option<&[ListenAddress]>) -> Option<Option<Ser
     let Some(value) = table.get("tls") else {
         return Some(None);
     };
-    let tcp = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(_));
-    if listen.is_some_and(|addresses| !addresses.iter().any(tcp)) {
+    if listen.is_some_and(|addresses| !addresses.iter().any(ListenAddress::is_tcp)) {
         value.problem(
             "has no effect: Unix sockets don't speak TLS",
             "remove it, or listen on a TCP address",
@@ -354,7 +355,7 @@ fn listen(
 ) -> Option<Vec<ListenAddress>> {
     let value = table.required(
         "listen",
-        "write where hopen finds it, such as \"127.0.0.1:5010\"",
+        "write where hopen finds it, such as \"localhost:5010\"",
     )?;
     let values = value.one_or_many()?;
     if values.is_empty() {

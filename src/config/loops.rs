@@ -66,9 +66,11 @@ fn way_back(start: usize, next: &[Vec<usize>]) -> Option<Vec<usize>> {
 /// Whether whoever dials `address` on this host reaches `listen`, as far as that can be told without
 /// asking the name service.
 fn leads_to(address: &Address, listen: &ListenAddress) -> bool {
-    let ListenAddress::Tcp(listen) = listen else {
-        return false;
-    };
+    let mut sockets = listen.tcp_sockets().into_iter();
+    sockets.any(|socket| leads_to_socket(address, &socket))
+}
+
+fn leads_to_socket(address: &Address, listen: &SocketAddr) -> bool {
     if listen.port() == 0 || listen.port() != address.port {
         return false;
     }
@@ -121,6 +123,10 @@ mod tests {
             (":[::]:5010", "[::1]:5010", true),
             (":localhost:5010", "127.0.0.1:5010", true),
             (":LOCALHOST:5010", "[::1]:5010", true),
+            (":localhost:5010", "localhost:5010", true),
+            (":127.0.0.1:5010", "localhost:5010", true),
+            (":[::1]:5010", "localhost:5010", true),
+            (":[::1]:5011", "localhost:5010", false),
             (":localhost:5010", "192.0.2.1:5010", false),
             (":192.0.2.1:5010", "0.0.0.0:5010", false),
             (":192.0.2.1:5010", "192.0.2.1:5010", true),

@@ -17,6 +17,7 @@ mod left_out;
 mod limit;
 mod load;
 mod login;
+mod loopback;
 mod loops;
 mod named;
 mod notice;
@@ -44,6 +45,7 @@ pub(crate) use hash_cost::refusal_costs;
 pub use invalid::Invalid;
 pub use left_out::{LeftOut, LeftOutCause, Loaded, Part, PartKind, Reach};
 pub use load::{control, load, load_in_part, load_to_serve, parse, parse_in_part};
+pub use loopback::{HOSTS, SingleFamily, single_families};
 pub use notice::{Notice, Severity};
 pub use problem::{Problem, Problems};
 pub use viewers::Viewers;
@@ -316,6 +318,9 @@ pub enum Errors {
 /// Where an endpoint listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
+    /// `localhost:5010` or `5010`: 127.0.0.1 and ::1 at one port, so that no other account can bind
+    /// the address that a client's resolver chooses.
+    Localhost(u16),
     /// `127.0.0.1:5010`, `[::1]:5010`.
     Tcp(SocketAddr),
     /// `unix:5010`: the abstract socket `@/tmp/kx.5010`, where q on Linux dials
@@ -486,6 +491,7 @@ impl Endpoint {
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Localhost(port) => write!(f, "localhost:{port}"),
             Self::Tcp(address) => address.fmt(f),
             Self::Abstract(port) => write!(f, "unix:{port}"),
             Self::Path(path) => write!(f, "unix:{}", path.display()),

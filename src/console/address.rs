@@ -1,6 +1,6 @@
 //! How hopen says the address of a local endpoint.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::ListenAddress;
 
@@ -9,11 +9,12 @@ use crate::config::ListenAddress;
 /// so can come in by again.
 pub(super) fn for_hopen(listen: &[ListenAddress], dialled: Option<IpAddr>) -> Option<String> {
     let tcp = listen.iter().filter_map(|address| match address {
+        ListenAddress::Localhost(port) if dialled.is_none() => Some(format!(":localhost:{port}")),
         ListenAddress::Tcp(address) => {
             let host = host(address.ip().to_canonical(), dialled)?;
             Some(format!(":{host}:{}", address.port()))
         }
-        ListenAddress::Abstract(_) | ListenAddress::Path(_) => None,
+        _ => None,
     });
     // A path has no spelling in hopen: q's sockets go by number.
     let unix = listen.iter().filter_map(|address| match address {
@@ -30,10 +31,9 @@ fn host(listens: IpAddr, dialled: Option<IpAddr>) -> Option<String> {
     };
     match dialled {
         Some(dialled) => (listens.is_unspecified() || listens == dialled).then(|| written(dialled)),
-        // What q knows this host as; it may be either loopback.
-        None if listens.is_unspecified() || listens == IpAddr::V4(Ipv4Addr::LOCALHOST) => {
-            Some("localhost".into())
-        }
+        // `localhost` may be the address of the other family, which another account may have bound.
+        None if listens == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some("localhost".into()),
+        None if listens.is_unspecified() => Some(written(Ipv4Addr::LOCALHOST.into())),
         None => Some(written(listens)),
     }
 }
@@ -51,10 +51,12 @@ mod tests {
     fn tcp_goes_first_and_a_path_cannot_be_said() {
         for (listen, said) in [
             (
-                &["unix:5010", "127.0.0.1:5010"][..],
+                &["unix:5010", "localhost:5010"][..],
                 Some(":localhost:5010"),
             ),
-            (&["0.0.0.0:5010"], Some(":localhost:5010")),
+            (&["unix:5010", "127.0.0.1:5010"], Some(":127.0.0.1:5010")),
+            (&["0.0.0.0:5010"], Some(":127.0.0.1:5010")),
+            (&["[::]:5010"], Some(":localhost:5010")),
             (&["127.0.0.2:5010"], Some(":127.0.0.2:5010")),
             (&["[::1]:5010"], Some(":[::1]:5010")),
             (&["unix:5010"], Some(":unix://5010")),
@@ -70,6 +72,7 @@ mod tests {
         let dialled = Some("192.0.2.7");
         for (listen, said) in [
             (&["127.0.0.1:5010", "unix:5010"][..], None),
+            (&["localhost:5010"], None),
             (
                 &["127.0.0.1:5010", "192.0.2.7:5011"],
                 Some(":192.0.2.7:5011"),

@@ -3,7 +3,7 @@
 //!
 //! | request | columns (q types) |
 //! |---|---|
-//! | `endpoints` | name s, listen C, target C, sessions j, max_sessions j, opened j, refused j |
+//! | `endpoints` | name s, listen C, unbound C, target C, sessions j, max_sessions j, opened j, refused j |
 //! | `places` | endpoint s, place C, zone s, resting n, reason C |
 //! | `sessions` | session j, endpoint s, user s, account s, pid j, program C, client C, target C, node C, since p, idle n, bytes_up j, bytes_down j, messages_up j, messages_down j, outstanding j, pings j |
 //! | `credentials` | user s, endpoints C, what C, age n, left n, refresh n, fetches j, last_error C |

@@ -42,11 +42,19 @@ fn endpoints(rows: &[&EndpointRow]) -> Table {
     Table::new()
         .with("name", symbols(rows, |row| &row.name))
         .with("listen", joined(rows, |row| &row.listen))
+        .with("unbound", texts_of(rows, unbound))
         .with("target", texts(rows, |row| &row.target))
         .with("sessions", longs(rows, |row| row.sessions))
         .with("max_sessions", longs(rows, |row| row.max_sessions))
         .with("opened", longs(rows, |row| row.opened))
         .with("refused", longs(rows, |row| row.refused))
+}
+
+/// Where clients do not reach the endpoint, and why.
+fn unbound(row: &EndpointRow) -> String {
+    let unbound = row.unbound.iter();
+    let each = unbound.map(|row| format!("{}: {}", row.address, row.reason));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 fn places(endpoints: &[&EndpointRow]) -> Table {
@@ -131,6 +139,10 @@ fn symbols<R>(rows: &[&R], column: fn(&R) -> &str) -> Value {
 }
 
 fn texts<R>(rows: &[&R], column: fn(&R) -> &str) -> Value {
+    Value::texts(rows.iter().map(|row| column(row)))
+}
+
+fn texts_of<R>(rows: &[&R], column: fn(&R) -> String) -> Value {
     Value::texts(rows.iter().map(|row| column(row)))
 }
 

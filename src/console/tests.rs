@@ -1,13 +1,13 @@
 //! A console over a pipe of a few bytes: who is shown what, in which types, and that nothing a
 //! client sends leaves it without an answer or an end.
 
-use std::sync::{LazyLock, OnceLock};
+use std::sync::LazyLock;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 use tokio::io::{DuplexStream, duplex};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::viewer::tests::endpoints;
 use super::*;
@@ -15,6 +15,7 @@ use crate::config::{ListenAddress, Target};
 use crate::credential::Retry;
 use crate::error::ErrorKind;
 use crate::finspace::Node;
+use crate::listener::AddressState;
 use crate::live::Shown;
 use crate::nodes::{Discover, Nodes};
 use crate::q::compress::compress;
@@ -144,10 +145,12 @@ impl Handle {
 }
 
 fn shown(bound: crate::live::Bound, nodes: &Nodes) -> Shown {
-    let listen = bound.listen.into_iter().map(OnceLock::from);
+    let listen = bound.listen.into_iter().map(AddressState::Bound);
     Shown {
         route: Arc::new(Route::new(bound.endpoint, &TLS, nodes)),
-        listen: listen.map(Arc::new).collect(),
+        listen: listen
+            .map(|state| watch::Sender::new(state).subscribe())
+            .collect(),
     }
 }
 
@@ -166,6 +169,7 @@ fn status() -> Status {
     let endpoint = |name: &str| EndpointRow {
         name: name.into(),
         listen: vec!["127.0.0.1:5010".into(), "unix:5010".into()],
+        unbound: Vec::new(),
         target: "cluster hdb-cluster in prod".into(),
         sessions: 1,
         max_sessions: 4_096,

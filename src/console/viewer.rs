@@ -159,13 +159,13 @@ pub(super) mod tests {
 
         [[endpoint]]
         name = "near"
-        listen = "127.0.0.1:5012"
+        listen = "localhost:5012"
         cluster = "hdb-cluster"
         node = "zone"
 
         [[endpoint]]
         name = "hdb"
-        listen = ["unix:5010", "127.0.0.1:5010"]
+        listen = ["unix:5010", "localhost:5010"]
         cluster = "hdb-cluster"
 
         [[endpoint]]
@@ -181,25 +181,25 @@ pub(super) mod tests {
 
         [[endpoint]]
         name = "spread"
-        listen = "127.0.0.1:5015"
+        listen = "localhost:5015"
         cluster = "gateway"
         node = "spread"
 
         [[endpoint]]
         name = "secret"
-        listen = "127.0.0.1:5013"
+        listen = "localhost:5013"
         cluster = "secret-cluster"
         users = ["root"]
 
         [[endpoint]]
         name = "mine"
-        listen = "127.0.0.1:5014"
+        listen = "localhost:5014"
         cluster = "alices-cluster"
         users = ["alice"]
 
         [[endpoint]]
         name = "console"
-        listen = "127.0.0.1:5000"
+        listen = "localhost:5000"
         kind = "console"
     "#;
 

@@ -8,7 +8,7 @@ use super::cluster::Cluster;
 use super::path::{self, Ways};
 use super::stage::{Bench, Finding, Name, Subject, Trouble};
 use super::tls::{Destination, Trust};
-use super::{Question, listen};
+use super::{DaemonAccount, Question, listen};
 use crate::config::{Address, Endpoint, Login, Target, User};
 use crate::credential::{Credential, command};
 use crate::error::{ErrorKind, chain};
@@ -33,13 +33,15 @@ pub(super) struct Examination<'a, 'b> {
     /// Those that are looked at of the users that may use it.
     pub(super) users: Vec<&'a Arc<User>>,
     pub(super) question: &'a Question,
+    /// Whose listeners are hopend's.
+    pub(super) daemon: DaemonAccount,
 }
 
 impl Examination<'_, '_> {
     pub(super) async fn run(mut self) {
         self.subject(None, None);
         for address in &self.endpoint.listen {
-            let examined = listen::examine(address);
+            let examined = listen::examine(address, self.daemon);
             self.bench.stage(Name::Listen, examined).await;
         }
         match &self.endpoint.target {

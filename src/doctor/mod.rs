@@ -26,6 +26,7 @@ use crate::secret::Secret;
 
 use aws::Aws;
 use endpoint::Examination;
+use listen::DaemonAccount;
 use stage::{Bench, Finding, Trouble};
 pub use stage::{Event, Name, Outcome, Stage, Subject};
 
@@ -71,6 +72,7 @@ pub async fn examine(question: &Question, tell: &mut (dyn FnMut(Event<'_>) + Sen
             aws.identify(&mut bench, environment, user).await;
         }
     }
+    let daemon = DaemonAccount::find(config.daemon.control.as_deref());
     for endpoint in endpoints {
         let examination = Examination {
             bench: &mut bench,
@@ -78,6 +80,7 @@ pub async fn examine(question: &Question, tell: &mut (dyn FnMut(Event<'_>) + Sen
             endpoint,
             users: users(endpoint, question),
             question,
+            daemon,
         };
         Box::pin(examination.run()).await;
     }

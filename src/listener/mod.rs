@@ -1,24 +1,28 @@
 //! Accepting connections: never stops on an error, never takes more than there are doors.
 
+mod held;
 mod passed;
 mod socket;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::auth::is_exposed;
 use crate::client::{ClientStream, Detached};
 use crate::client_tls::Certificates;
-use crate::config::ListenAddress;
-use crate::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors, with_fix};
+use crate::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors, with_fix, with_note};
 use crate::route::Route;
 use crate::session::{self, Services, Session};
 use crate::stop::Stopping;
+pub use held::{HeldSocket, HeldSockets, Listening, SocketOwner};
 pub use passed::{Passed, PassedError};
 pub use socket::{BindError, Listener, which};
+pub use state::{AddressState, Obstacle, UnboundAddress};
 
 /// The pause after the first failed accept; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -120,16 +124,49 @@ fn begin(stream: ClientStream, session: Session) {
     services.tasks.spawn_on(serve, &handle);
 }
 
-/// Binds an address that could not be had before, as soon as it can.
-pub async fn bind_when_free(address: &ListenAddress) -> Listener {
-    loop {
-        sleep(BIND_EVERY).await;
-        match Listener::bind(address) {
-            Ok(listener) => {
-                tracing::info!(%address, "listening at last");
-                return listener;
+/// What a late attempt to bind needs.
+#[derive(Debug)]
+pub struct Binding {
+    /// Sockets that may be used instead of new ones.
+    pub passed: Arc<Passed>,
+    /// Where the sockets are kept once they are bound.
+    pub held: HeldSockets,
+    /// The runtime whose blocking threads bind and look: sessions' threads do neither.
+    pub blocking: Handle,
+}
+
+impl Binding {
+    /// Binds an address as soon as nothing keeps it from being bound, and shows in `state` meanwhile
+    /// what does. Never returns if the address is bound.
+    pub async fn bind_when_free(self, state: &watch::Sender<AddressState>) -> Listener {
+        let unbound = state
+            .borrow()
+            .unbound()
+            .map(|unbound| unbound.address.clone());
+        let Some(address) = unbound else {
+            return std::future::pending().await;
+        };
+        loop {
+            sleep(BIND_EVERY).await;
+            let (passed, held) = (Arc::clone(&self.passed), self.held.clone());
+            let wanted = address.clone();
+            let bind = move || {
+                let listener = Listener::with(&passed.sockets().collect(), &wanted)?;
+                held.hold(&listener, &passed);
+                Ok::<_, BindError>(listener)
+            };
+            match self.blocking.spawn_blocking(bind).await {
+                Ok(Ok(listener)) => {
+                    tracing::info!(%address, "listening at last");
+                    return listener;
+                }
+                Ok(Err(error)) => {
+                    if state.send_if_modified(|state| state.fails_still(&error)) {
+                        tracing::error!("{}", with_note(&error, "hopend goes on trying"));
+                    }
+                }
+                Err(panicked) => tracing::error!(%address, "binding failed: {panicked}"),
             }
-            Err(error) => tracing::debug!("{}", crate::error::chain(&error)),
         }
     }
 }

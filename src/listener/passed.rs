@@ -1,37 +1,40 @@
-//! Sockets that the service manager opened beforehand and passes (`sd_listen_fds(3)`): it holds them
-//! across a restart, so that nobody is refused meanwhile.
+//! Sockets that the service manager passes at the start (`sd_listen_fds(3)`): those of its socket
+//! units, and those that the process before this one put into its store. They listen all the time, so
+//! no client is refused meanwhile and no other account can bind their addresses.
 
 use std::io;
-use std::net::TcpListener as StdTcpListener;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener};
+use std::os::unix::net::SocketAddr as UnixAddress;
 
 use listenfd::ListenFd;
 use socket2::SockRef;
 
+use super::held::{HeldSocket, STORED, SocketKind, SocketOwner};
 use crate::config::ListenAddress;
 
-/// The sockets that were passed. They stay open as long as this lives: a reload may want one that
-/// the configuration before it did not.
+/// The sockets that were passed. Those of socket units stay open as long as this lives: a reload may
+/// want one that the configuration before it did not.
 #[derive(Debug, Default)]
-pub struct Passed(Vec<Socket>);
+pub struct Passed {
+    units: Vec<PassedSocket>,
+    stored: Vec<PassedSocket>,
+}
 
 #[derive(Debug)]
-struct Socket {
-    /// `FileDescriptorName=` of the socket unit.
+struct PassedSocket {
+    /// `FileDescriptorName=` of the socket unit, or the name in the store.
     name: String,
     /// Where it listens, as people would write it.
     shown: String,
-    /// None where no endpoint could listen.
-    address: Option<ListenAddress>,
-    kind: PassedKind,
+    place: PassedPlace,
 }
 
-/// What was passed.
 #[derive(Debug)]
-pub(super) enum PassedKind {
-    Tcp(StdTcpListener),
-    Unix(StdUnixListener),
+enum PassedPlace {
+    /// An endpoint can listen there.
+    Address(HeldSocket),
+    /// A Unix socket with a name that `listen` cannot express.
+    Other { _kept: SocketKind },
 }
 
 /// Why the passed sockets can't be used.
@@ -58,79 +61,121 @@ impl Passed {
     pub fn from_environment() -> Result<Self, PassedError> {
         let names = sd_notify::listen_fds_with_names().map_err(PassedError::Variables)?;
         let names: Vec<String> = names.map(|(_, name)| name).collect();
+        let mut passed = Self::default();
         if names.is_empty() {
-            return Ok(Self::default());
+            return Ok(passed);
         }
         let mut descriptors = ListenFd::from_env();
-        let sockets = names.into_iter().enumerate().map(|(index, name)| {
+        for (index, name) in names.into_iter().enumerate() {
             let kind = match descriptors.take_tcp_listener(index) {
-                Ok(listener) => listener.map(PassedKind::Tcp),
+                Ok(listener) => listener.map(SocketKind::Tcp),
                 Err(_) => {
                     let listener = descriptors.take_unix_listener(index).ok().flatten();
-                    listener.map(PassedKind::Unix)
+                    listener.map(SocketKind::Unix)
                 }
             };
-            kind.and_then(|kind| Socket::new(name.clone(), kind))
-                .ok_or(PassedError::NoListener {
-                    number: index + 1,
-                    name,
-                })
-        });
-        sockets.collect::<Result<_, _>>().map(Self)
+            let is_stored = name.starts_with(STORED);
+            let owner = match is_stored {
+                true => SocketOwner::Hopend,
+                false => SocketOwner::Manager,
+            };
+            let socket = kind.and_then(|kind| PassedSocket::new(&name, kind, owner));
+            match (socket, is_stored) {
+                (Some(socket), true) => passed.stored.push(socket),
+                (Some(socket), false) => passed.units.push(socket),
+                // The store is only a convenience: what cannot be used is bound anew.
+                (None, true) => {}
+                (None, false) => {
+                    let number = index + 1;
+                    return Err(PassedError::NoListener { number, name });
+                }
+            }
+        }
+        Ok(passed)
     }
 
-    /// The socket that listens at `address`, if it was passed.
-    pub(super) fn find(&self, address: &ListenAddress) -> Option<&PassedKind> {
-        let mut sockets = self.0.iter();
-        let found = sockets.find(|socket| socket.address.as_ref() == Some(address))?;
-        Some(&found.kind)
+    /// All of them that an endpoint can have, those of socket units first.
+    pub fn sockets(&self) -> impl Iterator<Item = &HeldSocket> {
+        let sockets = self.units.iter().chain(&self.stored);
+        sockets.filter_map(PassedSocket::held)
     }
 
-    /// What does not fit the addresses of a configuration, each with its endpoint's name: one line for
-    /// each socket.
+    /// Closes the sockets from the store: a listener has duplicates of those that it uses. Returns the
+    /// names of those whose address is not `used`.
+    pub fn close_stored(&mut self, used: impl Fn(&ListenAddress) -> bool) -> Vec<String> {
+        let is_used = |socket: &PassedSocket| socket.held().is_some_and(|held| used(&held.address));
+        let unused = self.stored.iter().filter(|socket| !is_used(socket));
+        let names = unused.map(|socket| socket.name.clone()).collect();
+        self.stored.clear();
+        names
+    }
+
+    /// Who made the socket at this address, among those that listen in this process.
+    pub(super) fn owner_of(&self, address: &ListenAddress) -> SocketOwner {
+        let mut units = self.units.iter().filter_map(PassedSocket::held);
+        match units.any(|held| held.address == *address) {
+            true => SocketOwner::Manager,
+            false => SocketOwner::Hopend,
+        }
+    }
+
+    /// What of socket units does not fit the addresses of a configuration, each with its endpoint's
+    /// name: one line for each socket.
     pub fn misfits(&self, wanted: &[(ListenAddress, String)]) -> Vec<String> {
-        let sockets = self.0.iter();
+        let sockets = self.units.iter();
         sockets.filter_map(|socket| socket.misfit(wanted)).collect()
     }
 }
 
-impl Socket {
-    fn new(name: String, kind: PassedKind) -> Option<Self> {
-        let (shown, address) = match &kind {
-            PassedKind::Tcp(listener) => {
-                SockRef::from(listener)
-                    .is_listener()
-                    .ok()
-                    .filter(|is| *is)?;
-                let address = ListenAddress::Tcp(listener.local_addr().ok()?);
-                (address.to_string(), Some(address))
+impl PassedSocket {
+    fn new(name: &str, kind: SocketKind, owner: SocketOwner) -> Option<Self> {
+        let (listens, address, shown) = match &kind {
+            SocketKind::Tcp(listener) => {
+                let at = listener.local_addr().ok()?;
+                let listens = SockRef::from(listener).is_listener();
+                (listens, Some(ListenAddress::Tcp(at)), at.to_string())
             }
-            PassedKind::Unix(listener) => {
-                SockRef::from(listener)
-                    .is_listener()
-                    .ok()
-                    .filter(|is| *is)?;
+            SocketKind::Unix(listener) => {
                 let at = listener.local_addr().ok()?;
                 let address = unix(&at);
                 let shown = address
                     .as_ref()
                     .map_or_else(|| format!("{at:?}"), ToString::to_string);
-                (shown, address)
+                (SockRef::from(listener).is_listener(), address, shown)
             }
         };
+        if !listens.ok()? {
+            return None;
+        }
+        let place = match address {
+            Some(address) => PassedPlace::Address(HeldSocket {
+                address,
+                kind,
+                owner,
+                file: None,
+            }),
+            None => PassedPlace::Other { _kept: kind },
+        };
         Some(Self {
-            name,
+            name: name.to_owned(),
             shown,
-            address,
-            kind,
+            place,
         })
+    }
+
+    fn held(&self) -> Option<&HeldSocket> {
+        match &self.place {
+            PassedPlace::Address(held) => Some(held),
+            PassedPlace::Other { .. } => None,
+        }
     }
 
     fn misfit(&self, wanted: &[(ListenAddress, String)]) -> Option<String> {
         let Self { name, shown, .. } = self;
+        let held = self.held();
         let here = wanted
             .iter()
-            .find(|(address, _)| self.address.as_ref() == Some(address));
+            .find(|(address, _)| held.is_some_and(|held| address.includes(&held.address)));
         match here {
             None => Some(format!(
                 "no endpoint listens at {shown} (FileDescriptorName={name}), which was passed: \
@@ -166,33 +211,45 @@ fn unix(address: &UnixAddress) -> Option<ListenAddress> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener as StdTcpListener;
+
+    use super::super::held::Listening;
     use super::*;
 
-    fn socket(name: &str, kind: PassedKind) -> Socket {
-        Socket::new(name.into(), kind).unwrap()
+    fn socket(name: &str, kind: SocketKind) -> PassedSocket {
+        PassedSocket::new(name, kind, SocketOwner::Manager).unwrap()
+    }
+
+    fn listening(passed: &Passed) -> Listening<'_> {
+        passed.sockets().collect()
     }
 
     #[test]
     fn the_address_decides_and_another_name_is_told() {
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let here = ListenAddress::Tcp(listener.local_addr().unwrap());
+        let localhost = ListenAddress::Localhost(listener.local_addr().unwrap().port());
         let elsewhere = ListenAddress::Abstract(5010);
         for (name, wanted, told) in [
             ("hdb", &here, None),
+            ("hdb", &localhost, None),
             ("hopend.socket", &here, None),
             ("unknown", &here, None),
             ("rdb", &here, Some("correct FileDescriptorName=")),
             ("hdb", &elsewhere, Some("waits for ever")),
         ] {
-            let kind = PassedKind::Tcp(listener.try_clone().unwrap());
-            let passed = Passed(vec![socket(name, kind)]);
+            let kind = SocketKind::Tcp(listener.try_clone().unwrap());
+            let passed = Passed {
+                units: vec![socket(name, kind)],
+                stored: Vec::new(),
+            };
             let misfits = passed.misfits(&[(wanted.clone(), "hdb".into())]);
             match told {
                 Some(part) => assert!(misfits[0].contains(part), "{misfits:?}"),
                 None => assert!(misfits.is_empty(), "{misfits:?}"),
             }
-            assert!(passed.find(&here).is_some());
-            assert!(passed.find(&elsewhere).is_none());
+            assert!(listening(&passed).find(&here).is_some());
+            assert!(listening(&passed).find(&elsewhere).is_none());
         }
     }
 
@@ -217,7 +274,7 @@ mod tests {
     fn a_connection_is_no_listener() {
         let listener = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let kind = PassedKind::Tcp(StdTcpListener::from(std::os::fd::OwnedFd::from(stream)));
-        assert!(Socket::new("hdb".into(), kind).is_none());
+        let kind = SocketKind::Tcp(StdTcpListener::from(std::os::fd::OwnedFd::from(stream)));
+        assert!(PassedSocket::new("hdb", kind, SocketOwner::Manager).is_none());
     }
 }

@@ -1,17 +1,22 @@
 //! The local addresses that q dials: TCP, kdb+'s abstract Unix sockets, socket files.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::passed::{Passed, PassedKind};
+use super::held::{HeldSocket, Listening, SocketOwner};
+use super::passed::Passed;
+use crate::auth::holder::{self, Holder};
 use crate::client::ClientStream;
 use crate::config::ListenAddress;
 use crate::error::with_fix;
@@ -19,6 +24,8 @@ use crate::socket::tune;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1_024;
+/// Ports of the system's choice that are tried until one is free in both families.
+const PORT_TRIES: usize = 64;
 /// Modes of a socket file: who may dial it.
 const OWNER: u32 = 0o600;
 const EVERYBODY: u32 = 0o666;
@@ -32,13 +39,22 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Kind {
+    Localhost(LoopbackPair),
     Tcp(TcpListener),
     Abstract(UnixListener),
     Path {
         listener: UnixListener,
         /// None where the service manager made it, whose file it is.
-        _file: Option<SocketFile>,
+        file: Option<Arc<SocketFile>>,
     },
+}
+
+/// The loopback addresses of both families at one port.
+#[derive(Debug)]
+struct LoopbackPair {
+    v4: TcpListener,
+    /// None on a host without ::1.
+    v6: Option<TcpListener>,
 }
 
 /// Why an address could not be bound.
@@ -47,106 +63,161 @@ enum Kind {
 pub struct BindError {
     /// As configured.
     pub address: ListenAddress,
+    /// The socket that failed: for `localhost`, the one of either family.
+    pub socket: ListenAddress,
     /// Where hopend itself listens, if that is in the way.
     pub own: Option<ListenAddress>,
+    /// Who has it, where another process does and the kernel tells.
+    pub holder: Option<Box<Holder>>,
     /// What the system said.
-    #[source]
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 impl BindError {
     /// Whether the directory of a socket file does not exist. Somebody may yet make it.
     pub fn lacks_directory(&self) -> bool {
         matches!(self.address, ListenAddress::Path(_))
-            && self.source.kind() == io::ErrorKind::NotFound
+            && self.error.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Blocks for the look-up of the holder.
+    fn new(address: &ListenAddress, failed: SocketError) -> Self {
+        let SocketError { socket, error } = failed;
+        let in_use = error.kind() == io::ErrorKind::AddrInUse;
+        Self {
+            address: address.clone(),
+            own: None,
+            holder: in_use.then(|| holder::of(&socket)).flatten().map(Box::new),
+            socket,
+            error,
+        }
+    }
+
+    /// Whether another socket has the address.
+    pub fn is_taken(&self) -> bool {
+        self.error.kind() == io::ErrorKind::AddrInUse
+    }
+
+    /// Whether a socket has the address that is not known to be of hopend's own account or root.
+    pub fn is_taken_by_another_account(&self) -> bool {
+        let own = |holder: &Holder| holder.uid == 0 || holder.uid == geteuid().as_raw();
+        self.is_taken() && !self.holder.as_deref().is_some_and(own)
     }
 
     fn told(&self) -> String {
-        let address = &self.address;
-        let (what, fix) = match (self.source.kind(), &self.own) {
-            (io::ErrorKind::AddrInUse, Some(own)) => (
-                format!("hopend itself listens at {own}, which a reload gives up last"),
-                "restart hopend, or choose another port".into(),
-            ),
-            (io::ErrorKind::AddrInUse, None) => {
-                let find = match address {
-                    ListenAddress::Tcp(address) => {
-                        format!("ss -ltnp 'sport = :{}'", address.port())
-                    }
-                    _ => "ss -lxp".to_owned(),
-                };
-                (
-                    "another process listens there".into(),
-                    format!("find it with {find}, or choose another address"),
+        let what = format!("listen address {}: {}", self.address, self.cause());
+        with_fix(what, self.remedy())
+    }
+
+    /// What keeps hopend from the address.
+    pub fn cause(&self) -> String {
+        match (self.error.kind(), &self.own, &self.holder) {
+            (io::ErrorKind::AddrInUse, Some(own), _) => {
+                format!("hopend itself listens at {own}, which a reload gives up last")
+            }
+            (io::ErrorKind::AddrInUse, None, Some(holder)) => {
+                format!(
+                    "another process listens there: {holder} holds {}",
+                    self.socket
                 )
             }
-            (io::ErrorKind::NotFound, _) => (
-                "its directory does not exist".into(),
-                "make the directory, writable for the account that runs hopend".into(),
-            ),
-            (io::ErrorKind::PermissionDenied, _) => (
-                "not allowed".into(),
-                "choose a port from 1024 up, or a folder that the daemon may write to".into(),
-            ),
-            (io::ErrorKind::AddrNotAvailable, _) => (
-                "this host has no such address".into(),
-                "choose an address that `ip addr` shows".into(),
-            ),
-            _ => ("can't be bound".into(), String::new()),
-        };
-        with_fix(format_args!("listen address {address}: {what}"), fix)
+            (io::ErrorKind::AddrInUse, None, None) => {
+                format!("another process listens there: it holds {}", self.socket)
+            }
+            (io::ErrorKind::AddrNotAvailable, ..) => "this host has no such address".into(),
+            (io::ErrorKind::NotFound, ..) => "its directory does not exist".into(),
+            _ => self.error.to_string(),
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> String {
+        match (self.error.kind(), &self.own) {
+            (io::ErrorKind::AddrInUse, Some(_)) => "restart hopend, or choose another port".into(),
+            (io::ErrorKind::AddrInUse, None) => {
+                let find = match self.socket.tcp_sockets().first() {
+                    Some(socket) => format!("ss -ltnp 'sport = :{}'", socket.port()),
+                    None => "ss -lxp".to_owned(),
+                };
+                format!("end that process (as root, {find} shows it), or choose another address")
+            }
+            (io::ErrorKind::NotFound, _) => {
+                "make the directory, writable for the account that runs hopend".into()
+            }
+            (io::ErrorKind::PermissionDenied, _) => {
+                "choose a port from 1024 up, or a folder that the daemon may write to".into()
+            }
+            (io::ErrorKind::AddrNotAvailable, _) => "choose an address that `ip addr` shows".into(),
+            _ => "choose another address".into(),
+        }
+    }
+}
+
+/// One socket could not be had.
+struct SocketError {
+    socket: ListenAddress,
+    error: io::Error,
+}
+
+impl SocketError {
+    fn at(socket: &ListenAddress) -> impl FnOnce(io::Error) -> Self {
+        let socket = socket.clone();
+        move |error| Self { socket, error }
     }
 }
 
 impl Listener {
-    /// Binds for clients: whoever may enter the folder of a socket file may dial it, as any address
-    /// of this host, for the kernel tells who it is. Needs a tokio runtime.
+    /// Binds for clients: every account that may enter the folder of a socket file may dial it, as
+    /// any address of this host, because the kernel tells which account dials. Needs a tokio runtime.
     pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
-        Self::bind_for(address, EVERYBODY)
+        Self::with(&Listening::default(), address)
     }
 
     /// Binds a socket file that root and this account alone may dial. Needs a tokio runtime.
     pub fn bind_private(path: &Path) -> Result<Self, BindError> {
-        Self::bind_for(&ListenAddress::Path(path.to_path_buf()), OWNER)
-    }
-
-    fn bind_for(address: &ListenAddress, mode: u32) -> Result<Self, BindError> {
-        let bound = match address {
-            ListenAddress::Tcp(address) => bind_tcp(*address).map(Kind::Tcp),
-            ListenAddress::Abstract(port) => bind_abstract(*port).map(Kind::Abstract),
-            ListenAddress::Path(path) => bind_path(path, mode).map(|(listener, file)| Kind::Path {
-                listener,
-                _file: Some(file),
+        let address = ListenAddress::Path(path.to_path_buf());
+        let bound = bind_path(path, OWNER).map_err(SocketError::at(&address));
+        match bound {
+            Ok((listener, file)) => Ok(Self {
+                kind: Kind::Path {
+                    listener,
+                    file: Some(Arc::new(file)),
+                },
+                address,
             }),
-        };
-        let failed = |source| BindError {
-            address: address.clone(),
-            own: None,
-            source,
-        };
-        let kind = bound.map_err(failed)?;
-        let address = match &kind {
-            // Port 0 became a port.
-            Kind::Tcp(listener) => ListenAddress::Tcp(listener.local_addr().map_err(failed)?),
-            Kind::Abstract(_) | Kind::Path { .. } => address.clone(),
-        };
-        Ok(Self { kind, address })
+            Err(failed) => Err(BindError::new(&address, failed)),
+        }
     }
 
-    /// What was passed for this address, else as [`Self::bind`].
-    pub fn passed_or_bound(passed: &Passed, address: &ListenAddress) -> Result<Self, BindError> {
-        let Some(kind) = passed.find(address) else {
-            return Self::bind(address);
+    /// Uses the sockets that listen at this address already, and binds what is missing: all of its
+    /// sockets or none. Needs a tokio runtime; blocks for the look-up of the holder on failure.
+    pub fn with(listening: &Listening<'_>, address: &ListenAddress) -> Result<Self, BindError> {
+        let kind = match address {
+            ListenAddress::Localhost(port) => pair(listening, *port).map(Kind::Localhost),
+            ListenAddress::Tcp(_) => single(listening, address).map(Kind::Tcp),
+            ListenAddress::Abstract(port) => match listening.find(address) {
+                Some(found) => found.kind.unix(),
+                None => bind_abstract(*port),
+            }
+            .map(Kind::Abstract)
+            .map_err(SocketError::at(address)),
+            ListenAddress::Path(path) => {
+                at_path(listening, address, path).map_err(SocketError::at(address))
+            }
         };
-        let kind = take_over(kind, address).map_err(|source| BindError {
-            address: address.clone(),
-            own: None,
-            source,
-        })?;
-        Ok(Self {
-            kind,
-            address: address.clone(),
-        })
+        let failed = |failed| BindError::new(address, failed);
+        let kind = kind.map_err(failed)?;
+        let local = match &kind {
+            // Port 0 became a port.
+            Kind::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
+            Kind::Localhost(LoopbackPair { v4, .. }) => {
+                let local = v4.local_addr();
+                local.map(|local| ListenAddress::Localhost(local.port()))
+            }
+            Kind::Abstract(_) | Kind::Path { .. } => Ok(address.clone()),
+        };
+        let address = local.map_err(SocketError::at(address)).map_err(failed)?;
+        Ok(Self { kind, address })
     }
 
     /// Where it listens, with the port that the system chose for port 0.
@@ -154,19 +225,45 @@ impl Listener {
         &self.address
     }
 
+    /// Duplicates of its sockets: the address is listened at until they are closed as well.
+    ///
+    /// # Errors
+    /// File descriptors are used up.
+    pub fn duplicates(&self, passed: &Passed) -> io::Result<Vec<HeldSocket>> {
+        let mut held = match &self.kind {
+            Kind::Localhost(LoopbackPair { v4, v6 }) => {
+                let both = std::iter::once(v4).chain(v6);
+                both.map(HeldSocket::of_tcp).collect::<io::Result<_>>()?
+            }
+            Kind::Tcp(listener) => vec![HeldSocket::of_tcp(listener)?],
+            Kind::Abstract(listener) => vec![HeldSocket::of_unix(listener, &self.address, None)?],
+            Kind::Path { listener, file } => {
+                vec![HeldSocket::of_unix(listener, &self.address, file.clone())?]
+            }
+        };
+        for socket in &mut held {
+            socket.owner = passed.owner_of(&socket.address);
+        }
+        Ok(held)
+    }
+
     /// Moves it to the runtime that this is called from.
     ///
     /// # Errors
-    /// One of the runtimes does not play along.
+    /// A runtime refuses the socket.
     pub fn moved_here(self) -> io::Result<Self> {
+        let tcp = |listener: TcpListener| TcpListener::from_std(listener.into_std()?);
+        let unix = |listener: UnixListener| UnixListener::from_std(listener.into_std()?);
         let kind = match self.kind {
-            Kind::Tcp(listener) => Kind::Tcp(TcpListener::from_std(listener.into_std()?)?),
-            Kind::Abstract(listener) => {
-                Kind::Abstract(UnixListener::from_std(listener.into_std()?)?)
-            }
-            Kind::Path { listener, _file } => Kind::Path {
-                listener: UnixListener::from_std(listener.into_std()?)?,
-                _file,
+            Kind::Localhost(LoopbackPair { v4, v6 }) => Kind::Localhost(LoopbackPair {
+                v4: tcp(v4)?,
+                v6: v6.map(tcp).transpose()?,
+            }),
+            Kind::Tcp(listener) => Kind::Tcp(tcp(listener)?),
+            Kind::Abstract(listener) => Kind::Abstract(unix(listener)?),
+            Kind::Path { listener, file } => Kind::Path {
+                listener: unix(listener)?,
+                file,
             },
         };
         Ok(Self {
@@ -178,7 +275,18 @@ impl Listener {
     /// The next connection. Cancel-safe.
     pub async fn accept(&self) -> io::Result<ClientStream> {
         match &self.kind {
-            Kind::Tcp(listener) => Ok(ClientStream::Tcp(listener.accept().await?.0)),
+            Kind::Localhost(LoopbackPair { v4, v6: Some(v6) }) => {
+                let (stream, _) = tokio::select! {
+                    accepted = v4.accept() => accepted?,
+                    accepted = v6.accept() => accepted?,
+                };
+                Ok(ClientStream::Tcp(stream))
+            }
+            Kind::Tcp(listener)
+            | Kind::Localhost(LoopbackPair {
+                v4: listener,
+                v6: None,
+            }) => Ok(ClientStream::Tcp(listener.accept().await?.0)),
             Kind::Abstract(listener) | Kind::Path { listener, .. } => {
                 Ok(ClientStream::Unix(listener.accept().await?.0))
             }
@@ -186,30 +294,110 @@ impl Listener {
     }
 }
 
-fn take_over(passed: &PassedKind, address: &ListenAddress) -> io::Result<Kind> {
-    match passed {
-        PassedKind::Tcp(listener) => {
-            let listener = listener.try_clone()?;
-            listener.set_nonblocking(true)?;
-            tune(&listener)?;
-            TcpListener::from_std(listener).map(Kind::Tcp)
-        }
-        PassedKind::Unix(listener) => {
-            let listener = listener.try_clone()?;
-            listener.set_nonblocking(true)?;
-            let listener = UnixListener::from_std(listener)?;
-            Ok(match address {
-                ListenAddress::Path(_) => Kind::Path {
-                    listener,
-                    _file: None,
-                },
-                _ => Kind::Abstract(listener),
-            })
+/// Both loopback sockets, or neither. Where the system chooses the port, it is free in both families.
+fn pair(listening: &Listening<'_>, port: u16) -> Result<LoopbackPair, SocketError> {
+    let mut tries = if port == 0 { PORT_TRIES } else { 1 };
+    loop {
+        tries -= 1;
+        let v4 = Half::of(listening, (Ipv4Addr::LOCALHOST, port).into())?;
+        let v4_address = v4.local_addr()?;
+        let v6 = match Half::of(listening, (Ipv6Addr::LOCALHOST, v4_address.port()).into()) {
+            Ok(v6) => Some(v6),
+            Err(SocketError { error, .. }) if is_absent(&error) => None,
+            Err(SocketError { error, .. })
+                if tries > 0 && error.kind() == io::ErrorKind::AddrInUse =>
+            {
+                continue;
+            }
+            Err(failed) => return Err(failed),
+        };
+        // Neither listens before both are bound.
+        return Ok(LoopbackPair {
+            v4: v4.listen()?,
+            v6: v6.map(Half::listen).transpose()?,
+        });
+    }
+}
+
+/// Whether the host has no IPv6 loopback.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+/// One family of `localhost`, before it listens.
+struct Half {
+    address: ListenAddress,
+    socket: HalfSocket,
+}
+
+enum HalfSocket {
+    Bound(Socket),
+    Listens(TcpListener),
+}
+
+impl Half {
+    fn of(listening: &Listening<'_>, address: SocketAddr) -> Result<Self, SocketError> {
+        let listen = ListenAddress::Tcp(address);
+        let socket = match listening.find(&listen) {
+            Some(found) => found.kind.tcp().map(HalfSocket::Listens),
+            None => bind_tcp(address).map(HalfSocket::Bound),
+        };
+        let socket = socket.map_err(SocketError::at(&listen))?;
+        Ok(Self {
+            address: listen,
+            socket,
+        })
+    }
+
+    fn local_addr(&self) -> Result<SocketAddr, SocketError> {
+        let address = match &self.socket {
+            HalfSocket::Bound(socket) => socket.local_addr().map(|address| address.as_socket()),
+            HalfSocket::Listens(listener) => listener.local_addr().map(Some),
+        };
+        let address = address.and_then(|address| address.ok_or(io::ErrorKind::InvalidData.into()));
+        address.map_err(SocketError::at(&self.address))
+    }
+
+    fn listen(self) -> Result<TcpListener, SocketError> {
+        match self.socket {
+            HalfSocket::Bound(socket) => listen(socket).map_err(SocketError::at(&self.address)),
+            HalfSocket::Listens(listener) => Ok(listener),
         }
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+fn single(listening: &Listening<'_>, address: &ListenAddress) -> Result<TcpListener, SocketError> {
+    let listener = match (listening.find(address), address.tcp_sockets().first()) {
+        (Some(found), _) => found.kind.tcp(),
+        (None, Some(socket)) => bind_tcp(*socket).and_then(listen),
+        (None, None) => Err(io::ErrorKind::InvalidInput.into()),
+    };
+    listener.map_err(SocketError::at(address))
+}
+
+fn at_path(listening: &Listening<'_>, address: &ListenAddress, path: &Path) -> io::Result<Kind> {
+    match listening.find(address) {
+        Some(HeldSocket {
+            owner: SocketOwner::Manager,
+            kind,
+            ..
+        }) => Ok(Kind::Path {
+            listener: kind.unix()?,
+            file: None,
+        }),
+        Some(found) if leads_here(path) => Ok(Kind::Path {
+            listener: found.kind.unix()?,
+            file: Some(Arc::new(SocketFile::at(path))),
+        }),
+        _ => bind_path(path, EVERYBODY).map(|(listener, file)| Kind::Path {
+            listener,
+            file: Some(Arc::new(file)),
+        }),
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -219,6 +407,10 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     tune(&socket)?;
     socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+fn listen(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
@@ -243,11 +435,13 @@ fn bind_path(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
     }
     socket.listen(BACKLOG)?;
-    let file = SocketFile {
-        path: path.to_path_buf(),
-        which: which(path),
-    };
-    Ok((UnixListener::from_std(socket.into())?, file))
+    Ok((UnixListener::from_std(socket.into())?, SocketFile::at(path)))
+}
+
+/// Whether a connection to this path reaches a socket of hopend's own account. It was made by the
+/// process before this one, and its file may have been replaced since.
+fn leads_here(path: &Path) -> bool {
+    holder::of_unix(path).is_ok_and(|holder| holder.uid == geteuid().as_raw())
 }
 
 /// A socket file that nobody answers is left over from a process that was killed. Does not wait for
@@ -272,15 +466,33 @@ pub fn which(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Removes the file with the listener.
+/// Removes the file with the last listener, unless the service manager keeps the socket.
 #[derive(Debug)]
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     which: Option<(u64, u64)>,
+    outlives_hopend: AtomicBool,
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            which: which(path),
+            outlives_hopend: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn outlives(&self, outlives: bool) {
+        self.outlives_hopend.store(outlives, Ordering::Relaxed);
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.outlives_hopend.load(Ordering::Relaxed) {
+            return;
+        }
         // Somebody may have removed it already, and another daemon taken its place.
         if self.which.is_some() && which(&self.path) == self.which {
             let _ = std::fs::remove_file(&self.path);
@@ -295,17 +507,18 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use super::super::held::SocketKind;
     use super::*;
 
     #[tokio::test]
     async fn what_is_accepted_sends_at_once_and_notices_a_peer_that_vanished() {
-        let passed = PassedKind::Tcp(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let any = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
-        let bound = Listener::bind(&any).unwrap().kind;
-        for kind in [bound, take_over(&passed, &any).unwrap()] {
-            let Kind::Tcp(listener) = kind else {
-                panic!("no TCP listener");
-            };
+        let passed = SocketKind::Tcp(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let Kind::Localhost(LoopbackPair { v4, v6 }) =
+            Listener::bind(&ListenAddress::Localhost(0)).unwrap().kind
+        else {
+            panic!("no pair");
+        };
+        for listener in [v4, v6.unwrap(), passed.tcp().unwrap()] {
             let address = listener.local_addr().unwrap();
             let _client = std::net::TcpStream::connect(address).unwrap();
             let (accepted, _) = listener.accept().await.unwrap();

@@ -9,17 +9,19 @@ mod sessions;
 mod totals;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::audit::Record;
 use crate::config::{Endpoint, LeftOut, ListenAddress, User};
 use crate::credential::{Credentials, Recipe, State};
 use crate::error::ErrorKind;
+use crate::listener::{AddressState, UnboundAddress};
 use crate::opening::Opening;
 use crate::route::Route;
-use crate::status::{CredentialRow, EndpointRow, LeftOutRow, Status};
+use crate::status::{CredentialRow, EndpointRow, LeftOutRow, Status, UnboundRow};
 
 use errors::LastErrors;
 pub use grants::{Grants, LostAccess};
@@ -44,8 +46,8 @@ pub struct Live {
 pub struct Shown {
     /// Where it leads, and its configuration.
     pub route: Arc<Route>,
-    /// Its listeners' addresses; one that could not be bound yet is not set.
-    pub listen: Vec<Arc<OnceLock<ListenAddress>>>,
+    /// Its addresses, bound or not, in the order of the configuration.
+    pub listen: Vec<watch::Receiver<AddressState>>,
 }
 
 /// An endpoint and the addresses that it is bound to.
@@ -55,6 +57,15 @@ pub struct Bound {
     pub endpoint: Arc<Endpoint>,
     /// Where hopen finds it, with ports that the system chose.
     pub listen: Vec<ListenAddress>,
+}
+
+/// Whether clients reach an endpoint at each of its addresses.
+#[derive(Debug, Clone)]
+pub struct EndpointReadiness {
+    /// Its name.
+    pub name: String,
+    /// The addresses where hopend does not listen.
+    pub unbound: Vec<UnboundAddress>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -103,6 +114,16 @@ impl Live {
     pub fn endpoints(&self) -> Vec<Bound> {
         let shown = lock(&self.endpoints);
         shown.iter().map(Shown::bound).collect()
+    }
+
+    /// Which endpoints serve, and which of them not at all of their addresses.
+    pub fn readiness(&self) -> Vec<EndpointReadiness> {
+        let shown = lock(&self.endpoints);
+        let of = |shown: &Shown| EndpointReadiness {
+            name: shown.route.endpoint().name.clone(),
+            unbound: shown.unbound(),
+        };
+        shown.iter().map(of).collect()
     }
 
     /// What the endpoints need fetched, as far as is known.
@@ -195,6 +216,10 @@ impl Live {
                 failed: counts.failed,
                 carried,
                 outstanding,
+                addresses: Share {
+                    all: shown.listen.len() as u64,
+                    some: shown.bound().listen.len() as u64,
+                },
                 places: Share::of(&places, |_| 1, |place| u64::from(place.resting_s.is_some())),
                 warm: Share::of(&warm, |row| row.wanted, |row| row.ready),
             }
@@ -249,11 +274,19 @@ impl Live {
 
 impl Shown {
     fn bound(&self) -> Bound {
-        let listen = self.listen.iter().filter_map(|address| address.get());
+        let listen = self.listen.iter().map(|state| state.borrow());
         Bound {
             endpoint: Arc::clone(self.route.endpoint()),
-            listen: listen.cloned().collect(),
+            listen: listen.filter_map(|state| state.bound().cloned()).collect(),
         }
+    }
+
+    /// The addresses where hopend does not listen.
+    fn unbound(&self) -> Vec<UnboundAddress> {
+        let states = self.listen.iter().map(|state| state.borrow());
+        states
+            .filter_map(|state| state.unbound().cloned())
+            .collect()
     }
 }
 
@@ -262,6 +295,7 @@ fn endpoint_row(shown: &Shown, counts: &Counts, sessions: u64) -> EndpointRow {
     EndpointRow {
         name: endpoint.name.clone(),
         listen: listen.iter().map(ToString::to_string).collect(),
+        unbound: shown.unbound().iter().map(unbound_row).collect(),
         target: endpoint.target.to_string(),
         sessions,
         max_sessions: endpoint.max_sessions as u64,
@@ -269,6 +303,19 @@ fn endpoint_row(shown: &Shown, counts: &Counts, sessions: u64) -> EndpointRow {
         refused: counts.refused.sum(),
         places: shown.route.places(),
         warm: shown.route.warm(),
+    }
+}
+
+fn unbound_row(unbound: &UnboundAddress) -> UnboundRow {
+    let holder = unbound.holder();
+    UnboundRow {
+        address: unbound.address.to_string(),
+        socket: unbound.socket().map(ToString::to_string),
+        since: unbound.since,
+        reason: unbound.obstacle.to_string(),
+        uid: holder.map(|holder| holder.uid),
+        pid: holder.and_then(|holder| holder.pid),
+        program: holder.and_then(|holder| holder.program.clone()),
     }
 }
 

@@ -44,6 +44,8 @@ pub struct EndpointTotals {
     pub carried: Carried,
     /// Sync requests of open sessions that have no answer yet.
     pub outstanding: u64,
+    /// Addresses where clients should reach it, and how many are bound.
+    pub addresses: Share,
     /// Where its sessions can go, and how many of those places rest after a failure.
     pub places: Share,
     /// Connections that should be kept logged in, and how many of them are.

@@ -20,11 +20,22 @@ pub(super) fn encode(families: &mut Families<'_, '_>, endpoints: &[EndpointTotal
 }
 
 fn gauges(families: &mut Families<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
-    let figures: [(About, Figure); 7] = [
+    let figures: [(About, Figure); 9] = [
         (About::new("hopend_sessions", "Open sessions"), |of| of.open),
         (
             About::new("hopend_sessions_limit", "Sessions that may be open"),
             |of| of.max_sessions,
+        ),
+        (
+            About::new("hopend_addresses", "Addresses of listen"),
+            |of| of.addresses.all,
+        ),
+        (
+            About::new(
+                "hopend_addresses_bound",
+                "Those of them where hopend listens; at the others another account may",
+            ),
+            |of| of.addresses.some,
         ),
         (
             About::new(

@@ -32,6 +32,7 @@ pub fn facts(status: &Status, totals: &Totals) -> String {
 
 fn write(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
     head(out, status, totals)?;
+    unbound(out, status)?;
     endpoints(out, status, totals)?;
     places(out, status)?;
     errors(out, status)?;
@@ -77,6 +78,34 @@ fn head(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
         write!(out, "<div{class}><dt>{name}</dt><dd>{value}</dd></div>")?;
     }
     out.write_str("</dl>\n")
+}
+
+/// Addresses where clients do not reach hopend: at the top, because they may reach somebody else.
+fn unbound(out: &mut String, status: &Status) -> fmt::Result {
+    let mut rows = String::new();
+    for endpoint in &status.endpoints {
+        for row in &endpoint.unbound {
+            let age = status.now.duration_since(row.since).as_secs_f64();
+            write!(
+                rows,
+                "<tr><th scope=\"row\">{}</th><td><span class=\"mark bad\">{}</span></td>\
+                 <td>for {}</td><td>{}</td></tr>",
+                Text(&endpoint.name),
+                Text(&row.address),
+                time(age),
+                Text(&row.reason),
+            )?;
+        }
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "<section id=\"unbound\"><h2>Not bound: clients do not reach hopend here</h2><table><thead><tr>\
+         <th scope=\"col\">Endpoint</th><th scope=\"col\">Address</th><th scope=\"col\">Since</th>\
+         <th scope=\"col\">Why</th></tr></thead><tbody>{rows}</tbody></table></section>"
+    )
 }
 
 fn endpoints(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {

@@ -2,8 +2,13 @@
 
 pub mod watchdog;
 
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::path::Path;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
 
 /// Serving; also at the end of a reload.
@@ -25,6 +30,52 @@ pub fn reloading() {
 /// The drain has begun.
 pub fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// Puts a descriptor into the service manager's store (`FDSTORE=1`), which passes it to the next start
+/// of the service under this name. Returns whether there is a manager that was told; only
+/// `FileDescriptorStoreMax=` of the unit makes it keep the descriptor.
+pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
+    match send(&format!("FDSTORE=1\nFDNAME={name}\n"), descriptor) {
+        Ok(sent) => sent,
+        Err(error) => {
+            tracing::warn!(
+                "the service manager does not hold {name} while hopend restarts: {error}"
+            );
+            false
+        }
+    }
+}
+
+/// Takes all descriptors of this name out of the store.
+pub fn remove_stored(name: &str) {
+    let name = format!("FDNAME={name}");
+    tell(&[
+        NotifyState::Custom("FDSTOREREMOVE=1"),
+        NotifyState::Custom(&name),
+    ]);
+}
+
+/// Sends a message with a descriptor. Returns false without a service manager.
+fn send(message: &str, descriptor: BorrowedFd<'_>) -> io::Result<bool> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(false);
+    };
+    let address = match path.as_encoded_bytes() {
+        [b'@', name @ ..] => UnixAddress::from_abstract_name(name)?,
+        _ => UnixAddress::from_pathname(&path)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    let descriptors = [descriptor.as_raw_fd()];
+    sendmsg::<()>(
+        socket.as_fd().as_raw_fd(),
+        &[IoSlice::new(message.as_bytes())],
+        &[ControlMessage::ScmRights(&descriptors)],
+        MsgFlags::empty(),
+        None,
+    )?;
+    Ok(true)
 }
 
 fn tell(states: &[NotifyState<'_>]) {

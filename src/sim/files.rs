@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,17 +110,17 @@ password = "{hash}"          # the one in alice.password
 
 [[endpoint]]
 name = "hdb"
-listen = ["127.0.0.1:{hdb}", "unix:{hdb}"]
+listen = ["localhost:{hdb}", "unix:{hdb}"]
 cluster = "hdb-cluster"
 {keepalive}
 [[endpoint]]
 name = "rdb"
-listen = ["127.0.0.1:{rdb}"]
+listen = ["localhost:{rdb}"]
 cluster = "rdb-cluster"
 {keepalive}
 [[endpoint]]                  # kdb+ that needs no FinSpace
 name = "plain"
-listen = ["127.0.0.1:{plain}"]
+listen = ["localhost:{plain}"]
 connect = [":tcps://localhost:{plain_port}"]
 login = {{ user = "{plain_user}", password_file = {plain_password} }}
 ca_file = {ca}
@@ -128,7 +128,7 @@ ca_file = {ca}
 [[endpoint]]                  # hopend's own tables, and what a cluster's .aws functions tell
 name = "console"
 kind = "console"
-listen = ["127.0.0.1:{console}"]
+listen = ["localhost:{console}"]
 
 [daemon]
 {control}
@@ -166,27 +166,37 @@ fn control(path: &Path) -> String {
     )
 }
 
-/// Ports that were free a moment ago, below those that the system gives to connections: one
-/// of those could be taken again before it is listened on.
+/// Ports that were free in both families a moment ago, below those that the system gives to
+/// connections: one of those could be taken again before it is listened on.
 fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = bind_somewhere()?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
+        let (free, listeners) = bind_somewhere()?;
+        *port = free;
+        held.push(listeners);
     }
     Ok(ports)
 }
 
-fn bind_somewhere() -> io::Result<TcpListener> {
+fn bind_somewhere() -> io::Result<(u16, Vec<TcpListener>)> {
     for _ in 0..PORT_TRIES {
-        let port = fastrand::u16(PORTS);
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            return Ok(listener);
+        if let Ok(bound) = bind_both(fastrand::u16(PORTS)) {
+            return Ok(bound);
         }
     }
-    TcpListener::bind(("127.0.0.1", 0))
+    bind_both(0)
+}
+
+/// A port of both loopback addresses; of IPv4 alone where the host has no ::1.
+fn bind_both(port: u16) -> io::Result<(u16, Vec<TcpListener>)> {
+    let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    let port = v4.local_addr()?.port();
+    match TcpListener::bind((Ipv6Addr::LOCALHOST, port)) {
+        Ok(v6) => Ok((port, vec![v4, v6])),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        Err(_) => Ok((port, vec![v4])),
+    }
 }
 
 fn write_private(path: &Path, content: &str) -> Result<(), SimError> {

@@ -78,7 +78,7 @@ fn ready(folder: &TempDir, shell: &str) -> (Process, HashMap<String, SocketAddr>
         }
         let said = |key: &str| line.split(key).nth(1)?.split(' ').next();
         if let (Some(name), Some(address)) = (said("endpoint="), said("address="))
-            && let Ok(address) = address.parse()
+            && let Ok(address) = address.replace("localhost", "127.0.0.1").parse()
         {
             addresses.insert(name.trim_matches('"').to_owned(), address);
         }

@@ -92,6 +92,9 @@ pub fn address_of(app: &App, endpoint: &str) -> SocketAddr {
     let addresses = app.addresses();
     let found = addresses.iter().find_map(|(name, address)| match address {
         ListenAddress::Tcp(address) if name == endpoint => Some(*address),
+        ListenAddress::Localhost(port) if name == endpoint => {
+            Some((std::net::Ipv4Addr::LOCALHOST, *port).into())
+        }
         _ => None,
     });
     found.unwrap_or_else(|| panic!("no {endpoint} in {addresses:?}"))

@@ -1,7 +1,7 @@
 //! The `hopend` program, started as a person would start it.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -42,11 +42,19 @@ impl Process {
     }
 
     pub fn spawn(command: &mut Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::of(child.spawn().unwrap())
+    }
+
+    /// The same, for a program that reads its orders.
+    pub fn spawn_with_input(command: &mut Command) -> (Self, ChildStdin) {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        (Self::of(child), input)
+    }
+
+    fn of(mut child: Child) -> Self {
         let (sender, lines) = mpsc::channel();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         forward(out, sender.clone());

@@ -1,0 +1,164 @@
+//! Which account listens at an address of this host, and by which program.
+//!
+//! Everything here blocks: it asks the kernel, and reads through `/proc`. It is for an address that is
+//! taken and for `hopend doctor`, and never runs on a session's thread.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use netlink_packet_sock_diag::unix::nlas::UnixDiagName;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::socket::KernelSocket;
+use super::{proc_net, process, sock_diag};
+use crate::config::ListenAddress;
+
+/// The account that made a listening socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub uid: u32,
+    /// The process, where this one may see it: of other accounts mostly root alone may.
+    pub pid: Option<u32>,
+    /// Its program, as `ps` shows it.
+    pub program: Option<String>,
+}
+
+/// The account that a connection to `address` reaches; `None` if nobody listens or the kernel does not
+/// tell. For `localhost`, the first of the two sockets that anybody has.
+pub fn of(address: &ListenAddress) -> Option<Holder> {
+    match address {
+        ListenAddress::Localhost(_) | ListenAddress::Tcp(_) => {
+            let sockets = address.tcp_sockets().into_iter();
+            sockets.filter_map(|socket| of_tcp(socket).ok()?).next()
+        }
+        ListenAddress::Abstract(port) => {
+            let name = format!("/tmp/kx.{port}");
+            let diag = UnixDiagName::Abstract(name.clone().into_bytes());
+            of_unix(Path::new(&format!("\0{name}")))
+                .ok()
+                .or_else(|| by_name(&diag))
+        }
+        ListenAddress::Path(path) => {
+            let diag = UnixDiagName::Pathname(path.clone().into_os_string());
+            of_unix(path).ok().or_else(|| by_name(&diag))
+        }
+    }
+}
+
+/// The account of the socket that takes connections to `address`.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn of_tcp(address: SocketAddr) -> io::Result<Option<Holder>> {
+    let found = sock_diag::listener(address).or_else(|_| proc_net::listener(address))?;
+    Ok(found.map(of_socket))
+}
+
+/// The account behind a Unix socket, told by a connection to it. Does not wait for it to be accepted.
+/// A NUL begins an abstract name.
+///
+/// # Errors
+/// Nobody listens there, or this process may not connect.
+pub fn of_unix(path: &Path) -> io::Result<Holder> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    let peer = getsockopt(&socket, PeerCredentials)?;
+    // A process of another namespace of processes has number 0.
+    let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0);
+    Ok(Holder {
+        uid: peer.uid(),
+        pid,
+        program: pid.and_then(process::program),
+    })
+}
+
+fn by_name(name: &UnixDiagName) -> Option<Holder> {
+    sock_diag::unix_listener(name).ok()?.map(of_socket)
+}
+
+fn of_socket(socket: KernelSocket) -> Holder {
+    let pid = process::of_inode(socket.inode);
+    Holder {
+        uid: socket.uid,
+        pid,
+        program: pid.and_then(process::program),
+    }
+}
+
+/// `uid 1001 (nc[4711])`
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {}", self.uid)?;
+        match (&self.program, self.pid) {
+            (Some(program), Some(pid)) => write!(f, " ({program}[{pid}])"),
+            (None, Some(pid)) => write!(f, " (process {pid})"),
+            (_, None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
+
+    use super::*;
+
+    fn own() -> Holder {
+        Holder {
+            uid: nix::unistd::geteuid().as_raw(),
+            pid: Some(std::process::id()),
+            program: process::program(std::process::id()),
+        }
+    }
+
+    #[test]
+    fn a_tcp_listener_is_found_in_either_family_and_behind_a_wildcard() {
+        for bound in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0", "[::]:0"] {
+            let listener = TcpListener::bind(bound).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let v6 = bound.starts_with("[::1]");
+            let dialled: SocketAddr = match v6 {
+                true => format!("[::1]:{port}").parse().unwrap(),
+                false => format!("127.0.0.1:{port}").parse().unwrap(),
+            };
+            assert_eq!(of_tcp(dialled).unwrap(), Some(own()), "{bound}");
+            assert_eq!(
+                proc_net::listener(dialled).unwrap().map(of_socket),
+                Some(own()),
+                "{bound}"
+            );
+            assert_eq!(of(&ListenAddress::Localhost(port)), Some(own()), "{bound}");
+            drop(listener);
+            assert_eq!(of_tcp(dialled).unwrap(), None, "{bound}");
+            assert_eq!(proc_net::listener(dialled).unwrap(), None, "{bound}");
+        }
+    }
+
+    #[test]
+    fn a_unix_listener_is_found_by_a_connection_and_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hdb");
+        assert_eq!(of(&ListenAddress::Path(path.clone())), None);
+        let listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(of(&ListenAddress::Path(path.clone())), Some(own()));
+        let port = 1 + u16::try_from(std::process::id() % 60_000).unwrap();
+        let name = format!("/tmp/kx.{port}");
+        let address = UnixAddress::from_abstract_name(&name).unwrap();
+        let at_name = UnixListener::bind_addr(&address).unwrap();
+        assert_eq!(of(&ListenAddress::Abstract(port)), Some(own()));
+        let by_abstract = by_name(&UnixDiagName::Abstract(name.clone().into_bytes()));
+        assert_eq!(by_abstract, Some(own()));
+        let diag = UnixDiagName::Pathname(path.into_os_string());
+        assert_eq!(by_name(&diag), Some(own()));
+        drop((listener, at_name));
+        assert_eq!(by_name(&diag), None);
+        assert_eq!(of(&ListenAddress::Abstract(port)), None);
+    }
+}
