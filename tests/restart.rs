@@ -236,7 +236,7 @@ async fn the_store_holds_what_the_configuration_names_and_nothing_else() {
     managed.signal_daemon("SIGHUP");
     managed
         .process
-        .line_with(&format!("removed listen/127.0.0.1_{second}"));
+        .line_with(&format!("removed listen/[__1]_{second}"));
     let held = managed.held();
     assert!(held.contains(&format!("listen/[__1]_{port}")), "{held}");
     assert!(!held.contains(&format!("_{second}")), "{held}");
