@@ -83,6 +83,17 @@ impl ConnectionString {
     /// When the signature in the password ends: X-Amz-Date and X-Amz-Expires seconds. `None` where
     /// the password is not signed.
     pub fn expires(&self) -> Option<SystemTime> {
+        let Signature { made, valid_for } = self.signature()?;
+        made.checked_add(valid_for)
+    }
+
+    /// X-Amz-Expires: how long the signature is good for from the moment it was made. `None` where the
+    /// password is not signed.
+    pub fn valid_for(&self) -> Option<Duration> {
+        self.signature().map(|signature| signature.valid_for)
+    }
+
+    fn signature(&self) -> Option<Signature> {
         let mut date = None;
         let mut life = None;
         for (name, value) in form_urlencoded::parse(self.password.expose()) {
@@ -93,8 +104,17 @@ impl ConnectionString {
             }
         }
         let signed = date?.to_zoned(TimeZone::UTC).ok()?.timestamp();
-        SystemTime::from(signed).checked_add(life?)
+        Some(Signature {
+            made: SystemTime::from(signed),
+            valid_for: life?,
+        })
     }
+}
+
+/// What a signed password says of its life.
+struct Signature {
+    made: SystemTime,
+    valid_for: Duration,
 }
 
 #[cfg(test)]
@@ -124,6 +144,7 @@ mod tests {
             string.expires(),
             Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_689_196_026))
         );
+        assert_eq!(string.valid_for(), Some(Duration::from_secs(900)));
     }
 
     #[test]

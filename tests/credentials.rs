@@ -1,14 +1,15 @@
 //! Credentials are ready before they are asked for, one fetch serves all, and a refused login is
 //! fetched anew, once.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use hopend::q::value::Value;
 use hopend::sim::{ApiFault, ClusterFault, Options, Simulator, Times};
 
 use crate::support::qclient::Refused;
-use crate::support::{QClient, Stage, any_ports};
+use crate::support::{Log, QClient, Stage, any_ports};
 
 /// A simulator whose first calls take a second, so that they are under way when everybody comes.
 async fn slow_to_answer() -> Stage {
@@ -127,4 +128,33 @@ async fn strings_of_a_second_are_replaced_again_and_again() {
     stage.open("hdb").await;
     assert!(start.elapsed() < Duration::from_secs(1));
     assert_eq!(stage.sim.refusals(), Vec::<String>::new());
+}
+
+/// The signatures of the first calls are refused; the SDK signs anew by the time that the refusal told.
+#[tokio::test]
+async fn a_clock_that_is_off_by_an_hour_stops_no_hopen_and_makes_no_string_live_longer() {
+    for (offset, told) in [
+        (-3_660, "61 min ahead of AWS's"),
+        (3_660, "min behind AWS's"),
+    ] {
+        let (log, _guard) = Log::capture();
+        let shift = Duration::from_secs(3_660);
+        let options = Options {
+            clock: Arc::new(move || match offset {
+                0.. => SystemTime::now() + shift,
+                _ => SystemTime::now() - shift,
+            }),
+            ..Options::default()
+        };
+        let sim = Simulator::start(options).await.unwrap();
+        let stage = Stage::before(sim, |text| only_hdb_of_one_user(&any_ports(text))).await;
+        let mut handle = stage.open("hdb").await;
+        assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)), "{told}");
+        log.line_with(&["WARN", told, "Fix: set this host's clock"])
+            .await;
+        let states = stage.app.services().credentials.states();
+        let left = states[0].left.unwrap();
+        let life = Duration::from_secs(15 * 60);
+        assert!(left > life / 2 && left <= life, "{told}: {left:?}");
+    }
 }

@@ -6,6 +6,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use hopend::sim::{ApiFault, ClusterFault, Flaw, Options, Simulator, Times};
 use serde_json::Value;
@@ -363,6 +365,34 @@ async fn what_can_still_be_looked_at_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_wrong_is_told_and_the_other_stages_go_on() {
+    let options = Options {
+        clock: Arc::new(|| SystemTime::now() - Duration::from_secs(3_660)),
+        ..Options::default()
+    };
+    let mut scene = Scene::of(Simulator::start(options).await.unwrap());
+    let (_, printed) = scene.doctor(&[]).await;
+    assert!(
+        printed.contains("this host's clock is 61 min ahead of AWS's"),
+        "{printed}"
+    );
+    assert!(printed.contains("set this host's clock"), "{printed}");
+    let outcomes = scene.outcomes().await;
+    for (stage, outcome) in [
+        ("base credentials", "warned"),
+        ("AssumeRole", "passed"),
+        ("GetKxConnectionString", "passed"),
+        ("login", "passed"),
+        ("no-op", "passed"),
+    ] {
+        assert!(
+            outcomes.contains(&(stage.into(), outcome.into())),
+            "{stage}: {outcomes:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn least_privilege_is_no_fault_and_a_certificate_that_ends_soon_is_a_warning() {
     let mut scene = Scene::new().await;
     scene.sim.faults().deny("*", "finspace:List*", "*");
@@ -482,7 +512,10 @@ struct Scene {
 impl Scene {
     /// All is well, and the endpoint hdb is asked about for alice.
     async fn new() -> Self {
-        let sim = Simulator::start(Options::default()).await.unwrap();
+        Self::of(Simulator::start(Options::default()).await.unwrap())
+    }
+
+    fn of(sim: Simulator) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = sim.write_files(folder.path(), &account()).unwrap();
         let toml = any_ports(std::fs::read_to_string(path).unwrap());

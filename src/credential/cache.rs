@@ -11,9 +11,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::schedule::{Demand, Schedule, Step};
+use super::schedule::{Demand, Expiry, Schedule, Step};
+use super::skew::SkewReports;
 use super::{CallCount, Clock, Credential, Fetch, FetchError, Issued, Now, Recipe, Retry};
 use crate::error::ErrorKind;
+use crate::finspace::ClockSkew;
 
 /// Fetches ahead of demand that may run at a time; those that somebody waits for are not counted.
 const AHEAD_AT_A_TIME: usize = 8;
@@ -34,6 +36,7 @@ struct Shared {
     source: Arc<dyn Fetch>,
     clock: Clock,
     ahead: Semaphore,
+    skew_reports: SkewReports,
     /// Where the keepers run, whoever asks first.
     runtime: Handle,
 }
@@ -99,6 +102,7 @@ impl Credentials {
                 source,
                 clock,
                 ahead: Semaphore::new(AHEAD_AT_A_TIME),
+                skew_reports: SkewReports::default(),
                 runtime: Handle::current(),
             }),
             keepers: Arc::default(),
@@ -123,6 +127,17 @@ impl Credentials {
             let state = entry.lock();
             state.issued.is_some() && state.schedule.usable(self.shared.clock.now())
         })
+    }
+
+    /// The credential if it can be had at once. This counts as no demand: it is not kept fresh for it.
+    pub fn at_hand(&self, recipe: &Recipe) -> Option<Arc<Credential>> {
+        let entry = lock(&self.shared.entries).get(recipe).cloned()?;
+        let state = entry.lock();
+        let issued = state.issued.as_ref();
+        let usable = state.schedule.usable(self.shared.clock.now());
+        issued
+            .filter(|_| usable)
+            .map(|issued| Arc::clone(&issued.credential))
     }
 
     /// Lets go of those that are of no use any more: they leave memory, and are fetched no more
@@ -379,16 +394,23 @@ async fn fetch(shared: &Shared, entry: &Entry) -> Result<Credential, FetchError>
 
 /// One that is over when it comes would be fetched again and again.
 fn alive(credential: Credential, recipe: &Recipe, now: Now) -> Result<Credential, FetchError> {
-    if credential.expires.is_none_or(|expires| expires > now.wall) {
-        return Ok(credential);
-    }
+    let (whose, remedy) = match credential.expiry() {
+        Expiry::At(end) if end <= now.wall => (
+            "this host's",
+            "correct this host's clock (see timedatectl), or the expires that a login command prints",
+        ),
+        Expiry::After(left) if left.is_zero() => (
+            "AWS's",
+            "check what answers at endpoint_url and sts_endpoint_url, and whether a proxy changes the \
+             Date of answers",
+        ),
+        Expiry::Unknown | Expiry::At(_) | Expiry::After(_) => return Ok(credential),
+    };
     Err(FetchError {
         kind: ErrorKind::Internal,
         retry: Retry::Soon,
-        message: format!("the {recipe} came now and is over already by this host's clock"),
-        remedy: "correct this host's clock (see timedatectl), or the expires that a login command \
-                 prints"
-            .into(),
+        message: format!("the {recipe} came now and is over already by {whose} clock"),
+        remedy: remedy.into(),
     })
 }
 
@@ -398,9 +420,13 @@ fn settle(shared: &Shared, entry: &Entry, outcome: Result<Credential, FetchError
         let mut state = entry.lock();
         match outcome {
             Ok(credential) => {
+                if let Some(issuer) = credential.issuer_time {
+                    let skew = ClockSkew::between(now.wall, issuer.now());
+                    shared.skew_reports.take_in(skew);
+                }
                 state
                     .schedule
-                    .fetched(now, credential.expires, fastrand::f64());
+                    .fetched(now, credential.expiry(), fastrand::f64());
                 state.generation += 1;
                 tracing::debug!(
                     recipe = %entry.recipe,
@@ -479,6 +505,8 @@ mod tests {
                         user: "bob".into(),
                         password: format!("string {number}").into(),
                         expires: Some(self.clock.now().wall + life),
+                        valid_for: None,
+                        issuer_time: None,
                     }),
                     Err(retry) => Err(FetchError {
                         kind: ErrorKind::ControlPlane,

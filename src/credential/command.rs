@@ -133,6 +133,8 @@ fn read(printed: &[u8]) -> Result<Credential, String> {
             user,
             password: password.into(),
             expires,
+            valid_for: None,
+            issuer_time: None,
         }),
         _ => Err("the object needs connection_string, or user and password".into()),
     }
@@ -140,11 +142,14 @@ fn read(printed: &[u8]) -> Result<Credential, String> {
 
 fn from_string(string: ConnectionString, expires: Option<SystemTime>) -> Credential {
     let expires = [expires, string.expires()].into_iter().flatten().min();
+    let valid_for = string.valid_for();
     Credential {
         address: Some(string.address),
         user: string.user,
         password: string.password,
         expires,
+        valid_for,
+        issuer_time: None,
     }
 }
 

@@ -5,11 +5,12 @@ mod cache;
 pub mod command;
 pub(crate) mod node;
 pub mod schedule;
+mod skew;
 mod source;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 
@@ -17,9 +18,9 @@ use crate::config::{Address, Environment, NodeVia, RoleArn};
 use crate::error::{ErrorKind, with_fix};
 use crate::secret::Secret;
 
-pub use crate::finspace::CallCount;
+pub use crate::finspace::{AwsTime, CallCount};
 pub use cache::{Credentials, Standing, State};
-pub use schedule::{Now, Retry};
+pub use schedule::{Expiry, Now, Retry};
 pub use source::{Source, Sources};
 
 /// Everything that decides what is fetched, and so the key that a credential is kept under: only
@@ -95,8 +96,28 @@ pub struct Credential {
     pub user: String,
     /// What kdb+ takes as the password.
     pub password: Secret,
-    /// The end of its life, as far as it is known.
+    /// The end of its life, as far as it is known, by the clock of who issued it.
     pub expires: Option<SystemTime>,
+    /// How long it is good for from the moment it was issued, as far as it says so.
+    pub valid_for: Option<Duration>,
+    /// What time it was for who issued it when it was fetched; where that is not known, `expires` is by
+    /// this host's clock.
+    pub issuer_time: Option<AwsTime>,
+}
+
+impl Credential {
+    /// When it ends. A life that is told by another clock is counted from the fetch, and is never longer
+    /// than the credential says: what that clock shows may be wrong.
+    pub fn expiry(&self) -> Expiry {
+        match (self.expires, self.issuer_time) {
+            (None, _) => Expiry::Unknown,
+            (Some(at), None) => Expiry::At(at),
+            (Some(at), Some(issuer)) => {
+                let left = at.duration_since(issuer.now()).unwrap_or_default();
+                Expiry::After(self.valid_for.map_or(left, |most| left.min(most)))
+            }
+        }
+    }
 }
 
 /// A credential as the cache hands it out.
@@ -160,5 +181,51 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Clock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A string that AWS signed at `signed`, good for 15 minutes, in an answer of this `Date`.
+    fn signed(signed: SystemTime, date: SystemTime) -> Credential {
+        Credential {
+            address: None,
+            user: "bob".into(),
+            password: Secret::from("signed"),
+            expires: Some(signed + 15 * MINUTE),
+            valid_for: Some(15 * MINUTE),
+            issuer_time: Some(AwsTime::told(date)),
+        }
+    }
+
+    fn left(credential: &Credential) -> Duration {
+        match credential.expiry() {
+            Expiry::After(left) => left,
+            other => panic!("by this host's clock: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_life_is_counted_from_the_fetch_whatever_this_hosts_clock_shows() {
+        let aws = SystemTime::now() - 60 * MINUTE;
+        let left = left(&signed(aws, aws));
+        assert!(left > 14 * MINUTE && left <= 15 * MINUTE, "{left:?}");
+    }
+
+    #[test]
+    fn a_date_that_is_wrong_makes_no_life_longer_than_the_signature_says() {
+        let now = SystemTime::now();
+        for date in [
+            now - 60 * MINUTE,
+            now - 600 * MINUTE,
+            SystemTime::UNIX_EPOCH,
+        ] {
+            assert_eq!(left(&signed(now, date)), 15 * MINUTE);
+        }
+        assert_eq!(left(&signed(now, now + 60 * MINUTE)), Duration::ZERO);
     }
 }

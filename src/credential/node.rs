@@ -79,6 +79,11 @@ pub(crate) async fn ask_cluster(
         }
     })?;
     Ok(Credential {
+        valid_for: [string.valid_for(), login.valid_for]
+            .into_iter()
+            .flatten()
+            .min(),
+        issuer_time: login.issuer_time,
         expires: [string.expires(), login.expires]
             .into_iter()
             .flatten()
@@ -166,6 +171,8 @@ mod tests {
             user: "bob".into(),
             password: Secret::from("signed"),
             expires: None,
+            valid_for: None,
+            issuer_time: None,
         };
         let error = ask_cluster(&environment, cluster, node, login).await;
         let was_dialled = dialled.is_finished();

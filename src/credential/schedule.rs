@@ -44,6 +44,23 @@ pub struct Now {
     pub mono: Instant,
 }
 
+/// What is known of the end of a credential's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// Nothing.
+    Unknown,
+    /// It ends at this time of this host's clock.
+    At(SystemTime),
+    /// It ends this long after the fetch, whatever this host's clock shows.
+    After(Duration),
+}
+
+impl From<Option<SystemTime>> for Expiry {
+    fn from(end: Option<SystemTime>) -> Self {
+        end.map_or(Self::Unknown, Self::At)
+    }
+}
+
 /// What kind of failure a fetch ended with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
@@ -203,14 +220,15 @@ impl Schedule {
         Step::Fetch
     }
 
-    /// A fetch brought a credential; `expires` as it says itself. `jitter` is in 0..1.
-    pub fn fetched(&mut self, now: Now, expires: Option<SystemTime>, jitter: f64) {
-        let life = expires.map_or(LONGEST_LIFE, |expires| {
-            expires
-                .duration_since(now.wall)
-                .unwrap_or_default()
-                .min(LONGEST_LIFE)
-        });
+    /// A fetch brought a credential. Whatever is said of its end, it lives no longer than
+    /// [`LONGEST_LIFE`]. `jitter` is in 0..1.
+    pub fn fetched(&mut self, now: Now, expiry: impl Into<Expiry>, jitter: f64) {
+        let life = match expiry.into() {
+            Expiry::Unknown => LONGEST_LIFE,
+            Expiry::At(end) => end.duration_since(now.wall).unwrap_or_default(),
+            Expiry::After(life) => life,
+        };
+        let life = life.min(LONGEST_LIFE);
         let usable_for = life.saturating_sub(SKEW.min(life / 10));
         self.life = Some(Life {
             obtained: now,
@@ -457,6 +475,22 @@ mod tests {
             !schedule.usable(hands.0),
             "a tenth of a short life is margin"
         );
+    }
+
+    #[test]
+    fn a_life_that_is_counted_from_the_fetch_needs_no_clock() {
+        let mut hands = Hands::new();
+        let mut schedule = Schedule::new(hands.0);
+        schedule.expect(hands.0);
+        assert_eq!(schedule.step(hands.0), Step::Fetch);
+        schedule.fetched(hands.0, Expiry::After(15 * MINUTE), 0.5);
+        assert_eq!(schedule.left(hands.0), Some(15 * MINUTE - SKEW));
+        hands.pass(15 * MINUTE - SKEW);
+        assert!(!schedule.usable(hands.0));
+        // Whoever says so.
+        schedule.fetched(hands.0, Expiry::After(600 * MINUTE), 0.5);
+        hands.pass(60 * MINUTE - SKEW);
+        assert!(!schedule.usable(hands.0));
     }
 
     #[test]

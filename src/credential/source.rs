@@ -116,6 +116,8 @@ impl From<SignedString> for Credential {
             user: signed.string.user,
             password: signed.string.password,
             expires: Some(signed.expires),
+            valid_for: signed.valid_for,
+            issuer_time: signed.aws_time,
         }
     }
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use super::stage::{Bench, Finding, Name, Subject, Trouble};
 use crate::config::{self, Environment, User};
-use crate::credential::{Credential, node};
+use crate::credential::{Credential, Expiry, node};
 use crate::error::ErrorKind;
 use crate::finspace::{
-    AwsError, Cluster, FinSpace, KxUser, Node, Patience, RoleSession, StringRequest,
+    AwsError, AwsTime, ClockSkew, Cluster, FinSpace, KxUser, Node, Patience, RoleSession,
+    StringRequest,
 };
 use crate::nodes::names;
 
@@ -33,10 +34,11 @@ pub(super) struct Identity {
 }
 
 impl Aws {
-    /// One attempt of each call, within `limit`: what is wrong is wanted, not patience.
+    /// Two attempts of each call, within `limit`: what is wrong is wanted, not patience. Where this host's
+    /// clock is wrong, the first one's refusal tells the time by which the second one is signed.
     pub(super) fn new(limit: Duration) -> Self {
         let patience = Patience {
-            attempts: 1,
+            attempts: 2,
             attempt: limit.mul_f64(0.9),
             call: limit.mul_f64(0.95),
         };
@@ -59,9 +61,17 @@ impl Aws {
         };
         let mut unfit = false;
         let ask = Box::pin(async {
-            match self.finspace.caller_identity(environment).await {
-                Ok(caller) => Ok(Finding::new((), caller.arn)),
-                Err(error) => {
+            let told = self.finspace.caller_identity(environment).await;
+            match (told, self.skew(environment).await) {
+                (Ok(caller), None) => Ok(Finding::new((), caller.arn)),
+                (Ok(caller), Some(skew)) => {
+                    let said = format!("{}; this host's clock is {skew}", caller.arn);
+                    Ok(Finding::new((), said).but(
+                        "set this host's clock (chronyc tracking, timedatectl); until then hopend counts \
+                         by AWS's",
+                    ))
+                }
+                (Err(error), _) => {
                     unfit = error.credentials;
                     Err(error.into())
                 }
@@ -71,6 +81,13 @@ impl Aws {
         if unfit {
             self.unfit.insert(environment.name.clone());
         }
+    }
+
+    /// How far this host's clock is off, where that is worth a word.
+    async fn skew(&self, environment: &Arc<Environment>) -> Option<ClockSkew> {
+        let aws = self.finspace.aws_time(environment).await?;
+        let skew = ClockSkew::between(SystemTime::now(), aws.now());
+        skew.is_notable().then_some(skew)
     }
 
     /// The user's role and a session of it.
@@ -127,7 +144,8 @@ impl Aws {
                 .finspace
                 .assume_role(environment, &known.role, &user.name)
                 .await?;
-            let said = format!("{}, {}", known.role, left(session.expires()));
+            let aws = self.finspace.aws_time(environment).await;
+            let said = format!("{}, {}", known.role, left(session.expires(), aws));
             Ok(Finding::new(session, said))
         });
         let session = bench.stage(Name::AssumeRole, ask).await;
@@ -262,14 +280,16 @@ fn request<'a>(
 
 /// Address, user and life of a string; never the string.
 fn issued(credential: Credential) -> Result<Finding<Credential>, Trouble> {
-    let left = left(credential.expires);
+    let left = left(credential.expires, credential.issuer_time);
     let said = match &credential.address {
         Some(address) => format!("{address} for {}, {left}", credential.user),
         None => format!("for {}, {left}", credential.user),
     };
-    let over = credential
-        .expires
-        .is_some_and(|end| end <= SystemTime::now());
+    let over = match credential.expiry() {
+        Expiry::Unknown => false,
+        Expiry::At(end) => end <= SystemTime::now(),
+        Expiry::After(left) => left.is_zero(),
+    };
     if over {
         return Err(Trouble::new(
             ErrorKind::Internal,
@@ -365,12 +385,13 @@ fn unlisted<T: Default>(error: &AwsError) -> Finding<T> {
     .left_out()
 }
 
-/// What is left of a life.
-fn left(end: Option<SystemTime>) -> String {
+/// What is left of a life, by AWS's clock where that is known.
+fn left(end: Option<SystemTime>, aws: Option<AwsTime>) -> String {
     let Some(end) = end else {
         return "no end known".into();
     };
-    match end.duration_since(SystemTime::now()) {
+    let now = aws.map_or_else(SystemTime::now, |aws| aws.now());
+    match end.duration_since(now) {
         Ok(left) => match left.as_secs() {
             seconds @ 0..60 => format!("{seconds} s left"),
             seconds => format!("{} min {} s left", seconds / 60, seconds % 60),

@@ -264,6 +264,8 @@ fn fixed(user: &str, password: Secret) -> Credential {
         user: user.to_owned(),
         password,
         expires: None,
+        valid_for: None,
+        issuer_time: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The only place that knows the AWS SDK: a user's signed connection string, as that user's role.
 
 mod calls;
+mod clock;
 mod discovery;
 mod error;
 mod profile;
@@ -23,6 +24,8 @@ use crate::config::{Environment, RoleArn};
 use crate::connection_string::ConnectionString;
 pub use calls::{CallCount, Outcome};
 use calls::{Calls, Counter};
+use clock::AwsClock;
+pub use clock::{AwsTime, ClockSkew};
 pub use discovery::{Cluster, Node};
 pub use error::{AwsError, Missing};
 use profile::Profile;
@@ -62,6 +65,7 @@ impl Default for Patience {
 struct Clients {
     finspace: finspace::Client,
     sts: sts::Client,
+    clock: AwsClock,
 }
 
 /// Whose string, and for what.
@@ -84,8 +88,12 @@ pub struct StringRequest<'a> {
 pub struct SignedString {
     /// Where to, as whom, with what.
     pub string: ConnectionString,
-    /// The end of the signature or of the session that signed it.
+    /// The end of the signature or of the session that signed it, by AWS's clock.
     pub expires: SystemTime,
+    /// How long the signature is good for from the moment it was made.
+    pub valid_for: Option<Duration>,
+    /// What time it was for AWS when it answered.
+    pub aws_time: Option<AwsTime>,
 }
 
 impl FinSpace {
@@ -100,6 +108,11 @@ impl FinSpace {
     /// How AWS has answered so far.
     pub fn calls(&self) -> Vec<CallCount> {
         self.calls.counts()
+    }
+
+    /// What time it is for AWS; none until it has answered a call to this environment.
+    pub async fn aws_time(&self, environment: &Arc<Environment>) -> Option<AwsTime> {
+        self.clients(environment).await.clock.time()
     }
 
     /// GetKxUser (unless the role is known), AssumeRole, and as that role GetKxConnectionString.
@@ -168,13 +181,19 @@ impl Clients {
             loader = loader.credentials_provider(Profile::of(environment));
         }
         let config = loader.load().await;
-        let mut finspace = finspace::config::Builder::from(&config).interceptor(counter());
+        let clock = AwsClock::default();
+        let mut finspace = finspace::config::Builder::from(&config)
+            .interceptor(counter())
+            .interceptor(clock.clone());
         finspace.set_endpoint_url(environment.endpoint_url.clone());
-        let mut sts = sts::config::Builder::from(&config).interceptor(counter());
+        let mut sts = sts::config::Builder::from(&config)
+            .interceptor(counter())
+            .interceptor(clock.clone());
         sts.set_endpoint_url(environment.sts_endpoint_url.clone());
         Self {
             finspace: finspace::Client::from_conf(finspace.build()),
             sts: sts::Client::from_conf(sts.build()),
+            clock,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
 
-use super::error::{Asked, partition_of};
+use super::error::{Asked, AwsService, partition_of};
 use super::{AwsError, Clients, FinSpace, SignedString, StringRequest, finspace};
 use crate::config::{Environment, RoleArn, User};
 use crate::connection_string::ConnectionString;
@@ -82,10 +82,10 @@ impl FinSpace {
             local_user: &user.name,
         };
         let found = self.kx_user(&request).await?;
-        found
-            .role
-            .parse()
-            .map_err(|why| AwsError::garbled(format!("the iamRole of user {} {why}", user.kx_user)))
+        found.role.parse().map_err(|why| {
+            let said = format!("the iamRole of user {} {why}", user.kx_user);
+            AwsError::garbled(AwsService::FinSpace, said)
+        })
     }
 
     /// AssumeRole of the user's role.
@@ -148,6 +148,7 @@ impl Clients {
         match (told.arn, told.account) {
             (Some(arn), Some(account)) => Ok(Caller { arn, account }),
             _ => Err(AwsError::garbled(
+                AwsService::Sts,
                 "GetCallerIdentity returned no ARN".into(),
             )),
         }
@@ -190,10 +191,10 @@ impl Clients {
             .map_err(|error| AwsError::of_call(&asked, &error))?;
         match (found.user_arn, found.iam_role) {
             (Some(arn), Some(role)) => Ok(KxUser { arn, role }),
-            _ => Err(AwsError::garbled(format!(
-                "GetKxUser knows no iamRole of user {}",
-                request.kx_user
-            ))),
+            _ => Err(AwsError::garbled(
+                AwsService::FinSpace,
+                format!("GetKxUser knows no iamRole of user {}", request.kx_user),
+            )),
         }
     }
 
@@ -224,7 +225,8 @@ impl Clients {
             .await
             .map_err(|error| AwsError::of_call(&asked, &error))?;
         let session = assumed.credentials.ok_or_else(|| {
-            AwsError::garbled(format!("AssumeRole of {role} returned no credentials"))
+            let said = format!("AssumeRole of {role} returned no credentials");
+            AwsError::garbled(AwsService::Sts, said)
         })?;
         Ok(RoleSession(Credentials::new(
             session.access_key_id,
@@ -273,10 +275,11 @@ impl Clients {
             .await
             .map_err(|error| AwsError::of_call(&asked, &error))?;
         let returned = |what: String| {
-            AwsError::garbled(format!(
+            let said = format!(
                 "GetKxConnectionString for cluster {} returned {what}",
                 request.cluster
-            ))
+            );
+            AwsError::garbled(AwsService::FinSpace, said)
         };
         let text = answer
             .signed_connection_string
@@ -287,6 +290,8 @@ impl Clients {
         let expires = ends.into_iter().flatten().min();
         Ok(SignedString {
             expires: expires.ok_or_else(|| returned("a string without an expiry".into()))?,
+            valid_for: string.valid_for(),
+            aws_time: self.clock.time(),
             string,
         })
     }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+use aws_smithy_types::date_time::{DateTime, Format};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
+use axum::http::header::DATE;
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -111,7 +113,25 @@ pub(super) async fn serve(
     }
 }
 
+/// Each answer tells the time of the simulator's own clock.
 async fn handle(
+    State((shared, service)): State<(Arc<Shared>, Service)>,
+    killer: ConnectInfo<Killer>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    let state = State((Arc::clone(&shared), service));
+    let mut answer = answer(state, killer, method, uri, headers, body).await;
+    let now = DateTime::from(shared.now()).fmt(Format::HttpDate);
+    if let Some(now) = now.ok().and_then(|now| HeaderValue::from_str(&now).ok()) {
+        answer.headers_mut().insert(DATE, now);
+    }
+    answer
+}
+
+async fn answer(
     State((shared, service)): State<(Arc<Shared>, Service)>,
     ConnectInfo(killer): ConnectInfo<Killer>,
     method: Method,
