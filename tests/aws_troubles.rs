@@ -146,3 +146,38 @@ async fn trouble_with_one_cluster_does_not_disturb_another() {
     stage.open("rdb").await;
     stage.open("plain").await;
 }
+
+/// What stands between hopend and STS answers, and no AWS.
+#[tokio::test]
+async fn an_answer_without_a_code_names_the_status_and_the_key_of_the_service() {
+    for (key, action) in [
+        ("sts_endpoint_url", "sts:AssumeRole"),
+        ("endpoint_url", "finspace:GetKxUser"),
+    ] {
+        let (log, _guard) = Log::capture();
+        let proxy = axum::Router::new().fallback(|| async {
+            let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
+            (status, "<html>try again later</html>")
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, proxy).await });
+        let stage = Stage::with(Options::default(), |text| {
+            let lines = any_ports(text);
+            let lines = lines.lines().map(|line| {
+                if line.split(['=', ' ']).next() == Some(key) {
+                    return format!("{key} = {url:?}\n");
+                }
+                format!("{line}\n")
+            });
+            lines.collect()
+        })
+        .await;
+        assert!(matches!(hopen(&stage).await, Refused::Broken(_)), "{key}");
+        let line = log
+            .line_with(&["session refused", action, "HTTP 503"])
+            .await;
+        let (_, fix) = line.split_once("Fix: ").unwrap();
+        assert!(fix.contains(&format!("check {key},")), "{line}");
+    }
+}

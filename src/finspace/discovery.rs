@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::error::{Asked, partition_of};
+use super::error::{Asked, AwsService, partition_of};
 use super::{AwsError, Clients, FinSpace, StringRequest, finspace};
 use crate::config::{Environment, User};
 
@@ -98,7 +98,7 @@ impl Clients {
             }
             if following == next {
                 let why = "ListKxClusters gives the same page again and again";
-                return Err(AwsError::garbled(why.into()));
+                return Err(AwsError::garbled(AwsService::FinSpace, why.into()));
             }
             next = following;
         }

@@ -56,6 +56,38 @@ pub(super) struct Asked {
     pub(super) remedy: String,
 }
 
+/// Which of AWS's services is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AwsService {
+    FinSpace,
+    Sts,
+}
+
+impl AwsService {
+    /// The key of the configuration that says where it is.
+    fn endpoint_key(self) -> &'static str {
+        match self {
+            Self::FinSpace => "endpoint_url",
+            Self::Sts => "sts_endpoint_url",
+        }
+    }
+
+    /// A remedy that was written for FinSpace.
+    fn named_in(self, remedy: &str) -> String {
+        remedy.replace(Self::FinSpace.endpoint_key(), self.endpoint_key())
+    }
+}
+
+impl Asked {
+    fn service(&self) -> AwsService {
+        if self.action.starts_with("sts:") {
+            AwsService::Sts
+        } else {
+            AwsService::FinSpace
+        }
+    }
+}
+
 /// What a denial in AWS's words says: `User: … is not authorized to perform: … on resource: …`.
 struct Denial<'s> {
     /// The ARN of a user or of a role's session.
@@ -73,13 +105,14 @@ impl AwsError {
     }
 
     /// AWS answered, but not with what its API promises.
-    pub(super) fn garbled(message: String) -> Self {
+    pub(super) fn garbled(service: AwsService, message: String) -> Self {
+        let key = service.endpoint_key();
         Self {
             kind: ErrorKind::ControlPlane,
             passing: true,
             credentials: false,
             message,
-            remedy: "check endpoint_url, and report it to AWS if it leads there".into(),
+            remedy: format!("check {key}, and report it to AWS if it leads there"),
             missing: None,
         }
     }
@@ -90,23 +123,36 @@ impl AwsError {
     {
         match error {
             SdkError::ServiceError(service) => {
-                let request = service.raw().headers().get("x-amzn-requestid");
-                of_answer(asked, service.err(), request)
+                let response = service.raw();
+                let answer = Answer {
+                    status: response.status().as_u16(),
+                    request_id: response.headers().get("x-amzn-requestid"),
+                };
+                of_answer(asked, service.err(), &answer)
             }
             _ => of_no_answer(asked, error),
         }
     }
 }
 
-fn of_answer<E>(asked: &Asked, error: &E, request_id: Option<&str>) -> AwsError
+/// What an answer says beside the error itself.
+struct Answer<'a> {
+    status: u16,
+    request_id: Option<&'a str>,
+}
+
+fn of_answer<E>(asked: &Asked, error: &E, answer: &Answer<'_>) -> AwsError
 where
     E: ProvideErrorMetadata,
 {
-    let code = error.code().unwrap_or("an error without a code");
+    let without_code = format!("HTTP {} and no error code", answer.status);
+    let code = error.code().unwrap_or(&without_code);
     // The lines behind the first repeat the request, its session token included.
     let said = error.message().and_then(|said| said.lines().next());
     let said = said.unwrap_or("no message");
-    let request_id = request_id.map_or_else(String::new, |id| format!(" (request {id})"));
+    let request_id = answer
+        .request_id
+        .map_or_else(String::new, |id| format!(" (request {id})"));
     let Asked {
         action,
         as_whom,
@@ -166,7 +212,7 @@ where
         passing,
         credentials: unfit.is_some(),
         message,
-        remedy: remedy.into(),
+        remedy: asked.service().named_in(remedy),
         missing: None,
     }
 }
@@ -317,10 +363,13 @@ where
         };
     }
     let what = match error {
-        SdkError::TimeoutError(_) => "no answer in time",
-        SdkError::DispatchFailure(_) => "the endpoint can't be reached",
-        SdkError::ResponseError(_) => "the answer could not be read",
-        _ => "the request could not be made",
+        SdkError::TimeoutError(_) => "no answer in time".into(),
+        SdkError::DispatchFailure(_) => "the endpoint can't be reached".into(),
+        SdkError::ResponseError(response) => {
+            let status = response.raw().status().as_u16();
+            format!("the answer, HTTP {status}, could not be read")
+        }
+        _ => "the request could not be made".to_owned(),
     };
     // The chain of these names addresses and system errors, never the request.
     let why = sources(error)
@@ -331,8 +380,10 @@ where
         passing: true,
         credentials: false,
         message: format!("{} on {}: {what}{why}", asked.action, asked.resource),
-        remedy: "check the way from this host to AWS (VPC endpoint, proxy, DNS), or endpoint_url"
-            .into(),
+        remedy: format!(
+            "check the way from this host to AWS (VPC endpoint, proxy, DNS), or {}",
+            asked.service().endpoint_key()
+        ),
         missing: None,
     }
 }
