@@ -243,8 +243,8 @@ struct Running {
     served: Served,
     /// Has the credentials of new nodes fetched.
     _expecting: Option<Arc<AbortOnDropHandle<()>>>,
-    /// Has its warm connections end with it.
-    keeping_warm: Option<Arc<DropGuard>>,
+    /// Has its probes and its warm connections end with it.
+    in_service: Option<Arc<DropGuard>>,
 }
 
 impl Running {
@@ -593,7 +593,7 @@ impl App {
             let _ = bound.task.await;
         }
         for running in self.endpoints.values_mut() {
-            drop(running.keeping_warm.take());
+            drop(running.in_service.take());
         }
         let tasks = &self.services.tasks;
         let open = tasks.len();

@@ -54,6 +54,14 @@ impl Histogram {
     }
 
     /// All of `other` as well.
+    pub fn add_counts(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum += other.sum;
+    }
+
+    /// All of `other` as well, as far as it has been written.
     pub fn add_all(&mut self, other: &SharedHistogram) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more.load(Ordering::Relaxed);
@@ -69,6 +77,21 @@ impl Histogram {
     /// How long they took together.
     pub fn sum(&self) -> Duration {
         self.sum
+    }
+
+    /// The end of the bucket that holds the shortest time that is no shorter than this share, 0 to 1, of
+    /// all. None where there are none, or where that bucket has no end.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let count = self.count();
+        let mut cumulative = 0;
+        for (bound, count_here) in BOUNDS.into_iter().zip(self.counts) {
+            cumulative += count_here;
+            #[expect(clippy::cast_precision_loss, reason = "no count is that large")]
+            if count > 0 && cumulative as f64 >= share * count as f64 {
+                return Some(Duration::from_nanos(bound));
+            }
+        }
+        None
     }
 
     /// Where each bucket ends, in seconds, and how many are in it and in no bucket before it.
@@ -116,6 +139,21 @@ mod tests {
         assert_eq!(filled, [(0.00005, 2), (0.0001, 1), (f64::INFINITY, 1)]);
         assert_eq!(histogram.count(), 4);
         assert_eq!(histogram.sum(), Duration::from_micros(4_000_000_102));
+    }
+
+    #[test]
+    fn a_quantile_is_the_end_of_its_bucket() {
+        let mut histogram = Histogram::default();
+        assert_eq!(histogram.quantile(0.99), None);
+        for _ in 0..98 {
+            histogram.add(Duration::from_millis(3));
+        }
+        histogram.add(Duration::from_millis(300));
+        histogram.add(Duration::from_secs(4_000));
+        let end = |share| histogram.quantile(share);
+        assert_eq!(end(0.5), Some(Duration::from_millis(5)));
+        assert_eq!(end(0.99), Some(Duration::from_millis(500)));
+        assert_eq!(end(1.0), None, "that bucket has no end");
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub mod opening;
 pub mod page;
 pub mod policy;
 pub mod q;
+mod race;
 pub mod relay;
 pub mod route;
 pub mod secret;

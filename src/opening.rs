@@ -1,5 +1,6 @@
 //! How long the opening of a session takes, stage by stage.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -92,7 +93,7 @@ pub struct Opening {
     /// Whether it got a connection that was kept logged in.
     pub warm: bool,
     /// What that consists of.
-    pub laps: Laps,
+    pub laps: Arc<Laps>,
 }
 
 #[cfg(test)]

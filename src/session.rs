@@ -364,7 +364,7 @@ async fn open(
 ) -> Result<Behind, Refusal> {
     let endpoint = session.route.endpoint();
     let services = &session.services;
-    let (begun, laps) = (Instant::now(), Laps::default());
+    let (begun, laps) = (Instant::now(), Arc::<Laps>::default());
     let limit = endpoint.handshake_timeout;
     let peer = timeout_at(begun + limit, peer_of(client, session.exposed)).await;
     let peer = peer.map_err(|_| Refusal::HelloTimeout(limit))??;
@@ -525,7 +525,7 @@ async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
     let answer = match refusal {
         Refusal::NotQ(HelloError::Tls) => TLS_ALERT,
         Refusal::NotQ(HelloError::Http) => HTTP_ANSWER,
-        Refusal::Open(error) if error.kind() != ErrorKind::Denied => return client.reset(),
+        Refusal::Open(error) if !error.is_close_by_kdb() => return client.reset(),
         Refusal::Stopped
         | Refusal::Crowded(_)
         | Refusal::NoCertificate

@@ -34,6 +34,7 @@ mod delivery;
 mod discovery;
 mod doctor;
 mod explain;
+mod failover;
 mod faults;
 mod fuzz;
 mod hanging_reload;

@@ -229,7 +229,7 @@ pub(super) fn prepare<'k>(
                     let expecting = expect_nodes(Arc::clone(&route), Arc::clone(services));
                     Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
                 });
-                let keeping_warm: Option<Arc<DropGuard>> = route.warm_guard().map(Arc::new);
+                let in_service: Option<Arc<DropGuard>> = Some(Arc::new(route.guard()));
                 Ready::Fresh(Running {
                     endpoint: Arc::clone(endpoint),
                     authorities,
@@ -238,7 +238,7 @@ pub(super) fn prepare<'k>(
                         tls: certificates.map(Arc::new),
                     },
                     _expecting: expecting,
-                    keeping_warm,
+                    in_service,
                 })
             };
             (endpoint.name.clone(), ready)

@@ -51,7 +51,7 @@ fn endpoint(users: &[Arc<User>]) -> Endpoint {
         names_of_others: vec!["zoe".into()],
         target: Target::Addresses {
             addresses: Vec::new(),
-            policy: Policy::Failover,
+            policy: Policy::Spread,
             login: Login::Client,
             ca_file: None,
             plaintext: false,

@@ -39,6 +39,7 @@ pub(super) const KEYS: &[&str] = &[
     "keepalive",
     "connect",
     "policy",
+    "failover_after",
     "login",
     "ca_file",
     "max_message",

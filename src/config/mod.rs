@@ -402,8 +402,11 @@ pub struct Address {
 /// The order in which several addresses are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// As written; the next one only when the one before fails.
-    Failover,
+    /// As written; the next one only when the one before fails, or has not answered.
+    Failover {
+        /// After this long the next one is tried as well.
+        after: Duration,
+    },
     /// Each session starts one further.
     Spread,
 }
@@ -535,7 +538,7 @@ impl fmt::Display for Target {
                 addresses, policy, ..
             } => {
                 let separator = match policy {
-                    Policy::Failover => ", else ",
+                    Policy::Failover { .. } => ", else ",
                     Policy::Spread => " and ",
                 };
                 for (nth, address) in addresses.iter().enumerate() {

@@ -1,6 +1,8 @@
 //! Where an endpoint leads: `cluster` and what goes with it, `connect` and what goes with it, or a
 //! console.
 
+use std::time::Duration;
+
 use super::login;
 use super::named::{Found, Named};
 use super::reader::{Table, Value};
@@ -10,9 +12,14 @@ use super::{Address, Environment, Login, Node, NodeVia, Policy, Target};
 /// Keys that only make sense beside `cluster`.
 const CLUSTER_KEYS: [&str; 3] = ["environment", "node", "node_via"];
 /// Keys that only make sense beside `connect` or a login command.
-const CONNECT_KEYS: [&str; 3] = ["login", "policy", "ca_file"];
+const CONNECT_KEYS: [&str; 4] = ["login", "policy", "failover_after", "ca_file"];
+/// How long an address goes on alone before the next one is tried as well: hopen's own timeouts are often
+/// five seconds.
+const FAILOVER_AFTER: Duration = Duration::from_secs(2);
+const SHORTEST_FAILOVER_AFTER: Duration = Duration::from_millis(1);
+const LONGEST_FAILOVER_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Keys that make no sense where hopend itself answers.
-const KDB_KEYS: [&str; 12] = [
+const KDB_KEYS: [&str; 13] = [
     "cluster",
     "node",
     "node_via",
@@ -20,6 +27,7 @@ const KDB_KEYS: [&str; 12] = [
     "connect",
     "login",
     "policy",
+    "failover_after",
     "ca_file",
     "keepalive",
     "connect_timeout",
@@ -245,10 +253,7 @@ fn addresses(
             "remove it, and write \":host:port\" where TLS is not wanted",
         );
     }
-    let policies = [("failover", Policy::Failover), ("spread", Policy::Spread)];
-    let policy = table
-        .get("policy")
-        .map_or(Some(Policy::Failover), |policy| policy.word(&policies));
+    let policy = policy(table);
     let ca_file = table.get("ca_file").map(|file| file.ca_file());
     let addresses = connect.map_or(Some(Vec::new()), list);
     Some(Target::Addresses {
@@ -261,6 +266,26 @@ fn addresses(
         },
         plaintext: plaintext?,
     })
+}
+
+fn policy(table: &Table<'_>) -> Option<Policy> {
+    let after = table
+        .get("failover_after")
+        .map(|value| value.duration(SHORTEST_FAILOVER_AFTER, LONGEST_FAILOVER_AFTER));
+    let failover = Policy::Failover {
+        after: after.flatten().unwrap_or(FAILOVER_AFTER),
+    };
+    let policies = [("failover", failover), ("spread", Policy::Spread)];
+    let policy = table
+        .get("policy")
+        .map_or(Some(failover), |policy| policy.word(&policies));
+    if let (Some(Policy::Spread), Some(value)) = (policy, table.get("failover_after")) {
+        value.problem(
+            "goes with policy = \"failover\"",
+            "remove it: with \"spread\" that time is learned",
+        );
+    }
+    policy.filter(|_| after != Some(None))
 }
 
 fn list(connect: &Value<'_>) -> Option<Vec<Address>> {

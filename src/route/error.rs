@@ -106,6 +106,15 @@ impl OpenError {
         }
     }
 
+    /// Whether kdb+ itself closed the connection, which is what the client is to see.
+    pub fn is_close_by_kdb(&self) -> bool {
+        self.kind() == ErrorKind::Denied
+            || matches!(
+                self.deciding(),
+                Self::Upstream(UpstreamError::Capability { .. })
+            )
+    }
+
     /// Whose side.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -1,13 +1,17 @@
-//! Passive health of the places that an endpoint leads to: one that failed rests, each time longer.
-//! Pure: the time is an argument.
+//! The health of the addresses that an endpoint leads to: an address that fails rests, each time longer,
+//! and an address that does not answer is left alone until its answer is known. Pure: the time is an
+//! argument.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 /// The first rest; it doubles with each failure in a row.
 const FIRST_REST: Duration = Duration::from_secs(1);
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// An address that accepted a login within this time is known to answer now.
+const KNOWN_TO_ANSWER: Duration = Duration::from_secs(15);
 
 /// Whom a failure concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,20 +22,32 @@ pub(super) enum Concerns<'u> {
     User(&'u str),
 }
 
-/// What is known of the places of one endpoint. A place that never failed leaves no trace here.
+/// The health of the addresses of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// By place, and by user where only the user is concerned.
+    /// By place, and by user where only the user is concerned. An address that never failed has no entry.
     rests: HashMap<(String, Option<String>), Rest>,
+    /// When each address accepted a login last.
+    accepted: HashMap<String, Instant>,
 }
 
 #[derive(Debug, Clone)]
 struct Rest {
+    /// In a row. 0 while the first attempt has not answered yet.
     failures: u32,
-    until: Instant,
-    /// Somebody tries it, and what comes of that is known by then.
-    tried_until: Option<Instant>,
+    phase: RestPhase,
     reason: String,
+}
+
+/// What ends a rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RestPhase {
+    /// Time: a session tries the address from then on.
+    Timed(Instant),
+    /// A session tries the address. The result is known by then, and others wait for it.
+    Tried(Instant),
+    /// A probe, the next of which is due then. Sessions wait for its result.
+    Probed(Instant),
 }
 
 /// A place that is left alone, for people to read.
@@ -48,30 +64,53 @@ impl Health {
     pub(super) fn resting(&self, place: &str, user: &str, now: Instant) -> Option<Instant> {
         [None, Some(user)]
             .into_iter()
-            .filter_map(|user| self.rest(place, user))
-            .map(Rest::left_alone_until)
-            .filter(|&until| until > now)
+            .filter_map(|user| self.rest(place, user)?.left_alone_until(now))
             .max()
     }
 
     /// Whether everybody goes elsewhere than to `place`, and why.
     pub(super) fn rests(&self, place: &str, now: Instant) -> Option<Resting> {
         let rest = self.rest(place, None)?;
-        let until = rest.left_alone_until();
-        (until > now).then(|| Resting {
-            until,
+        Some(Resting {
+            until: rest.left_alone_until(now)?,
             reason: rest.reason.clone(),
         })
+    }
+
+    /// Whether `place` accepted a login a moment ago and nothing has gone wrong there since.
+    pub(super) fn is_known_to_answer(&self, place: &str, now: Instant) -> bool {
+        let lately = |at: &Instant| now.saturating_duration_since(*at) <= KNOWN_TO_ANSWER;
+        self.rest(place, None).is_none() && self.accepted.get(place).is_some_and(lately)
     }
 
     /// Somebody is about to try `place`, which takes `limit` at the most. If it failed before, the
     /// others wait for what comes of it.
     pub(super) fn trying(&mut self, place: &str, user: &str, now: Instant, limit: Duration) {
         for key in keys(place, user) {
-            if let Some(rest) = self.rests.get_mut(&key) {
-                rest.tried_until = Some(now + limit);
-            }
+            let Some(rest) = self.rests.get_mut(&key) else {
+                continue;
+            };
+            rest.phase = match rest.phase {
+                RestPhase::Timed(until) | RestPhase::Tried(until) => {
+                    RestPhase::Tried(until.max(now + limit))
+                }
+                probed @ RestPhase::Probed(_) => probed,
+            };
         }
+    }
+
+    /// An attempt has not answered within its head start, and its result is known `by` then at the
+    /// latest: until then everybody goes elsewhere. Returns whether that is news.
+    pub(super) fn late(&mut self, place: &str, by: Instant, reason: &str) -> bool {
+        let Entry::Vacant(vacant) = self.rests.entry((place.to_owned(), None)) else {
+            return false;
+        };
+        vacant.insert(Rest {
+            failures: 0,
+            phase: RestPhase::Tried(by),
+            reason: reason.to_owned(),
+        });
+        true
     }
 
     /// It failed. Returns how long it rests, and whether that is news.
@@ -86,9 +125,7 @@ impl Health {
             Concerns::Everybody => None,
             Concerns::User(user) => {
                 // What was tried told nothing about the others: they need not wait for it.
-                if let Some(rest) = self.rests.get_mut(&(place.to_owned(), None)) {
-                    rest.tried_until = None;
-                }
+                self.turned_away(place, now);
                 Some(user.to_owned())
             }
         };
@@ -97,14 +134,14 @@ impl Health {
             .entry((place.to_owned(), user))
             .or_insert_with(|| Rest {
                 failures: 0,
-                until: now,
-                tried_until: None,
+                phase: RestPhase::Timed(now),
                 reason: String::new(),
             });
-        let tried = rest.tried_until.take().is_some();
         // Those that had begun before the rest did fail with it, and not once more.
-        if rest.until > now && !tried {
-            return (rest.until - now, false);
+        if let RestPhase::Timed(until) | RestPhase::Probed(until) = rest.phase
+            && until > now
+        {
+            return (until - now, false);
         }
         let news = rest.failures == 0;
         let pause = FIRST_REST
@@ -113,7 +150,10 @@ impl Health {
         // Full pauses would bring every host of a cluster back at the same moment.
         let pause = pause.mul_f64(0.75 + 0.25 * fastrand::f64());
         rest.failures = rest.failures.saturating_add(1);
-        rest.until = now + pause;
+        rest.phase = match rest.phase {
+            RestPhase::Probed(_) => RestPhase::Probed(now + pause),
+            RestPhase::Timed(_) | RestPhase::Tried(_) => RestPhase::Timed(now + pause),
+        };
         reason.clone_into(&mut rest.reason);
         (pause, news)
     }
@@ -124,21 +164,84 @@ impl Health {
         known.contains(&true)
     }
 
+    /// Whether all that is known against `place` is that it takes its time.
+    pub(super) fn is_only_late(&self, place: &str) -> bool {
+        self.rest(place, None)
+            .is_some_and(|rest| rest.failures == 0)
+    }
+
+    /// `place` has accepted a login.
+    pub(super) fn accepted(&mut self, place: &str, now: Instant) {
+        self.accepted.insert(place.to_owned(), now);
+    }
+
+    /// From here on probes end the rest of `place`, and no session does.
+    pub(super) fn probed(&mut self, place: &str) {
+        if let Some(rest) = self.everybodys(place) {
+            let (RestPhase::Timed(next) | RestPhase::Tried(next) | RestPhase::Probed(next)) =
+                rest.phase;
+            rest.phase = RestPhase::Probed(next);
+        }
+    }
+
+    /// When the next probe of `place` is due; none where it needs no probe.
+    pub(super) fn next_probe(&self, place: &str) -> Option<Instant> {
+        match self.rest(place, None)?.phase {
+            RestPhase::Probed(next) => Some(next),
+            RestPhase::Timed(_) | RestPhase::Tried(_) => None,
+        }
+    }
+
+    /// Probes end, without an accepted login: the next session tries `place`, and the others wait for the
+    /// result.
+    pub(super) fn unprobed(&mut self, place: &str, now: Instant) {
+        if let Some(rest) = self.everybodys(place)
+            && matches!(rest.phase, RestPhase::Probed(_))
+        {
+            rest.phase = RestPhase::Timed(now);
+        }
+    }
+
+    /// The session that tries `place` was turned away, which tells nothing about others: the next one
+    /// may try.
+    pub(super) fn turned_away(&mut self, place: &str, now: Instant) {
+        let Some(rest) = self.everybodys(place) else {
+            return;
+        };
+        if !matches!(rest.phase, RestPhase::Tried(_)) {
+            return;
+        }
+        if rest.failures == 0 {
+            self.rests.remove(&(place.to_owned(), None));
+        } else {
+            rest.phase = RestPhase::Timed(now);
+        }
+    }
+
     /// Forgets places that there are no more.
     pub(super) fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
         self.rests.retain(|(place, _), _| is_there(place));
+        self.accepted.retain(|place, _| is_there(place));
     }
 
     fn rest(&self, place: &str, user: Option<&str>) -> Option<&Rest> {
         self.rests
             .get(&(place.to_owned(), user.map(ToOwned::to_owned)))
     }
+
+    fn everybodys(&mut self, place: &str) -> Option<&mut Rest> {
+        self.rests.get_mut(&(place.to_owned(), None))
+    }
 }
 
 impl Rest {
-    fn left_alone_until(&self) -> Instant {
-        self.tried_until
-            .map_or(self.until, |tried| tried.max(self.until))
+    /// None where a session may try it.
+    fn left_alone_until(&self, now: Instant) -> Option<Instant> {
+        match self.phase {
+            RestPhase::Timed(until) | RestPhase::Tried(until) => (until > now).then_some(until),
+            // Also while the probe is under way.
+            RestPhase::Probed(next) => Some(next.max(now)),
+        }
     }
 }
 
@@ -239,5 +342,76 @@ mod tests {
         health.failed("a", Concerns::User("alice"), "denied", later);
         assert_eq!(health.resting("a", "bob", later), None);
         assert!(health.resting("a", "alice", later).is_some());
+    }
+
+    #[test]
+    fn an_attempt_without_an_answer_keeps_everybody_away_until_it_answers() {
+        let mut health = Health::default();
+        let now = Instant::now();
+        health.accepted("a", now);
+        assert!(health.is_known_to_answer("a", now + SECOND));
+        assert!(health.late("a", now + 10 * SECOND, "no answer"));
+        assert!(!health.late("a", now + 11 * SECOND, "no answer"), "no news");
+        assert_eq!(
+            health.resting("a", "bob", now + SECOND),
+            Some(now + 10 * SECOND)
+        );
+        assert!(!health.is_known_to_answer("a", now + SECOND));
+        assert!(health.is_only_late("a"));
+        assert!(health.succeeded("a", "alice"));
+        assert_eq!(health.resting("a", "bob", now + SECOND), None);
+        // The same attempt fails: the first failure.
+        health.late("a", now + 10 * SECOND, "no answer");
+        let (pause, news) = health.failed("a", Concerns::Everybody, "slow", now + 9 * SECOND);
+        assert!(news && pause <= SECOND);
+        // It is turned away: whoever is, the address answers.
+        health.late("b", now + 10 * SECOND, "no answer");
+        health.failed("b", Concerns::User("alice"), "refused", now + SECOND);
+        assert_eq!(health.resting("b", "bob", now + SECOND), None);
+        assert!(health.resting("b", "alice", now + SECOND).is_some());
+    }
+
+    #[test]
+    fn while_probes_decide_no_session_tries_it() {
+        let mut health = Health::default();
+        let now = Instant::now();
+        let (pause, _) = health.failed("a", Concerns::Everybody, "slow", now);
+        assert_eq!(health.next_probe("a"), None);
+        health.probed("a");
+        assert_eq!(health.next_probe("a"), Some(now + pause));
+        let much_later = now + 100 * SECOND;
+        assert_eq!(health.resting("a", "bob", much_later), Some(much_later));
+        assert_eq!(health.rests("a", much_later).unwrap().reason, "slow");
+        // The last resort of a session that finds nothing else.
+        health.trying("a", "bob", much_later, SECOND);
+        let (longer, news) = health.failed("a", Concerns::Everybody, "slow", much_later);
+        assert!(longer > pause && !news);
+        assert_eq!(health.next_probe("a"), Some(much_later + longer));
+        // What is no login says that one session may try.
+        let then = much_later + longer;
+        health.unprobed("a", then);
+        assert_eq!(health.next_probe("a"), None);
+        assert_eq!(health.resting("a", "bob", then), None);
+        health.trying("a", "bob", then, 10 * SECOND);
+        assert!(health.resting("a", "alice", then).is_some());
+        health.probed("a");
+        assert!(health.succeeded("a", "bob"));
+        assert_eq!(health.next_probe("a"), None);
+    }
+
+    #[test]
+    fn an_answer_is_known_for_a_while_only() {
+        let mut health = Health::default();
+        let now = Instant::now();
+        assert!(!health.is_known_to_answer("a", now), "nobody asked");
+        health.accepted("a", now);
+        assert!(health.is_known_to_answer("a", now + KNOWN_TO_ANSWER));
+        let later = now + KNOWN_TO_ANSWER + SECOND;
+        assert!(!health.is_known_to_answer("a", later));
+        health.accepted("a", later);
+        health.failed("a", Concerns::Everybody, "refused", later);
+        assert!(!health.is_known_to_answer("a", later));
+        health.keep(|_| false);
+        assert!(!health.is_known_to_answer("a", later));
     }
 }

@@ -1,20 +1,23 @@
 //! An endpoint made ready for use: from a user who may use it to a kdb+ that has accepted the login.
 
+mod attempt;
+mod capability;
 mod error;
 mod health;
+mod pace;
 mod password;
 mod places;
+mod probe;
 mod tried;
 mod warm;
 
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Address, Endpoint, Login, Node, Policy, Target, User};
-use crate::credential::{Credential, Credentials, Recipe, Retry, Standing};
-use crate::error::{ErrorKind, chain};
+use crate::credential::{Credential, Credentials, Recipe, Standing};
 use crate::finspace;
 use crate::nodes::{self, Listing, Nodes};
 use crate::opening::{Laps, OpenStage};
@@ -23,13 +26,14 @@ use crate::secret::Secret;
 use crate::status::{PlaceRow, WarmRow};
 use crate::upstream::tls::{TlsConfigs, TlsError};
 use crate::upstream::{self, Trail, Upstream, UpstreamError};
+use attempt::{NodeAttempt, Said};
+use capability::AcceptedLogins;
 pub use error::OpenError;
-use health::Concerns;
 use password::PasswordFile;
 pub(crate) use password::read_password;
-use places::Places;
+use places::{PlaceChoice, PlaceOrder, Places};
+use probe::Prober;
 pub use tried::NoneOfThem;
-use tried::Tried;
 use warm::{Fitting, Warm};
 
 /// An endpoint and what its sessions share.
@@ -40,8 +44,12 @@ pub struct Route {
     /// The cluster's nodes, where one of them is chosen here.
     nodes: Option<Listing>,
     places: Places,
+    prober: Prober,
+    accepted: AcceptedLogins,
     warm: Option<Warm>,
     password: PasswordFile,
+    /// Ends probes and what is kept warm.
+    closed: CancellationToken,
 }
 
 /// A kdb+ that has accepted the login.
@@ -56,15 +64,35 @@ pub struct Reached {
 }
 
 /// Whom a connection is for.
-struct Visit<'v> {
-    user: &'v User,
+#[derive(Debug)]
+struct Visit {
+    user: Arc<User>,
     /// What the client said, or will say.
-    hello: &'v Hello,
-    credentials: &'v Credentials,
-    /// The only place to go to, where it has been chosen.
-    only: Option<&'v str>,
-    laps: &'v Laps,
-    trail: &'v Arc<Trail>,
+    hello: Hello,
+    credentials: Credentials,
+    purpose: Purpose,
+    laps: Arc<Laps>,
+    trail: Arc<Trail>,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A session that waits for it, and tries addresses that rest where no others are left.
+    Session,
+    /// Sessions that are yet to come.
+    Keeping,
+}
+
+impl Purpose {
+    /// The addresses that are tried, in order.
+    fn tries<P>(self, order: PlaceOrder<P>) -> Vec<P> {
+        let PlaceOrder { mut fresh, resting } = order;
+        if self == Self::Session {
+            fresh.extend(resting);
+        }
+        fresh
+    }
 }
 
 /// A connection, and all that decides whose it can be.
@@ -77,14 +105,8 @@ struct Opened {
     login: LoggedIn,
 }
 
-/// A connection that has been logged in somehow.
-struct Dialled {
-    upstream: Upstream,
-    place: Option<String>,
-}
-
 /// What a connection was logged in with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum LoggedIn {
     /// What the client gave.
     Client,
@@ -92,17 +114,6 @@ enum LoggedIn {
     Fixed(Secret),
     /// One that was fetched, and which of them.
     Issued(Recipe, u64),
-}
-
-impl Dialled {
-    fn logged_in(self, login: LoggedIn) -> Opened {
-        Opened {
-            upstream: self.upstream,
-            node: None,
-            place: self.place,
-            login,
-        }
-    }
 }
 
 impl Opened {
@@ -115,20 +126,11 @@ impl Opened {
     }
 }
 
-/// What a refused login says about an address.
-#[derive(Debug, Clone, Copy)]
-enum Refusal<'u> {
-    /// Nothing: the login is wrong, and trying it elsewhere would look like guessing.
-    IsFinal,
-    /// It rests, and the next one is tried.
-    Rests(Concerns<'u>),
-}
-
 impl Route {
     /// Prepares an endpoint. A fault of its TLS set-up is kept and told to its sessions, so that it
     /// does not keep other endpoints from starting. Must be called within a tokio runtime.
     pub fn new(endpoint: Arc<Endpoint>, tls: &TlsConfigs, nodes: &Nodes) -> Self {
-        let (listing, in_turn) = match &endpoint.target {
+        let (listing, choice) = match &endpoint.target {
             Target::FinSpace {
                 environment,
                 cluster,
@@ -137,17 +139,32 @@ impl Route {
             } => {
                 let chosen_here = *node != Node::Any;
                 let listing = chosen_here.then(|| nodes.listing(environment, cluster));
-                (listing, matches!(node, Node::Spread | Node::Zone))
+                let choice = match node {
+                    Node::Spread | Node::Zone => PlaceChoice::InTurn,
+                    Node::Any | Node::Id(_) => PlaceChoice::Only,
+                };
+                (listing, choice)
             }
-            Target::Addresses { policy, .. } => (None, *policy == Policy::Spread),
-            Target::Console { .. } => (None, false),
+            Target::Addresses { addresses, .. } if addresses.len() < 2 => (None, PlaceChoice::Only),
+            Target::Addresses { policy, .. } => {
+                let choice = match policy {
+                    Policy::Failover { after } => PlaceChoice::InOrder(*after),
+                    Policy::Spread => PlaceChoice::InTurn,
+                };
+                (None, choice)
+            }
+            Target::Console { .. } => (None, PlaceChoice::Only),
         };
+        let closed = CancellationToken::new();
         Self {
             tls: tls.config(endpoint.ca_file()),
             nodes: listing,
-            places: Places::new(&endpoint.name, in_turn),
-            warm: Warm::new(&endpoint),
+            places: Places::new(&endpoint.name, choice, endpoint.connect_timeout),
+            prober: Prober::new(closed.clone()),
+            accepted: AcceptedLogins::default(),
+            warm: Warm::new(&endpoint, closed.clone()),
             password: PasswordFile::default(),
+            closed,
             endpoint,
         }
     }
@@ -230,24 +247,24 @@ impl Route {
     /// user and password where `login = "client"`. What takes time is told to `laps`; `trail` is the
     /// session's.
     pub async fn open(
-        &self,
-        user: &User,
+        self: &Arc<Self>,
+        user: &Arc<User>,
         hello: &Hello,
         credentials: &Credentials,
-        laps: &Laps,
+        laps: &Arc<Laps>,
         trail: &Arc<Trail>,
     ) -> Result<Reached, OpenError> {
         if let Some(kept) = self.take_warm(user, hello, credentials).await {
             return Ok(kept.reached(true));
         }
-        let visit = Visit {
-            user,
-            hello,
-            credentials,
-            only: None,
-            laps,
-            trail,
-        };
+        let visit = Arc::new(Visit {
+            user: Arc::clone(user),
+            hello: hello.clone(),
+            credentials: credentials.clone(),
+            purpose: Purpose::Session,
+            laps: Arc::clone(laps),
+            trail: Arc::clone(trail),
+        });
         Ok(self.open_anew(&visit).await?.reached(false))
     }
 
@@ -272,7 +289,9 @@ impl Route {
         let standing = |opened: &Opened| self.standing(opened, password.as_ref(), credentials);
         let fitting = Fitting {
             capability: hello.capability,
-            places: self.best_places(&user.name),
+            places: self
+                .best_places(&user.name)
+                .map(|best| self.places.known_to_answer(best)),
             standing: &standing,
         };
         warm.take(&user.name, &fitting)
@@ -296,13 +315,14 @@ impl Route {
         self.warm.as_ref().map_or_else(Vec::new, Warm::rows)
     }
 
-    /// When this is dropped, nothing is kept any more. None where nothing ever is.
-    pub fn warm_guard(&self) -> Option<DropGuard> {
-        self.warm.as_ref().map(Warm::guard)
+    /// When this is dropped, nothing is kept any more, and no address is probed.
+    pub fn guard(&self) -> DropGuard {
+        self.closed.clone().drop_guard()
     }
 
-    /// Returns when what was kept has been let go, its guard being dropped.
+    /// Returns when probes have ended and what was kept has been let go, the guard being dropped.
     pub async fn cooled_down(&self) {
+        self.prober.ended().await;
         if let Some(warm) = &self.warm {
             warm.emptied().await;
         }
@@ -343,45 +363,37 @@ impl Route {
 
     /// Opens kdb+ for a session of `user` that is yet to come, at the place whose turn it is.
     async fn open_to_keep(
-        &self,
-        user: &User,
+        self: &Arc<Self>,
+        user: &Arc<User>,
         capability: Option<u8>,
         credentials: &Credentials,
     ) -> Result<Opened, OpenError> {
-        let place = match self.best_places(&user.name) {
-            None => None,
-            Some(best) => {
-                let order = self.places.in_order(vec![best], Clone::clone, &user.name);
-                Some(order.into_iter().next().ok_or(OpenError::NoAddress)?)
-            }
-        };
         let hello = Hello {
             user: String::new(),
             password: Secret::default(),
             capability,
         };
-        let visit = Visit {
-            user,
-            hello: &hello,
-            credentials,
-            only: place.as_deref(),
-            laps: &Laps::default(),
-            trail: &Trail::of_none(&self.endpoint),
-        };
+        let visit = Arc::new(Visit {
+            user: Arc::clone(user),
+            hello,
+            credentials: credentials.clone(),
+            purpose: Purpose::Keeping,
+            laps: Arc::default(),
+            trail: Trail::of_none(&self.endpoint),
+        });
         self.open_anew(&visit).await
     }
 
-    async fn open_anew(&self, visit: &Visit<'_>) -> Result<Opened, OpenError> {
+    async fn open_anew(self: &Arc<Self>, visit: &Arc<Visit>) -> Result<Opened, OpenError> {
         match &self.endpoint.target {
-            Target::FinSpace { .. } => match (&self.nodes, visit.only) {
-                (Some(nodes), Some(id)) => self.open_node(nodes, id, visit).await,
-                (Some(nodes), None) => self.open_any_node(nodes, visit).await,
-                (None, _) => self.open_issued(None, visit).await,
+            Target::FinSpace { .. } => match &self.nodes {
+                Some(nodes) => self.open_any_node(nodes, visit).await,
+                None => self.open_issued(None, visit).await,
             },
             Target::Addresses { login, .. } => match login {
                 Login::Client => {
-                    let dialled = self.dial(visit.hello, visit, Refusal::IsFinal).await?;
-                    Ok(dialled.logged_in(LoggedIn::Client))
+                    let hello = visit.hello.clone();
+                    self.open_any_address(hello, LoggedIn::Client, visit).await
                 }
                 Login::Fixed {
                     user: service,
@@ -389,9 +401,8 @@ impl Route {
                 } => {
                     let password = self.password.password(password_file).await?;
                     let hello = visit.hello.with_login(service, password.clone());
-                    let refusal = Refusal::Rests(Concerns::Everybody);
-                    let dialled = self.dial(&hello, visit, refusal).await?;
-                    Ok(dialled.logged_in(LoggedIn::Fixed(password)))
+                    let login = LoggedIn::Fixed(password);
+                    self.open_any_address(hello, login, visit).await
                 }
                 Login::Command(_) => self.open_issued(None, visit).await,
             },
@@ -400,66 +411,43 @@ impl Route {
     }
 
     /// The first node that can be had.
-    async fn open_any_node(&self, nodes: &Listing, visit: &Visit<'_>) -> Result<Opened, OpenError> {
+    async fn open_any_node(
+        self: &Arc<Self>,
+        nodes: &Listing,
+        visit: &Arc<Visit>,
+    ) -> Result<Opened, OpenError> {
         let groups = visit.laps.time(OpenStage::Nodes, self.candidates(nodes));
         let groups = groups.await?;
-        let user = visit.user;
-        let mut tried = Tried::default();
-        let mut none_given = false;
-        for id in self.places.in_order(groups, Clone::clone, &user.name) {
-            // Where AWS, or the cluster, gives no login for one node, asking for each of the others
-            // in turn would add up: those go on whose login is at hand.
-            if none_given {
-                let recipe = self.recipe(user, Some(&id));
-                if !recipe.is_some_and(|recipe| visit.credentials.is_ready(&recipe)) {
-                    continue;
-                }
-            }
-            match self.open_node(nodes, &id, visit).await {
-                Ok(opened) => return Ok(opened),
-                // The node did nothing, and another would fare no better.
-                Err(error @ OpenError::Upstream(UpstreamError::Descriptors { .. })) => {
-                    return Err(error);
-                }
-                Err(error) => {
-                    none_given |= matches!(
-                        &error,
-                        OpenError::Credential(why) if why.retry == Retry::Soon
-                    );
-                    tried.failed(&format!("node {id}"), error);
-                }
-            }
-        }
-        Err(tried.into_error())
+        let user = &visit.user;
+        let order = self.places.in_order(groups, Clone::clone, &user.name);
+        let is_ready = |id: &String| {
+            let recipe = self.recipe(user, Some(id));
+            recipe.is_some_and(|recipe| visit.credentials.is_ready(&recipe))
+        };
+        let attempt = |id, late| self.attempt_at_node(NodeAttempt { id, late }, visit);
+        let ids = visit.purpose.tries(order);
+        self.first_of(ids, visit, attempt, is_ready).await
     }
 
-    /// One node, and what comes of it.
-    async fn open_node(
-        &self,
-        nodes: &Listing,
-        id: &str,
-        visit: &Visit<'_>,
+    /// The first of the endpoint's addresses that can be had.
+    async fn open_any_address(
+        self: &Arc<Self>,
+        hello: Hello,
+        login: LoggedIn,
+        visit: &Arc<Visit>,
     ) -> Result<Opened, OpenError> {
-        let user = &visit.user.name;
-        self.places.trying(id, user, self.endpoint.connect_timeout);
-        let opened = self.open_issued(Some(id), visit).await;
-        match &opened {
-            Ok(_) => self.places.succeeded(id, user),
-            // The node did nothing.
-            Err(OpenError::Upstream(UpstreamError::Descriptors { .. })) => {}
-            Err(error) => {
-                // A login that is not given, or not taken, may be this user's trouble alone.
-                let concerns = match error {
-                    OpenError::Upstream(error) if error.kind() == ErrorKind::Upstream => {
-                        Concerns::Everybody
-                    }
-                    _ => Concerns::User(user),
-                };
-                self.places.failed(id, concerns, &chain(error));
-                nodes.doubt();
-            }
-        }
-        opened
+        let Target::Addresses { addresses, .. } = &self.endpoint.target else {
+            return Err(OpenError::NoAddress);
+        };
+        let order = self.places.in_order(
+            vec![addresses.clone()],
+            Address::to_string,
+            &visit.user.name,
+        );
+        let said = Arc::new(Said { hello, login });
+        let attempt = |address, late| self.attempt_at_address(address, &said, visit, late);
+        let addresses = visit.purpose.tries(order);
+        self.first_of(addresses, visit, attempt, |_| true).await
     }
 
     /// The nodes that may be chosen, in groups, the nearest group first.
@@ -517,43 +505,47 @@ impl Route {
     /// With a login that is kept ready, for a node if one is given. A login that kdb+ refuses may
     /// have been withdrawn early: it is fetched anew, once.
     async fn open_issued(
-        &self,
-        node: Option<&str>,
-        visit: &Visit<'_>,
+        self: &Arc<Self>,
+        node: Option<&NodeAttempt>,
+        visit: &Arc<Visit>,
     ) -> Result<Opened, OpenError> {
-        let (user, credentials) = (visit.user, visit.credentials);
-        let recipe = self.recipe(user, node).ok_or(OpenError::NoAddress)?;
+        let (user, credentials) = (&visit.user, &visit.credentials);
+        let recipe = self.recipe(user, node.map(|node| node.id.as_str()));
+        let recipe = recipe.ok_or(OpenError::NoAddress)?;
         let obtain = || {
             visit
                 .laps
                 .time(OpenStage::Credential, credentials.obtain(&recipe))
         };
-        let mut issued = obtain().await?;
+        let login = |generation| LoggedIn::Issued(recipe.clone(), generation);
+        let issued = obtain().await?;
+        let opened = self.open_with(&issued.credential, login(issued.generation), node, visit);
         let rejected = |error: &OpenError| {
             matches!(
                 error.deciding(),
                 OpenError::Upstream(UpstreamError::Rejected { .. })
             )
         };
-        let dialled = match self.open_with(&issued.credential, visit).await {
+        match opened.await {
             Err(error) if rejected(&error) => {
                 tracing::info!(%recipe, generation = issued.generation, "kdb+ refused the login: fetching it anew");
                 credentials.reject(&recipe, issued.generation);
-                issued = obtain().await?;
-                let opened = self.open_with(&issued.credential, visit).await;
-                opened.map_err(|error| self.refused_anew(error, user))
+                let issued = obtain().await?;
+                let opened =
+                    self.open_with(&issued.credential, login(issued.generation), node, visit);
+                opened.await.map_err(|error| self.refused_anew(error, user))
             }
-            dialled => dialled,
+            opened => opened,
+        }
+    }
+
+    /// Whether clients give the login themselves.
+    fn passes_on_logins(&self) -> bool {
+        let login = match &self.endpoint.target {
+            Target::Addresses { login, .. } => login,
+            Target::FinSpace { .. } | Target::Console { .. } => return false,
         };
-        let opened = dialled?.logged_in(LoggedIn::Issued(recipe, issued.generation));
-        Ok(match node {
-            Some(id) => Opened {
-                node: Some(id.to_owned()),
-                place: Some(id.to_owned()),
-                ..opened
-            },
-            None => opened,
-        })
+        *login == Login::Client
     }
 
     /// A cluster of FinSpace says nothing when it refuses; with a new string it is likely the policy.
@@ -573,18 +565,42 @@ impl Route {
 
     /// Where the endpoint says, or else where the credential says.
     async fn open_with(
-        &self,
+        self: &Arc<Self>,
         credential: &Credential,
-        visit: &Visit<'_>,
-    ) -> Result<Dialled, OpenError> {
+        login: LoggedIn,
+        node: Option<&NodeAttempt>,
+        visit: &Arc<Visit>,
+    ) -> Result<Opened, OpenError> {
         let hello = visit
             .hello
             .with_login(&credential.user, credential.password.clone());
-        let plaintext = match &self.endpoint.target {
-            Target::Addresses { addresses, .. } if !addresses.is_empty() => {
-                let refusal = Refusal::Rests(Concerns::User(&visit.user.name));
-                return self.dial(&hello, visit, refusal).await;
+        if matches!(&self.endpoint.target, Target::Addresses { addresses, .. } if !addresses.is_empty())
+        {
+            return self.open_any_address(hello, login, visit).await;
+        }
+        let address = self.address_of(credential)?;
+        let said = Said { hello, login };
+        let dial = self.dial_one(&address, &said.hello, visit);
+        let dialled = match node {
+            Some(node) => {
+                self.with_head_start(&node.id, &node.late, visit.purpose, dial)
+                    .await
             }
+            None => dial.await,
+        };
+        let upstream = self.judged(&address, &said, visit, dialled).await?;
+        let id = node.map(|node| node.id.clone());
+        Ok(Opened {
+            upstream,
+            place: id.clone(),
+            node: id,
+            login: said.login,
+        })
+    }
+
+    /// Where a credential leads, if its login may go there.
+    fn address_of(&self, credential: &Credential) -> Result<Address, OpenError> {
+        let plaintext = match &self.endpoint.target {
             Target::Addresses { plaintext, .. } | Target::FinSpace { plaintext, .. } => *plaintext,
             Target::Console { .. } => return Err(OpenError::Console),
         };
@@ -592,88 +608,28 @@ impl Route {
         if !address.tls && !plaintext {
             return Err(OpenError::Plaintext(address));
         }
-        let upstream = self.dial_one(&address, &hello, visit).await?;
-        Ok(Dialled {
-            upstream,
-            place: None,
-        })
+        Ok(address)
     }
 
-    /// The first of the endpoint's addresses that can be had.
-    async fn dial(
-        &self,
-        hello: &Hello,
-        visit: &Visit<'_>,
-        refusal: Refusal<'_>,
-    ) -> Result<Dialled, OpenError> {
-        let Target::Addresses { addresses, .. } = &self.endpoint.target else {
-            return Err(OpenError::NoAddress);
-        };
-        let user = visit.user;
-        let name = |address: &Address| address.to_string();
-        let mut tried = Tried::default();
-        let order = match visit.only {
-            Some(place) => {
-                let named = addresses.iter().find(|address| name(address) == place);
-                named.into_iter().cloned().collect()
-            }
-            None => self
-                .places
-                .in_order(vec![addresses.clone()], name, &user.name),
-        };
-        for address in order {
-            let place = name(&address);
-            let limit = self.endpoint.connect_timeout;
-            self.places.trying(&place, &user.name, limit);
-            let error = match self.dial_one(&address, hello, visit).await {
-                Ok(upstream) => {
-                    self.places.succeeded(&place, &user.name);
-                    return Ok(Dialled {
-                        upstream,
-                        place: Some(place),
-                    });
-                }
-                Err(error) => error,
-            };
-            match (&error, refusal) {
-                (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::IsFinal)
-                | (OpenError::Upstream(UpstreamError::Descriptors { .. }), _) => {
-                    return Err(error);
-                }
-                (OpenError::Upstream(UpstreamError::Rejected { .. }), Refusal::Rests(concerns)) => {
-                    self.places.failed(&place, concerns, &chain(&error));
-                    tried.refused(&place, error);
-                }
-                // What the client itself sent may have been too much for kdb+.
-                (OpenError::Upstream(UpstreamError::Login { .. }), Refusal::IsFinal) => {
-                    let concerns = Concerns::User(&user.name);
-                    self.places.failed(&place, concerns, &chain(&error));
-                    tried.failed(&place, error);
-                }
-                _ => {
-                    self.places
-                        .failed(&place, Concerns::Everybody, &chain(&error));
-                    tried.failed(&place, error);
-                }
-            }
+    /// What TLS is spoken with at `address`, where it has any: a fault of the TLS set-up is none of an
+    /// address that needs no TLS.
+    fn tls_for(&self, address: &Address) -> Result<Option<&Arc<ClientConfig>>, OpenError> {
+        match &self.tls {
+            Ok(tls) => Ok(Some(tls)),
+            Err(error) if address.tls => Err(error.clone().into()),
+            Err(_) => Ok(None),
         }
-        Err(tried.into_error())
     }
 
     async fn dial_one(
         &self,
         address: &Address,
         hello: &Hello,
-        visit: &Visit<'_>,
+        visit: &Visit,
     ) -> Result<Upstream, OpenError> {
-        // A fault of the TLS set-up is none of an address that needs no TLS.
-        let tls = match &self.tls {
-            Ok(tls) => Some(tls),
-            Err(error) if address.tls => return Err(error.clone().into()),
-            Err(_) => None,
-        };
+        let tls = self.tls_for(address)?;
         let limit = self.endpoint.connect_timeout;
-        let (laps, trail) = (visit.laps, Some(visit.trail));
+        let (laps, trail) = (&visit.laps, Some(&visit.trail));
         Ok(upstream::open_in_laps(address, tls, hello, limit, laps, trail).await?)
     }
 }

@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::config::{Config, Environment, OsUser, parse};
-use crate::credential::{Clock, Fetch, FetchError, Now};
+use crate::credential::{Clock, Fetch, FetchError, Now, Retry};
+use crate::error::ErrorKind;
 use crate::finspace::Cluster;
 use crate::nodes::Discover;
 use crate::secret::Secret;
@@ -114,13 +115,14 @@ async fn aws_that_is_silent_is_not_waited_for_once_a_node() {
     let credentials = Credentials::new(Arc::new(Silent), clock);
     let nodes = Nodes::new(Arc::new(Silent));
     let route = Route::new(Arc::clone(endpoint), &TlsConfigs::default(), &nodes);
+    let route = Arc::new(route);
     let began = Instant::now();
     let error = route
         .open(
             user,
             &hello(),
             &credentials,
-            &Laps::default(),
+            &Arc::default(),
             &Trail::of_none(route.endpoint()),
         )
         .await
@@ -145,14 +147,14 @@ async fn a_reset_that_a_clients_own_login_provoked_keeps_nobody_else_away() {
     ));
     let nodes = Nodes::new(Arc::new(Silent));
     let endpoint = Arc::clone(&config.endpoints[0]);
-    let route = Route::new(endpoint, &TlsConfigs::default(), &nodes);
+    let route = Arc::new(Route::new(endpoint, &TlsConfigs::default(), &nodes));
     let credentials = Credentials::new(Arc::new(Silent), Clock::system());
     let opened = route
         .open(
             &config.users[0],
             &hello(),
             &credentials,
-            &Laps::default(),
+            &Arc::default(),
             &Trail::of_none(route.endpoint()),
         )
         .await;
@@ -160,4 +162,71 @@ async fn a_reset_that_a_clients_own_login_provoked_keeps_nobody_else_away() {
     let broken = matches!(&error, OpenError::Upstream(UpstreamError::Login { .. }));
     assert!(broken, "{error}");
     assert_eq!(route.places()[0].reason, None, "it rests for everybody");
+}
+
+async fn open(
+    route: &Arc<Route>,
+    user: &Arc<User>,
+    credentials: &Credentials,
+) -> Result<Reached, OpenError> {
+    route
+        .open(
+            user,
+            &hello(),
+            credentials,
+            &Arc::default(),
+            &Trail::of_none(route.endpoint()),
+        )
+        .await
+}
+
+/// Two ports where nobody listens.
+async fn nobody() -> [std::net::SocketAddr; 2] {
+    let [one, other] = [
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    ];
+    [one.local_addr().unwrap(), other.local_addr().unwrap()]
+}
+
+#[tokio::test]
+async fn each_address_that_fails_has_one_probe_until_the_endpoint_is_served_no_more() {
+    let [one, other] = nobody().await;
+    let (head, _) = CONFIG.split_once("cluster = ").unwrap();
+    let config = read(&format!(
+        "{head}connect = [\":{one}\", \":{other}\"]\nlogin = \"client\"\n"
+    ));
+    let nodes = Nodes::new(Arc::new(Silent));
+    let endpoint = Arc::clone(&config.endpoints[0]);
+    let route = Arc::new(Route::new(endpoint, &TlsConfigs::default(), &nodes));
+    let credentials = Credentials::new(Arc::new(Silent), Clock::system());
+    for _ in 0..3 {
+        open(&route, &config.users[0], &credentials)
+            .await
+            .unwrap_err();
+        assert_eq!(route.prober.count(), 2);
+    }
+    drop(route.guard());
+    let ended = tokio::time::timeout(Duration::from_secs(60), route.cooled_down());
+    ended.await.expect("probes go on");
+    assert_eq!(route.prober.count(), 0);
+    open(&route, &config.users[0], &credentials)
+        .await
+        .unwrap_err();
+    assert_eq!(route.prober.count(), 0, "the endpoint is gone");
+}
+
+#[tokio::test]
+async fn one_address_alone_is_not_probed() {
+    let [one, _] = nobody().await;
+    let (head, _) = CONFIG.split_once("cluster = ").unwrap();
+    let config = read(&format!("{head}connect = \":{one}\"\nlogin = \"client\"\n"));
+    let nodes = Nodes::new(Arc::new(Silent));
+    let endpoint = Arc::clone(&config.endpoints[0]);
+    let route = Arc::new(Route::new(endpoint, &TlsConfigs::default(), &nodes));
+    let credentials = Credentials::new(Arc::new(Silent), Clock::system());
+    open(&route, &config.users[0], &credentials)
+        .await
+        .unwrap_err();
+    assert_eq!(route.prober.count(), 0);
 }

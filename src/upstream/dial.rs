@@ -4,13 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 
 use super::UpstreamError;
 use crate::config::Address;
 use crate::error::out_of_descriptors;
+use crate::race::{Race, RaceEvent};
 use crate::socket;
 
 /// Before the next address of a name is tried beside the one that has not answered (RFC 8305).
@@ -38,25 +37,24 @@ pub async fn connect(
 /// The first connection that stands: each address gets a head start on the next one, and a failure
 /// starts the next at once.
 async fn first(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut waiting = addresses.into_iter();
-    let mut attempts = FuturesUnordered::new();
-    let mut last_error = io::Error::other("no address");
-    if let Some(address) = waiting.next() {
-        attempts.push(TcpStream::connect(address));
-    }
-    while !attempts.is_empty() {
-        tokio::select! {
-            Some(result) = attempts.next() => match result {
-                Ok(stream) => return Ok(stream),
-                Err(error) => {
-                    last_error = error;
-                    attempts.extend(waiting.next().map(TcpStream::connect));
-                }
-            },
-            () = sleep(STAGGER), if waiting.len() > 0 => {
-                attempts.extend(waiting.next().map(TcpStream::connect));
-            }
+    let mut race = Race::new();
+    let late = race.late();
+    let mut waiting = addresses.into_iter().map(|address| {
+        let late = late.clone();
+        async move {
+            let connecting = TcpStream::connect(address);
+            late.after(STAGGER, connecting, || {}).await
         }
+    });
+    let mut last_error = io::Error::other("no address");
+    waiting.next().into_iter().for_each(|one| race.begin(one));
+    while let Some(event) = race.next().await {
+        match event {
+            RaceEvent::Ended(Ok(stream)) => return Ok(stream),
+            RaceEvent::Ended(Err(error)) => last_error = error,
+            RaceEvent::Late => {}
+        }
+        waiting.next().into_iter().for_each(|one| race.begin(one));
     }
     Err(last_error)
 }

@@ -113,6 +113,20 @@ pub enum UpstreamError {
         /// Where to.
         address: Address,
     },
+    /// kdb+ closed the connection instead of answering, and takes the same login with another capability.
+    #[error(
+        "{address}: kdb+ does not serve {}; it accepts the login of user {user:?}. Fix: use a client \
+         that announces capability 3 or more.",
+        announced(*.capability)
+    )]
+    Capability {
+        /// Where to.
+        address: Address,
+        /// The q user that was given.
+        user: String,
+        /// What the client announced.
+        capability: Option<u8>,
+    },
     /// Too slow.
     #[error("{address}: nothing within {} s while {stage}", .limit.as_secs_f32())]
     Timeout {
@@ -123,6 +137,13 @@ pub enum UpstreamError {
         /// What was under way.
         stage: Stage,
     },
+}
+
+fn announced(capability: Option<u8>) -> String {
+    match capability {
+        Some(capability) => format!("a client of capability {capability}"),
+        None => "a client that announces no capability".into(),
+    }
 }
 
 /// What a dial was doing.
@@ -165,6 +186,7 @@ impl UpstreamError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Rejected { .. } => ErrorKind::Denied,
+            Self::Capability { .. } => ErrorKind::Client,
             Self::Descriptors { .. } => ErrorKind::Internal,
             Self::ServerName { .. } | Self::NoTls { .. } | Self::Loop { .. } => {
                 ErrorKind::Configuration
@@ -219,25 +241,31 @@ pub async fn open_in_laps(
     laps: &Laps,
     trail: Option<&Arc<Trail>>,
 ) -> Result<Upstream, UpstreamError> {
-    let mut dial = Dial {
-        stage: Stage::Resolving,
-        since: Instant::now(),
-        laps,
-    };
+    let mut dial = Dial::new(laps);
     let opened = timeout(limit, open_unbounded(address, tls, hello, &mut dial, trail)).await;
     dial.lap();
-    let opened = opened.unwrap_or_else(|_| {
-        Err(UpstreamError::Timeout {
-            address: address.clone(),
-            limit,
-            stage: dial.stage,
-        })
-    });
+    let opened = opened.unwrap_or_else(|_| Err(dial.timeout(address, limit)));
     if opened.is_err() {
         // The name may have moved.
         forget(address);
     }
     opened
+}
+
+/// Dials `address`, with TLS where it says so, and goes no further, all within `limit`.
+pub async fn reach(
+    address: &Address,
+    tls: Option<&Arc<ClientConfig>>,
+    limit: Duration,
+) -> Result<UpstreamStream, UpstreamError> {
+    let laps = Laps::default();
+    let mut dial = Dial::new(&laps);
+    let reached = timeout(limit, reach_unbounded(address, tls, &mut dial, None)).await;
+    let reached = reached.unwrap_or_else(|_| Err(dial.timeout(address, limit)));
+    if reached.is_err() {
+        forget(address);
+    }
+    reached.map(|reached| reached.stream)
 }
 
 /// What a dial is doing, and since when.
@@ -247,7 +275,23 @@ struct Dial<'l> {
     laps: &'l Laps,
 }
 
-impl Dial<'_> {
+impl<'l> Dial<'l> {
+    fn new(laps: &'l Laps) -> Self {
+        Self {
+            stage: Stage::Resolving,
+            since: Instant::now(),
+            laps,
+        }
+    }
+
+    fn timeout(&self, address: &Address, limit: Duration) -> UpstreamError {
+        UpstreamError::Timeout {
+            address: address.clone(),
+            limit,
+            stage: self.stage,
+        }
+    }
+
     fn enter(&mut self, stage: Stage) {
         self.lap();
         self.stage = stage;
@@ -259,6 +303,13 @@ impl Dial<'_> {
     }
 }
 
+/// A connection, before the login.
+struct Reached {
+    stream: UpstreamStream,
+    peer: SocketAddr,
+    own: Option<Box<OwnConnection>>,
+}
+
 async fn open_unbounded(
     address: &Address,
     tls: Option<&Arc<ClientConfig>>,
@@ -266,23 +317,11 @@ async fn open_unbounded(
     dial: &mut Dial<'_>,
     trail: Option<&Arc<Trail>>,
 ) -> Result<Upstream, UpstreamError> {
-    let addresses = resolve_lately(address).await?;
-    dial.enter(Stage::Connecting);
-    let tcp = connect(address, addresses).await?;
-    let peer = tcp.peer_addr().map_err(|source| UpstreamError::Connect {
-        address: address.clone(),
-        source,
-    })?;
-    let own = trail.and_then(|trail| OwnConnection::of(&tcp, trail));
-    let mut stream = if address.tls {
-        dial.enter(Stage::Tls);
-        let tls = tls.ok_or_else(|| UpstreamError::NoTls {
-            address: address.clone(),
-        })?;
-        UpstreamStream::Tls(Box::new(shake_hands(address, tls, tcp).await?))
-    } else {
-        UpstreamStream::Plain(tcp)
-    };
+    let Reached {
+        mut stream,
+        peer,
+        own,
+    } = reach_unbounded(address, tls, dial, trail).await?;
     dial.enter(Stage::LoggingIn);
     let capability = log_in(address, &mut stream, hello).await;
     if own.as_ref().is_some_and(|own| own.leads_back()) {
@@ -295,6 +334,32 @@ async fn open_unbounded(
         peer,
         _own: own,
     })
+}
+
+async fn reach_unbounded(
+    address: &Address,
+    tls: Option<&Arc<ClientConfig>>,
+    dial: &mut Dial<'_>,
+    trail: Option<&Arc<Trail>>,
+) -> Result<Reached, UpstreamError> {
+    let addresses = resolve_lately(address).await?;
+    dial.enter(Stage::Connecting);
+    let tcp = connect(address, addresses).await?;
+    let peer = tcp.peer_addr().map_err(|source| UpstreamError::Connect {
+        address: address.clone(),
+        source,
+    })?;
+    let own = trail.and_then(|trail| OwnConnection::of(&tcp, trail));
+    let stream = if address.tls {
+        dial.enter(Stage::Tls);
+        let tls = tls.ok_or_else(|| UpstreamError::NoTls {
+            address: address.clone(),
+        })?;
+        UpstreamStream::Tls(Box::new(shake_hands(address, tls, tcp).await?))
+    } else {
+        UpstreamStream::Plain(tcp)
+    };
+    Ok(Reached { stream, peer, own })
 }
 
 /// The TLS handshake, with the host's name verified.

@@ -2,10 +2,11 @@
 
 use hopend::sim::ClusterFault;
 use socket2::SockRef;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Case, Row, Sees};
-use crate::support::{QClient, vanish};
+use crate::support::{BusyKdb, QClient, vanish};
 
 const AT_ONCE: &str = "the next hopen, as soon as the fault is gone";
 const AFTER_A_SECOND: &str = "given up after `connect_timeout`; then the next hopen";
@@ -44,6 +45,50 @@ async fn dialling(row: &Row, break_it: impl FnOnce(TcpListener) -> Option<TcpLis
         .stage
         .reload(|text| text.replace(&port.to_string(), &there.to_string()));
     assert_eq!(changes.changed, ["plain"]);
+    case.stage.open("plain").await;
+    case.end();
+}
+
+/// The first of two addresses computes, and is done behind the hopen.
+async fn first_is_busy(row: &Row, lines: &str) {
+    let (first, second) = (BusyKdb::answering(1).await, BusyKdb::answering(2).await);
+    let case = Case::with(Default::default(), |text| {
+        let start = text.find("connect = ").unwrap();
+        let end = start + text[start..].find('\n').unwrap();
+        let connect = format!(
+            "connect = [{:?}, {:?}]\n{lines}",
+            first.connect(),
+            second.connect()
+        );
+        text.replace(&text[start..end], &connect)
+    })
+    .await;
+    first.set_busy(true);
+    let address = case.stage.address("plain");
+    row.saw(Sees::of(QClient::open(address, "", "").await));
+    row.logged(&case.log).await;
+    first.set_busy(false);
+    case.log.line_with(&["works again", &first.connect()]).await;
+    case.end();
+}
+
+async fn old_client(row: &Row) {
+    let kdb = BusyKdb::answering(1).await;
+    kdb.refuse(Some(1));
+    let case = Case::with(Default::default(), |text| {
+        let start = text.find("connect = ").unwrap();
+        let end = start + text[start..].find('\n').unwrap();
+        let connect = format!("connect = {:?}", kdb.connect());
+        text.replace(&text[start..end], &connect)
+    })
+    .await;
+    let mut stream = TcpStream::connect(case.stage.address("plain"))
+        .await
+        .unwrap();
+    stream.write_all(b":\x01\0").await.unwrap();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    row.saw(Sees::Access);
+    row.logged(&case.log).await;
     case.stage.open("plain").await;
     case.end();
 }
@@ -147,5 +192,26 @@ faults! {
         log: &["session refused", "nothing within 1 s while logging in", "kind=\"upstream\""],
         recovers: AFTER_A_SECOND,
         test(row): opening(row, ClusterFault::StallAfterLogin),
+    }
+    the_first_address_is_busy {
+        fault: "the first of two addresses accepts and does not answer the login, as a q that computes",
+        sees: Sees::Nothing,
+        log: &["WARN", "rests: no answer within 0.1"],
+        recovers: "the session goes on to the next address after `failover_after`; the first serves again as soon as it answers",
+        test(row): first_is_busy(row, "failover_after = \"100ms\""),
+    }
+    the_first_address_does_not_answer_at_all {
+        fault: "the same for longer than `connect_timeout`",
+        sees: Sees::Nothing,
+        log: &["WARN", "rests: ", "nothing within 1 s while logging in"],
+        recovers: "hopend asks the address in the background, with growing pauses, and no session waits for it",
+        test(row): first_is_busy(row, "failover_after = \"2s\""),
+    }
+    old_clients {
+        fault: "kdb+ closes on the capability of an old client",
+        sees: Sees::Access,
+        log: &["session refused", "a client of capability 1", "accepts the login", "Fix: use a client", "kind=\"client\""],
+        recovers: "nothing to recover: other clients are served, no address rests, and no login is fetched anew",
+        test(row): old_client(row),
     }
 }

@@ -1,6 +1,7 @@
 //! What every behaviour needs: a simulated FinSpace with a daemon in front of it, and a q client of
 //! a few lines.
 
+pub mod busy_kdb;
 pub mod certificates;
 pub mod daemon;
 pub mod kdb;
@@ -20,6 +21,7 @@ use hopend::credential::{Clock, Source, Sources};
 use hopend::sim::{Options, Simulator};
 use socket2::{SockFilter, SockRef};
 
+pub use busy_kdb::BusyKdb;
 pub use daemon::Daemon;
 pub use log::Log;
 pub use process::Process;

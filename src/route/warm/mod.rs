@@ -26,7 +26,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{sleep_until, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::health::{Concerns, Health};
@@ -91,14 +91,15 @@ pub(super) struct Fitting<'f> {
 }
 
 impl Warm {
-    /// None if the endpoint keeps nothing. Must be called within a tokio runtime.
-    pub(super) fn new(endpoint: &Endpoint) -> Option<Self> {
+    /// None if the endpoint keeps nothing. From `closed` on everything is let go and nothing is kept any
+    /// more. Must be called within a tokio runtime.
+    pub(super) fn new(endpoint: &Endpoint, closed: CancellationToken) -> Option<Self> {
         (endpoint.warm > 0).then(|| Self {
             count: endpoint.warm,
             keepalive: endpoint.keepalive.clone(),
             patience: endpoint.connect_timeout,
             runtime: Handle::current(),
-            closed: CancellationToken::new(),
+            closed,
             tasks: TaskTracker::new(),
             making: Semaphore::new(AT_A_TIME),
             shelves: Mutex::default(),
@@ -184,11 +185,6 @@ impl Warm {
         let mut rows: Vec<_> = shelves.iter().map(row).collect();
         rows.sort_by(|a, b| a.user.cmp(&b.user));
         rows
-    }
-
-    /// When this is dropped, everything is let go and nothing is kept any more.
-    pub(super) fn guard(&self) -> DropGuard {
-        self.closed.clone().drop_guard()
     }
 
     /// Returns when everything that had to be let go has been, at the latest after [`GOODBYE`].
@@ -418,8 +414,8 @@ async fn keep(route: Arc<Route>, shelf: Arc<Shelf>, credentials: Credentials) {
 
 /// One connection, made when it is its turn.
 async fn open(
-    route: &Route,
-    user: &User,
+    route: &Arc<Route>,
+    user: &Arc<User>,
     capability: Option<u8>,
     credentials: &Credentials,
 ) -> (Option<u8>, Result<Opened, OpenError>) {
@@ -452,7 +448,8 @@ mod tests {
     async fn a_user_who_stays_away_gives_back_what_is_kept() {
         let config = config("warm = 2");
         let (endpoint, user) = (&config.endpoints[0], &config.users[0]);
-        let warm = Warm::new(endpoint).unwrap();
+        let closed = CancellationToken::new();
+        let warm = Warm::new(endpoint, closed.clone()).unwrap();
         let now = Instant::now();
         let shelf = Arc::new(Shelf::new(user, Wants::new(2, Some(6)), now));
         lock(&warm.shelves).insert(user.name.clone(), Arc::clone(&shelf));
@@ -468,7 +465,7 @@ mod tests {
         assert!(warm.shelf(&user.name).is_none());
 
         lock(&warm.shelves).insert(user.name.clone(), Arc::clone(&shelf));
-        drop(warm.guard());
+        closed.cancel();
         assert!(warm.shelf(&user.name).is_none(), "the endpoint is gone");
         assert!(warm.gives_back(&shelf, almost));
     }
