@@ -7,7 +7,8 @@
 //! they stay open from the first minute to the last, through reloads, renewed credentials and an AWS
 //! in trouble. The others are cut, refused, and leave as they like; they open again. Every answer is
 //! compared with what it has to be. Clients come over TCP, over TLS and through Unix sockets, most as
-//! their account, some with a password. Loopback only; it ends by itself.
+//! their account, some with a password. Now and then the reader of the daemon's log stalls, a client
+//! publishes and exits at once, and a reload removes a user. Loopback only; it ends by itself.
 
 #![expect(
     clippy::print_stdout,
@@ -16,6 +17,7 @@
 #![allow(clippy::cast_precision_loss, reason = "figures to be read")]
 
 mod client;
+mod feed;
 mod figures;
 mod stage;
 mod troubles;

@@ -1,9 +1,12 @@
 //! The simulator, the daemon in front of it, and what the daemon has said.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,11 +15,13 @@ use hopend::q::frame::MessageType;
 use hopend::q::value::Value;
 use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use toml::Table;
 
+use crate::feed::Feed;
 use crate::figures::{Figures, Process};
 use crate::ways::{At, Way, Ways, listens};
 use crate::{PATIENCE, Result, client};
@@ -25,6 +30,15 @@ use crate::{PATIENCE, Result, client};
 const STRING_LIFE: Duration = Duration::from_secs(120);
 /// The cluster that has all the faults.
 pub(crate) const TROUBLED_CLUSTER: &str = "hdb-cluster";
+
+/// The user whom a reload removes now and then.
+pub(crate) const VISITOR: &str = "visitor";
+/// What `hopen` of that user says.
+pub(crate) const VISITOR_LOGIN: &[u8] = b"visitor:soaked\x06\0";
+/// Bytes of the pipe that takes the daemon's log: a reader that stalls fills it within a moment.
+const LOG_PIPE: i32 = 4096;
+/// Between two looks of a reader that stalls.
+const STALL: Duration = Duration::from_millis(10);
 
 /// Where the daemon's log is kept, for whoever looks into a failure.
 pub(crate) const LOG: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/soak.log");
@@ -37,6 +51,9 @@ pub(crate) struct Stage {
     pub(crate) config: PathBuf,
     /// The configuration as it was at the start.
     pub(crate) text: String,
+    /// The same without [`VISITOR`].
+    pub(crate) text_without_visitor: String,
+    pub(crate) feed: Feed,
     endpoints: Vec<At>,
     console: SocketAddr,
     _folder: tempfile::TempDir,
@@ -46,6 +63,8 @@ pub(crate) struct Stage {
 pub(crate) struct Daemon {
     child: Child,
     log: Arc<Mutex<Log>>,
+    /// While it is set, nobody reads the daemon's log.
+    log_stalls: Arc<AtomicBool>,
 }
 
 /// What is remembered of the daemon's log.
@@ -72,7 +91,11 @@ impl Stage {
         let ways = Ways::new(folder.path())?;
         let mut file: Table = std::fs::read_to_string(&config)?.parse()?;
         let endpoints = ways.add_to(&mut file, sessions)?;
+        let feed = Feed::add_to(&mut file, folder.path()).await?;
         let console = listens(&file, "console")?;
+        let text_without_visitor = file.to_string();
+        simulator.add_user(VISITOR);
+        add_visitor(&mut file, folder.path())?;
         let text = file.to_string();
         std::fs::write(&config, &text)?;
         let daemon = Daemon::start(&config)?;
@@ -82,6 +105,8 @@ impl Stage {
             random: fastrand::Rng::with_seed(7),
             config,
             text,
+            text_without_visitor,
+            feed,
             endpoints,
             console,
             _folder: folder,
@@ -182,6 +207,21 @@ impl Stage {
     }
 }
 
+/// Adds [`VISITOR`], who is known by a password.
+fn add_visitor(file: &mut Table, folder: &Path) -> Result<()> {
+    let path = folder.join("visitor.password");
+    std::fs::write(&path, "visitor:soaked\n")?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    let users = file.get_mut("user").and_then(toml::Value::as_array_mut);
+    let user = format!(
+        "name = \"{VISITOR}\"\npassword_file = \"{}\"\n",
+        path.display()
+    );
+    let user: Table = user.parse()?;
+    users.ok_or("no users")?.push(user.into());
+    Ok(())
+}
+
 impl Daemon {
     fn start(config: &std::path::Path) -> Result<Self> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hopend"));
@@ -195,15 +235,21 @@ impl Daemon {
             .stderr(Stdio::piped())
             .spawn()?;
         let errors = child.stderr.take().ok_or("no log")?;
+        fcntl(&errors, FcntlArg::F_SETPIPE_SZ(LOG_PIPE))?;
         let log = Arc::new(Mutex::new(Log::default()));
         let (ready, is_ready) = mpsc::channel();
         let kept = Arc::clone(&log);
+        let log_stalls = Arc::new(AtomicBool::new(false));
+        let stalls = Arc::clone(&log_stalls);
         let mut file = std::fs::File::create(LOG)?;
         std::thread::spawn(move || {
             for line in BufReader::new(errors)
                 .lines()
                 .map_while(std::result::Result::ok)
             {
+                while stalls.load(Ordering::Relaxed) {
+                    std::thread::sleep(STALL);
+                }
                 if line.contains(" ready") {
                     // Nobody waits for a second one.
                     let _ = ready.send(());
@@ -218,7 +264,16 @@ impl Daemon {
         is_ready
             .recv_timeout(PATIENCE)
             .map_err(|_| "the daemon did not become ready")?;
-        Ok(Self { child, log })
+        Ok(Self {
+            child,
+            log,
+            log_stalls,
+        })
+    }
+
+    /// Whether anybody reads the daemon's log.
+    pub(crate) fn stall_log(&self, stalls: bool) {
+        self.log_stalls.store(stalls, Ordering::Relaxed);
     }
 
     pub(crate) fn measure(&self) -> Result<Process> {

@@ -3,14 +3,21 @@
 use std::time::{Duration, Instant};
 
 use hopend::sim::{ApiFault, ClusterFault, Cut, Times};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
 
+use crate::PATIENCE;
 use crate::Result;
 use crate::figures::Figures;
-use crate::stage::{Stage, TROUBLED_CLUSTER};
-use crate::ways::TROUBLED;
+use crate::stage::{Stage, TROUBLED_CLUSTER, VISITOR_LOGIN};
+use crate::ways::{At, TROUBLED, Way};
 
 /// Between two troubles.
 const PAUSE: Duration = Duration::from_secs(3);
+/// How long the daemon may take to end the sessions of a user whom a reload removes.
+const LOCKED_OUT: Duration = Duration::from_secs(10);
+/// Between two tries of the removed user to open.
+const RETRY: Duration = Duration::from_millis(100);
 /// Connections or calls that a fault hits.
 const HITS: usize = 20;
 
@@ -22,12 +29,20 @@ impl Stage {
         if self.random.u8(..3) == 0 {
             self.simulator.faults().clear();
         }
-        match self.random.u8(..7) {
+        match self.random.u8(..10) {
             0 | 1 => self.cut(figures),
             2 => self.stop_a_node(figures).await,
             3 => self.refuse(figures),
             4 => self.trouble_aws(figures),
             5 => self.kill_some(figures)?,
+            6 => self.feed.publish(figures).await?,
+            7 => self.remove_a_user(figures).await?,
+            8 => {
+                self.daemon.stall_log(true);
+                tokio::time::sleep(PAUSE).await;
+                self.daemon.stall_log(false);
+                figures.trouble("the log's reader stalled");
+            }
             _ => {
                 self.simulator.end_sessions();
                 figures.trouble("STS sessions ended");
@@ -74,6 +89,42 @@ impl Stage {
             self.command(&["kill", number])?;
         }
         figures.trouble("sessions killed");
+        Ok(())
+    }
+
+    /// A reload without the user ends this user's sessions and refuses further ones; a reload with the
+    /// user lets the user in again.
+    async fn remove_a_user(&mut self, figures: &Figures) -> Result<()> {
+        let at = At {
+            way: Way::Tcp(self.feed.address),
+            hello: VISITOR_LOGIN.to_vec(),
+            troubled: false,
+        };
+        // An earlier reload may still be under way.
+        let mut handle = timeout(PATIENCE, async {
+            loop {
+                match at.open().await {
+                    Ok(handle) => return handle,
+                    Err(_) => tokio::time::sleep(RETRY).await,
+                }
+            }
+        })
+        .await?;
+        std::fs::write(&self.config, &self.text_without_visitor)?;
+        self.daemon.reload()?;
+        figures.count(&figures.reloads);
+        // An end of the stream, or a reset.
+        let ended = timeout(LOCKED_OUT, handle.read(&mut [0])).await;
+        figures.judge(matches!(ended, Ok(Ok(0) | Err(_))), || {
+            format!("a session of a removed user goes on: {ended:?}")
+        });
+        figures.judge(at.open().await.is_err(), || {
+            "a removed user was let in".to_owned()
+        });
+        std::fs::write(&self.config, &self.text)?;
+        self.daemon.reload()?;
+        figures.count(&figures.reloads);
+        figures.trouble("users removed");
         Ok(())
     }
 

@@ -216,6 +216,6 @@ pub(crate) fn listens(file: &Table, name: &str) -> Result<SocketAddr> {
 }
 
 /// One that was free a moment ago.
-fn free_address() -> io::Result<SocketAddr> {
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
