@@ -50,6 +50,11 @@ fn requests_to_the_simulator() {
 }
 
 #[test]
+fn tls_handshakes() {
+    replay("tls", 300);
+}
+
+#[test]
 fn every_target_has_its_property() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
     let files = std::fs::read_dir(folder).unwrap();
