@@ -21,6 +21,7 @@ use crate::accounts;
 use crate::admin::Admin;
 use crate::audit::{AuditFile, AuditFileError, Repeats};
 use crate::auth::{Authenticator, Penalties};
+use crate::budget::MachineMemory;
 use crate::config::{
     self, AccountDatabase, Config, Daemon, Endpoint, LeftOut, LeftOutCause, ListenAddress, Loaded,
 };
@@ -107,6 +108,8 @@ pub struct Given {
     pub accounts: AccountDatabase,
     /// Counts the lines that the process's log has lost.
     pub lost_log_lines: LostLines,
+    /// How much memory the system lets it have.
+    pub machine: MachineMemory,
 }
 
 /// Runs the daemon until it is told to stop: the whole story in one place.
@@ -228,6 +231,7 @@ pub struct App {
     left_out: Vec<LeftOut>,
     /// Asks for the accounts that are not known yet.
     resolving: Option<AbortOnDropHandle<()>>,
+    machine: MachineMemory,
     /// The control socket, if it could be bound.
     control: Option<Control>,
     /// The admin address, if there is one.
@@ -381,6 +385,7 @@ impl App {
             accounts: given.accounts,
             left_out,
             resolving: None,
+            machine: given.machine,
             control: None,
             admin: None,
             config,
@@ -681,7 +686,7 @@ impl App {
 
     /// The configuration counts from here on: shows its endpoints and has their credentials fetched.
     fn taken_over(&mut self) {
-        self.services.limits.take_over(&self.config);
+        self.services.limits.take_over(&self.config, self.machine);
         self.leave_out();
         let keys = keys(&self.config);
         let addresses = keys

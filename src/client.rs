@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::auth;
+use crate::budget::MemoryAccount;
 use crate::client_tls;
 use crate::config::CertificateName;
 use crate::relay::SendQueue;
@@ -80,6 +81,13 @@ impl ClientStream {
         match self {
             Self::Tcp(stream) => Ok(Self::Tls(Box::new(TlsStream::serve(config, stream)?))),
             other => Ok(other),
+        }
+    }
+
+    /// Charges its buffers, which TLS alone has, to `account` from now on.
+    pub fn charge(&mut self, account: &Arc<MemoryAccount>) {
+        if let Self::Tls(stream) = self {
+            stream.charge(account);
         }
     }
 

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod auth;
+pub mod budget;
 pub mod buffer;
 pub mod cli;
 pub mod client;

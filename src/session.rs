@@ -9,10 +9,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
+use zeroize::Zeroizing;
 
 use crate::audit::{self, AuditFile, SessionEnd};
 use crate::auth::{Authenticator, Denied, Guess, Peer, PeerError, Penalties, Proof};
-use crate::buffer::Buffer;
+use crate::budget::LEAN_DIRECTION;
 use crate::client::{ClientStream, HandshakeError};
 use crate::client_tls::Certificates;
 use crate::config::{CertificateName, Endpoint, Errors, ListenAddress, Target, User};
@@ -28,7 +29,7 @@ use crate::opening::{Laps, OpenStage, Opening};
 use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
 use crate::route::{OpenError, Reached, Route};
-use crate::status::Status;
+use crate::status::{MemoryRow, Status};
 use crate::stop::Stopping;
 use crate::upstream::{Loop, Trail, Upstream, UpstreamStream};
 use crate::watch::Watch;
@@ -88,7 +89,10 @@ impl Services {
     /// Everything that the daemon shows of itself. Blocks for as long as it takes to look through
     /// `/proc` for the clients' processes.
     pub fn status(&self) -> Status {
-        self.live.status(&self.credentials)
+        Status {
+            memory: Some(self.memory()),
+            ..self.live.status(&self.credentials)
+        }
     }
 
     /// The same, for whoever may not block.
@@ -98,6 +102,16 @@ impl Services {
     pub async fn look(self: Arc<Self>) -> Result<Arc<Status>, JoinError> {
         let services = Arc::clone(&self);
         self.looks.take(move || services.status()).await
+    }
+
+    /// What the buffers of sessions and handshakes hold.
+    pub fn memory(&self) -> MemoryRow {
+        let budget = self.limits.memory();
+        MemoryRow {
+            budget_bytes: budget.limit() as u64,
+            used_bytes: budget.used() as u64,
+            handshakes_bytes: budget.used_by_handshakes() as u64,
+        }
     }
 }
 
@@ -198,6 +212,14 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
     let (tls, mut door) = (session.tls.take(), session.door.take());
+    let admitted = door
+        .as_mut()
+        .map(|door| door.admit(session.route.endpoint()));
+    if let Some(Err(exceeded)) = admitted {
+        let refusal = Refusal::Limit(exceeded);
+        refuse(&session, &record, &refusal);
+        return turn_away(client, &refusal).await;
+    }
     let mut client = match begin_tls(client, tls.as_ref()).await {
         Ok(client) => client,
         Err(client) => {
@@ -374,6 +396,9 @@ async fn open(
     if let Some(door) = door {
         door.of(&peer)?;
     }
+    if let Some(memory) = door.as_ref().and_then(Door::memory) {
+        client.charge(memory);
+    }
     let introduced = laps.time(OpenStage::Handshake, async {
         let names = client.shake_hands().await?;
         let (hello, early) = read_hello(client, endpoint).await?;
@@ -401,7 +426,9 @@ async fn open(
         user: Arc::clone(&user),
     });
     let place = services.limits.place(endpoint, &user);
-    known.place = Some(laps.time(OpenStage::Identify, place).await?);
+    let place = laps.time(OpenStage::Identify, place).await?;
+    client.charge(place.memory());
+    known.place = Some(place);
     *door = None;
 
     let (reached, capability) = if let Target::Console { .. } = endpoint.target {
@@ -451,14 +478,18 @@ async fn read_hello(
     endpoint: &Endpoint,
 ) -> Result<(Hello, Vec<u8>), Refusal> {
     let limit = endpoint.max_handshake;
-    let mut bytes = Vec::with_capacity(FIRST_READ);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FIRST_READ.min(limit)));
     loop {
         if let Some((hello, used)) = Hello::parse(&bytes, limit)? {
-            let early = bytes.split_off(used);
-            zeroize::Zeroize::zeroize(&mut bytes);
-            return Ok((hello, early));
+            return Ok((hello, bytes[used..].to_vec()));
         }
-        match client.read_buf(&mut bytes).await {
+        if bytes.len() == bytes.capacity() {
+            // Never more than the limit, and wiped where it stood before.
+            let mut larger = Vec::with_capacity((bytes.capacity() * 2).min(limit));
+            larger.extend_from_slice(&bytes);
+            bytes = Zeroizing::new(larger);
+        }
+        match client.read_buf(&mut *bytes).await {
             Ok(0) | Err(_) => return Err(Refusal::Vanished),
             Ok(_) => {}
         }
@@ -579,6 +610,10 @@ async fn relay(
     record: &audit::Record,
 ) {
     let endpoint = session.route.endpoint();
+    let memory = caller.place.as_ref().map(Place::memory);
+    if let Some(memory) = memory {
+        upstream.stream.charge(memory);
+    }
     let (early, idle_timeout) = (&*caller.early, caller.limits.idle);
     let plan = relay::Plan {
         keepalive: endpoint.keepalive.clone(),
@@ -587,6 +622,9 @@ async fn relay(
     let end = {
         let meters = Arc::clone(open.meters());
         let mut relay = Relay::new(&mut client, &mut upstream.stream, early, &plan, &meters);
+        if let Some(memory) = memory {
+            relay.charge(memory);
+        }
         let (mut draining, mut cutting) = (session.stopping.clone(), session.stopping.clone());
         let mut told = false;
         let mut finishing = false;
@@ -670,8 +708,9 @@ async fn say_goodbye(mut upstream: UpstreamStream) {
     let goodbye = async {
         // Mostly the relay has done so.
         let _ = upstream.shutdown().await;
-        let mut ignored = Buffer::default();
-        while upstream.read(ignored.lend()).await? > 0 {}
+        // Within the guarantee of the session, which is charged still.
+        let mut ignored = vec![0; LEAN_DIRECTION];
+        while upstream.read(&mut ignored).await? > 0 {}
         Ok::<_, io::Error>(())
     };
     // A cluster that is gone, or stays, is left either way.

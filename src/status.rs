@@ -34,6 +34,20 @@ pub struct Status {
     pub credentials: Vec<CredentialRow>,
     /// The last of each endpoint, user and reason; newest first, bounded in number.
     pub errors: Vec<ErrorRow>,
+    /// The memory budget. None from a daemon that has none.
+    #[serde(default)]
+    pub memory: Option<MemoryRow>,
+}
+
+/// What the buffers of sessions and handshakes hold, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRow {
+    /// What they may hold: `max_memory` of `[daemon]`.
+    pub budget_bytes: u64,
+    /// What is charged to all of them.
+    pub used_bytes: u64,
+    /// What is charged to clients that have not said who they are.
+    pub handshakes_bytes: u64,
 }
 
 /// A part of the configuration that is not served, or that is served as it was before.

@@ -4,7 +4,9 @@
 //! somebody beyond this host.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -22,7 +24,7 @@ use crate::client_tls::Tls;
 use crate::support::certificates::Authority;
 use crate::support::qclient::Refused;
 use crate::support::root::is_root;
-use crate::support::{Log, QClient, Stage, account, any_ports};
+use crate::support::{Log, Process, QClient, Stage, account, any_ports};
 
 /// An account that is nobody of the configuration.
 pub const STRANGER: &str = "65534";
@@ -623,6 +625,72 @@ async fn by_filling_the_disk() {
         "{line}"
     );
     assert_eq!(lines("INFO short sessions ended"), 1);
+}
+
+/// Another process of the daemon's own account, such as what a login command starts.
+#[tokio::test]
+async fn by_reading_the_daemons_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let all: fn(u32) -> Permissions = PermissionsExt::from_mode;
+    std::fs::set_permissions(folder.path(), all(0o755)).unwrap();
+    let (program, path) = (
+        folder.path().join("hopend"),
+        folder.path().join("hopend.toml"),
+    );
+    std::fs::copy(env!("CARGO_BIN_EXE_hopend"), &program).unwrap();
+    let text = format!(
+        "[[user]]\nname = \"a\"\nos_user = \"{STRANGER}\"\n[[endpoint]]\nname = \"rdb\"\nlisten = \
+         \"127.0.0.1:0\"\nconnect = \":127.0.0.1:1\"\nlogin = \"client\"\n[daemon]\ncontrol = \"off\"\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, all(0o644)).unwrap();
+    // Root reads everything: the account of both is another one then.
+    let as_account = |program: &Path| {
+        let mut command = Command::new("setpriv");
+        if nix::unistd::getuid().is_root() {
+            command.args(["--reuid", STRANGER, "--regid", STRANGER, "--clear-groups"]);
+        }
+        command.arg(program);
+        command
+    };
+    let mut command = as_account(&program);
+    command.args(["run", "--config", path.to_str().unwrap()]);
+    let mut daemon = Process::spawn(command.env("PASSWORD", "geheim"));
+    daemon.line_with("ready");
+    let mut other = as_account(Path::new("sleep"));
+    let mut other = other.arg("600").env("PASSWORD", "geheim").spawn().unwrap();
+    let comm = format!("/proc/{}/comm", other.id());
+    while std::fs::read_to_string(&comm).unwrap() != "sleep\n" {
+        tokio::task::yield_now().await;
+    }
+    let read = |process: u32, file: &str| {
+        let mut command = as_account(Path::new("cat"));
+        command
+            .arg(format!("/proc/{process}/{file}"))
+            .output()
+            .unwrap()
+    };
+    let own = u32::try_from(daemon.pid().as_raw()).unwrap();
+    for file in ["environ", "maps"] {
+        let there = read(other.id(), file);
+        assert!(
+            there.status.success() && !there.stdout.is_empty(),
+            "{file}: {there:?}"
+        );
+        let here = read(own, file);
+        assert!(
+            !here.status.success() && here.stdout.is_empty(),
+            "{file}: {here:?}"
+        );
+    }
+    let limits = std::fs::read_to_string(format!("/proc/{own}/limits")).unwrap();
+    let cores = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let cores: Vec<_> = cores.unwrap().split_whitespace().collect();
+    assert_eq!(cores[4..6], ["0", "0"]);
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 /// What SECURITY.md says is held by tests that exist: each is named as file and function.

@@ -264,7 +264,7 @@ async fn a_rotated_file_is_followed_by_the_next_line_and_by_a_reload() {
     let reload = format!("kill -HUP {}", daemon.process.pid());
     let own = shipped
         .replace("/var/log/hopend/*.log", path.to_str().unwrap())
-        .replace("    su hopend hopend\n", "")
+        .replace("    su hopend hopend-audit\n", "")
         .replace(
             "systemctl reload hopend.service 2>/dev/null || true",
             &reload,

@@ -44,6 +44,7 @@ mod left_out;
 mod limits;
 mod logins;
 mod man;
+mod memory;
 mod nodes;
 mod policies;
 mod readme;

@@ -22,8 +22,15 @@ pub(super) fn of(status: &Status) -> String {
 
 fn heading(status: &Status) -> String {
     let count = status.sessions.len();
+    let memory = status.memory.map_or_else(String::new, |memory| {
+        format!(
+            ", {} of {} memory budget in use",
+            bytes(memory.used_bytes),
+            bytes(memory.budget_bytes)
+        )
+    });
     format!(
-        "hopend {}, up {}, {count} {}",
+        "hopend {}, up {}, {count} {}{memory}",
         status.version,
         time(since(status, status.started)),
         if count == 1 { "session" } else { "sessions" },

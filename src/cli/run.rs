@@ -2,8 +2,9 @@
 
 use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals, start_log};
 use crate::app::Given;
+use crate::budget::MachineMemory;
 use crate::config::AccountDatabase;
-use crate::confine::Confinement;
+use crate::confine::{self, Confinement};
 use crate::listener::Passed;
 use crate::{app, config};
 
@@ -17,6 +18,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
+    // Before any secret is read.
+    let dumps = confine::forbid_dumps();
     let path = &arguments.config.config;
     let accounts = AccountDatabase::system();
     let loaded = match config::load_to_serve(path, &*accounts, &[]) {
@@ -33,6 +36,8 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Configuration;
         }
     };
+    // Asked before the confinement, which leaves no way to the control group's files.
+    let machine = MachineMemory::look();
     // Before there is another thread: a thread's confinement is for those that it starts.
     let confinement = match Confinement::enter(&loaded.config, path) {
         Ok(confinement) => confinement,
@@ -45,12 +50,19 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         Ok(log) => log,
         Err(exit) => return exit,
     };
+    if let Err(error) = dumps {
+        tracing::warn!(
+            "hopend's memory is not closed to other processes of its account and to core files: {error}. \
+             Fix: allow prctl and setrlimit, or set LimitCORE=0 in the service."
+        );
+    }
     tracing::info!("{confinement}");
     let given = Given {
         passed,
         confinement,
         accounts,
         lost_log_lines: log.lost(),
+        machine,
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,

@@ -152,6 +152,7 @@ mod tests {
             sessions: vec![gone, row(2, &client)],
             credentials: Vec::new(),
             errors: Vec::new(),
+            memory: None,
         };
         find_processes(&mut status);
         let pids: Vec<_> = status.sessions.iter().map(|row| row.pid).collect();

@@ -12,6 +12,7 @@ use super::notice::Severity;
 use super::reader::{Table, Value};
 use super::user;
 use super::{Accounts, Confine, Daemon, ListenAddress, LogFormat, OnRemoval, Viewers};
+use crate::budget::MaxMemory;
 
 pub(super) const KEYS: &[&str] = &[
     "admin",
@@ -23,6 +24,7 @@ pub(super) const KEYS: &[&str] = &[
     "zone",
     "max_sessions",
     "max_opens_per_second",
+    "max_memory",
     "confine",
     "on_removal",
 ];
@@ -48,6 +50,7 @@ impl Default for Daemon {
             zone: None,
             max_sessions: None,
             max_opens_per_second: None,
+            max_memory: MaxMemory::default(),
             confine: Confine::Auto,
             on_removal: OnRemoval::End,
         }
@@ -107,6 +110,9 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims, accounts: &Accounts<'_
     daemon.control = control(&table);
     daemon.max_sessions = limit::sessions(&table, "max_sessions").flatten();
     daemon.max_opens_per_second = limit::rate(&table).flatten();
+    if let Some(max_memory) = limit::memory(&table) {
+        daemon.max_memory = max_memory;
+    }
     daemon.zone = table.get("zone").and_then(|zone| {
         zone.made_of(
             1..=32,

@@ -56,8 +56,9 @@ pub(super) const KEYS: &[&str] = &[
     "warm",
 ];
 
-/// KX's own C library has been seen to send 70,000 bytes of password.
-const MAX_HANDSHAKE: usize = 131_072;
+/// What the longest known login needs, a token of some kilobytes, many times over. A client that has
+/// not said who it is holds no more of the daemon's memory.
+const MAX_HANDSHAKE: usize = 16 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);

@@ -5,11 +5,33 @@ use std::time::Duration;
 
 use super::OpensPerUser;
 use super::reader::Table;
+use crate::budget::MaxMemory;
 
 const MOST_SESSIONS: u64 = 1 << 20;
 const MOST_OPENS: u64 = 1 << 20;
 const SHORTEST_IDLE: Duration = Duration::from_millis(100);
 const LONGEST_IDLE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// With less there is no room for a few handshakes and sessions, in bytes.
+const LEAST_MEMORY: u64 = 16 << 20;
+
+/// `max_memory`: a number of bytes, or a share such as `"40%"`.
+pub(super) fn memory(table: &Table<'_>) -> Option<MaxMemory> {
+    let value = table.get("max_memory")?;
+    let Some(percent) = value.raw().as_str().and_then(|text| text.strip_suffix('%')) else {
+        return value.bytes(LEAST_MEMORY, u64::MAX).map(MaxMemory::Bytes);
+    };
+    match percent.trim_end().parse() {
+        Ok(percent @ 1..=90) => Some(MaxMemory::Percent(percent)),
+        _ => {
+            value.problem(
+                "is not a share of the memory",
+                "write \"1%\" to \"90%\", or a number of bytes such as \"512MB\"",
+            );
+            None
+        }
+    }
+}
 
 /// A number of sessions.
 pub(super) fn sessions(table: &Table<'_>, key: &str) -> Option<Option<usize>> {

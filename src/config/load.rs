@@ -209,8 +209,8 @@ fn whole_file(root: &Table<'_>, line: Option<usize>, key: &str, what: &str, reme
     );
 }
 
-/// Nobody but root and hopend's account may change the file; one that holds a password hash is to be
-/// read by its owner and group only.
+/// Nobody but root and hopend's account may change the file; one that holds a password hash, or a
+/// value for a login command, is to be read by its owner and group only.
 fn protected(root: &Table<'_>, path: &Path) {
     match file_access::check(path, Protection::FromChange) {
         Ok(()) => {}
@@ -225,7 +225,16 @@ fn protected(root: &Table<'_>, path: &Path) {
         .into_iter()
         .flat_map(|users| users.iter())
         .find_map(|user| user.get_ref().get("password"));
-    let Some(hash) = hash else { return };
+    let endpoints = root.get("endpoint");
+    let endpoints = endpoints.and_then(|endpoints| endpoints.raw().as_array());
+    let value = endpoints
+        .into_iter()
+        .flat_map(|endpoints| endpoints.iter())
+        .filter_map(|endpoint| endpoint.get_ref().get("login")?.get_ref().get("env"))
+        .filter_map(|env| env.get_ref().as_table())
+        .flat_map(|env| env.values())
+        .find(|value| value.get_ref().is_str());
+    let Some(hash) = hash.or(value) else { return };
     if let Err(FileAccessError::Readable { mode, .. }) =
         file_access::check(path, Protection::FromChangeAndReading)
     {

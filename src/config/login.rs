@@ -1,12 +1,17 @@
 //! `login` of an endpoint that is not FinSpace's.
 
-use super::Login;
 use super::reader::Value;
+use super::{Login, LoginCommand, LoginValue, LoginVariable};
+use crate::secret::Secret;
 
-pub(super) const KEYS: &[&str] = &["user", "password_file", "command"];
+pub(super) const KEYS: &[&str] = &["user", "password_file", "command", "env"];
 
 const HOW: &str =
     "write { user = \"…\", password_file = \"…\" }, { command = [\"…\"] } or \"client\"";
+/// For a value of `env`.
+const VARIABLE: &str = "write TOKEN = \"…\", or TOKEN = { file = \"/etc/hopend/token\" }";
+/// What hopend sets itself.
+const OWN: &[&str] = &["HOPEND_ENDPOINT", "HOPEND_USER"];
 
 /// Reads `{ user, password_file }`, `{ command }` or `"client"`.
 pub(super) fn read(value: &Value<'_>) -> Option<Login> {
@@ -25,7 +30,18 @@ pub(super) fn read(value: &Value<'_>) -> Option<Login> {
                 value.problem("stands beside a command", "leave one of the two");
             }
         }
-        return read_command(&command).map(Login::Command);
+        let env = match table.get("env") {
+            Some(env) => read_env(&env),
+            None => Some(Vec::new()),
+        };
+        let argv = read_command(&command);
+        return Some(Login::Command(LoginCommand {
+            argv: argv?,
+            env: env?,
+        }));
+    }
+    if let Some(env) = table.get("env") {
+        env.problem("has no command that it is for", "remove it");
     }
     let user = table.required("user", HOW).and_then(|user| {
         user.made_of(
@@ -55,6 +71,52 @@ pub(super) fn read(value: &Value<'_>) -> Option<Login> {
     Some(Login::Fixed {
         user: user?,
         password_file: password_file?,
+    })
+}
+
+/// The variables for a command. No value is ever repeated.
+fn read_env(value: &Value<'_>) -> Option<Vec<LoginVariable>> {
+    let table = value.table(VARIABLE)?;
+    // Every one of them, so that each mistake is told.
+    let variables: Vec<_> = table
+        .entries()
+        .map(|(name, value)| read_variable(name, &value))
+        .collect();
+    variables.into_iter().collect()
+}
+
+fn read_variable(name: &str, value: &Value<'_>) -> Option<LoginVariable> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !name.chars().all(fine) || !name.starts_with(|c: char| !c.is_ascii_digit()) {
+        value.problem(
+            "is not the name of an environment variable",
+            "write letters, digits and underscores, and no digit first",
+        );
+        return None;
+    }
+    if OWN.contains(&name) {
+        value.problem("is set by hopend itself", "remove it");
+        return None;
+    }
+    let value = if value.raw().is_table() {
+        let table = value.table(VARIABLE)?;
+        table.only(&["file"]);
+        let file = table.required("file", VARIABLE)?;
+        LoginValue::File(file.secret_file()?.0)
+    } else if value.raw().is_str() {
+        let text = value.text()?;
+        if text.contains('\0') {
+            value.problem("holds a NUL", "leave it out");
+            return None;
+        }
+        LoginValue::Text(Secret::from(text))
+    } else {
+        value.wrong_type("a text or a table", VARIABLE);
+        return None;
+    };
+    Some(LoginVariable {
+        name: name.to_owned(),
+        value,
     })
 }
 

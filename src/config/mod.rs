@@ -56,6 +56,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::budget::MaxMemory;
 use crate::secret::Secret;
 
 /// Everything one TOML file says.
@@ -97,6 +98,8 @@ pub struct Daemon {
     pub max_sessions: Option<usize>,
     /// Most opens a second, of all endpoints.
     pub max_opens_per_second: Option<u32>,
+    /// What the buffers of sessions and handshakes may hold.
+    pub max_memory: MaxMemory,
     /// Whether the daemon confines itself.
     pub confine: Confine,
     /// What becomes of live sessions whose user loses access by a reload.
@@ -422,9 +425,36 @@ pub enum Login {
         password_file: PathBuf,
     },
     /// A program that prints the login.
-    Command(Vec<String>),
+    Command(LoginCommand),
     /// What hopen gave.
     Client,
+}
+
+/// A program that prints a login.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LoginCommand {
+    /// The program and its arguments. Every account of the host can read them while it runs.
+    pub argv: Vec<String>,
+    /// What its environment has beside the daemon's own: only root and the daemon's account read it.
+    pub env: Vec<LoginVariable>,
+}
+
+/// A variable in the environment of a login command.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LoginVariable {
+    /// What it is called.
+    pub name: String,
+    /// Where its value comes from.
+    pub value: LoginValue,
+}
+
+/// The value of a [`LoginVariable`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LoginValue {
+    /// As the configuration has it.
+    Text(Secret),
+    /// The first line of a file, read whenever the program is run.
+    File(PathBuf),
 }
 
 /// When and what is sent to a cluster that has heard nothing for a while.

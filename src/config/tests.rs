@@ -9,6 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::budget::MaxMemory;
 
 mod bad;
 mod example;
@@ -190,7 +191,7 @@ fn the_smallest_useful_file_gets_every_default() {
         }
     );
     assert_eq!(endpoint.max_message, None);
-    assert_eq!(endpoint.max_handshake, 131_072);
+    assert_eq!(endpoint.max_handshake, 16_384);
     assert_eq!(endpoint.handshake_timeout, Duration::from_secs(10));
     assert_eq!(endpoint.connect_timeout, Duration::from_secs(10));
     assert_eq!(endpoint.max_sessions, 4096);
@@ -279,7 +280,7 @@ fn every_key_arrives() {
         panic!("{:?}", vault.target)
     };
     assert!(addresses.is_empty());
-    assert!(matches!(login, Login::Command(words) if words[1] == "x"));
+    assert!(matches!(login, Login::Command(command) if command.argv[1] == "x"));
     let Target::Console {
         environment: Some(environment),
     } = &console.target
@@ -384,4 +385,103 @@ fn names_that_count_as_none_are_never_those_of_users() {
     let other = SMALL.replacen("[[endpoint]]", other, 1) + "users = [\"alice\"]\n";
     assert_eq!(names(&other), ["anonymous"]);
     assert!(names(&format!("{SMALL}default_user_names = []\n")).is_empty());
+}
+
+/// An endpoint whose login command has these variables.
+fn with_env(env: &str) -> String {
+    format!(
+        "[[user]]\nname = \"alice\"\nos_user = \"alice\"\n[[endpoint]]\nname = \"rdb\"\nlisten = \
+         \"127.0.0.1:0\"\nconnect = \":127.0.0.1:1\"\nlogin = {{ command = [\"/bin/true\"], env = {env} }}\n"
+    )
+}
+
+#[test]
+fn variables_of_a_login_command_are_secrets() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    fs::write(&token, "geheim-too\n").unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
+    let env = format!(
+        "{{ KEY = \"geheim\", TOKEN = {{ file = {:?} }} }}",
+        token.to_str().unwrap()
+    );
+    let path = directory.path().join("hopend.toml");
+    fs::write(
+        &path,
+        with_env(&env).replace("os_user = \"alice\"", "os_user = \"0\""),
+    )
+    .unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let config = load(&path).unwrap_or_else(|problems| panic!("{problems}"));
+    let shown = format!("{config:?}");
+    assert!(
+        shown.contains("KEY") && !shown.contains("geheim"),
+        "{shown}"
+    );
+
+    // Whoever could read a value is kept out of the file that holds it.
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let open = load(&path).unwrap_err().to_string();
+    assert!(
+        open.contains("hopend.toml:8: this configuration file holds secrets"),
+        "{open}"
+    );
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o644)).unwrap();
+    let open = load(&path).unwrap_err().to_string();
+    assert!(open.contains("login.env.TOKEN.file"), "{open}");
+    assert!(
+        open.contains("chmod o-rwx") && !open.contains("geheim"),
+        "{open}"
+    );
+}
+
+#[test]
+fn mistakes_in_variables_of_a_login_command_are_told_without_their_values() {
+    for (env, said) in [
+        (
+            "{ \"A-B\" = \"geheim\" }",
+            "is not the name of an environment variable",
+        ),
+        (
+            "{ 1A = \"geheim\" }",
+            "is not the name of an environment variable",
+        ),
+        ("{ HOPEND_USER = \"geheim\" }", "is set by hopend itself"),
+        ("{ A = \"geheim\\u0000\" }", "holds a NUL"),
+        ("{ A = 7 }", "must be a text or a table"),
+        ("{ A = { path = \"geheim\" } }", "path"),
+        ("\"geheim\"", "env"),
+    ] {
+        let problems = read(&with_env(env)).unwrap_err().to_string();
+        assert!(problems.contains(said), "{env}: {problems}");
+        assert!(!problems.contains("geheim"), "{env}: {problems}");
+    }
+    let text = with_env("{}").replace("command = [\"/bin/true\"], ", "user = \"u\", ");
+    let problems = read(&text).unwrap_err().to_string();
+    assert!(
+        problems.contains("has no command that it is for"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn max_memory_is_a_number_of_bytes_or_a_share() {
+    let with = |max_memory: &str| read(&format!("{SMALL}[daemon]\nmax_memory = {max_memory}\n"));
+    for (written, expected) in [
+        ("67108864", MaxMemory::Bytes(67_108_864)),
+        ("\"512MB\"", MaxMemory::Bytes(512_000_000)),
+        ("\"40%\"", MaxMemory::Percent(40)),
+    ] {
+        assert_eq!(with(written).unwrap().daemon.max_memory, expected);
+    }
+    for (written, said) in [
+        ("\"0%\"", "is not a share of the memory"),
+        ("\"91%\"", "is not a share of the memory"),
+        ("\"15MiB\"", "is too small"),
+        ("\"much\"", "is not a number of bytes"),
+    ] {
+        let problems = with(written).unwrap_err().to_string();
+        assert!(problems.contains(said), "{written}: {problems}");
+    }
 }

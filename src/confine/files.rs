@@ -148,7 +148,7 @@ pub(super) fn commands(config: &Config) -> Vec<&[String]> {
             Target::Addresses {
                 login: Login::Command(command),
                 ..
-            } => Some(command.as_slice()),
+            } => Some(command.argv.as_slice()),
             _ => None,
         })
         .collect()

@@ -3,6 +3,7 @@
 //! on.
 
 mod calls;
+mod dumps;
 mod files;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Confine};
 pub use calls::CallsError;
+pub use dumps::forbid as forbid_dumps;
 pub use files::FilesError;
 use files::{Scope, folder_of, is_under};
 

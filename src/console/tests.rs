@@ -223,6 +223,7 @@ fn status() -> Status {
         count: 9,
     };
     Status {
+        memory: None,
         version: "0".into(),
         started: now,
         now,

@@ -537,7 +537,10 @@ mod tests {
 
     fn recipe(user: &str) -> Recipe {
         Recipe::Command {
-            argv: vec!["/bin/login".into()],
+            command: crate::config::LoginCommand {
+                argv: vec!["/bin/login".into()],
+                env: Vec::new(),
+            },
             endpoint: "rdb".into(),
             local_user: user.into(),
         }

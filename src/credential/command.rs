@@ -1,15 +1,19 @@
 //! A program that prints a login: so Vault, Secrets Manager or a token service need no code here.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::{Credential, FetchError, Retry};
+use crate::config::{LoginCommand, LoginValue, LoginVariable};
 use crate::connection_string::ConnectionString;
 use crate::error::ErrorKind;
 use crate::secret::Secret;
@@ -17,16 +21,24 @@ use crate::secret::Secret;
 /// A program that runs longer is ended.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 /// Bytes of output that are read at the most.
-const OUTPUT_LIMIT: u64 = 64 * 1024;
+const OUTPUT_LIMIT: usize = 64 * 1024;
 
 /// The JSON form of the output.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Output {
-    connection_string: Option<String>,
+    #[serde(default, deserialize_with = "wiped")]
+    connection_string: Option<Zeroizing<String>>,
     user: Option<String>,
-    password: Option<String>,
+    #[serde(default, deserialize_with = "wiped")]
+    password: Option<Zeroizing<String>>,
     expires: Option<String>,
+}
+
+/// A text that is wiped when it is dropped.
+fn wiped<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Zeroizing<String>>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    Ok(text.map(Zeroizing::new))
 }
 
 /// Runs the program, telling it endpoint and local user in `HOPEND_ENDPOINT` and `HOPEND_USER`, and
@@ -35,17 +47,25 @@ struct Output {
 ///
 /// Its standard error is the daemon's own. Nothing that it prints is logged.
 pub async fn run(
-    argv: &[String],
+    login: &LoginCommand,
     endpoint: &str,
     local_user: &str,
 ) -> Result<Credential, FetchError> {
-    let Some((program, arguments)) = argv.split_first() else {
+    let Some((program, arguments)) = login.argv.split_first() else {
         return Err(failed("login.command is empty", Retry::Refused));
     };
-    let output = timeout(
-        TIME_LIMIT,
-        output_of(program, arguments, endpoint, local_user),
-    )
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let output = timeout(TIME_LIMIT, async {
+        for LoginVariable { name, value } in &login.env {
+            let value = value_of(name, value).await?;
+            command.env(name, OsStr::from_bytes(value.expose()));
+        }
+        command
+            .env("HOPEND_ENDPOINT", endpoint)
+            .env("HOPEND_USER", local_user);
+        output_of(program, &mut command).await
+    })
     .await;
     let output = output.unwrap_or_else(|_| {
         Err(failed(
@@ -64,30 +84,47 @@ pub async fn run(
     })
 }
 
-async fn output_of(
-    program: &str,
-    arguments: &[String],
-    endpoint: &str,
-    local_user: &str,
-) -> Result<Secret, FetchError> {
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env("HOPEND_ENDPOINT", endpoint)
-        .env("HOPEND_USER", local_user)
+/// What a variable is set to: of a file its first line.
+async fn value_of(name: &str, value: &LoginValue) -> Result<Secret, FetchError> {
+    let path = match value {
+        LoginValue::Text(text) => return Ok(text.clone()),
+        LoginValue::File(path) => path,
+    };
+    let read = tokio::fs::read(path).await.map(Zeroizing::new);
+    let bytes = read.map_err(|error| FetchError {
+        kind: ErrorKind::Configuration,
+        retry: Retry::Soon,
+        message: format!("{} for {name} can't be read: {error}", path.display()),
+        remedy: format!("let the account that runs hopend read {}", path.display()),
+    })?;
+    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next();
+    let line = line.unwrap_or_default();
+    if line.contains(&0) {
+        return Err(failed(
+            &format!("{} for {name} holds a NUL", path.display()),
+            Retry::Refused,
+        ));
+    }
+    Ok(Secret::new(line))
+}
+
+async fn output_of(program: &str, command: &mut Command) -> Result<Secret, FetchError> {
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(&format!("{program} can't be run: {error}"), Retry::Refused))?;
-    let mut printed = Vec::new();
+    // Of its full size at once: one that grows leaves what it held behind.
+    let mut printed = Zeroizing::new(Vec::with_capacity(OUTPUT_LIMIT + 1));
     if let Some(stdout) = child.stdout.take() {
         stdout
-            .take(OUTPUT_LIMIT)
+            .take(OUTPUT_LIMIT as u64)
             .read_to_end(&mut printed)
             .await
             .map_err(|error| failed(&format!("{program}: {error}"), Retry::Soon))?;
     }
-    let printed = Secret::new(printed);
+    let printed = Secret::new(&printed[..]);
     let status = child
         .wait()
         .await
@@ -131,7 +168,7 @@ fn read(printed: &[u8]) -> Result<Credential, String> {
         (None, Some(user), Some(password)) => Ok(Credential {
             address: None,
             user,
-            password: password.into(),
+            password: Secret::from(password.as_str()),
             expires,
             valid_for: None,
             issuer_time: None,
@@ -169,8 +206,42 @@ mod tests {
     use super::*;
 
     async fn shell(script: &str) -> Result<Credential, FetchError> {
-        let argv = ["/bin/sh", "-c", script].map(String::from);
-        run(&argv, "rdb", "alice").await
+        shell_with(script, Vec::new()).await
+    }
+
+    async fn shell_with(script: &str, env: Vec<LoginVariable>) -> Result<Credential, FetchError> {
+        let argv = ["/bin/sh", "-c", script].map(String::from).to_vec();
+        run(&LoginCommand { argv, env }, "rdb", "alice").await
+    }
+
+    fn variable(name: &str, value: LoginValue) -> LoginVariable {
+        LoginVariable {
+            name: name.into(),
+            value,
+        }
+    }
+
+    #[tokio::test]
+    async fn variables_come_from_the_configuration_and_from_files_as_they_are_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let env = || {
+            let text = LoginValue::Text("svc".into());
+            let file = LoginValue::File(path.clone());
+            vec![variable("NAME", text), variable("TOKEN", file)]
+        };
+        let script = "echo \":h:1:$NAME:$TOKEN\"";
+        let missing = shell_with(script, env()).await.unwrap_err();
+        assert_eq!(missing.kind, ErrorKind::Configuration);
+        for token in ["first", "second"] {
+            std::fs::write(&path, format!("{token}\nanother line\n")).unwrap();
+            let printed = shell_with(script, env()).await.unwrap();
+            assert_eq!((&*printed.user, printed.password), ("svc", token.into()));
+        }
+        std::fs::write(&path, "ge\0heim").unwrap();
+        let error = shell_with(script, env()).await.unwrap_err();
+        assert!(error.message.contains("holds a NUL"), "{error}");
+        assert!(!format!("{:?}", env()).contains("svc"));
     }
 
     #[tokio::test]
@@ -207,7 +278,11 @@ mod tests {
             assert!(error.message.contains(said), "{error}");
             assert!(!error.to_string().contains("geheim"), "{error}");
         }
-        let missing = run(&["/nonexistent/login".into()], "rdb", "alice").await;
+        let login = LoginCommand {
+            argv: vec!["/nonexistent/login".into()],
+            env: Vec::new(),
+        };
+        let missing = run(&login, "rdb", "alice").await;
         assert!(missing.unwrap_err().message.contains("can't be run"));
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 
-use crate::config::{Address, Environment, NodeVia, RoleArn};
+use crate::config::{Address, Environment, LoginCommand, NodeVia, RoleArn};
 use crate::error::{ErrorKind, with_fix};
 use crate::secret::Secret;
 
@@ -44,8 +44,8 @@ pub enum Recipe {
     },
     /// What a program prints.
     Command {
-        /// The program and its arguments.
-        argv: Vec<String>,
+        /// The program, its arguments and its variables.
+        command: LoginCommand,
         /// The endpoint, told to the program.
         endpoint: String,
         /// The local user, told to the program.

@@ -64,10 +64,10 @@ impl Fetch for Sources {
                     }
                 }
                 Recipe::Command {
-                    argv,
+                    command,
                     endpoint,
                     local_user,
-                } => command::run(argv, endpoint, local_user).await,
+                } => command::run(command, endpoint, local_user).await,
             }
         }
         .boxed()

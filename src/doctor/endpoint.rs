@@ -127,10 +127,10 @@ impl Examination<'_, '_> {
                 self.log_in_everywhere(None, at, &credential, &mut ways, &remedy)
                     .await;
             }
-            Login::Command(argv) => {
+            Login::Command(login) => {
                 for user in users {
                     self.subject(Some(user), None);
-                    let run = command::run(argv, &self.endpoint.name, &user.name);
+                    let run = command::run(login, &self.endpoint.name, &user.name);
                     let run = async { printed(run.await?, addresses) };
                     let credential = self.bench.stage(Name::LoginCommand, run).await;
                     let Some(credential) = credential else {

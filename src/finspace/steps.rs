@@ -10,6 +10,8 @@ use aws_credential_types::Credentials;
 use super::error::{Asked, AwsService, partition_of};
 use super::{AwsError, Clients, FinSpace, SignedString, StringRequest, finspace};
 use crate::config::{Environment, RoleArn, User};
+use zeroize::Zeroizing;
+
 use crate::connection_string::ConnectionString;
 use crate::policy::session_name;
 
@@ -283,6 +285,7 @@ impl Clients {
         };
         let text = answer
             .signed_connection_string
+            .map(Zeroizing::new)
             .ok_or_else(|| returned("no string".into()))?;
         let string = ConnectionString::parse(&text)
             .map_err(|why| returned(format!("no connection string: {why}")))?;

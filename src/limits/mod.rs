@@ -16,7 +16,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use crate::auth::{Origin, Peer};
+use crate::budget::{self, MachineMemory, MemoryAccount, MemoryBudget, OverBudget};
 use crate::config::{Config, Endpoint, OpensPerUser, User};
+use crate::shown::bytes;
 use rate::{OpenPace, Rate};
 
 /// How long an open waits for a session to end, and for its turn: one that was closed a moment ago
@@ -38,6 +40,7 @@ pub struct Limits {
     freed: Arc<Notify>,
     doors: Arc<Semaphore>,
     most_doors: usize,
+    memory: MemoryBudget,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,18 @@ pub enum Exceeded {
         /// The key of the configuration.
         key: &'static str,
     },
+    /// What sessions and handshakes may hold is used up, or what one user may hold of it.
+    #[error(
+        "hopend has no memory for {of}: {} of {} (max_memory of [daemon]) are in use{}. Fix: find the \
+         clients that read nothing (`hopend status`), or raise max_memory.",
+        shown(.over.used), shown(.over.limit), share(.of, .over)
+    )]
+    Memory {
+        /// What is refused.
+        of: Unaffordable,
+        /// What there is and who has it.
+        over: OverBudget,
+    },
     /// One account or host has begun too many connections without saying who it is.
     #[error(
         "{peer} has {count} connections that have not said who they are, half of all that may. Fix: find \
@@ -103,6 +118,38 @@ pub enum Exceeded {
         /// How many there are.
         count: usize,
     },
+}
+
+/// What there is no memory for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unaffordable {
+    /// A client that has not said who it is.
+    Handshake,
+    /// A session of this user.
+    Session(String),
+}
+
+impl fmt::Display for Unaffordable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handshake => f.write_str("a handshake"),
+            Self::Session(user) => write!(f, "a session of user {user}"),
+        }
+    }
+}
+
+/// A number of bytes for people to read.
+fn shown(count: usize) -> String {
+    bytes(count as u64)
+}
+
+/// Who has how much of it.
+fn share(of: &Unaffordable, over: &OverBudget) -> String {
+    let held = shown(over.held);
+    match of {
+        Unaffordable::Handshake => format!(", {held} of them by handshakes"),
+        Unaffordable::Session(_) => format!(", {held} of them by the sessions of this user"),
+    }
 }
 
 /// Whose limit.
@@ -136,11 +183,14 @@ pub struct Door {
     state: Arc<Mutex<State>>,
     origin: Option<Origin>,
     most: usize,
+    budget: MemoryBudget,
+    memory: Option<Arc<MemoryAccount>>,
 }
 
 /// A session's place, free again when dropped.
 #[derive(Debug)]
 pub struct Place {
+    memory: Arc<MemoryAccount>,
     state: Arc<Mutex<State>>,
     freed: Arc<Notify>,
     endpoint: String,
@@ -174,12 +224,22 @@ impl Limits {
             freed: Arc::default(),
             doors: Arc::new(Semaphore::new(most_doors)),
             most_doors,
+            memory: MemoryBudget::default(),
         }
+    }
+
+    /// What sessions and handshakes may hold.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.memory
     }
 
     /// This configuration counts from now on. Warns where it allows more than there are file
     /// descriptors for.
-    pub fn take_over(&self, config: &Config) {
+    pub fn take_over(&self, config: &Config, machine: MachineMemory) {
+        let several_users = config.users.len() > 1;
+        let max_memory = config.daemon.max_memory.within(machine);
+        self.memory.resize(max_memory, several_users);
+        warn_of_memory(max_memory, machine);
         let budget = Budget::of(config, files::allowed());
         budget.warn();
         let possible = budget.possible;
@@ -188,7 +248,7 @@ impl Limits {
         state.by_files = asked.is_none();
         state.max_sessions = asked.unwrap_or(possible);
         state.max_opens_per_second = config.daemon.max_opens_per_second;
-        state.several_users = config.users.len() > 1;
+        state.several_users = several_users;
     }
 
     /// A door for a connection that has just been accepted. Waits while there are too many whose
@@ -204,6 +264,8 @@ impl Limits {
             state: Arc::clone(&self.state),
             origin: None,
             most: self.most_doors / 2,
+            budget: self.memory.clone(),
+            memory: None,
         }
     }
 
@@ -213,7 +275,12 @@ impl Limits {
     /// # Errors
     /// The limit that is in the way.
     pub async fn place(&self, endpoint: &Endpoint, user: &User) -> Result<Place, Exceeded> {
-        let is_full = |decided: &Result<_, _>| matches!(decided, Err(Exceeded::Sessions { .. }));
+        let is_full = |decided: &Result<_, _>| {
+            matches!(
+                decided,
+                Err(Exceeded::Sessions { .. } | Exceeded::Memory { .. })
+            )
+        };
         let mut decided = self.try_place(endpoint, user);
         if is_full(&decided) {
             let freed = async {
@@ -237,8 +304,14 @@ impl Limits {
     }
 
     fn try_place(&self, endpoint: &Endpoint, user: &User) -> Result<(Place, Duration), Exceeded> {
+        let memory = self.memory.session(&user.name, guarantee(endpoint));
+        let memory = memory.map_err(|over| Exceeded::Memory {
+            of: Unaffordable::Session(user.name.clone()),
+            over,
+        })?;
         let turn = lock(&self.state).enter(endpoint, user, Instant::now())?;
         let place = Place {
+            memory: Arc::new(memory),
             state: Arc::clone(&self.state),
             freed: Arc::clone(&self.freed),
             endpoint: endpoint.name.clone(),
@@ -431,7 +504,54 @@ fn less_a_share(most: u32) -> u32 {
     most.saturating_sub((most / 64).max(1)).max(1)
 }
 
+/// What a session at `endpoint` may always hold, in bytes.
+fn guarantee(endpoint: &Endpoint) -> usize {
+    let to_clients = usize::from(endpoint.tls.is_some());
+    budget::DIRECTIONS + (1 + to_clients) * budget::TLS
+}
+
+/// Says where the budget leaves the process too little.
+fn warn_of_memory(max_memory: usize, machine: MachineMemory) {
+    let limit = machine.control_group.unwrap_or(machine.total);
+    if max_memory as u64 > limit / 10 * 9 {
+        tracing::warn!(
+            "max_memory of [daemon] ({}) leaves too little of the memory that hopend may have ({}): \
+             the system may end hopend. Fix: lower max_memory, or raise MemoryMax of the service.",
+            shown(max_memory),
+            bytes(limit),
+        );
+    }
+}
+
 impl Door {
+    /// Has the connection's handshake held in memory, of which it never gets more than is charged
+    /// from here on.
+    ///
+    /// # Errors
+    /// There is none left for handshakes.
+    pub fn admit(&mut self, endpoint: &Endpoint) -> Result<&Arc<MemoryAccount>, Exceeded> {
+        let tls = if endpoint.tls.is_some() {
+            budget::TLS
+        } else {
+            0
+        };
+        let bytes = endpoint.max_handshake + tls;
+        let memory = self.budget.handshake(bytes);
+        let memory = memory.map_err(|over| Exceeded::Memory {
+            of: Unaffordable::Handshake,
+            over,
+        })?;
+        self.most = self
+            .most
+            .min((self.budget.most_handshakes(bytes) / 2).max(1));
+        Ok(self.memory.insert(Arc::new(memory)))
+    }
+
+    /// What the handshake is charged to, once it is admitted.
+    pub fn memory(&self) -> Option<&Arc<MemoryAccount>> {
+        self.memory.as_ref()
+    }
+
     /// It is this peer's connection.
     ///
     /// # Errors
@@ -449,6 +569,13 @@ impl Door {
         *count += 1;
         self.origin = Some(origin);
         Ok(())
+    }
+}
+
+impl Place {
+    /// What the session is charged to.
+    pub fn memory(&self) -> &Arc<MemoryAccount> {
+        &self.memory
     }
 }
 
@@ -617,7 +744,7 @@ mod tests {
     async fn nobody_has_all_of_the_daemons_places() {
         let config = config("max_sessions = 10", "");
         let limits = Limits::default();
-        limits.take_over(&config);
+        limits.take_over(&config, MachineMemory::look());
         let (first, why) = opens(&limits, &config, 0).await;
         assert_eq!(first.len(), 9);
         let expected = "user a has 9 sessions, which is max_sessions of [daemon], less a share for \
@@ -638,7 +765,7 @@ mod tests {
             config("max_opens_per_second = 10", ""),
         ] {
             let limits = Limits::default();
-            limits.take_over(&config);
+            limits.take_over(&config, MachineMemory::look());
             let endpoint = &config.endpoints[0];
             let start = Instant::now();
             let enter = |user: usize, millis| {
@@ -671,7 +798,7 @@ mod tests {
         ] {
             let config = config(daemon, endpoint);
             let limits = Limits::default();
-            limits.take_over(&config);
+            limits.take_over(&config, MachineMemory::look());
             let (at, start) = (&config.endpoints[0], Instant::now());
             let mut opened = 0;
             for millis in 0..10_000 {
@@ -700,7 +827,7 @@ mod tests {
     async fn who_gets_no_place_takes_no_turn_and_the_other_way_round() {
         let config = config("", "max_opens_per_second = 50\nmax_sessions = 40");
         let limits = Limits::default();
-        limits.take_over(&config);
+        limits.take_over(&config, MachineMemory::look());
         let (held, why) = opens(&limits, &config, 0).await;
         assert_eq!(held.len(), 39);
         assert!(why.contains("has 39 sessions"), "{why}");

@@ -260,6 +260,7 @@ impl Live {
             credentials: credential_rows(&shown, credentials.states()),
             errors: lock(&self.errors).rows(),
             sessions,
+            memory: None,
         }
     }
 

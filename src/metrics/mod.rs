@@ -3,6 +3,7 @@
 
 mod endpoints;
 mod families;
+mod memory;
 mod outside;
 mod process;
 
@@ -17,6 +18,7 @@ use prometheus_client::registry::Registry;
 use crate::config::LeftOut;
 use crate::live::Totals;
 use crate::session::Services;
+use crate::status::MemoryRow;
 use families::Families;
 use process::Process;
 
@@ -37,6 +39,7 @@ pub fn text(services: &Arc<Services>) -> Result<String, fmt::Error> {
             log: services.lost_log_lines.count(),
         },
         left_out: services.live.left_out(),
+        memory: services.memory(),
     }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
@@ -49,6 +52,7 @@ struct Scrape {
     process: Process,
     lost: outside::LinesLost,
     left_out: Vec<LeftOut>,
+    memory: MemoryRow,
 }
 
 impl Collector for Scrape {
@@ -63,6 +67,7 @@ impl Collector for Scrape {
         outside::calls(&mut families, &self.totals.calls)?;
         outside::lines(&mut families, self.lost)?;
         outside::left_out(&mut families, &self.left_out)?;
+        memory::encode(&mut families, self.memory)?;
         self.process.encode(&mut families, self.totals.started)
     }
 }

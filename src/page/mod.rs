@@ -469,6 +469,7 @@ mod tests {
             sessions: (1..=2_000).map(session).collect(),
             credentials: Vec::new(),
             errors: Vec::new(),
+            memory: None,
         };
         let totals = Totals {
             started: now,

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::budget::{LEAN_DIRECTION, MemoryAccount};
 use crate::buffer::{Buffer, CHUNK};
 use crate::q::frame::{HEADER_LEN, Header, HeaderError, Piece, Tracker};
 
@@ -79,9 +81,7 @@ pub(super) enum Verdict {
 impl Lane {
     /// A lane that already holds `bytes`.
     pub(super) fn new(limit: Option<u64>, bytes: &[u8]) -> Self {
-        let mut buffer = Buffer::default();
-        buffer.hold(bytes.len());
-        buffer[..bytes.len()].copy_from_slice(bytes);
+        let buffer = Buffer::holding(bytes, LEAN_DIRECTION);
         Self {
             buffer,
             start: 0,
@@ -96,6 +96,11 @@ impl Lane {
             unflushed: false,
             full: false,
         }
+    }
+
+    /// Charges what it holds to `account` from now on.
+    pub(super) fn charge(&mut self, account: &Arc<MemoryAccount>) {
+        self.buffer.charge(account);
     }
 
     /// Whether reading, which stopped for want of room, has room now without a write.
@@ -133,7 +138,7 @@ impl Lane {
             return Poll::Pending;
         }
         self.make_room();
-        self.buffer.lend();
+        self.buffer.lend(LEAN_DIRECTION);
         self.full = self.end == self.buffer.len();
         if self.full {
             return Poll::Pending;

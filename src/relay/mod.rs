@@ -13,6 +13,7 @@ mod tests;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::budget::{LEAN_DIRECTION, MemoryAccount};
 use crate::buffer::Buffer;
 use crate::config;
 use crate::q::frame::{Header, HeaderError, MessageType};
@@ -86,6 +88,8 @@ pub struct Relay<'a, C, U> {
     upstream_ended: bool,
     finish: Option<Finish>,
     looks: Option<Looks>,
+    /// What its buffers are charged to, where anybody counts.
+    memory: Option<Arc<MemoryAccount>>,
 }
 
 /// An end that hopend decided on, while it delivers what it has received.
@@ -140,7 +144,16 @@ where
             upstream_ended: false,
             finish: None,
             looks: None,
+            memory: None,
         }
+    }
+
+    /// Charges its buffers to `account`, and settles what the account's connections hold whenever the
+    /// session waits.
+    pub fn charge(&mut self, account: &Arc<MemoryAccount>) {
+        self.up.charge(account);
+        self.down.charge(account);
+        self.memory = Some(Arc::clone(account));
     }
 
     /// From now on the session ends as soon as nothing is outstanding.
@@ -200,6 +213,14 @@ where
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        let polled = self.take_turn(context);
+        if let Some(memory) = &self.memory {
+            memory.settle();
+        }
+        polled
+    }
+
+    fn take_turn(&mut self, context: &mut Context<'_>) -> Poll<End> {
         self.written = 0;
         for _ in 0..STEPS_IN_A_ROW {
             if self.written >= BYTES_IN_A_ROW {
@@ -450,7 +471,7 @@ where
             return false;
         }
         let mut scratch = Buffer::default();
-        let mut space = ReadBuf::new(scratch.lend());
+        let mut space = ReadBuf::new(scratch.lend(LEAN_DIRECTION));
         match Pin::new(&mut *self.upstream).poll_read(context, &mut space) {
             Poll::Pending => return false,
             Poll::Ready(Ok(())) if !space.filled().is_empty() => {}

@@ -216,10 +216,10 @@ impl Route {
                 local_user: user.name.clone(),
             }),
             Target::Addresses {
-                login: Login::Command(argv),
+                login: Login::Command(command),
                 ..
             } => Some(Recipe::Command {
-                argv: argv.clone(),
+                command: command.clone(),
                 endpoint: self.endpoint.name.clone(),
                 local_user: user.name.clone(),
             }),

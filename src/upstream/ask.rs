@@ -27,6 +27,8 @@ pub enum AskError {
 /// its own accord before is left aside. The connection has a capability below 4, or the answer is
 /// short. Without a deadline; when it is cut off, the connection is of no more use.
 pub async fn ask(stream: &mut UpstreamStream, text: &str) -> Result<Value, AskError> {
+    // The answer may be a login.
+    stream.keep_secrets();
     stream
         .write_all(&message::text(MessageType::Sync, text))
         .await?;

@@ -372,13 +372,18 @@ pub async fn shake_hands(
         ServerName::try_from(address.host.clone()).map_err(|_| UpstreamError::ServerName {
             address: address.clone(),
         })?;
-    TlsStream::connect(Arc::clone(tls), name, tcp)
-        .await
-        .map_err(|source| UpstreamError::Tls {
-            address: address.clone(),
-            remedy: tls_remedy(&source),
-            source,
-        })
+    let dialled = async {
+        let mut stream = TlsStream::dial(Arc::clone(tls), name, tcp)?;
+        // A kdb+ that sends a lot behind its answer to the login fills no large buffer with it.
+        stream.stay_small();
+        stream.handshake().await?;
+        Ok(stream)
+    };
+    dialled.await.map_err(|source| UpstreamError::Tls {
+        address: address.clone(),
+        remedy: tls_remedy(&source),
+        source,
+    })
 }
 
 /// What an administrator can do about a failed TLS handshake.

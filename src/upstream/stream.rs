@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
@@ -11,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::tls_stream::TlsStream;
 use crate::auth;
+use crate::budget::MemoryAccount;
 use crate::relay::SendQueue;
 
 /// A connection towards kdb+.
@@ -33,6 +35,20 @@ impl UpstreamStream {
         let mut byte = [MaybeUninit::uninit()];
         let next = SockRef::from(self.tcp()).peek(&mut byte);
         quiet && next.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Charges its buffers, which TLS alone has, to `account` from now on.
+    pub fn charge(&mut self, account: &Arc<MemoryAccount>) {
+        if let Self::Tls(stream) = self {
+            stream.charge(account);
+        }
+    }
+
+    /// Wipes what is decrypted from now on when it has been read.
+    pub fn keep_secrets(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.keep_secrets();
+        }
     }
 
     /// The TCP connection.

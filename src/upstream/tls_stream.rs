@@ -15,13 +15,19 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use zeroize::Zeroize;
 
 use crate::auth;
+use crate::budget::{LEAN_INCOMING, LEAN_OUTGOING, MemoryAccount};
 use crate::buffer::{self, Buffer, CHUNK};
 
 /// So few bytes are moved, or left for later, without a thought. With a [`CHUNK`] behind them they
 /// fit into a [`Buffer`].
 const FEW: usize = 1_024;
+/// The most bytes of plaintext in a record.
+const RECORD: usize = 16 * 1_024;
+/// More bytes than TLS adds to a record.
+const RECORD_OVERHEAD: usize = 64;
 
 /// The half of TLS that this side plays.
 pub trait Side: Unpin {
@@ -89,11 +95,13 @@ pub struct TlsStream<S = UnbufferedClientConnection> {
 }
 
 /// A buffer with the part that holds something.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Window {
     buffer: Buffer,
     start: usize,
     end: usize,
+    /// Bytes that do where the account has no room for a large buffer.
+    least: usize,
 }
 
 /// Plaintext that waits to be read.
@@ -101,6 +109,9 @@ struct Window {
 struct Plain {
     bytes: Vec<u8>,
     read: usize,
+    account: Option<Arc<MemoryAccount>>,
+    /// It is wiped when it has been read.
+    secret: bool,
 }
 
 /// Where the protocol stands once everything that came has been looked at.
@@ -124,10 +135,22 @@ impl TlsStream {
         name: ServerName<'static>,
         tcp: TcpStream,
     ) -> io::Result<Self> {
-        let tls = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
-        let mut stream = Self::over(tcp, tls);
+        let mut stream = Self::dial(config, name, tcp)?;
         stream.handshake().await?;
         Ok(stream)
+    }
+
+    /// Is ready for the handshake with the server, whose certificate has to be for `name`.
+    ///
+    /// # Errors
+    /// rustls does not take the configuration.
+    pub fn dial(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        tcp: TcpStream,
+    ) -> io::Result<Self> {
+        let tls = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
+        Ok(Self::over(tcp, tls))
     }
 }
 
@@ -146,15 +169,35 @@ impl<S: Side> TlsStream<S> {
         Self {
             tcp,
             tls,
-            incoming: Window::default(),
+            incoming: Window::of(LEAN_INCOMING),
             plain: Plain::default(),
             full: false,
-            outgoing: Window::default(),
+            outgoing: Window::of(LEAN_OUTGOING),
             closed: false,
             told: false,
             failed: None,
             broken: false,
         }
+    }
+
+    /// Charges its buffers to `account` from now on.
+    pub fn charge(&mut self, account: &Arc<MemoryAccount>) {
+        self.incoming.buffer.charge(account);
+        self.outgoing.buffer.charge(account);
+        self.plain.charge(account);
+    }
+
+    /// Has small buffers until it is charged to an account: what comes before somebody counts it is not
+    /// to take much.
+    pub fn stay_small(&mut self) {
+        self.incoming.buffer.stay_small();
+        self.outgoing.buffer.stay_small();
+    }
+
+    /// Wipes what is decrypted from now on when it has been read.
+    pub fn keep_secrets(&mut self) {
+        self.incoming.buffer.keep_secrets();
+        self.plain.secret = true;
     }
 
     /// Shakes hands. Cancel-safe.
@@ -258,12 +301,13 @@ impl<S: Side> TlsStream<S> {
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     let outgoing = &mut self.outgoing;
-                    let space = outgoing.space();
-                    let written = match data.encode(space) {
-                        Ok(written) => written,
-                        Err(error) => return Err(too_small(&error)),
+                    let written = match data.encode(outgoing.space()) {
+                        Err(EncodeError::InsufficientSize(error)) => {
+                            data.encode(outgoing.space_for(error.required_size))
+                        }
+                        encoded => encoded,
                     };
-                    outgoing.end += written;
+                    outgoing.end += written.map_err(|error| too_small(&error))?;
                 }
                 // What is in `outgoing` leaves in the order it came in.
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
@@ -303,13 +347,19 @@ impl<S: Side> TlsStream<S> {
         let UnbufferedStatus { discard, state } = self.tls.process(waiting);
         let encrypted = match state.map_err(invalid)? {
             ConnectionState::WriteTraffic(mut traffic) => {
-                let bytes = &bytes[..bytes.len().min(CHUNK)];
-                let space = self.outgoing.space();
-                let written = traffic.encrypt(bytes, space).map_err(|error| match error {
+                let outgoing = &mut self.outgoing;
+                let space = outgoing.space();
+                let bytes = &bytes[..bytes.len().min(plaintext_for(space.len()))];
+                let written = match traffic.encrypt(bytes, space) {
+                    Err(EncryptError::InsufficientSize(error)) => {
+                        traffic.encrypt(bytes, outgoing.space_for(error.required_size))
+                    }
+                    encrypted => encrypted,
+                };
+                outgoing.end += written.map_err(|error| match error {
                     EncryptError::InsufficientSize(error) => insufficient(error),
                     EncryptError::EncryptExhausted => invalid(error),
                 })?;
-                self.outgoing.end += written;
                 bytes.len()
             }
             _ => return Err(io::ErrorKind::BrokenPipe.into()),
@@ -362,6 +412,9 @@ impl<S: Side> TlsStream<S> {
     /// Receives what has come; the count of bytes, 0 at the end of the connection.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let incoming = &mut self.incoming;
+        if incoming.space().is_empty() && incoming.space_for(1).is_empty() {
+            return Poll::Ready(Err(too_long(incoming.len())));
+        }
         let mut space = ReadBuf::new(incoming.space());
         let received = Pin::new(&mut self.tcp).poll_read(context, &mut space);
         let count = space.filled().len();
@@ -463,14 +516,23 @@ impl<S> std::fmt::Debug for TlsStream<S> {
 }
 
 impl Window {
+    fn of(least: usize) -> Self {
+        Self {
+            buffer: Buffer::default(),
+            start: 0,
+            end: 0,
+            least,
+        }
+    }
+
     fn len(&self) -> usize {
         self.end - self.start
     }
 
     /// The free part behind what it holds.
     fn space(&mut self) -> &mut [u8] {
-        self.buffer.lend();
-        if self.start > 0 && (self.end > buffer::SIZE / 2 || self.len() <= FEW) {
+        self.buffer.lend(self.least);
+        if self.start > 0 && (self.end > self.buffer.len() / 2 || self.len() <= FEW) {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
@@ -478,8 +540,19 @@ impl Window {
         &mut self.buffer[self.end..]
     }
 
+    /// Free space of so many bytes, if a large buffer has as much and the account allows for it; else
+    /// what there is. Only the protocol itself needs it: data fits into what there is.
+    fn space_for(&mut self, bytes: usize) -> &mut [u8] {
+        let needed = (self.end + bytes).max((self.buffer.len() * 2).min(buffer::SIZE));
+        if needed <= buffer::SIZE {
+            self.buffer.grow(needed);
+        }
+        self.space()
+    }
+
     /// Forgets what stands first; a window that holds nothing has no buffer.
     fn consume(&mut self, count: usize) {
+        self.buffer.forget(self.start, self.start + count);
         self.start += count;
         if self.start == self.end {
             self.clear();
@@ -493,8 +566,31 @@ impl Window {
 }
 
 impl Plain {
+    fn charge(&mut self, account: &Arc<MemoryAccount>) {
+        let before = self.account.replace(Arc::clone(account));
+        if let Some(before) = before {
+            before.release(self.bytes.capacity());
+        }
+        account.hold(self.bytes.capacity());
+        self.secret = account.keeps_secrets();
+    }
+
     fn push(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let before = self.bytes.capacity();
+        if self.secret && before < self.bytes.len() + bytes.len() {
+            // Where it stood is wiped.
+            let mut larger = Vec::with_capacity(2 * (self.bytes.len() + bytes.len()));
+            larger.extend_from_slice(&self.bytes);
+            self.bytes.zeroize();
+            self.bytes = larger;
+        }
         self.bytes.extend_from_slice(bytes);
+        if let Some(account) = &self.account {
+            account.hold(self.bytes.capacity() - before);
+        }
     }
 
     fn read(&mut self, room: &mut ReadBuf<'_>) {
@@ -502,9 +598,27 @@ impl Plain {
         let count = waiting.len().min(room.remaining());
         room.put_slice(&waiting[..count]);
         self.read += count;
-        if self.read == self.bytes.len() {
-            *self = Self::default();
+        if self.read == self.bytes.len() && self.bytes.capacity() > 0 {
+            self.clear();
         }
+    }
+
+    /// Gives back its memory, wiped where it may have held a login.
+    fn clear(&mut self) {
+        if let Some(account) = &self.account {
+            account.release(self.bytes.capacity());
+        }
+        if self.secret {
+            self.bytes.zeroize();
+        }
+        self.bytes = Vec::new();
+        self.read = 0;
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -517,6 +631,19 @@ fn ended() -> io::Error {
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// How many bytes of plaintext fit into so much space once they are encrypted, with [`FEW`] to spare.
+fn plaintext_for(space: usize) -> usize {
+    let records = space / RECORD + 1;
+    let least = space.saturating_sub(records * RECORD_OVERHEAD);
+    least.saturating_sub(FEW).clamp(1, CHUNK)
+}
+
+fn too_long(bytes: usize) -> io::Error {
+    invalid(format!(
+        "a TLS message of more than {bytes} bytes came, which is longer than may be"
+    ))
 }
 
 fn too_small(error: &EncodeError) -> io::Error {
@@ -543,6 +670,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::budget::{LEAN_DIRECTION, MemoryBudget};
 
     type Server = tokio_rustls::server::TlsStream<TcpStream>;
 
@@ -592,10 +720,26 @@ mod tests {
         (0..251_u8).cycle().take(count).collect()
     }
 
+    /// An account that has no room for any large buffer.
+    fn tight() -> Arc<MemoryAccount> {
+        Arc::new(MemoryBudget::of(1).session("a", 0).unwrap())
+    }
+
     #[tokio::test]
     async fn megabytes_each_way_into_room_of_any_size() {
-        for room in [1_000, 16_384, 16_385, 400_000] {
+        for (room, account) in [
+            (1_000, None),
+            (16_384, None),
+            (16_385, None),
+            (400_000, None),
+            (1_000, Some(tight())),
+            (LEAN_DIRECTION, Some(tight())),
+            (400_000, Some(tight())),
+        ] {
             let (mut client, mut server) = pair().await;
+            if let Some(account) = &account {
+                client.charge(account);
+            }
             let sent = bytes(3_000_000);
             let expected = sent.clone();
             let there = tokio::spawn(async move {
@@ -618,7 +762,7 @@ mod tests {
                 }
                 got.extend_from_slice(&piece[..count]);
             }
-            assert!(got == expected, "room for {room}");
+            assert!(got == expected, "room for {room}, {account:?}");
             there.await.unwrap();
         }
     }
@@ -852,6 +996,99 @@ mod tests {
             let error = TlsStream::connect(Arc::clone(&client), name, tcp).await;
             assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
+    }
+
+    /// The pieces of a handshake message that says it has 60,000 bytes.
+    fn pieces() -> Vec<u8> {
+        let mut message = vec![1, 0, 0xea, 0x60];
+        message.resize(60_004, 7);
+        let record = |piece: &[u8]| [&b"\x16\x03\x01\x03\xe8"[..], piece].concat();
+        message[..60_000].chunks(1_000).flat_map(record).collect()
+    }
+
+    #[tokio::test]
+    async fn a_handshake_in_many_pieces_holds_no_more_than_its_guarantee() {
+        let (server, client) = configs();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let budget = MemoryBudget::of(1 << 30);
+        let memory = Arc::new(budget.handshake(48 * 1024).unwrap());
+        let mut stranger = TcpStream::connect(address).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let sending = tokio::spawn(async move {
+            let _ = stranger.write_all(&pieces()).await;
+            stranger
+        });
+        let mut served = TlsStream::serve(Arc::clone(&server), accepted).unwrap();
+        served.charge(&memory);
+        let error = served.handshake().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        assert!(error.to_string().contains("longer than may be"), "{error}");
+        drop(sending.await.unwrap());
+
+        // One that is as long as they are fits.
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let mut served = TlsStream::serve(server, accepted).unwrap();
+        served.charge(&memory);
+        let name = ServerName::try_from("localhost").unwrap();
+        let dial = async {
+            let mut client = TlsStream::connect(client, name, tcp).await?;
+            client.write_all(b"alice:secret\x06\0").await?;
+            client.flush().await
+        };
+        let mut hello = [0; 14];
+        let hear = async {
+            served.handshake().await?;
+            served.read_exact(&mut hello).await
+        };
+        let (dialled, heard) = tokio::join!(dial, hear);
+        dialled.unwrap();
+        heard.unwrap();
+        assert_eq!(&hello, b"alice:secret\x06\0");
+    }
+
+    #[tokio::test]
+    async fn a_login_over_tls_leaves_nothing_in_the_buffers() {
+        const LOGIN: &[u8] = b"alice:secret\x06\0";
+        let (server, client) = configs();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (accepted, _) = listener.accept().await.unwrap();
+        let mut served = TlsStream::serve(server, accepted).unwrap();
+        let budget = MemoryBudget::of(1 << 30);
+        served.charge(&Arc::new(budget.handshake(80 * 1024).unwrap()));
+        let name = ServerName::try_from("localhost").unwrap();
+        let dial = async {
+            let mut client = TlsStream::connect(client, name, tcp.unwrap()).await?;
+            client.flush().await?;
+            Ok::<_, io::Error>(client)
+        };
+        let (client, shaken) = tokio::join!(dial, served.handshake());
+        let mut client = client.unwrap();
+        shaken.unwrap();
+        client.write_all(LOGIN).await.unwrap();
+        client.flush().await.unwrap();
+        // A part of the next record keeps the buffer.
+        client
+            .tcp
+            .write_all(b"\x17\x03\x03\x00\x50part")
+            .await
+            .unwrap();
+        let mut peeked = [0; 100];
+        let expected = 5 + LOGIN.len() + 1 + 16 + 9;
+        while served.get_ref().0.peek(&mut peeked).await.unwrap() < expected {
+            tokio::task::yield_now().await;
+        }
+        let mut first = [0; 3];
+        served.read_exact(&mut first).await.unwrap();
+        let mut rest = [0; LOGIN.len() - 3];
+        served.read_exact(&mut rest).await.unwrap();
+        assert_eq!([&first[..], &rest].concat(), LOGIN);
+        assert_eq!(served.plain.bytes.capacity(), 0);
+        let used = &served.incoming.buffer[..served.incoming.start];
+        assert_eq!(used.len(), expected - 9);
+        assert!(used.iter().all(|&byte| byte == 0), "{used:?}");
     }
 
     #[tokio::test]

@@ -32,6 +32,7 @@ fn every_key_of_the_example_is_valid_and_the_defaults_are_what_it_says() {
         ("/etc/hopend/users", "users"),
         ("/etc/hopend/rdb.password", "login"),
         ("/usr/local/bin/kdb-login", "program"),
+        ("/etc/hopend/vault.token", "login"),
         ("/etc/hopend/hopend.pem", "ca.pem"),
         ("/etc/hopend/hopend.key", "ca.key"),
         ("/etc/hopend/clients-ca.pem", "ca.pem"),
