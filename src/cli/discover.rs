@@ -309,6 +309,6 @@ mod tests {
             message: "it answered '\x1b[2J\x07no".into(),
             remedy: "check".into(),
         });
-        assert_eq!(failed.why, "it answered ' [2J no; check");
+        assert_eq!(failed.why, "it answered ' [2J no. Fix: check.");
     }
 }

@@ -337,7 +337,7 @@ async fn values_are_q_s() {
 async fn what_finspace_does_not_give_is_told() {
     let mut root = Handle::open("root");
     let told = root.ask(".aws.list_kx_cluster_nodes`gone").await;
-    assert_eq!(told, Err("hopend: AWS says no; allow it".into()));
+    assert_eq!(told, Err("hopend: AWS says no. Fix: allow it.".into()));
     let late = root
         .ask(".aws.list_kx_cluster_nodes[`$\"slow-cluster\"]")
         .await;
