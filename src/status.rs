@@ -131,9 +131,12 @@ pub struct PlaceRow {
     pub name: String,
     /// A node's availability zone; empty for an address.
     pub zone: String,
+    /// Seconds since it failed first; none while it works.
+    #[serde(default)]
+    pub down_s: Option<f64>,
     /// Seconds that it is left alone after a failure; none while it is used.
     pub resting_s: Option<f64>,
-    /// Why it rests.
+    /// What its last failure said, while it is down.
     pub reason: Option<String>,
 }
 

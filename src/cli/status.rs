@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::daemon::{self, Unanswered};
+use super::screen::{Shown, View};
 use super::{ConfigArgument, Exit, complain, overview, screen};
 use crate::auth::{holder, process};
 use crate::config::ListenAddress;
@@ -25,9 +26,39 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Look again each second, until q or Ctrl-C
+    /// Look again each second, until q or Ctrl-C. On a terminal the arrows, PgUp and PgDn scroll, and s
+    /// sorts the sessions
     #[arg(long)]
     watch: bool,
+}
+
+/// What one look found.
+enum Look {
+    Status(Box<Status>),
+    /// JSON, or why there is no status.
+    Text(String),
+}
+
+impl From<String> for Look {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl Shown for Look {
+    fn text(&self) -> String {
+        match self {
+            Self::Status(status) => overview::of(status),
+            Self::Text(text) => text.clone(),
+        }
+    }
+
+    fn lines(&self, view: View) -> Vec<String> {
+        match self {
+            Self::Status(status) => overview::lines(status, view),
+            Self::Text(text) => Shown::lines(text, view),
+        }
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Exit {
@@ -38,9 +69,10 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let look = || {
         let status = status(&control)?;
         Ok(if arguments.json {
-            serde_json::to_string(&status).unwrap_or_else(|error| error.to_string())
+            let json = serde_json::to_string(&status);
+            Look::Text(json.unwrap_or_else(|error| error.to_string()))
         } else {
-            overview::of(&status)
+            Look::Status(Box::new(status))
         })
     };
     let every = arguments.watch.then_some(EVERY);

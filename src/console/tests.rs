@@ -178,6 +178,7 @@ fn status() -> Status {
         places: vec![PlaceRow {
             name: "node-1".into(),
             zone: "use1-az1".into(),
+            down_s: Some(3.5),
             resting_s: Some(1.5),
             reason: None,
         }],

@@ -31,31 +31,37 @@ pub fn facts(status: &Status, totals: &Totals) -> String {
 }
 
 fn write(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
-    head(out, status, totals)?;
-    unbound(out, status)?;
+    run(out, status)?;
+    troubles(out, status)?;
+    tiles(out, status, totals)?;
     endpoints(out, status, totals)?;
-    places(out, status)?;
     errors(out, status)?;
     sessions(out, status)?;
     credentials(out, status)
 }
 
-fn head(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
-    let sum = |of: fn(&EndpointTotals) -> u64| totals.endpoints.iter().map(of).sum::<u64>();
+fn run(out: &mut String, status: &Status) -> fmt::Result {
     let up = status.now.duration_since(status.started).as_secs_f64();
+    writeln!(
+        out,
+        "<p class=\"run\" data-now=\"{}\">version {} · up {}</p>",
+        status.now.as_millisecond(),
+        Text(&status.version),
+        time(up)
+    )
+}
+
+fn tiles(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
+    let sum = |of: fn(&EndpointTotals) -> u64| totals.endpoints.iter().map(of).sum::<u64>();
     let life = |row: &CredentialRow| row.left_s;
     let soonest = status.credentials.iter().filter_map(life);
     let soonest = soonest.fold(f64::INFINITY, f64::min);
     let broken = status.credentials.iter().filter(|row| row.left_s.is_none());
     let broken = broken.filter(|row| row.last_error.is_some()).count();
-    write!(
-        out,
-        "<p class=\"run\" data-now=\"{}\">version {} · up {}</p>\n<dl class=\"tiles\">",
-        status.now.as_millisecond(),
-        Text(&status.version),
-        time(up)
-    )?;
-    let resting = sum(|of| of.places.some);
+    out.write_str("<dl class=\"tiles\">")?;
+    let places = status.endpoints.iter().flat_map(|row| &row.places);
+    let unbound = status.endpoints.iter().filter(|row| row.listen.is_empty());
+    let down = places.filter(|place| place.down_s.is_some()).count() + unbound.count();
     let tiles = [
         ("sessions", sum(|of| of.open).to_string(), false),
         (
@@ -66,7 +72,7 @@ fn head(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
         ("opened", sum(|of| of.opened).to_string(), false),
         ("refused", sum(|of| of.refused.sum()).to_string(), false),
         ("failed", sum(|of| of.failed.sum()).to_string(), false),
-        ("places at rest", resting.to_string(), resting > 0),
+        ("addresses down", down.to_string(), down > 0),
         match broken {
             0 if soonest.is_finite() => ("shortest credential", time(soonest), false),
             0 => ("credentials", status.credentials.len().to_string(), false),
@@ -80,41 +86,12 @@ fn head(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
     out.write_str("</dl>\n")
 }
 
-/// Addresses where clients do not reach hopend: at the top, because they may reach somebody else.
-fn unbound(out: &mut String, status: &Status) -> fmt::Result {
-    let mut rows = String::new();
-    for endpoint in &status.endpoints {
-        for row in &endpoint.unbound {
-            let age = status.now.duration_since(row.since).as_secs_f64();
-            write!(
-                rows,
-                "<tr><th scope=\"row\">{}</th><td><span class=\"mark bad\">{}</span></td>\
-                 <td>for {}</td><td>{}</td></tr>",
-                Text(&endpoint.name),
-                Text(&row.address),
-                time(age),
-                Text(&row.reason),
-            )?;
-        }
-    }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    writeln!(
-        out,
-        "<section id=\"unbound\"><h2>Not bound: clients do not reach hopend here</h2><table><thead><tr>\
-         <th scope=\"col\">Endpoint</th><th scope=\"col\">Address</th><th scope=\"col\">Since</th>\
-         <th scope=\"col\">Why</th></tr></thead><tbody>{rows}</tbody></table></section>"
-    )
-}
-
 fn endpoints(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
     out.write_str(
         "<section id=\"endpoints\"><h2>Endpoints</h2><table><thead><tr><th scope=\"col\">Name</th>\
-         <th scope=\"col\">Leads to</th><th scope=\"col\">Listens at</th>\
+         <th scope=\"col\">Leads to, and listens at</th>\
          <th scope=\"col\">Sessions</th><th scope=\"col\" class=\"n\">Opened</th>\
-         <th scope=\"col\" class=\"n\">Refused</th><th scope=\"col\" class=\"n\">To kdb+</th>\
-         <th scope=\"col\" class=\"n\">To clients</th><th scope=\"col\" class=\"n\">Messages</th>\
+         <th scope=\"col\" class=\"n\">Refused</th><th scope=\"col\" class=\"n\">Carried</th>\
          <th scope=\"col\" class=\"rate\">Rate, last two minutes</th></tr></thead><tbody>",
     )?;
     for row in &status.endpoints {
@@ -144,10 +121,12 @@ fn endpoint(out: &mut String, row: &EndpointRow, of: Option<&EndpointTotals>) ->
     write!(
         out,
         "<tr data-endpoint=\"{name}\" data-up=\"{up}\" data-down=\"{down}\" \
-         data-messages=\"{messages}\"><th scope=\"row\">{name}</th><td>{target}</td><td>{listen}</td>\
-         <td class=\"of\">{open}<small> of {most}{warm}</small>{bar}</td><td class=\"n\">{opened}</td>\
-         <td class=\"n\">{refused}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-         <td class=\"n\">{messages}</td><td class=\"rate\"></td></tr>",
+         data-messages=\"{messages}\"><th scope=\"row\">{name}</th>\
+         <td class=\"where\">{target}<small>{listen}</small></td>\
+         <td class=\"of\" data-name=\"Sessions\">{open}<small> of {most}{warm}</small>{bar}</td>\
+         <td class=\"n\" data-name=\"Opened\">{opened}</td><td class=\"n\" data-name=\"Refused\">{refused}</td>\
+         <td class=\"n\" data-name=\"Carried\">↑ {} ↓ {}<small>{messages} messages</small></td>\
+         <td class=\"rate\"></td></tr>",
         bytes(up),
         bytes(down),
         name = Text(&row.name),
@@ -167,8 +146,8 @@ fn endpoint(out: &mut String, row: &EndpointRow, of: Option<&EndpointTotals>) ->
     )
 }
 
-/// Places that rest, and warm connections that are missing: what works needs no row.
-fn places(out: &mut String, status: &Status) -> fmt::Result {
+/// Addresses that are down, in red, and warm connections that are missing. What works needs no row.
+fn troubles(out: &mut String, status: &Status) -> fmt::Result {
     let mut rows = String::new();
     for left_out in &status.left_out {
         write!(
@@ -185,29 +164,43 @@ fn places(out: &mut String, status: &Status) -> fmt::Result {
         )?;
     }
     for endpoint in &status.endpoints {
-        for place in &endpoint.places {
-            if let Some(rest) = place.resting_s {
-                write!(
-                    rows,
-                    "<tr><th scope=\"row\">{}</th><td>{} {}</td><td>rests for {}</td><td>{}</td></tr>",
-                    Text(&endpoint.name),
-                    Text(&place.name),
-                    Text(&place.zone),
-                    time(rest),
-                    Text(place.reason.as_deref().unwrap_or_default()),
-                )?;
-            }
+        for address in &endpoint.unbound {
+            let unbound = status.now.duration_since(address.since).as_secs_f64();
+            let row = Trouble {
+                endpoint: &endpoint.name,
+                what: &address.address,
+                state: format!("not bound for {}", time(unbound)),
+                why: &address.reason,
+                down: true,
+            };
+            row.write(&mut rows)?;
         }
+        for place in &endpoint.places {
+            let Some(down) = place.down_s else { continue };
+            let what = format!("{} {}", place.name, place.zone);
+            let row = Trouble {
+                endpoint: &endpoint.name,
+                what: what.trim_end(),
+                state: match place.resting_s {
+                    Some(rest) => format!("down for {}, tried again in {}", time(down), time(rest)),
+                    None => format!("down for {}, tried with the next session", time(down)),
+                },
+                why: place.reason.as_deref().unwrap_or_default(),
+                down: true,
+            };
+            row.write(&mut rows)?;
+        }
+    }
+    for endpoint in &status.endpoints {
         for warm in endpoint.warm.iter().filter(|warm| warm.ready < warm.wanted) {
-            write!(
-                rows,
-                "<tr><th scope=\"row\">{}</th><td>warm connections of {}</td><td>{} of {}</td><td>{}</td></tr>",
-                Text(&endpoint.name),
-                Text(&warm.user),
-                warm.ready,
-                warm.wanted,
-                Text(warm.reason.as_deref().unwrap_or_default()),
-            )?;
+            let row = Trouble {
+                endpoint: &endpoint.name,
+                what: &format!("warm connections of {}", warm.user),
+                state: format!("{} of {}", warm.ready, warm.wanted),
+                why: warm.reason.as_deref().unwrap_or_default(),
+                down: false,
+            };
+            row.write(&mut rows)?;
         }
     }
     if rows.is_empty() {
@@ -219,6 +212,30 @@ fn places(out: &mut String, status: &Status) -> fmt::Result {
          <th scope=\"col\">What</th><th scope=\"col\">State</th><th scope=\"col\">Why</th></tr></thead>\
          <tbody>{rows}</tbody></table></section>"
     )
+}
+
+/// A row of what is not as it should be.
+struct Trouble<'t> {
+    endpoint: &'t str,
+    what: &'t str,
+    state: String,
+    why: &'t str,
+    /// Sessions can't go there.
+    down: bool,
+}
+
+impl Trouble<'_> {
+    fn write(&self, rows: &mut String) -> fmt::Result {
+        write!(
+            rows,
+            "<tr{}><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td class=\"why\">{}</td></tr>",
+            if self.down { " class=\"down\"" } else { "" },
+            Text(self.endpoint),
+            Text(self.what),
+            self.state,
+            Text(self.why),
+        )
+    }
 }
 
 fn errors(out: &mut String, status: &Status) -> fmt::Result {
@@ -299,9 +316,11 @@ fn sessions(out: &mut String, status: &Status) -> fmt::Result {
         };
         write!(
             out,
-            "<tr><td class=\"n\">{}</td><th scope=\"row\">{}<small> {}</small></th><td>{}<small>{}</small></td>\
-             <td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            "<tr><td class=\"n\">{}</td><th scope=\"row\">{}<small> {}</small></th><td class=\"where\">{}<small>{}</small></td>\
+             <td data-name=\"Endpoint\">{}</td><td data-name=\"kdb+\">{}</td>\
+             <td class=\"n\" data-name=\"Open for\">{}</td><td class=\"n\" data-name=\"Idle\">{}</td>\
+             <td class=\"n\" data-name=\"Waiting\">{}</td><td class=\"n\" data-name=\"Messages\">{}</td>\
+             <td class=\"n\" data-name=\"To kdb+\">{}</td><td class=\"n\" data-name=\"To client\">{}</td></tr>",
             row.session,
             Text(&row.user),
             Text(account),
@@ -356,8 +375,9 @@ fn credentials(out: &mut String, status: &Status) -> fmt::Result {
         };
         write!(
             out,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}{}</td><td>{left}</td>\
-             <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            "<tr><th scope=\"row\">{}</th><td data-name=\"Endpoints\">{}</td><td class=\"where\">{}{}</td>\
+             <td class=\"of\" data-name=\"Life left\">{left}</td><td class=\"n\" data-name=\"Next fetch\">{}</td>\
+             <td class=\"n\" data-name=\"Fetched\">{}</td><td class=\"n\" data-name=\"Failed\">{}</td></tr>",
             Text(&row.user),
             Text(&row.endpoints.join(", ")),
             Text(&row.what),
@@ -435,6 +455,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::status::PlaceRow;
 
     #[test]
     fn of_many_sessions_those_that_are_busy_are_shown() {
@@ -478,13 +499,88 @@ mod tests {
             calls: Vec::new(),
         };
         let page = facts(&status, &totals);
-        let shown: Vec<&str> = page.split("<td>node-").skip(1).map(|s| &s[..4]).collect();
+        let shown: Vec<&str> = page
+            .split("<td data-name=\"kdb+\">node-")
+            .skip(1)
+            .map(|s| &s[..4])
+            .collect();
         let busy = std::iter::once(1).chain(1_802..=2_000);
         let expected: Vec<String> = busy.map(|number| format!("{number:04}")).collect();
         assert_eq!(shown, expected);
         assert!(page.contains("And 1800 more, idle for longer"));
         // What a browser is given every two seconds.
         assert!(page.len() < 100_000, "{}", page.len());
+    }
+
+    #[test]
+    fn what_is_down_stands_at_the_top_in_red_with_the_time_since() {
+        let now = Timestamp::UNIX_EPOCH;
+        let place = |name: &str, down_s: Option<f64>| PlaceRow {
+            name: name.into(),
+            zone: String::new(),
+            down_s,
+            resting_s: down_s.map(|_| 8.0),
+            reason: down_s.map(|_| "refused".into()),
+        };
+        let endpoint = |name: &str, listen: &[&str], places: Vec<PlaceRow>| EndpointRow {
+            name: name.into(),
+            listen: listen.iter().map(ToString::to_string).collect(),
+            target: "there".into(),
+            sessions: 0,
+            max_sessions: 1,
+            opened: 0,
+            refused: 0,
+            places,
+            warm: Vec::new(),
+        };
+        let mut status = Status {
+            version: String::new(),
+            started: now,
+            now,
+            endpoints: vec![
+                endpoint(
+                    "rdb",
+                    &["unix:1"],
+                    vec![place("a:1", None), place("b:2", Some(75.0))],
+                ),
+                endpoint("hdb", &[], Vec::new()),
+            ],
+            sessions: Vec::new(),
+            credentials: Vec::new(),
+            errors: Vec::new(),
+            left_out: Vec::new(),
+        };
+        let totals = Totals {
+            started: now,
+            endpoints: Vec::new(),
+            credentials: Vec::new(),
+            calls: Vec::new(),
+        };
+        let page = facts(&status, &totals);
+        let (_, from) = page.split_once("<section id=\"troubles\">").unwrap();
+        let (troubles, _) = from.split_once("</section>").unwrap();
+        let red: Vec<&str> = troubles.split("<tr class=\"down\">").skip(1).collect();
+        assert_eq!(red.len(), 2, "{troubles}");
+        let since = format!(
+            "b:2</td><td>down for {}, tried again in {}",
+            time(75.0),
+            time(8.0)
+        );
+        assert!(red[0].contains(&since), "{troubles}");
+        assert!(
+            red[1].contains("hdb") && red[1].contains("not bound"),
+            "{troubles}"
+        );
+        assert!(!troubles.contains("a:1"), "{troubles}");
+        let at = |part: &str| page.find(part).unwrap();
+        assert!(at("troubles") < at("class=\"tiles\"") && at("troubles") < at("id=\"endpoints\""));
+        assert!(
+            page.contains("<div class=\"bad\"><dt>addresses down</dt><dd>2</dd>"),
+            "{page}"
+        );
+
+        status.endpoints.clear();
+        assert!(!facts(&status, &totals).contains("troubles"));
     }
 
     #[test]

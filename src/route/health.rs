@@ -35,6 +35,8 @@ pub(super) struct Health {
 struct Rest {
     /// In a row. 0 while the first attempt has not answered yet.
     failures: u32,
+    /// The first of these failures.
+    since: Instant,
     phase: RestPhase,
     reason: String,
 }
@@ -50,12 +52,14 @@ enum RestPhase {
     Probed(Instant),
 }
 
-/// A place that is left alone, for people to read.
+/// A place that fails for everybody, for people to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Resting {
-    /// When it is tried again.
-    pub(super) until: Instant,
-    /// Why it rests.
+pub(super) struct Down {
+    /// When it failed first since it last took a session.
+    pub(super) since: Instant,
+    /// When it is tried again, while it rests.
+    pub(super) until: Option<Instant>,
+    /// The last failure.
     pub(super) reason: String,
 }
 
@@ -68,11 +72,12 @@ impl Health {
             .max()
     }
 
-    /// Whether everybody goes elsewhere than to `place`, and why.
-    pub(super) fn rests(&self, place: &str, now: Instant) -> Option<Resting> {
+    /// Whether `place` fails for everybody: from its first failure until it takes a session.
+    pub(super) fn down(&self, place: &str, now: Instant) -> Option<Down> {
         let rest = self.rest(place, None)?;
-        Some(Resting {
-            until: rest.left_alone_until(now)?,
+        Some(Down {
+            since: rest.since,
+            until: rest.left_alone_until(now),
             reason: rest.reason.clone(),
         })
     }
@@ -101,12 +106,13 @@ impl Health {
 
     /// An attempt has not answered within its head start, and its result is known `by` then at the
     /// latest: until then everybody goes elsewhere. Returns whether that is news.
-    pub(super) fn late(&mut self, place: &str, by: Instant, reason: &str) -> bool {
+    pub(super) fn late(&mut self, place: &str, by: Instant, reason: &str, now: Instant) -> bool {
         let Entry::Vacant(vacant) = self.rests.entry((place.to_owned(), None)) else {
             return false;
         };
         vacant.insert(Rest {
             failures: 0,
+            since: now,
             phase: RestPhase::Tried(by),
             reason: reason.to_owned(),
         });
@@ -134,6 +140,7 @@ impl Health {
             .entry((place.to_owned(), user))
             .or_insert_with(|| Rest {
                 failures: 0,
+                since: now,
                 phase: RestPhase::Timed(now),
                 reason: String::new(),
             });
@@ -262,20 +269,26 @@ mod tests {
     fn a_place_that_fails_rests_longer_each_time_and_a_success_ends_that() {
         let mut health = Health::default();
         let mut now = Instant::now();
-        let mut longest = Duration::ZERO;
+        let (begun, mut longest) = (now, Duration::ZERO);
         for failure in 0..12 {
             let (pause, news) = health.failed("a", Concerns::Everybody, "refused", now);
             assert_eq!(news, failure == 0);
             assert!(pause > longest.mul_f64(0.74) && pause <= LONGEST_REST);
             longest = longest.max(pause);
             assert_eq!(health.resting("a", "alice", now), Some(now + pause));
-            assert_eq!(health.rests("a", now).unwrap().reason, "refused");
+            let down = health.down("a", now).unwrap();
+            assert_eq!((down.since, down.until), (begun, Some(now + pause)));
+            assert_eq!(down.reason, "refused");
             assert_eq!(health.resting("b", "alice", now), None);
             now += pause;
             assert_eq!(health.resting("a", "alice", now), None);
+            // It may be tried, and is down all the same.
+            let down = health.down("a", now).unwrap();
+            assert_eq!((down.since, down.until), (begun, None));
         }
         assert!(longest > LONGEST_REST / 2);
         assert!(health.succeeded("a", "alice"));
+        assert_eq!(health.down("a", now), None);
         assert!(!health.succeeded("a", "alice"), "no news");
         assert!(health.failed("a", Concerns::Everybody, "", now).0 <= SECOND);
     }
@@ -287,7 +300,7 @@ mod tests {
         health.failed("a", Concerns::User("alice"), "no", now);
         assert!(health.resting("a", "alice", now).is_some());
         assert_eq!(health.resting("a", "bob", now), None);
-        assert_eq!(health.rests("a", now), None);
+        assert_eq!(health.down("a", now), None);
         health.succeeded("a", "bob");
         assert!(health.resting("a", "alice", now).is_some());
     }
@@ -350,8 +363,8 @@ mod tests {
         let now = Instant::now();
         health.accepted("a", now);
         assert!(health.is_known_to_answer("a", now + SECOND));
-        assert!(health.late("a", now + 10 * SECOND, "no answer"));
-        assert!(!health.late("a", now + 11 * SECOND, "no answer"), "no news");
+        assert!(health.late("a", now + 10 * SECOND, "no answer", now));
+        assert!(!health.late("a", now + 11 * SECOND, "no answer", now), "no news");
         assert_eq!(
             health.resting("a", "bob", now + SECOND),
             Some(now + 10 * SECOND)
@@ -361,11 +374,11 @@ mod tests {
         assert!(health.succeeded("a", "alice"));
         assert_eq!(health.resting("a", "bob", now + SECOND), None);
         // The same attempt fails: the first failure.
-        health.late("a", now + 10 * SECOND, "no answer");
+        health.late("a", now + 10 * SECOND, "no answer", now);
         let (pause, news) = health.failed("a", Concerns::Everybody, "slow", now + 9 * SECOND);
         assert!(news && pause <= SECOND);
         // It is turned away: whoever is, the address answers.
-        health.late("b", now + 10 * SECOND, "no answer");
+        health.late("b", now + 10 * SECOND, "no answer", now);
         health.failed("b", Concerns::User("alice"), "refused", now + SECOND);
         assert_eq!(health.resting("b", "bob", now + SECOND), None);
         assert!(health.resting("b", "alice", now + SECOND).is_some());
@@ -381,7 +394,7 @@ mod tests {
         assert_eq!(health.next_probe("a"), Some(now + pause));
         let much_later = now + 100 * SECOND;
         assert_eq!(health.resting("a", "bob", much_later), Some(much_later));
-        assert_eq!(health.rests("a", much_later).unwrap().reason, "slow");
+        assert_eq!(health.down("a", much_later).unwrap().reason, "slow");
         // The last resort of a session that finds nothing else.
         health.trying("a", "bob", much_later, SECOND);
         let (longer, news) = health.failed("a", Concerns::Everybody, "slow", much_later);

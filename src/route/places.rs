@@ -141,7 +141,7 @@ impl Places {
     pub(super) fn late(&self, place: &str, begun: Instant) {
         let waited = begun.elapsed();
         let reason = format!("no answer within {:.3} s so far", waited.as_secs_f32());
-        let news = self.health().late(place, begun + self.limit, &reason);
+        let news = self.health().late(place, begun + self.limit, &reason, begun);
         if news && self.reports_late() {
             tracing::warn!(endpoint = self.endpoint, place, "rests: {reason}");
         } else {
@@ -211,20 +211,21 @@ impl Places {
 
     /// Whether everybody goes elsewhere than to this place.
     pub(super) fn rests(&self, place: &str) -> bool {
-        self.health().rests(place, Instant::now()).is_some()
+        let down = self.health().down(place, Instant::now());
+        down.is_some_and(|down| down.until.is_some())
     }
 
     /// A place for people to read.
     pub(super) fn row(&self, name: String, zone: &str) -> PlaceRow {
         let now = Instant::now();
-        let resting = self.health().rests(&name, now);
+        let down = self.health().down(&name, now);
+        let resting = down.as_ref().and_then(|down| down.until);
         PlaceRow {
             name,
             zone: zone.to_owned(),
-            resting_s: resting
-                .as_ref()
-                .map(|resting| (resting.until - now).as_secs_f64()),
-            reason: resting.map(|resting| resting.reason),
+            down_s: down.as_ref().map(|down| (now - down.since).as_secs_f64()),
+            resting_s: resting.map(|until| (until - now).as_secs_f64()),
+            reason: down.map(|down| down.reason),
         }
     }
 
