@@ -1,9 +1,10 @@
 //! Health, metrics and the status page over HTTP, for whoever watches the daemon. All answers are
 //! shallow: no probe ever dials a cluster or AWS.
 //!
-//! Whoever reaches the address may read `/metrics`: it names endpoints, users and roles, and holds no
-//! secret. `/status` tells of sessions and what went wrong for whom, to root, the daemon's own account
-//! and `viewers` alone; who asks is known from the kernel.
+//! Every account of this host may read `/metrics`: it names endpoints, users and roles, and holds no
+//! secret. `/status` shows sessions and errors to root, the daemon's own account and `viewers` alone; the
+//! kernel tells which account asks. Other hosts see the pages that `expose` lists, without user names
+//! unless `metrics_users` is set.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,14 +13,15 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Path as UrlPath, State};
+use axum::extract::{ConnectInfo, Path as UrlPath, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, VARY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
-use axum::response::{Html, IntoResponse, Response};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use axum::serve::IncomingStream;
 use nix::unistd::geteuid;
@@ -29,24 +31,49 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::auth::holder;
-use crate::config::{ListenAddress, Viewers};
+use crate::client_tls::Certificates;
+use crate::config::{AdminSettings, Exposure, ListenAddress, Viewers};
 use crate::listener::BIND_EVERY;
 use crate::live::Totals;
+use crate::metrics::{self, Format, Names};
 use crate::session::Services;
 use crate::status::Status;
 use crate::stop::Stopping;
 use crate::visitors::Visitors;
-use crate::{crypto, metrics, page};
+use crate::{crypto, page};
 
 /// For so long one look does for everybody.
 const FRESH: Duration = Duration::from_millis(200);
+
+/// Who may see what at the admin address. A reload replaces it.
+#[derive(Debug, Clone, Default)]
+pub struct Audience {
+    /// Accounts of this host that may see the status page, beside root and the daemon's own.
+    pub viewers: Viewers,
+    /// What other hosts may see.
+    pub exposure: Exposure,
+    /// The certificate, where the address speaks TLS.
+    pub tls: Option<Arc<Certificates>>,
+}
+
+impl Audience {
+    /// As the configuration has it. Reads the certificate.
+    pub fn of(settings: &AdminSettings, viewers: &Viewers) -> Self {
+        let tls = settings.tls.as_ref();
+        Self {
+            viewers: viewers.clone(),
+            exposure: settings.exposure.clone(),
+            tls: tls.map(|tls| Arc::new(Certificates::new("[daemon] admin", tls))),
+        }
+    }
+}
 
 /// The admin address, served until it is dropped.
 #[derive(Debug)]
 pub struct Admin {
     /// As the configuration has it.
     address: SocketAddr,
-    viewers: watch::Sender<Viewers>,
+    audience: watch::Sender<Audience>,
     _serving: AbortOnDropHandle<()>,
 }
 
@@ -55,11 +82,11 @@ impl Admin {
     /// tokio runtime.
     pub fn start(
         address: SocketAddr,
-        viewers: Viewers,
+        audience: Audience,
         stopping: Stopping,
         services: Arc<Services>,
     ) -> Self {
-        let (sender, viewers) = watch::channel(viewers);
+        let (sender, audience) = watch::channel(audience);
         let bound = bind(address);
         match &bound {
             // Where the system chose the port, that one.
@@ -78,11 +105,11 @@ impl Admin {
                 Ok(listener) => listener,
                 Err(_) => bind_when_free(address).await,
             };
-            serve(listener, stopping, services, viewers).await;
+            serve(listener, stopping, services, audience).await;
         };
         Self {
             address,
-            viewers: sender,
+            audience: sender,
             _serving: AbortOnDropHandle::new(tokio::spawn(serving)),
         }
     }
@@ -92,9 +119,9 @@ impl Admin {
         self.address == address
     }
 
-    /// From now on these may see the page.
-    pub fn show_to(&self, viewers: Viewers) {
-        self.viewers.send_replace(viewers);
+    /// From now on this is who may see what.
+    pub fn show_to(&self, audience: Audience) {
+        self.audience.send_replace(audience);
     }
 }
 
@@ -115,9 +142,7 @@ async fn bind_when_free(address: SocketAddr) -> TcpListener {
 /// What the answers are made of.
 struct Answers {
     services: Arc<Services>,
-    viewers: watch::Receiver<Viewers>,
-    /// Whether only this host can ask.
-    local: bool,
+    audience: watch::Receiver<Audience>,
     ready: Stopping,
     /// The last look at everything.
     seen: Mutex<Option<(Instant, Arc<Seen>)>>,
@@ -128,34 +153,43 @@ struct Seen {
     totals: Totals,
 }
 
-/// The account that a connection comes from, where the kernel tells.
+/// Where a request comes from.
 #[derive(Debug, Clone, Copy)]
-struct Asker(Option<u32>);
+enum Asker {
+    /// This host, by its loopback; the account, where the kernel tells it.
+    Local(Option<u32>),
+    /// Another host, or this one by an address that other hosts use.
+    Remote,
+}
 
 impl Connected<IncomingStream<'_, Visitors>> for Asker {
     fn connect_info(stream: IncomingStream<'_, Visitors>) -> Self {
-        Self(stream.io().uid())
+        let visitor = stream.io();
+        match visitor.is_remote() {
+            true => Self::Remote,
+            false => Self::Local(visitor.uid()),
+        }
     }
 }
 
 /// Serves `/livez` (200 while the process turns) and `/readyz` (200 while endpoints accept, 503 once
-/// the daemon drains), `/metrics` in OpenMetrics, and the page `/status` for `viewers`, until sessions
-/// are cut.
+/// the daemon drains), `/metrics` in the format that is asked for, and the page `/status` for viewers,
+/// until sessions are cut. `/` leads to the page.
 pub async fn serve(
     listener: TcpListener,
     stopping: Stopping,
     services: Arc<Services>,
-    viewers: watch::Receiver<Viewers>,
+    audience: watch::Receiver<Audience>,
 ) {
-    let address = listener.local_addr();
+    let visitors = Visitors::new(listener, audience.clone());
     let answers = Arc::new(Answers {
         services,
-        viewers,
-        local: address.is_ok_and(|address| address.ip().is_loopback()),
+        audience,
         ready: stopping.clone(),
         seen: Mutex::default(),
     });
     let routes = Router::new()
+        .route("/", get(|| async { Redirect::temporary("/status") }))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/readyz/{endpoint}", get(endpoint_ready))
@@ -163,11 +197,13 @@ pub async fn serve(
         .route("/status", get(whole))
         .route("/status/facts", get(facts))
         .route("/status.json", get(json))
-        .with_state(answers)
+        .with_state(Arc::clone(&answers))
+        // Before every route, those that others add included.
+        .layer(from_fn_with_state(answers, gate))
         .into_make_service_with_connect_info::<Asker>();
     let mut cutting = stopping;
     tokio::select! {
-        served = axum::serve(Visitors::new(listener), routes) => {
+        served = axum::serve(visitors, routes) => {
             if let Err(error) = served {
                 tracing::error!("the admin address serves no more: {error}");
             }
@@ -212,13 +248,44 @@ async fn endpoint_ready(
     }
 }
 
-async fn exposition(State(answers): State<Arc<Answers>>, headers: HeaderMap) -> Response {
-    // Other hosts may know it by a name.
-    if answers.local && !names_this_host(&headers) {
-        return by_another_name();
+/// Turns other hosts away from everything that is not exposed to them.
+async fn gate(
+    State(answers): State<Arc<Answers>>,
+    ConnectInfo(asker): ConnectInfo<Asker>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    let refused = match asker {
+        Asker::Local(_) => false,
+        Asker::Remote => !answers.audience.borrow().exposure.covers(path),
+    };
+    if refused {
+        let reason = "only this host may see this: [daemon] admin does not expose it\n";
+        return (StatusCode::FORBIDDEN, reason).into_response();
     }
-    match metrics::text(&answers.services) {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+    next.run(request).await
+}
+
+async fn exposition(
+    State(answers): State<Arc<Answers>>,
+    ConnectInfo(asker): ConnectInfo<Asker>,
+    headers: HeaderMap,
+) -> Response {
+    let names = match asker {
+        // Other hosts may know this one by a name.
+        Asker::Local(_) if !names_this_host(&headers) => return by_another_name(),
+        Asker::Local(_) => Names::Shown,
+        Asker::Remote if answers.audience.borrow().exposure.metrics_users => Names::Shown,
+        Asker::Remote => Names::Withheld,
+    };
+    let accept = headers.get_all(ACCEPT).iter();
+    let format = Format::negotiate(accept.filter_map(|value| value.to_str().ok()));
+    match metrics::text(&answers.services, format, names) {
+        Ok(text) => {
+            let about = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept")];
+            (about, text).into_response()
+        }
         Err(error) => {
             tracing::error!("no metrics: {error}");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -276,7 +343,7 @@ impl Answers {
     /// What has been seen, shown to those who may see it.
     async fn view(
         &self,
-        Asker(uid): Asker,
+        asker: Asker,
         headers: &HeaderMap,
         show: impl FnOnce(&Seen) -> Response,
     ) -> Response {
@@ -291,7 +358,12 @@ impl Answers {
             return by_another_name();
         }
         let own = geteuid().as_raw();
-        if !uid.is_some_and(|uid| uid == 0 || uid == own || self.viewers.borrow().has(uid)) {
+        let may = |uid| uid == 0 || uid == own || self.audience.borrow().viewers.has(uid);
+        let allowed = match asker {
+            Asker::Local(uid) => uid.is_some_and(may),
+            Asker::Remote => false,
+        };
+        if !allowed {
             let reason = "only root, hopend's own account and [daemon] viewers may see this\n";
             return (StatusCode::FORBIDDEN, SAFE, reason).into_response();
         }

@@ -18,7 +18,7 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::accounts;
-use crate::admin::Admin;
+use crate::admin::{Admin, Audience};
 use crate::audit::{AuditFile, AuditFileError, Repeats};
 use crate::auth::{Authenticator, Penalties};
 use crate::budget::MachineMemory;
@@ -471,15 +471,19 @@ impl App {
 
     /// Serves health over HTTP at the address that the configuration names.
     fn start_admin(&mut self) {
-        let viewers = self.config.daemon.viewers.clone();
-        match (self.config.daemon.admin, &self.admin) {
-            (Some(address), Some(admin)) if admin.is_at(address) => admin.show_to(viewers),
-            (Some(address), _) => {
+        let Daemon { admin, viewers, .. } = &self.config.daemon;
+        let Some(settings) = admin else {
+            self.admin = None;
+            return;
+        };
+        let (address, audience) = (settings.address, Audience::of(settings, viewers));
+        match &self.admin {
+            Some(admin) if admin.is_at(address) => admin.show_to(audience),
+            _ => {
                 let services = Arc::clone(&self.services);
                 let stopping = self.stop.listen();
-                self.admin = Some(Admin::start(address, viewers, stopping, services));
+                self.admin = Some(Admin::start(address, audience, stopping, services));
             }
-            (None, _) => self.admin = None,
         }
     }
 

@@ -2,17 +2,23 @@
 //! none for longer than it has something to say. Whoever connects and is silent takes neither the
 //! daemon's file descriptors nor the look at its health.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::admin::Audience;
 use crate::auth::Peer;
 use crate::limits::{Door, Limits};
 
@@ -31,24 +37,61 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Visitors {
     listener: TcpListener,
+    /// Says whether they speak TLS, and with what certificate.
+    audience: watch::Receiver<Audience>,
     limits: Limits,
 }
 
 /// One of them.
 #[derive(Debug)]
 pub struct Visitor {
-    stream: TcpStream,
+    wire: Wire,
     born: Instant,
     ends: Pin<Box<Sleep>>,
     peer: Peer,
     _door: Door,
 }
 
+/// What a visitor's bytes pass through.
+enum Wire {
+    Plain(TcpStream),
+    /// In its own task: nobody waits for another one's handshake.
+    Handshake(Box<tokio_rustls::Accept<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Wire")
+    }
+}
+
+impl Wire {
+    /// The stream, once its handshake is through.
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<&mut dyn Stream>> {
+        if let Self::Handshake(handshake) = self {
+            let stream = ready!(Pin::new(&mut **handshake).poll(context))?;
+            *self = Self::Tls(Box::new(stream));
+        }
+        Poll::Ready(match self {
+            Self::Plain(stream) => Ok(stream),
+            Self::Tls(stream) => Ok(&mut **stream),
+            Self::Handshake(_) => Err(io::ErrorKind::NotConnected.into()),
+        })
+    }
+}
+
+/// Bytes both ways.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
 impl Visitors {
     /// Those who come in at `listener`.
-    pub fn new(listener: TcpListener) -> Self {
+    pub fn new(listener: TcpListener, audience: watch::Receiver<Audience>) -> Self {
         Self {
             listener,
+            audience,
             limits: Limits::within(DESCRIPTORS),
         }
     }
@@ -70,9 +113,21 @@ impl Listener for Visitors {
                 tracing::debug!(%address, "the admin address: {many}");
                 continue;
             }
+            let tls = self.audience.borrow().tls.clone();
+            let wire = match tls {
+                None => Wire::Plain(stream),
+                Some(certificates) => match certificates.current().await {
+                    Some(config) => {
+                        let handshake = TlsAcceptor::from(config).accept(stream);
+                        Wire::Handshake(Box::new(handshake))
+                    }
+                    // The log has said that the files can't be used.
+                    None => continue,
+                },
+            };
             let born = Instant::now();
             let visitor = Visitor {
-                stream,
+                wire,
                 born,
                 ends: Box::pin(sleep_until(born + SILENCE)),
                 peer,
@@ -91,6 +146,11 @@ impl Visitor {
     /// The local account that it comes from, where the kernel tells.
     pub fn uid(&self) -> Option<u32> {
         self.peer.uid()
+    }
+
+    /// Whether it comes from another host, or by an address that another host could use.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.peer, Peer::Remote { .. })
     }
 
     /// Goes on for a while.
@@ -114,7 +174,8 @@ impl AsyncRead for Visitor {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.is_over(context)?;
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let stream = ready!(self.wire.poll_ready(context))?;
+        let read = Pin::new(stream).poll_read(context, buffer);
         if read.is_ready() {
             self.heard();
         }
@@ -129,7 +190,8 @@ impl AsyncWrite for Visitor {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.is_over(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let stream = ready!(self.wire.poll_ready(context))?;
+        Pin::new(stream).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -138,19 +200,22 @@ impl AsyncWrite for Visitor {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.is_over(context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+        let stream = ready!(self.wire.poll_ready(context))?;
+        Pin::new(stream).poll_write_vectored(context, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        matches!(self.wire, Wire::Plain(_))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let stream = ready!(self.wire.poll_ready(context))?;
+        Pin::new(stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let stream = ready!(self.wire.poll_ready(context))?;
+        Pin::new(stream).poll_shutdown(context)
     }
 }
 
@@ -164,7 +229,7 @@ mod tests {
     async fn one_account_has_half_of_the_connections_and_keeps_them_no_longer_than_it_talks() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut visitors = Visitors::new(listener);
+        let mut visitors = Visitors::new(listener, watch::channel(Audience::default()).1);
         let mut clients = Vec::new();
         let mut inside = Vec::new();
         for _ in 0..AT_A_TIME / 2 {

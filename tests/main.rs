@@ -18,6 +18,7 @@
 mod support;
 
 mod addresses;
+mod admin;
 mod attacks;
 mod audit;
 mod aws_troubles;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopend::admin;
+use hopend::admin::{self, Audience};
 use hopend::config::Viewers;
 use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
@@ -99,8 +99,11 @@ async fn page_at(bound: &str, stage: &Stage, stop: &Stop, viewers: Viewers) -> S
     let listener = admin::bind(bound.parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let services = Arc::clone(stage.app.services());
-    let viewers = watch::channel(viewers).1;
-    tokio::spawn(admin::serve(listener, stop.listen(), services, viewers));
+    let audience = watch::channel(Audience {
+        viewers,
+        ..Audience::default()
+    });
+    tokio::spawn(admin::serve(listener, stop.listen(), services, audience.1));
     address
 }
 

@@ -52,15 +52,20 @@ pub async fn admin(stage: &Stage, stop: &Stop) -> SocketAddr {
     let listener = admin::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let services = Arc::clone(stage.app.services());
-    let viewers = watch::channel(config::Viewers::default()).1;
-    tokio::spawn(admin::serve(listener, stop.listen(), services, viewers));
+    let audience = watch::channel(admin::Audience::default()).1;
+    tokio::spawn(admin::serve(listener, stop.listen(), services, audience));
     address
 }
 
 /// Head and body of what is answered to one request.
 pub async fn ask(address: SocketAddr, request: &str, host: &str) -> (String, String) {
+    ask_with(address, request, &format!("Host: {host}\r\n")).await
+}
+
+/// The same with these lines of headers.
+pub async fn ask_with(address: SocketAddr, request: &str, headers: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let request = format!("{request} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -71,7 +76,8 @@ pub async fn ask(address: SocketAddr, request: &str, host: &str) -> (String, Str
 async fn exposition(stage: &Stage) -> String {
     let stop = Stop::default();
     let address = admin(stage, &stop).await;
-    let (head, body) = ask(address, "GET /metrics", "localhost:9100").await;
+    let headers = "Host: localhost:9100\r\nAccept: application/openmetrics-text; version=1.0.0\r\n";
+    let (head, body) = ask_with(address, "GET /metrics", headers).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let content = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert!(head.contains(content), "{head}");

@@ -1,15 +1,15 @@
 //! `[daemon]`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::{LONGEST_SOCKET_PATH, fits_a_socket};
-use super::endpoint::{Claims, bindable};
+use super::admin;
+use super::endpoint::Claims;
 use super::left_out::{Part, PartKind};
 use super::limit;
 use super::notice::Severity;
-use super::reader::{Table, Value};
+use super::reader::Table;
 use super::user;
 use super::{Accounts, Confine, Daemon, ListenAddress, LogFormat, OnRemoval, Viewers};
 use crate::budget::MaxMemory;
@@ -66,7 +66,7 @@ pub(super) fn read(root: &Table<'_>, claims: &mut Claims, accounts: &Accounts<'_
     };
     table.only(KEYS);
     if let Some(value) = table.get("admin") {
-        daemon.admin = admin(&value, claims);
+        daemon.admin = admin::read(&value, claims);
     }
     if let Some(value) = table.get("viewers") {
         let names = value.array().unwrap_or_default();
@@ -164,21 +164,4 @@ fn control(table: &Table<'_>) -> Option<PathBuf> {
         return None;
     }
     Some(path)
-}
-
-fn admin(value: &Value<'_>, claims: &mut Claims) -> Option<SocketAddr> {
-    let text = value.text()?;
-    let remedy = "write an address of this host's loopback, such as \"127.0.0.1:5099\"";
-    let Ok(address) = text.parse::<SocketAddr>() else {
-        value.problem("is not an IP address and a port", remedy);
-        return None;
-    };
-    let listen = ListenAddress::Tcp(address);
-    if !listen.is_local() {
-        // The page tells who uses which cluster, and asks nobody who they are.
-        value.problem("is reachable from other hosts", remedy);
-    }
-    claims.claim(value, &listen);
-    bindable(value, &listen);
-    Some(address)
 }

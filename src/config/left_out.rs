@@ -142,7 +142,8 @@ impl Loaded {
             };
             let others = self.config.endpoints.iter();
             let mut taken = others.flat_map(|endpoint| &endpoint.listen);
-            let admin = self.config.daemon.admin.map(ListenAddress::Tcp);
+            let admin = self.config.daemon.admin.as_ref();
+            let admin = admin.map(|admin| ListenAddress::Tcp(admin.address));
             let clashes = |theirs: &ListenAddress| old.listen.iter().any(|own| own.clashes(theirs));
             if taken.any(clashes) || admin.as_ref().is_some_and(clashes) {
                 continue;

@@ -4,6 +4,7 @@
 
 mod account;
 mod address;
+mod admin;
 mod aws_profile_files;
 mod certificate;
 mod daemon;
@@ -36,6 +37,7 @@ mod viewers;
 
 pub use account::{AccountDatabase, Accounts, LocalAccount, system_account};
 pub(crate) use address::{LONGEST_SOCKET_PATH, fits_a_socket};
+pub use admin::{AdminSettings, Exposure};
 pub(crate) use aws_profile_files::AwsProfileFiles;
 pub use certificate::CertificateName;
 pub(crate) use endpoint::{PLAIN, PLAIN_REMEDY};
@@ -80,7 +82,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
     /// Where health, metrics and the status page are served over HTTP, if anywhere.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<AdminSettings>,
     /// Who may see the status page there.
     pub viewers: Viewers,
     /// Form of the log.

@@ -290,7 +290,9 @@ fn every_key_arrives() {
     assert_eq!(environment.name, "test");
     assert_eq!(config.daemon.control, Some(directory.join("control")));
     assert_eq!(config.daemon.zone.as_deref(), Some("use1-az1"));
-    assert_eq!(config.daemon.admin, Some("127.0.0.1:0".parse().unwrap()));
+    let admin = config.daemon.admin.unwrap();
+    assert_eq!(admin.address, "127.0.0.1:0".parse().unwrap());
+    assert_eq!((admin.exposure, admin.tls), (Exposure::default(), None));
     assert_eq!(config.daemon.log, LogFormat::Json);
     assert_eq!(config.daemon.drain, Duration::ZERO);
 }

@@ -1,9 +1,10 @@
-//! What the daemon has done, in OpenMetrics: read off at each scrape, so that sessions count in
+//! What the daemon has done, for Prometheus: read off at each scrape, so that sessions count in
 //! meters of their own and share nothing while they run.
 
 mod endpoints;
 mod families;
 mod memory;
+mod format;
 mod outside;
 mod process;
 
@@ -20,16 +21,23 @@ use crate::live::Totals;
 use crate::session::Services;
 use crate::status::MemoryRow;
 use families::Families;
+pub use format::Format;
 use process::Process;
 
-/// What `/metrics` answers with.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Whether user names stand in the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// They stand in labels.
+    Shown,
+    /// Samples that differ in the user only become one.
+    Withheld,
+}
 
-/// All metrics of the daemon as text.
+/// All metrics of the daemon as text, in the `format` that was negotiated.
 ///
 /// # Errors
 /// None that is known: writing to a string does not fail.
-pub fn text(services: &Arc<Services>) -> Result<String, fmt::Error> {
+pub fn text(services: &Arc<Services>, format: Format, names: Names) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape {
         totals: services.live.totals(&services.credentials),
@@ -40,10 +48,14 @@ pub fn text(services: &Arc<Services>) -> Result<String, fmt::Error> {
         },
         left_out: services.live.left_out(),
         memory: services.memory(),
+        names,
     }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
-    Ok(text)
+    Ok(match format {
+        Format::OpenMetrics => text,
+        Format::Prometheus => format::prometheus(&text),
+    })
 }
 
 #[derive(Debug)]
@@ -53,6 +65,7 @@ struct Scrape {
     lost: outside::LinesLost,
     left_out: Vec<LeftOut>,
     memory: MemoryRow,
+    names: Names,
 }
 
 impl Collector for Scrape {
@@ -63,7 +76,7 @@ impl Collector for Scrape {
             .encode_info(&version)?;
         let mut families = Families(&mut encoder);
         endpoints::encode(&mut families, &self.totals.endpoints)?;
-        outside::credentials(&mut families, &self.totals.credentials)?;
+        outside::credentials(&mut families, &self.totals.credentials, self.names)?;
         outside::calls(&mut families, &self.totals.calls)?;
         outside::lines(&mut families, self.lost)?;
         outside::left_out(&mut families, &self.left_out)?;

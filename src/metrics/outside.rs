@@ -5,40 +5,74 @@ use std::fmt;
 
 use prometheus_client::registry::Unit;
 
+use super::Names;
 use super::families::{About, Families};
 use crate::config::{LeftOut, PartKind};
 use crate::finspace::CallCount;
 use crate::status::CredentialRow;
 
-/// By user and what it is: both bounded by the configuration and the nodes of its clusters.
-pub(super) fn credentials(families: &mut Families<'_, '_>, rows: &[CredentialRow]) -> fmt::Result {
-    // For a while after a reload an old one may go by the same name as the one that is used.
-    let mut seen = HashSet::new();
-    let rows: Vec<_> = rows
-        .iter()
-        .map(|row| ([("user", &*row.user), ("credential", &*row.what)], row))
-        .filter(|(labels, _)| seen.insert(*labels))
-        .collect();
-    let about = About::new(
-        "hopend_credential_left",
-        "How long the credential may still be used; 0 without one",
-    );
-    let left = rows
-        .iter()
-        .map(|(labels, row)| (*labels, row.left_s.unwrap_or_default()));
-    families.gauge(about.in_unit(&Unit::Seconds), left)?;
-    let about = About::new(
-        "hopend_credential_fetches",
-        "Times that the credential was fetched",
-    );
-    let fetches = rows.iter().map(|(labels, row)| (*labels, row.fetches));
-    families.counter(about, fetches)?;
-    let about = About::new(
-        "hopend_credential_failures",
-        "Times that it could not be fetched",
-    );
-    let failures = rows.iter().map(|(labels, row)| (*labels, row.failures));
-    families.counter(about, failures)
+/// Left of all credentials together, where users are not named.
+#[derive(Debug, Default)]
+struct Together {
+    /// The one that ends first.
+    left_s: Option<f64>,
+    fetches: u64,
+    failures: u64,
+}
+
+/// By user and what it is, both bounded by the configuration and the nodes of its clusters. Without the
+/// names: the shortest life and the sums.
+pub(super) fn credentials(
+    families: &mut Families<'_, '_>,
+    rows: &[CredentialRow],
+    names: Names,
+) -> fmt::Result {
+    match names {
+        Names::Shown => {
+            // For a while after a reload an old one may go by the same name as the one that is used.
+            let mut seen = HashSet::new();
+            let rows: Vec<_> = rows
+                .iter()
+                .map(|row| ([("user", &*row.user), ("credential", &*row.what)], row))
+                .filter(|(labels, _)| seen.insert(*labels))
+                .collect();
+            let rows = || rows.iter().map(|(labels, row)| (*labels, row));
+            let left = rows().map(|(labels, row)| (labels, row.left_s.unwrap_or_default()));
+            families.gauge(left_about(), left)?;
+            let fetches = rows().map(|(labels, row)| (labels, row.fetches));
+            families.counter(FETCHES, fetches)?;
+            let failures = rows().map(|(labels, row)| (labels, row.failures));
+            families.counter(FAILURES, failures)
+        }
+        Names::Withheld => {
+            let mut together = Together::default();
+            for row in rows {
+                let left = row.left_s.unwrap_or_default();
+                let shortest = together.left_s.map_or(left, |shortest| shortest.min(left));
+                together.left_s = Some(shortest);
+                together.fetches += row.fetches;
+                together.failures += row.failures;
+            }
+            let alone: [(&str, &str); 0] = [];
+            families.gauge(left_about(), together.left_s.map(|left| (alone, left)))?;
+            families.counter(FETCHES, [(alone, together.fetches)])?;
+            families.counter(FAILURES, [(alone, together.failures)])
+        }
+    }
+}
+
+const FETCHES: About = About::new(
+    "hopend_credential_fetches",
+    "Times that the credential was fetched",
+);
+const FAILURES: About = About::new(
+    "hopend_credential_failures",
+    "Times that it could not be fetched",
+);
+
+fn left_about() -> About {
+    let help = "How long the credential may still be used; 0 without one";
+    About::new("hopend_credential_left", help).in_unit(&Unit::Seconds)
 }
 
 /// By environment, operation and outcome.

@@ -60,8 +60,8 @@ fn tiles(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
     let broken = broken.filter(|row| row.last_error.is_some()).count();
     out.write_str("<dl class=\"tiles\">")?;
     let places = status.endpoints.iter().flat_map(|row| &row.places);
-    let unbound = status.endpoints.iter().filter(|row| row.listen.is_empty());
-    let down = places.filter(|place| place.down_s.is_some()).count() + unbound.count();
+    let unbound = status.endpoints.iter().map(|row| row.unbound.len());
+    let down = places.filter(|place| place.down_s.is_some()).count() + unbound.sum::<usize>();
     let tiles = [
         ("sessions", sum(|of| of.open).to_string(), false),
         (

@@ -29,6 +29,11 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("\"127.0.0.1:5010\"", "\"192.0.2.1:5010\"", 12, "endpoint \"hdb\".listen", "add expose = true"),
     ("\"127.0.0.1:5010\"", "\n\"127.0.0.1:7\", \n\"127.0.0.1:7\"", 14, "endpoint \"hdb\".listen", "127.0.0.1:7 is taken: endpoint \"hdb\".listen has 127.0.0.1:7 on line 13"),
     ("[[user]]", "[daemon]\nadmin = \"0.0.0.0:9100\"\n[[user]]", 7, "daemon.admin", "reachable from other hosts"),
+    ("[[user]]", "[daemon]\nadmin = 5099\n[[user]]", 7, "daemon.admin", "an address or a table"),
+    ("[[user]]", "[daemon]\nadmin = { expose = [\"/metrics\"] }\n[[user]]", 7, "daemon.admin.listen", "is missing"),
+    ("[[user]]", "[daemon]\nadmin = { listen = \"0.0.0.0:9100\" }\n[[user]]", 7, "daemon.admin.listen", "reachable from other hosts. Fix: write an address of this host's loopback, or add expose"),
+    ("[[user]]", "[daemon]\nadmin = { listen = \"0.0.0.0:9100\", expose = [\"/status\"] }\n[[user]]", 7, "daemon.admin.expose", "is no such choice. Fix: write \"/metrics\""),
+    ("[[user]]", "[daemon]\nadmin = { listen = \"0.0.0.0:9100\", expose = [\"/livez\"], metrics_users = true }\n[[user]]", 7, "daemon.admin.metrics_users", "other hosts see no metrics"),
     ("[[user]]", "[daemon]\nadmin = \"127.0.0.1:5010\"\n[[user]]", 7, "daemon.admin", "is taken: endpoint \"hdb\".listen"),
     ("listen = [\"127.", "expose = true\nlisten = [\"0.", 13, "endpoint \"hdb\".listen", "only passwords count, and no permitted user has one"),
     // environments
