@@ -239,14 +239,35 @@ async fn sim_writes_what_check_and_run_need() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn demo_prints_what_to_type_and_what_it_prints_works() {
-    let mut demo = Process::start(&["demo"]);
+    // As a shell has it that nobody has told otherwise.
+    let program = crate::support::process::command(&[]);
+    let mut shell = std::process::Command::new("bash");
+    shell.args(["-c", "ulimit -n 1024; exec \"$0\" demo"]);
+    shell.arg(program.get_program());
+    let mut demo = Process::spawn(&mut shell);
     let hopen = demo.line_with("h:hopen `:localhost:");
     let port: u16 = hopen.rsplit(':').next().unwrap().parse().unwrap();
     demo.line_with("A shell, with nothing installed");
     let mut script = demo.line_with("bash -c '").trim().to_owned();
     script.push('\n');
     script.push_str(demo.line_with("od -An -tx1").trim());
+    let watch = demo.line_with(" status --watch --config ");
+    let page = demo.line_with("http://127.0.0.1:");
     let console = demo.line_with("c:hopen `:localhost:");
+    // It is in nobody's PATH, and yet what is printed can be typed.
+    let once = watch.trim().replace(" --watch", "");
+    let shown = std::process::Command::new("bash")
+        .args(["-c", &once])
+        .output();
+    let shown = shown.unwrap();
+    assert!(shown.status.success(), "{once}: {}", text(&shown.stderr));
+    assert!(text(&shown.stdout).contains("hdb-cluster"), "{once}");
+    let (_, page) = page.split_once("http://").unwrap();
+    let (page, path) = page.split_once('/').unwrap();
+    let request = format!("GET /{path}");
+    let (head, body) = crate::telemetry::ask(page.parse().unwrap(), &request, page).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(body.contains("hdb-cluster"), "{body}");
     let output = tokio::task::spawn_blocking(move || {
         std::process::Command::new("bash")
             .args(["-c", &script])
@@ -277,4 +298,6 @@ async fn demo_prints_what_to_type_and_what_it_prints_works() {
     drop((handle, console));
     let (status, output) = demo.end();
     assert!(status.success(), "{output}");
+    // It does not begin with a warning about file descriptors, or any other.
+    assert!(!output.contains("WARN"), "{output}");
 }

@@ -1,16 +1,18 @@
 //! `hopend demo`.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::sim::{Simulated, account};
-use super::{Exit, LogArgument, runtime, say, signals, start_log};
+use super::{Exit, LogArgument, own_command, quoted, runtime, say, signals, start_log};
 use crate::app::{self, App, Given};
 use crate::config::{self, ListenAddress, LogFormat};
 use crate::credential::{Clock, Sources};
 use crate::error::chain;
+use crate::limits;
 use crate::log::ProcessLog;
-use crate::sim::Simulator;
+use crate::sim::{LocalPorts, Simulator};
 
 /// Arguments of `hopend demo`.
 #[derive(Debug, clap::Args)]
@@ -48,38 +50,83 @@ async fn demonstrate(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let orders = signals::orders()?;
     let folder = tempfile::Builder::new().prefix("hopend-demo-").tempdir()?;
+    limits::files::raise();
     let simulator = Simulator::start(arguments.simulated.options()).await?;
-    let path = simulator.write_files(folder.path(), &account())?;
-    let config = config::load(&path)?;
-    let given = Given {
-        lost_log_lines: log.lost(),
-        ..Given::default()
-    };
-    let sources = Arc::new(Sources::default());
-    let app = App::start_on(None, given, config.into(), sources, Clock::system())?;
-    introduce(&app, folder.path());
-    app::serve(app, &path, orders).await;
+    let mut demo = Demo::start(&simulator, log, folder.path(), &LocalPorts::of_the_demo()?)?;
+    if !demo.listens() {
+        // Somebody took a port between the look at it and the start.
+        demo.app.stop().await;
+        demo = Demo::start(&simulator, log, folder.path(), &LocalPorts::free()?)?;
+    }
+    demo.introduce(folder.path());
+    app::serve(demo.app, &demo.path, orders).await;
     simulator.shutdown().await;
     Ok(())
 }
 
-/// What to type next.
-fn introduce(app: &App, folder: &Path) {
-    let addresses = app.addresses();
-    let port = |name: &str| {
-        addresses
-            .iter()
-            .find_map(|(endpoint, address)| match address {
-                ListenAddress::Localhost(port) if endpoint == name => Some(*port),
-                _ => None,
-            })
-    };
-    let (Some(port), Some(console)) = (port("hdb"), port("console")) else {
-        return;
-    };
-    let password = folder.join("alice.password");
-    say(format_args!(
-        r#"A simulated FinSpace and hopend, in one process. Its clusters are behind TLS and signed
+/// The daemon, and the configuration that it runs with.
+struct Demo {
+    app: App,
+    path: PathBuf,
+    /// Where HTTP is served.
+    admin: Option<SocketAddr>,
+    endpoints: Vec<String>,
+}
+
+impl Demo {
+    /// A daemon at these ports.
+    fn start(
+        simulator: &Simulator,
+        log: &ProcessLog,
+        folder: &Path,
+        ports: &LocalPorts,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let path = simulator.write_files_for(folder, &account(), ports)?;
+        let config = config::load(&path)?;
+        let admin = config.daemon.admin.as_ref().map(|admin| admin.address);
+        let endpoints = config.endpoints.iter();
+        let endpoints = endpoints.map(|endpoint| endpoint.name.clone()).collect();
+        let given = Given {
+            lost_log_lines: log.lost(),
+            ..Given::default()
+        };
+        let sources = Arc::new(Sources::default());
+        let app = App::start_on(None, given, config.into(), sources, Clock::system())?;
+        Ok(Self {
+            app,
+            path,
+            admin,
+            endpoints,
+        })
+    }
+
+    /// Whether each endpoint has an address.
+    fn listens(&self) -> bool {
+        let bound = self.app.addresses();
+        let mut endpoints = self.endpoints.iter();
+        endpoints.all(|name| bound.iter().any(|(endpoint, _)| endpoint == name))
+    }
+
+    /// What to type next. Each line works in a shell of the account that runs the demo.
+    fn introduce(&self, folder: &Path) {
+        let addresses = self.app.addresses();
+        let port = |name: &str| {
+            addresses
+                .iter()
+                .find_map(|(endpoint, address)| match address {
+                    ListenAddress::Localhost(port) if endpoint == name => Some(*port),
+                    _ => None,
+                })
+        };
+        let (Some(port), Some(console)) = (port("hdb"), port("console")) else {
+            return;
+        };
+        let password = folder.join("alice.password");
+        let page = self
+            .admin
+            .map_or_else(String::new, |admin| format!("http://{admin}/status"));
+        say(format_args!(
+            r#"A simulated FinSpace and hopend, in one process. Its clusters are behind TLS and signed
 connection strings; the handle below needs neither. Ctrl-C ends it all.
 
 q:
@@ -94,7 +141,10 @@ A shell, with nothing installed (the last byte but seven of the answer is 2):
   printf ":\6\0\1\1\0\0\21\0\0\0\12\0\3\0\0\0001+1" >&3; head -c 18 <&3 | od -An -tx1'
 
 Who is connected, live (q ends it):
-  hopend status --watch --config {config}
+  {hopend} status --watch --config {config}
+
+The same as a page, in a browser on this host:
+  {page}
 
 Another user, by password:
   h:hopen `$":localhost:{port}:alice:",first read0`:{password}
@@ -105,7 +155,9 @@ What hopend knows, as q tables (sessions, endpoints, credentials, errors), and d
 The configuration behind it:
   cat {config}
 "#,
-        password = password.display(),
-        config = folder.join("hopend.toml").display(),
-    ));
+            password = password.display(),
+            hopend = own_command(),
+            config = quoted(&folder.join("hopend.toml").to_string_lossy()),
+        ));
+    }
 }

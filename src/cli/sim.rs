@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Exit, LogArgument, runtime, say, signals, start_log};
+use super::{Exit, LogArgument, own_command, quoted, runtime, say, signals, start_log};
 use crate::app::Order;
 use crate::config::LogFormat;
 use crate::sim::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
@@ -80,7 +80,8 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         ));
         say("its nodes are test doubles: `hopend sim --expressions` lists what they can evaluate");
         say("next:");
-        say(format_args!("  hopend run --config {}", path.display()));
+        let path = quoted(&path.to_string_lossy());
+        say(format_args!("  {} run --config {path}", own_command()));
         say("ready");
         while let Some(Order::Reload) = orders.recv().await {}
         simulator.shutdown().await;

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +27,48 @@ const PORT_TRIES: usize = 100;
 /// The keepalive that hopend has of its own accord is short enough from this idle limit on.
 const ROOMY: Duration = Duration::from_secs(120);
 
+/// The ports of this host at which the daemon of a simulator listens.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalPorts {
+    hdb: u16,
+    rdb: u16,
+    plain: u16,
+    console: u16,
+    /// Of `[daemon] admin`, where the daemon has one.
+    admin: Option<u16>,
+}
+
+impl LocalPorts {
+    /// The ports that README names. A port that is taken gives way to one that was free a moment ago.
+    ///
+    /// # Errors
+    /// The system has no free port.
+    pub fn of_the_demo() -> io::Result<Self> {
+        Ok(Self {
+            hdb: or_free(26_735)?,
+            rdb: or_free(26_736)?,
+            console: or_free(26_737)?,
+            plain: or_free(26_738)?,
+            admin: Some(or_free(26_739)?),
+        })
+    }
+
+    /// Ports that were free a moment ago, with one for `admin`.
+    ///
+    /// # Errors
+    /// The system has no free port.
+    pub fn free() -> io::Result<Self> {
+        let [hdb, rdb, plain, console, admin] = free_ports()?;
+        Ok(Self {
+            hdb,
+            rdb,
+            plain,
+            console,
+            admin: Some(admin),
+        })
+    }
+}
+
 impl Simulator {
     /// Writes `dir/hopend.toml` and all it needs: the CA, the profile with the credentials, the
     /// passwords.
@@ -34,6 +78,24 @@ impl Simulator {
     /// password in `dir/alice.password`. Both are added to FinSpace. A FinSpace user's name has
     /// letters, digits, `_` and `-` only, so other characters of `account` become `-` there.
     pub fn write_files(&self, dir: &Path, account: &str) -> Result<PathBuf, SimError> {
+        let ports = LocalPorts::free().map_err(SimError::Listen)?;
+        let ports = LocalPorts {
+            admin: None,
+            ..ports
+        };
+        self.write_files_for(dir, account, &ports)
+    }
+
+    /// The same, for a daemon that listens at these ports.
+    ///
+    /// # Errors
+    /// A file can't be written.
+    pub fn write_files_for(
+        &self,
+        dir: &Path,
+        account: &str,
+        ports: &LocalPorts,
+    ) -> Result<PathBuf, SimError> {
         let dir = std::path::absolute(dir).map_err(failed(dir))?;
         fs::create_dir_all(&dir).map_err(failed(&dir))?;
         fs::set_permissions(&dir, Permissions::from_mode(0o700)).map_err(failed(&dir))?;
@@ -65,7 +127,7 @@ impl Simulator {
         }
 
         let hash = hash(&password)?;
-        let toml = self.toml(&dir, account, &kx_user, (second, &hash))?;
+        let toml = self.toml(&dir, account, &kx_user, (second, &hash), ports);
         let path = dir.join("hopend.toml");
         write_private(&path, &toml)?;
         Ok(path)
@@ -77,10 +139,21 @@ impl Simulator {
         account: &str,
         kx_user: &str,
         (second, hash): (&str, &str),
-    ) -> Result<String, SimError> {
+        ports: &LocalPorts,
+    ) -> String {
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let file = |name: &str| quoted(&dir.join(name).to_string_lossy());
-        let [hdb, rdb, plain, console] = free_ports().map_err(SimError::Listen)?;
+        let LocalPorts {
+            hdb,
+            rdb,
+            plain,
+            console,
+            admin,
+        } = ports;
+        // A person tries it: it needs no more sessions than any shell's limit of files allows.
+        let admin = admin.map_or_else(String::new, |port| {
+            format!("admin = \"127.0.0.1:{port}\"\nmax_sessions = 64\n")
+        });
         let keepalive = self.keepalive();
         let (plain_port, plain_user, _) = self.plain();
         let control = control(&dir.join("control"));
@@ -88,7 +161,7 @@ impl Simulator {
         if kx_user != account {
             let _ = writeln!(kx, "kx_user = {}", quoted(kx_user));
         }
-        Ok(format!(
+        format!(
             r#"# Written by the hopend simulator, for as long as it runs.
 
 [environment.sim]
@@ -131,7 +204,7 @@ kind = "console"
 listen = ["localhost:{console}"]
 
 [daemon]
-{control}
+{admin}{control}
 "#,
             id = self.environment_id(),
             credentials = file("credentials"),
@@ -140,7 +213,7 @@ listen = ["localhost:{console}"]
             ca = file("ca.pem"),
             account = quoted(account),
             plain_password = file("plain.password"),
-        ))
+        )
     }
 
     /// A third of the idle limit, where that is short, but no less than hopend takes.
@@ -164,6 +237,25 @@ fn control(path: &Path) -> String {
          control = \"off\"",
         path.as_os_str().len()
     )
+}
+
+/// The port, if nobody has it on either loopback or as the name of q's Unix socket; else another one.
+fn or_free(port: u16) -> io::Result<u16> {
+    let name = UnixAddress::from_abstract_name(format!("/tmp/kx.{port}"))?;
+    let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, port));
+    let v6 = v6.map(drop).or_else(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => Err(error),
+        // The host has no IPv6.
+        _ => Ok(()),
+    });
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()
+        || v6.is_err()
+        || UnixListener::bind_addr(&name).is_err();
+    if !taken {
+        return Ok(port);
+    }
+    let [other] = free_ports()?;
+    Ok(other)
 }
 
 /// Ports that were free in both families a moment ago, below those that the system gives to
@@ -234,4 +326,23 @@ fn kx_name(account: &str) -> String {
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> SimError {
     let path = path.to_owned();
     move |source| SimError::File { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_gives_way() {
+        let [port] = free_ports().unwrap();
+        assert_eq!(or_free(port).unwrap(), port);
+        let held = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        assert_ne!(or_free(port).unwrap(), port);
+        drop(held);
+        let name = UnixAddress::from_abstract_name(format!("/tmp/kx.{port}")).unwrap();
+        let held = UnixListener::bind_addr(&name).unwrap();
+        assert_ne!(or_free(port).unwrap(), port);
+        drop(held);
+        assert_eq!(or_free(port).unwrap(), port);
+    }
 }

@@ -39,6 +39,7 @@ use tokio::task::JoinSet;
 pub use certificates::Flaw;
 pub use connection::{ConnectionRecord, Ended};
 pub use faults::{ApiFault, ClusterFault, Cut, Faults, Times};
+pub use files::LocalPorts;
 pub use iam::PolicyError;
 pub use node::OFFERED as OFFERED_EXPRESSIONS;
 pub use operations::{OFFERED as OFFERED_OPERATIONS, Operation};
