@@ -97,7 +97,8 @@ fn heading(status: &Status) -> String {
 
 /// Addresses where clients do not reach hopend: first, because they may reach somebody else.
 fn unbound(status: &Status, width: Option<usize>) -> Option<String> {
-    let mut table = Table::new(["NOT BOUND", "ENDPOINT", "FOR", "WHY"]).right([2])
+    let mut table = Table::new(["NOT BOUND", "ENDPOINT", "FOR", "WHY"])
+        .right([2])
         .text_last();
     let mut any = false;
     for endpoint in &status.endpoints {
@@ -294,7 +295,7 @@ fn since(status: &Status, then: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{ErrorRow, PlaceRow};
+    use crate::status::{ErrorRow, MemoryRow, PlaceRow};
 
     fn session(number: u64, user: &str, idle_s: f64) -> SessionRow {
         SessionRow {
@@ -342,6 +343,7 @@ mod tests {
                 refused: 1,
                 places: vec![place("a:5011", None), place("b:5011", Some(75.0))],
                 warm: Vec::new(),
+                unbound: Vec::new(),
             }],
             sessions: vec![
                 session(1, "zoe", 9.0),
@@ -358,6 +360,11 @@ mod tests {
                 count: 3,
             }],
             left_out: Vec::new(),
+            memory: MemoryRow {
+                budget_bytes: 1,
+                used_bytes: 0,
+                handshakes_bytes: 0,
+            },
         }
     }
 

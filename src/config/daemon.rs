@@ -11,7 +11,7 @@ use super::limit;
 use super::notice::Severity;
 use super::reader::Table;
 use super::user;
-use super::{Accounts, Confine, Daemon, ListenAddress, LogFormat, OnRemoval, Viewers};
+use super::{Accounts, Confine, Daemon, LogFormat, OnRemoval, Viewers};
 use crate::budget::MaxMemory;
 
 pub(super) const KEYS: &[&str] = &[

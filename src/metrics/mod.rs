@@ -3,8 +3,8 @@
 
 mod endpoints;
 mod families;
-mod memory;
 mod format;
+mod memory;
 mod outside;
 mod process;
 

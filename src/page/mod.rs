@@ -455,7 +455,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::status::PlaceRow;
+    use crate::status::{MemoryRow, PlaceRow, UnboundRow};
 
     #[test]
     fn of_many_sessions_those_that_are_busy_are_shown() {
@@ -532,6 +532,7 @@ mod tests {
             refused: 0,
             places,
             warm: Vec::new(),
+            unbound: Vec::new(),
         };
         let mut status = Status {
             version: String::new(),
@@ -543,12 +544,28 @@ mod tests {
                     &["unix:1"],
                     vec![place("a:1", None), place("b:2", Some(75.0))],
                 ),
-                endpoint("hdb", &[], Vec::new()),
+                EndpointRow {
+                    unbound: vec![UnboundRow {
+                        address: "localhost:5010".into(),
+                        socket: None,
+                        since: now,
+                        reason: "uid 33 has it".into(),
+                        uid: Some(33),
+                        pid: None,
+                        program: None,
+                    }],
+                    ..endpoint("hdb", &[], Vec::new())
+                },
             ],
             sessions: Vec::new(),
             credentials: Vec::new(),
             errors: Vec::new(),
             left_out: Vec::new(),
+            memory: MemoryRow {
+                budget_bytes: 1,
+                used_bytes: 0,
+                handshakes_bytes: 0,
+            },
         };
         let totals = Totals {
             started: now,

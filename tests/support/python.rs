@@ -133,7 +133,7 @@ pub fn interpreter() -> PathBuf {
     finished("python3 -m venv", venv);
     let pip = Command::new(&python)
         .args(["-m", "pip", "install", "--disable-pip-version-check", "-q"])
-        .arg("-r")
+        .args(["--require-hashes", "-r"])
         .arg(&path)
         .output();
     finished("pip install -r tests/clients/requirements.txt", pip);
