@@ -69,7 +69,7 @@ async fn at_start_every_part_that_is_right_is_served() {
 
 /// The daemon's own account is unknown until `known` says otherwise, and so is alice's, who has a
 /// password as well.
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn who_is_left_out_for_an_account_is_served_once_it_appears_and_by_no_other_proof_before() {
     let (log, _guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();

@@ -118,6 +118,10 @@ impl<K: Eq + Hash, T: Send + Sync + 'static> Cache<K, T> {
         // with the API's own time limits.
         tokio::spawn(async move {
             let listed = list.await.map(Arc::from).map_err(Arc::new);
+            if let Err(error) = &listed {
+                // Once for each call: a session may ask for the list as often as it likes.
+                tracing::warn!("console: {error}");
+            }
             sender.send_replace(Some(listed));
         });
         let entry = Entry {

@@ -221,7 +221,7 @@ impl Visit<'_> {
             Err(Refused::Asked(text)) => text,
             Err(Refused::Outside(error)) => {
                 let text = error.to_string();
-                tracing::warn!(session = self.record.session(), "{text}");
+                tracing::debug!(session = self.record.session(), "{text}");
                 self.live.failed(self.record, error.kind, &text);
                 text
             }

@@ -482,7 +482,8 @@ async fn log_unread(row: &Row) {
 
     // Each of them has lines of its own.
     for _ in 0..8 {
-        row.saw(Sees::of(hopen(&daemon).await));
+        let opened = timeout(PATIENCE, hopen(&daemon)).await;
+        row.saw(Sees::of(opened.expect("a hopen waits for the log")));
     }
     for handle in &mut live {
         let answer = timeout(PATIENCE, handle.ask("1+1")).await;
@@ -505,7 +506,7 @@ async fn log_unread(row: &Row) {
         }
     }
     let text = fs::read_to_string(daemon.config_path()).unwrap();
-    rewrite(&daemon, &text.replace("cluster = ", "clutser = "));
+    rewrite(&daemon, &text.replace('"', ""));
     daemon.process.signal(Signal::SIGHUP);
     while !told().contains("the last reload changed nothing") {}
     for _ in 0..3 {
