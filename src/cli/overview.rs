@@ -295,7 +295,7 @@ fn since(status: &Status, then: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{ErrorRow, MemoryRow, PlaceRow};
+    use crate::status::{ErrorRow, PlaceRow};
 
     fn session(number: u64, user: &str, idle_s: f64) -> SessionRow {
         SessionRow {
@@ -360,11 +360,7 @@ mod tests {
                 count: 3,
             }],
             left_out: Vec::new(),
-            memory: MemoryRow {
-                budget_bytes: 1,
-                used_bytes: 0,
-                handshakes_bytes: 0,
-            },
+            memory: None,
         }
     }
 

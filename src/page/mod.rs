@@ -455,7 +455,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::status::{MemoryRow, PlaceRow, UnboundRow};
+    use crate::status::{PlaceRow, UnboundRow};
 
     #[test]
     fn of_many_sessions_those_that_are_busy_are_shown() {
@@ -561,11 +561,7 @@ mod tests {
             credentials: Vec::new(),
             errors: Vec::new(),
             left_out: Vec::new(),
-            memory: MemoryRow {
-                budget_bytes: 1,
-                used_bytes: 0,
-                handshakes_bytes: 0,
-            },
+            memory: None,
         };
         let totals = Totals {
             started: now,

@@ -364,7 +364,10 @@ mod tests {
         health.accepted("a", now);
         assert!(health.is_known_to_answer("a", now + SECOND));
         assert!(health.late("a", now + 10 * SECOND, "no answer", now));
-        assert!(!health.late("a", now + 11 * SECOND, "no answer", now), "no news");
+        assert!(
+            !health.late("a", now + 11 * SECOND, "no answer", now),
+            "no news"
+        );
         assert_eq!(
             health.resting("a", "bob", now + SECOND),
             Some(now + 10 * SECOND)

@@ -141,7 +141,9 @@ impl Places {
     pub(super) fn late(&self, place: &str, begun: Instant) {
         let waited = begun.elapsed();
         let reason = format!("no answer within {:.3} s so far", waited.as_secs_f32());
-        let news = self.health().late(place, begun + self.limit, &reason, begun);
+        let news = self
+            .health()
+            .late(place, begun + self.limit, &reason, begun);
         if news && self.reports_late() {
             tracing::warn!(endpoint = self.endpoint, place, "rests: {reason}");
         } else {
