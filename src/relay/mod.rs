@@ -256,7 +256,7 @@ where
         progress |= self.read_upstream(context);
         progress |= self.write_client(context);
         progress |= self.ping();
-        if self.is_over() && self.has_delivered() {
+        if self.is_ending() && self.is_over() && self.has_delivered() {
             return Err(End::ClientClosed);
         }
         if self.draining && !progress && self.is_idle() && self.has_delivered() {
@@ -728,31 +728,21 @@ where
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Option<End>> {
         loop {
             let now = Instant::now();
-            let finish = self.finish.as_ref().map(|finish| finish.deadline);
-            if finish.is_some_and(|deadline| deadline <= now) {
-                return Poll::Ready(Some(self.give_up(context)));
-            }
-            if let Some(deadline) = self.close_deadline()
-                && deadline <= now
+            if self.is_ending()
+                && let Some(end) = self.end_by_time(now, context)
             {
-                // The kernel may still hold what was written: then the wait is for that.
-                if self.is_owed() || self.has_delivered() {
-                    return Poll::Ready(Some(self.give_up(context)));
-                }
-            }
-            if self.looks.as_ref().is_some_and(|looks| looks.next <= now) {
-                self.has_delivered();
+                return Poll::Ready(Some(end));
             }
             // A ping that is due already waits for the stream to move, not for the clock.
-            let ping = self
+            let mut wanted = self
                 .keepalive
                 .due()
                 .map(Instant::from_std)
                 .filter(|&due| due > now);
-            let answer = self.keepalive.answer_due().map(Instant::from_std);
-            let look = self.looks.as_ref().map(|looks| looks.next);
-            let deadlines = [self.close_deadline(), finish, ping, answer, look];
-            let Some(wanted) = deadlines.into_iter().flatten().min() else {
+            if self.is_ending() || self.keepalive.awaiting_answer() {
+                wanted = self.next_deadline().into_iter().chain(wanted).min();
+            }
+            let Some(wanted) = wanted else {
                 return Poll::Pending;
             };
             // A timer that fires early is set anew then: cheaper than moving it with each message.
@@ -766,6 +756,44 @@ where
                 return Poll::Ready(None);
             }
         }
+    }
+
+    /// Whether a side has ended or is about to, so that deadlines run. Asked at each step.
+    fn is_ending(&self) -> bool {
+        self.reason.is_some()
+            || self.finish.is_some()
+            || self.looks.is_some()
+            || self.up.is_over()
+            || self.down.is_over()
+    }
+
+    /// The end, where a deadline has passed.
+    #[cold]
+    fn end_by_time(&mut self, now: Instant, context: &mut Context<'_>) -> Option<End> {
+        let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if passed(self.finish.as_ref().map(|finish| finish.deadline)) {
+            return Some(self.give_up(context));
+        }
+        // The kernel may still hold what was written: then the wait is for that.
+        if passed(self.close_deadline()) && (self.is_owed() || self.has_delivered()) {
+            return Some(self.give_up(context));
+        }
+        if self.looks.as_ref().is_some_and(|looks| looks.next <= now) {
+            self.has_delivered();
+        }
+        None
+    }
+
+    /// The next deadline of a session that ends, or that waits for the answer to a sync ping.
+    #[cold]
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [
+            self.close_deadline(),
+            self.finish.as_ref().map(|finish| finish.deadline),
+            self.keepalive.answer_due().map(Instant::from_std),
+            self.looks.as_ref().map(|looks| looks.next),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// When the side that has not finished yet is given up. Never while the cluster owes an answer to a
