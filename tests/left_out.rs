@@ -63,8 +63,26 @@ async fn at_start_every_part_that_is_right_is_served() {
     assert!(shown.contains("LEFT OUT"), "{shown}");
     let checked = process::hopend(&["check", "--config", config]);
     assert_eq!(checked.status.code(), Some(78), "{checked:?}");
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(said.contains("the rest can be served, without "), "{said}");
     daemon.process.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(daemon.process.end().0.success());
+}
+
+#[test]
+fn a_file_without_an_endpoint_that_can_be_served_starts_no_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hopend.toml");
+    let user = format!("[[user]]\nname = \"alice\"\nos_user = \"{}\"\n", account());
+    let endpoint = "[[endpoint]]\nname = \"hdb\"\nlisten = \"127.0.0.1:0\"\nclutser = \"hdb\"\n";
+    std::fs::write(&path, user + endpoint).unwrap();
+    for command in ["check", "run"] {
+        let output = process::hopend(&[command, "--config", path.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains("did you mean `cluster`?"), "{said}");
+        assert!(!said.contains("the rest can be served"), "{said}");
+    }
 }
 
 /// The daemon's own account is unknown until `known` says otherwise, and so is alice's, who has a

@@ -49,6 +49,20 @@ impl Sessions {
         self.daemon.process.line_with("reloaded: ")
     }
 
+    /// The lines of so many sessions that ended for this reason. A session may end before the daemon has
+    /// said that it has reloaded.
+    fn ended(&mut self, reason: &str, count: usize) -> Vec<String> {
+        loop {
+            let seen = self.daemon.process.seen();
+            let lines = seen.lines().filter(|line| line.contains("session ended: "));
+            let lines: Vec<_> = lines.filter(|line| line.contains(reason)).collect();
+            if lines.len() >= count {
+                return lines.into_iter().map(str::to_owned).collect();
+            }
+            self.daemon.process.line_with(reason);
+        }
+    }
+
     fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let config = self.daemon.config_path();
         let all = [arguments, &["--config", config.to_str().unwrap()]].concat();
@@ -92,10 +106,8 @@ async fn a_user_who_is_removed_loses_the_live_sessions() {
     let mut idle = idle;
     assert!(idle.ask("1+1").await.is_err());
     all.alice = [busy, idle];
-    let ended =
-        "session ended: ended by a reload: user \"alice\" was removed from the configuration";
-    for _ in 0..2 {
-        let line = all.daemon.process.line_with(ended);
+    let reason = "ended by a reload: user \"alice\" was removed from the configuration";
+    for line in all.ended(reason, 2) {
         assert!(
             line.contains("kind=\"denied\"") && line.contains("user=\"alice\""),
             "{line}"
@@ -112,11 +124,7 @@ async fn a_user_who_is_removed_from_an_endpoint_loses_the_sessions_there() {
         own_name(&all)
     );
     all.reload(|text| text.replacen("cluster = \"hdb-cluster\"", &users, 1));
-    let line = all
-        .daemon
-        .process
-        .line_with("session ended: ended by a reload");
-    assert!(line.contains("was removed from endpoint \"hdb\""), "{line}");
+    all.ended("was removed from endpoint \"hdb\"", 1);
     assert!(all.alice[0].ask("1+1").await.is_err());
     assert_eq!(all.alice[1].ask("1+1").await, Ok(Value::Long(2)));
     all.own_go_on().await;
@@ -151,14 +159,7 @@ async fn a_user_who_becomes_somebody_else_loses_the_sessions() {
                 text
             }
         });
-        let line = all
-            .daemon
-            .process
-            .line_with("session ended: ended by a reload");
-        assert!(
-            line.contains(&format!("{key} of user \"alice\" was changed")),
-            "{line}"
-        );
+        all.ended(&format!("{key} of user \"alice\" was changed"), 2);
         for handle in &mut all.alice {
             assert!(handle.ask("1+1").await.is_err());
         }

@@ -92,7 +92,9 @@ async fn an_open_session_with_the_process_and_the_program_of_its_client() {
         .unwrap();
     let status = status(&stage).await;
     let row = only(&status);
-    assert_eq!((row.session, &*row.endpoint), (1, "hdb"));
+    let numbers = &stage.app.services().sessions;
+    assert_eq!((numbers.count(), &*row.endpoint), (1, "hdb"));
+    assert!(!numbers.is_earlier(row.session), "{}", row.session);
     assert_eq!(
         (&*row.user, row.account.as_deref()),
         (&*account(), Some(&*account()))

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{ConfigArgument, Exit, complain, say};
 use crate::audit;
-use crate::config::{self, Config, Loaded, Problems, Reach, Severity};
+use crate::config::{self, Config, Loaded, Reach, Severity};
 use crate::control::{self, Answer, Request};
 
 /// Arguments of `hopend check`.
@@ -50,7 +50,8 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         .any(|remark| remark.severity == Severity::Error)
     {
         let problems = loaded.problems.as_ref();
-        if problems.is_some_and(|problems| !Problems::stop_the_daemon(problems)) {
+        let starts = problems.is_some_and(|problems| !problems.stop_the_daemon());
+        if starts && !loaded.config.endpoints.is_empty() {
             let parts = loaded.left_out.iter().map(|one| one.part.to_string());
             let parts = parts.collect::<Vec<_>>().join(", ");
             complain(format_args!("the rest can be served, without {parts}"));
