@@ -2,6 +2,8 @@
 //! says which call, as whom, on what, and what to do.
 
 use hopend::sim::{ApiFault, Options, Simulator, Times};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::support::qclient::Refused;
 use crate::support::{Log, QClient, Stage, account, any_ports};
@@ -120,6 +122,7 @@ async fn credentials_that_aws_does_not_accept() {
     let wrong = format!("[sim]\naws_access_key_id = {key}\naws_secret_access_key = wrong\n");
     let file = folder.path().join("credentials");
     std::fs::write(&file, wrong).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let stage = Stage::before(sim, |text| {
         let lines = text.lines().map(|line| {
             if line.starts_with("credentials_file = ") {

@@ -424,7 +424,8 @@ async fn a_kill_ends_a_session_with_a_kdb_that_hangs_and_counts_what_is_lost() {
         sent += 1;
     }
     let config = stage.config_path().display().to_string();
-    let kill = move || hopend(&["kill", "1", "--config", &config]);
+    let number = stage.app.status().sessions[0].session.to_string();
+    let kill = move || hopend(&["kill", &number, "--config", &config]);
     let killed = tokio::task::spawn_blocking(kill).await.unwrap();
     assert!(killed.status.success(), "{killed:?}");
     let line = log.line_with(&["session ended: killed"]).await;

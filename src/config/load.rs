@@ -35,6 +35,23 @@ pub fn load_in_part(path: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Prob
     read_in_part(&text, path, accounts, Some(path))
 }
 
+/// What `hopend doctor` looks at: also endpoints that have a problem, as far as their tables can be read.
+/// They must not be served.
+///
+/// # Errors
+/// All problems, where the text is no TOML and nothing can be said for certain.
+pub fn load_to_look_at(
+    path: &Path,
+    accounts: &Accounts<'_>,
+) -> Result<(Config, Option<Problems>), Problems> {
+    let loaded = load_in_part(path, accounts)?;
+    let text = text(path)?;
+    let source = Source::new(&text, path);
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let root = Table::root(&source, document.get_ref());
+    Ok((config(&root, accounts, Unsound::Shown), loaded.problems))
+}
+
 /// As [`load_in_part`], for the daemon to serve in place of what it serves now: endpoints that are
 /// `running` go on as they are where the file is wrong about them.
 ///
@@ -140,7 +157,7 @@ fn read_in_part(
         source.not_toml(error.span(), error.message());
     }
     let root = Table::root(&source, document.get_ref());
-    let config = config(&root, accounts);
+    let config = config(&root, accounts, Unsound::LeftOut);
     if let Some(path) = on_disk {
         protected(&root, path);
     }
@@ -155,8 +172,17 @@ fn read_in_part(
     }
 }
 
+/// What becomes of an endpoint whose table can be read and has a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsound {
+    /// It is not in the configuration.
+    LeftOut,
+    /// It is in the configuration, for `hopend doctor` to look at. It must not be served.
+    Shown,
+}
+
 /// Whatever is not valid is reported and left out.
-fn config(root: &Table<'_>, accounts: &Accounts<'_>) -> Config {
+fn config(root: &Table<'_>, accounts: &Accounts<'_>, unsound: Unsound) -> Config {
     root.only(KEYS);
     let mut claims = Claims::default();
     let environments = environment::read_all(root);
@@ -167,7 +193,9 @@ fn config(root: &Table<'_>, accounts: &Accounts<'_>) -> Config {
     };
     let mut endpoints = endpoint::read_all(root, &known, &mut claims);
     let daemon = daemon::read(root, &mut claims, accounts);
-    endpoints.settle(root.source);
+    if unsound == Unsound::LeftOut {
+        endpoints.settle(root.source);
+    }
     if root.lacks("endpoint") {
         whole_file(
             root,

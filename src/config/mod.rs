@@ -46,7 +46,7 @@ pub use hash_cost::hash_cost;
 pub(crate) use hash_cost::refusal_costs;
 pub use invalid::Invalid;
 pub use left_out::{LeftOut, LeftOutCause, Loaded, Part, PartKind, Reach};
-pub use load::{control, load, load_in_part, load_to_serve, parse, parse_in_part};
+pub use load::{control, load, load_in_part, load_to_look_at, load_to_serve, parse, parse_in_part};
 pub use loopback::{HOSTS, SingleFamily, single_families};
 pub use notice::{Notice, Severity};
 pub use problem::{Problem, Problems};

@@ -91,14 +91,13 @@ async fn configuration(bench: &mut Bench<'_>, question: &Question) -> Option<Con
     let mut right = None;
     let read = async {
         let path = question.config.clone();
-        let load = move || config::load_in_part(&path, &config::system_account);
+        let load = move || config::load_to_look_at(&path, &config::system_account);
         let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.map_err(|panicked| {
             Trouble::new(ErrorKind::Internal, panicked.to_string(), "report this")
         })?;
-        let loaded = loaded.map_err(|problems| of_problems(&problems))?;
-        let config = loaded.config;
-        let judged = match loaded.problems {
+        let (config, problems) = loaded.map_err(|problems| of_problems(&problems))?;
+        let judged = match problems {
             Some(problems) => Err(of_problems(&problems)),
             None => judge(question, &config),
         };

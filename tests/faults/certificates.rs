@@ -31,28 +31,28 @@ faults! {
     of_another_host {
         fault: "for another host",
         sees: Sees::Reset,
-        log: &["session refused", "for another host: use the name it carries", "kind=\"upstream\""],
+        log: &["session refused", "Fix: dial a name that the certificate carries", "kind=\"upstream\""],
         recovers: AT_ONCE,
         test(row): shown(row, Flaw::OtherHost),
     }
     expired {
         fault: "expired",
         sees: Sees::Reset,
-        log: &["session refused", "has expired: renew it there, or correct this host's clock", "kind=\"upstream\""],
+        log: &["session refused", "Fix: renew the certificate there, or correct this host's clock", "kind=\"upstream\""],
         recovers: AT_ONCE,
         test(row): shown(row, Flaw::Expired),
     }
     not_yet_valid {
         fault: "not valid yet",
         sees: Sees::Reset,
-        log: &["session refused", "is not valid yet: correct this host's clock", "kind=\"upstream\""],
+        log: &["session refused", "Fix: correct this host's clock", "kind=\"upstream\""],
         recovers: AT_ONCE,
         test(row): shown(row, Flaw::NotYetValid),
     }
     revoked {
         fault: "in a list of revoked certificates that `ca_file` holds",
         sees: Sees::Reset,
-        log: &["session refused", "was revoked: renew it there", "kind=\"upstream\""],
+        log: &["session refused", "Fix: renew the certificate there", "kind=\"upstream\""],
         recovers: AT_ONCE,
         test(row): shown(row, Flaw::Revoked),
     }
