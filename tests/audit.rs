@@ -315,13 +315,17 @@ async fn a_folder_that_is_not_there_is_told_by_check_by_a_start_and_by_a_reload(
     drop(daemon.open("hdb").await);
     lines_with(&file(&daemon), "ended", 1).await;
     let path = daemon.config_path();
-    for (command, code) in [("check", 78), ("run", 69)] {
+    for (command, code, expected) in [
+        ("check", 78, "none does not exist. Fix: make the directory"),
+        (
+            "run",
+            69,
+            "No such file or directory (os error 2). Fix: make its folder",
+        ),
+    ] {
         let output = hopend(&[command, "--config", path.to_str().unwrap()]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{said}");
-        assert!(
-            said.contains("none does not exist. Fix: make the directory"),
-            "{said}"
-        );
+        assert!(said.contains(expected), "{said}");
     }
 }

@@ -135,8 +135,12 @@ async fn credentials_that_aws_does_not_accept() {
     })
     .await;
     assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
-    log.line_with(&["session refused", "Signature", "renew them"])
-        .await;
+    log.line_with(&[
+        "session refused",
+        "Signature",
+        "renew the daemon's AWS credentials",
+    ])
+    .await;
 }
 
 #[tokio::test]

@@ -142,7 +142,7 @@ async fn an_open_session_with_the_process_and_the_program_of_its_client() {
 
     let text = shown(&stage.config_path(), &["status"]).await;
     let client = format!("bash[{}] {}", shell.0.id(), row.client);
-    for part in ["1 session\n", &client, "cluster hdb-cluster in sim", "17 B"] {
+    for part in ["1 session, ", &client, "cluster hdb-cluster in sim", "17 B"] {
         assert!(text.contains(part), "{part:?} in\n{text}");
     }
     drop(shell);

@@ -214,7 +214,7 @@ async fn reads_a_console() {
     assert_eq!(launched.get_type(), qtype::TIMESTAMP_LIST);
 
     let string = ask(&mut here, ".aws.get_kx_connection_string[\"hdb-cluster\"]").await;
-    let port = string.as_string().unwrap().strip_prefix(":localhost:");
+    let port = string.as_string().unwrap().strip_prefix(":127.0.0.1:");
     let mut hdb = connect_to(port.unwrap().parse().unwrap(), "")
         .await
         .unwrap();
