@@ -151,7 +151,7 @@ async fn an_open_session_with_the_process_and_the_program_of_its_client() {
         .wait_until(|sim| sim.live("hdb-cluster") == 0)
         .await;
     let text = shown(&stage.config_path(), &["status"]).await;
-    assert!(text.contains("0 sessions\n"), "{text}");
+    assert!(text.contains("0 sessions, "), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

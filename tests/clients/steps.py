@@ -38,7 +38,7 @@ TIMES = [776_000_000_000_000_000 + n * 60_000_000_000 for n in range(5)]
 def port_of(string):
     """The port of a connection string of a local endpoint, which is all that hopen needs."""
     empty, host, port = string.split(":")
-    same((empty, host), ("", "localhost"))
+    same((empty, host), ("", HOST))
     return int(port)
 
 

@@ -9,7 +9,7 @@ use hopend::q::value::Value;
 use hopend::sim::{ClusterFault, Times};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use super::{Row, Sees, keeps_secrets};
 use crate::support::qclient::Refused;
@@ -97,8 +97,11 @@ async fn changed(row: &Row) {
     let mut live = daemon.open("plain").await;
     daemon.process.line_with("to=127.0.0.2:");
     fs::write(folder.path().join("hosts"), "127.0.0.1 kdb.test\n").unwrap();
+    // Slow enough that each session has a line of its own in the log.
+    let mut pace = interval(Duration::from_millis(100));
     let moved = timeout(PATIENCE, async {
         loop {
+            pace.tick().await;
             row.saw(Sees::of(hopen(&daemon).await));
             let line = daemon.process.line_with(row.log[0]);
             if row.log.iter().all(|part| line.contains(part)) {
