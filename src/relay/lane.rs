@@ -104,6 +104,7 @@ impl Lane {
     }
 
     /// Whether reading, which stopped for want of room, has room now without a write.
+    #[inline]
     pub(super) fn has_room_again(&mut self) -> bool {
         let room = self.full && (self.start == self.end || self.start >= self.buffer.len() / 2);
         self.full &= !room;
@@ -111,11 +112,13 @@ impl Lane {
     }
 
     /// Whether nothing waits to be written.
+    #[inline]
     pub(super) fn is_drained(&self) -> bool {
         self.start == self.cleared && !self.unflushed
     }
 
     /// Whether all that was read has been written, and ended a message.
+    #[inline]
     pub(super) fn between_messages(&self) -> bool {
         self.is_drained() && self.tracker.at_boundary() && self.swallow == 0
     }
@@ -229,6 +232,7 @@ impl Lane {
     }
 
     /// Whether what was let through so far ends a message.
+    #[inline]
     pub(super) fn passed_whole_messages(&self) -> bool {
         self.tracker.at_boundary()
     }
@@ -331,16 +335,19 @@ impl Lane {
     }
 
     /// Whether the last read failed for want of room.
+    #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.full
     }
 
     /// Whether the writing side is shut or broken.
+    #[inline]
     pub(super) fn is_over(&self) -> bool {
         self.outlet != Outlet::Open
     }
 
     /// Whether a message that has come is held back.
+    #[inline]
     pub(super) fn holds_message(&self) -> bool {
         self.tracker.at_boundary() && self.end - self.cleared >= HEADER_LEN
     }
