@@ -32,7 +32,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// All problems, where the text is no TOML and nothing can be said for certain.
 pub fn load_in_part(path: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Problems> {
     let text = text(path)?;
-    read_in_part(&text, path, accounts, Some(path))
+    read_in_part(&text, path, accounts, Some(path), Unsound::LeftOut)
 }
 
 /// What `hopend doctor` looks at: also endpoints that have a problem, as far as their tables can be read.
@@ -40,16 +40,8 @@ pub fn load_in_part(path: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Prob
 ///
 /// # Errors
 /// All problems, where the text is no TOML and nothing can be said for certain.
-pub fn load_to_look_at(
-    path: &Path,
-    accounts: &Accounts<'_>,
-) -> Result<(Config, Option<Problems>), Problems> {
-    let loaded = load_in_part(path, accounts)?;
-    let text = text(path)?;
-    let source = Source::new(&text, path);
-    let (document, _) = DeTable::parse_recoverable(&text);
-    let root = Table::root(&source, document.get_ref());
-    Ok((config(&root, accounts, Unsound::Shown), loaded.problems))
+pub fn load_to_look_at(path: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Problems> {
+    read_in_part(&text(path)?, path, accounts, Some(path), Unsound::Shown)
 }
 
 /// As [`load_in_part`], for the daemon to serve in place of what it serves now: endpoints that are
@@ -131,7 +123,7 @@ pub fn parse(text: &str, file: &Path, accounts: &Accounts<'_>) -> Result<Config,
 /// # Errors
 /// All problems, where the text is no TOML and nothing can be said for certain.
 pub fn parse_in_part(text: &str, file: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Problems> {
-    read_in_part(text, file, accounts, None)
+    read_in_part(text, file, accounts, None, Unsound::LeftOut)
 }
 
 fn read(
@@ -140,7 +132,7 @@ fn read(
     accounts: &Accounts<'_>,
     on_disk: Option<&Path>,
 ) -> Result<Config, Problems> {
-    let loaded = read_in_part(text, file, accounts, on_disk)?;
+    let loaded = read_in_part(text, file, accounts, on_disk, Unsound::LeftOut)?;
     loaded.problems.map_or(Ok(loaded.config), Err)
 }
 
@@ -149,6 +141,7 @@ fn read_in_part(
     file: &Path,
     accounts: &Accounts<'_>,
     on_disk: Option<&Path>,
+    unsound: Unsound,
 ) -> Result<Loaded, Problems> {
     let mut source = Source::new(text, file);
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -157,7 +150,7 @@ fn read_in_part(
         source.not_toml(error.span(), error.message());
     }
     let root = Table::root(&source, document.get_ref());
-    let config = config(&root, accounts, Unsound::LeftOut);
+    let config = config(&root, accounts, unsound);
     if let Some(path) = on_disk {
         protected(&root, path);
     }

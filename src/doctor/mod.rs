@@ -96,8 +96,9 @@ async fn configuration(bench: &mut Bench<'_>, question: &Question) -> Option<Con
         let loaded = loaded.map_err(|panicked| {
             Trouble::new(ErrorKind::Internal, panicked.to_string(), "report this")
         })?;
-        let (config, problems) = loaded.map_err(|problems| of_problems(&problems))?;
-        let judged = match problems {
+        let loaded = loaded.map_err(|problems| of_problems(&problems))?;
+        let config = loaded.config;
+        let judged = match loaded.problems {
             Some(problems) => Err(of_problems(&problems)),
             None => judge(question, &config),
         };

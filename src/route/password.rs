@@ -223,14 +223,20 @@ mod tests {
         assert_eq!(read.expose(), b"back again");
     }
 
-    /// One thread for all sessions, and none of them waits longer than that.
-    #[tokio::test]
-    async fn a_file_system_that_hangs_holds_one_thread_and_no_session() {
+    /// A password file that only its owner reads, and its folder.
+    fn secret() -> (tempfile::TempDir, std::path::PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
         std::fs::write(&path, "secret").unwrap();
         let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, closed).unwrap();
+        (folder, path)
+    }
+
+    /// One thread for all sessions, and none of them waits longer than that.
+    #[tokio::test]
+    async fn a_file_system_that_hangs_holds_one_thread_and_no_session() {
+        let (_folder, path) = secret();
         let file = PasswordFile::default();
         let (release, hangs) = std::sync::mpsc::channel::<()>();
         let hung = file.password_from(&path, move |path, known| {
@@ -254,11 +260,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_password_serves_while_the_file_system_hangs() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("password");
-        std::fs::write(&path, "secret").unwrap();
-        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&path, closed).unwrap();
+        let (_folder, path) = secret();
         let file = PasswordFile::default();
         while file.last.lock().unwrap().is_none() {
             file.password(&path).await.unwrap();
