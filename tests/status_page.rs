@@ -1,5 +1,5 @@
-//! The status page, as a browser shows it and as it is without scripts. `PICTURE=write cargo test --test
-//! behaviour status_page`, as root and with pngquant, takes the pictures that README has.
+//! The status page, as a browser shows it and as it is without scripts. `cargo test --test behaviour
+//! the_picture_in_readme -- --ignored`, as root and with pngquant, takes the pictures that README has.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -361,15 +361,8 @@ async fn first_pixel(file: &Path) -> String {
 
 /// Programs of several accounts at work, and two things that are wrong.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "writes the pictures in docs/"]
 async fn the_picture_in_readme() {
-    if std::env::var("PICTURE").is_ok_and(|wish| wish == "write") {
-        picture().await;
-    } else {
-        println!("skipped: PICTURE=write takes it");
-    }
-}
-
-async fn picture() {
     const HDB: &str =
         "name = \"hdb\"\nmax_sessions = 6\nusers = [\"reports\", \"alice\", \"quant\"]\n";
     const RDB: &str = "name = \"rdb\"\nmax_sessions = 40\nwarm = 1\nusers = [\"risk\", \"feed\"]\n";
