@@ -43,7 +43,7 @@ impl Feed {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let password = folder.join("plain.password");
         let endpoint = format!(
-            "name = \"{FEED}\"\nlisten = [\"{}\"]\nconnect = [\":{}\"]\nplaintext = true\n\
+            "name = \"{FEED}\"\nlisten = [\"{}\"]\nconnect = [\":{}\"]\n\
              keepalive = \"5s\"\nlogin = {{ user = \"feed\", password_file = \"{}\" }}\n",
             free_address()?,
             listener.local_addr()?,

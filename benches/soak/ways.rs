@@ -212,7 +212,8 @@ pub(crate) fn listens(file: &Table, name: &str) -> Result<SocketAddr> {
     let mut all = all.into_iter().flatten();
     let found = all.find(|endpoint| endpoint["name"].as_str() == Some(name));
     let address = found.and_then(|endpoint| endpoint["listen"][0].as_str());
-    Ok(address.ok_or("an endpoint listens nowhere")?.parse()?)
+    let address = address.ok_or("an endpoint listens nowhere")?;
+    Ok(address.replace("localhost:", "127.0.0.1:").parse()?)
 }
 
 /// One that was free a moment ago.
