@@ -80,9 +80,6 @@ pub enum AppError {
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// A new address.
-    #[error(transparent)]
-    Bind(#[from] BindError),
     /// A new audit file.
     #[error(transparent)]
     Audit(#[from] AuditFileError),
@@ -391,9 +388,6 @@ impl App {
             config,
         };
         for (key, endpoint, bound) in bound.into_iter().rev() {
-            if let Err(error) = &bound {
-                tracing::error!(endpoint, "{}", with_note(error, "hopend goes on trying"));
-            }
             app.listen(key, endpoint, bound);
         }
         let control = app.config.daemon.control.as_deref();
@@ -498,8 +492,11 @@ impl App {
     }
 
     /// Takes another configuration over. Endpoints that are the same go on as they are, and no live
-    /// session ends whose user has not lost access. All or nothing: when a new address can't be bound,
-    /// or the audit file not be opened, nothing changes. Blocks while it reads files.
+    /// session ends whose user has not lost access. An address that can't be bound is tried again, as at
+    /// a start. Blocks while it reads files.
+    ///
+    /// # Errors
+    /// When the audit file can't be opened. Nothing has changed then.
     pub fn reload(&mut self, loaded: impl Into<Loaded>) -> Result<Changes, ReloadError> {
         let prepared = self.preparation().of(loaded.into())?;
         Ok(self.swap(prepared))
@@ -572,10 +569,10 @@ impl App {
         for FreshListener {
             key,
             endpoint,
-            listener,
+            bound,
         } in fresh
         {
-            self.listen(key, endpoint, Ok(listener));
+            self.listen(key, endpoint, bound);
         }
         match control {
             ControlChange::Stays => {}
@@ -633,6 +630,9 @@ impl App {
         let Some(running) = self.endpoints.get(&endpoint) else {
             return;
         };
+        if let Err(error) = &bound {
+            tracing::error!(endpoint, "{}", with_note(error, "hopend goes on trying"));
+        }
         let sender = watch::Sender::new(running.served.clone());
         let served = sender.subscribe();
         let (services, stopping) = (Arc::clone(&self.services), self.stop.listen());

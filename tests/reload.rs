@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hopend::app::ReloadError;
-use hopend::config::{self, ListenAddress};
 use hopend::q::value::Value;
 use hopend::sim::Options;
 use tokio::net::TcpStream;
@@ -94,46 +92,48 @@ async fn users_change_too() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_changes_nothing() {
+async fn an_address_that_is_taken_keeps_nothing_else_from_being_reloaded() {
+    let (log, _guard) = Log::capture();
     let mut stage = Stage::with(Options::default(), any_ports).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken_address = taken.local_addr().unwrap();
-    let text = std::fs::read_to_string(stage.config_path()).unwrap();
-    let text = text
-        .replacen("127.0.0.1:0", &taken_address.to_string(), 1)
-        .replace("cluster = \"rdb-cluster\"", "cluster = \"gateway-cluster\"");
-    std::fs::write(stage.config_path(), text).unwrap();
-    let config = config::load(&stage.config_path()).unwrap();
-    let error = stage.app.reload(config).unwrap_err();
-    let ReloadError::Bind(error) = error else {
-        panic!("{error}");
-    };
-    assert_eq!(error.address, ListenAddress::Tcp(taken_address));
-    assert!(
-        error.to_string().contains("another process listens there"),
-        "{error}"
-    );
+    let address = taken.local_addr().unwrap();
+    stage.reload(|text| {
+        text.replacen("127.0.0.1:0", &address.to_string(), 1)
+            .replace("cluster = \"rdb-cluster\"", "cluster = \"gateway-cluster\"")
+    });
+    let told = ["ERROR", "endpoint=\"hdb\"", "another process listens there"];
+    log.line_with(&[&told[..], &["goes on trying"]].concat())
+        .await;
     let mut handle = stage.open("rdb").await;
     assert_eq!(
         handle.ask("clusterName[]").await,
-        Ok(Value::Symbol("rdb-cluster".into()))
+        Ok(Value::Symbol("gateway-cluster".into()))
     );
+    drop(taken);
+    log.line_with(&["listening at last", &address.to_string()])
+        .await;
+    let password = stage.password();
+    QClient::open(address, "alice", &password).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_address_that_hopend_itself_has_is_told_so() {
+async fn a_wider_address_follows_the_one_that_the_reload_gives_up() {
+    let (log, _guard) = Log::capture();
     let mut stage = Stage::with(Options::default(), any_ports).await;
     let port = stage.address("rdb").port();
-    let text = std::fs::read_to_string(stage.config_path()).unwrap();
     let wider = format!("listen = [\"0.0.0.0:{port}\"]\nexpose = true");
-    let text = text.replacen("listen = [\"127.0.0.1:0\"]", &wider, 1);
-    std::fs::write(stage.config_path(), text).unwrap();
-    let config = config::load(&stage.config_path()).unwrap();
-    let error = stage.app.reload(config).unwrap_err().to_string();
-    let expected =
-        format!("hopend itself listens at 127.0.0.1:{port}, which a reload gives up last");
-    assert!(error.contains(&expected), "{error}");
-    stage.open("rdb").await;
+    stage.reload(|text| {
+        let (first, rdb) = text.split_once("name = \"rdb\"").unwrap();
+        let rdb = rdb.replacen("listen = [\"127.0.0.1:0\"]", &wider, 1);
+        format!("{first}name = \"rdb\"{rdb}")
+    });
+    let own = format!("hopend itself listens at 127.0.0.1:{port} until the reload is over");
+    log.line_with(&["ERROR", &own, "goes on trying"]).await;
+    log.line_with(&["listening at last", &format!("0.0.0.0:{port}")])
+        .await;
+    let password = stage.password();
+    let address = ([127, 0, 0, 1], port).into();
+    QClient::open(address, "alice", &password).await.unwrap();
 }
 
 #[tokio::test]

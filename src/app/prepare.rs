@@ -73,7 +73,8 @@ pub(super) enum Ready {
 pub(super) struct FreshListener {
     pub(super) key: Key,
     pub(super) endpoint: String,
-    pub(super) listener: Listener,
+    /// An address that cannot be bound is tried again, as at a start.
+    pub(super) bound: Result<Listener, BindError>,
 }
 
 /// What becomes of the control socket.
@@ -128,7 +129,7 @@ impl Preparation {
 
     /// Prepares what a configuration says. Blocks. Must be called within a tokio runtime.
     pub(super) fn of(self, loaded: Loaded) -> Result<Prepared, ReloadError> {
-        let fresh = self.bind_new(&loaded.config)?;
+        let fresh = self.bind_new(&loaded.config);
         let daemon = &loaded.config.daemon;
         let audit = self.services.audit.prepare(daemon.audit.as_deref())?;
         for known in self.endpoints.values() {
@@ -150,7 +151,7 @@ impl Preparation {
 
     /// Binds the addresses that are not listened at yet. A socket that the new configuration gives up
     /// serves `localhost` with its port, and the other way round.
-    fn bind_new(&self, config: &Config) -> Result<Vec<FreshListener>, BindError> {
+    fn bind_new(&self, config: &Config) -> Vec<FreshListener> {
         let wanted = keys(config);
         let stays = |key: &Key| wanted.iter().any(|(wanted, _)| wanted == key);
         let given_up = self.listeners.iter().filter(|(key, _)| !stays(key));
@@ -160,15 +161,15 @@ impl Preparation {
         let new = new.filter(|(key, _)| !self.listeners.contains_key(key));
         new.map(|(key, endpoint)| {
             let listening: Listening<'_> = self.passed.sockets().chain(given_up()).collect();
-            let listener = Listener::with(&listening, &key.address).map_err(|error| BindError {
+            let bound = Listener::with(&listening, &key.address).map_err(|error| BindError {
                 own: self.in_the_way_of(&key.address),
                 ..error
-            })?;
-            Ok(FreshListener {
+            });
+            FreshListener {
                 key: key.clone(),
                 endpoint: endpoint.clone(),
-                listener,
-            })
+                bound,
+            }
         })
         .collect()
     }

@@ -28,7 +28,10 @@ pub use state::{AddressState, Obstacle, UnboundAddress};
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest pause between failed accepts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Between attempts to bind an address that was taken at start.
+/// The pause before an address that could not be bound is tried again; it doubles. Short at first, for an
+/// address of hopend's own that the same reload gives up.
+const FIRST_BIND_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between attempts to bind an address.
 pub const BIND_EVERY: Duration = Duration::from_secs(5);
 
 /// What an endpoint's listeners share, and a reload swaps.
@@ -146,8 +149,10 @@ impl Binding {
         let Some(address) = unbound else {
             return std::future::pending().await;
         };
+        let mut pause = FIRST_BIND_PAUSE;
         loop {
-            sleep(BIND_EVERY).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(BIND_EVERY);
             let (passed, held) = (Arc::clone(&self.passed), self.held.clone());
             let wanted = address.clone();
             let bind = move || {

@@ -15,7 +15,7 @@ use crate::config::ListenAddress;
 pub enum AddressState {
     /// hopend listens here, at the port that the system chose for port 0.
     Bound(ListenAddress),
-    /// hopend does not listen here, and tries again every [`super::BIND_EVERY`].
+    /// hopend does not listen here, and tries again, every [`super::BIND_EVERY`] at the least.
     Unbound(UnboundAddress),
 }
 
