@@ -1,5 +1,7 @@
 //! `hopend run`.
 
+use std::time::Duration;
+
 use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals, start_log};
 use crate::app::Given;
 use crate::budget::MachineMemory;
@@ -7,6 +9,10 @@ use crate::config::AccountDatabase;
 use crate::confine::{self, Confinement};
 use crate::listener::Passed;
 use crate::{app, config};
+
+/// How long a start waits for the account database in all. Users whose account is not known by then are left
+/// out until it is.
+const ACCOUNTS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `hopend run`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +28,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     let dumps = confine::forbid_dumps();
     let path = &arguments.config.config;
     let accounts = AccountDatabase::system();
-    let loaded = match config::load_to_serve(path, &*accounts, &[]) {
+    let loaded = match config::load_to_serve(path, &accounts.within(ACCOUNTS_PATIENCE), &[]) {
         Ok(loaded) => loaded,
         Err(problems) => {
             complain(problems);

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, User};
 
@@ -28,6 +30,28 @@ impl AccountDatabase {
         accounts: impl Fn(&str) -> io::Result<Option<OsUser>> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(accounts))
+    }
+
+    /// The same database for a caller who must not hang. All questions together wait for `limit` at most,
+    /// counted from here. Behind it, and for a question that hangs, the answer is an error. A question that
+    /// hangs keeps a thread of its own until the database answers.
+    pub fn within(&self, limit: Duration) -> impl Fn(&str) -> io::Result<Option<OsUser>> + use<> {
+        let (database, end) = (self.clone(), Instant::now() + limit);
+        move |text| {
+            let late = || {
+                let late = format!("no answer within {} s", limit.as_secs_f32());
+                io::Error::new(io::ErrorKind::TimedOut, late)
+            };
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late());
+            }
+            let (answer, answers) = mpsc::sync_channel(1);
+            let (database, text) = (database.clone(), text.to_owned());
+            let ask = move || drop(answer.send(database(&text)));
+            thread::Builder::new().name("accounts".into()).spawn(ask)?;
+            answers.recv_timeout(left).unwrap_or_else(|_| Err(late()))
+        }
     }
 }
 
@@ -142,7 +166,32 @@ fn known(user: User) -> OsUser {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
     use super::*;
+
+    #[test]
+    fn a_database_that_hangs_is_waited_for_once() {
+        let (asked, (_hold, hangs)) = (Arc::new(AtomicU32::new(0)), mpsc::channel::<()>());
+        let (count, hangs) = (Arc::clone(&asked), Mutex::new(hangs));
+        let database = AccountDatabase::new(move |text| {
+            count.fetch_add(1, Ordering::SeqCst);
+            if text == "hangs" {
+                let hangs = hangs.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = hangs.recv();
+            }
+            Ok(None)
+        });
+        let patient = database.within(Duration::from_secs(60));
+        assert_eq!(patient("nobody").unwrap(), None);
+        let hasty = database.within(Duration::from_millis(20));
+        for text in ["hangs", "hangs", "nobody"] {
+            let error = hasty(text).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
 
     #[test]
     fn accounts_are_found_by_name_and_number() {

@@ -12,7 +12,7 @@ use super::left_out::{Loaded, Reach};
 use super::problem::{Problem, Problems};
 use super::reader::Table;
 use super::source::{Basis, Source};
-use super::{Config, Endpoint, daemon, endpoint, environment, user};
+use super::{Config, Endpoint, OsUser, daemon, endpoint, environment, user};
 use crate::file_access::{self, FileAccessError, Protection};
 
 const KEYS: &[&str] = &["environment", "user", "endpoint", "daemon"];
@@ -45,7 +45,8 @@ pub fn load_to_look_at(path: &Path, accounts: &Accounts<'_>) -> Result<Loaded, P
 }
 
 /// As [`load_in_part`], for the daemon to serve in place of what it serves now: endpoints that are
-/// `running` go on as they are where the file is wrong about them.
+/// `running` go on as they are where the file is wrong about them. While the account database can't be
+/// asked, an account that they know stays known.
 ///
 /// # Errors
 /// All problems, where one of them concerns the daemon as a whole, and where no endpoint is left.
@@ -54,7 +55,9 @@ pub fn load_to_serve(
     accounts: &Accounts<'_>,
     running: &[Arc<Endpoint>],
 ) -> Result<Loaded, Problems> {
-    let mut loaded = load_in_part(path, accounts)?;
+    let accounts =
+        |text: &str| accounts(text).or_else(|error| known_of(running, text).map(Some).ok_or(error));
+    let mut loaded = load_in_part(path, &accounts)?;
     loaded.keep_running(running);
     let stops = loaded
         .problems
@@ -64,6 +67,16 @@ pub fn load_to_serve(
         Some(problems) if stops || loaded.config.endpoints.is_empty() => Err(problems),
         _ => Ok(loaded),
     }
+}
+
+/// An account that an endpoint knows by what its file says.
+fn known_of(endpoints: &[Arc<Endpoint>], text: &str) -> Option<OsUser> {
+    let users = endpoints.iter().flat_map(|endpoint| &endpoint.users);
+    let mut accounts = users.filter_map(|user| user.os_user.as_ref());
+    accounts
+        .find(|account| account.text() == text)?
+        .found()
+        .cloned()
 }
 
 /// Reads `[daemon] control` alone: where the daemon of a configuration file is asked, `None` for

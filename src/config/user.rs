@@ -161,7 +161,7 @@ pub(super) fn account(
         ),
         Err(error) => (
             format!("the account database can't be asked: {error}"),
-            "write the account's number",
+            "mend the name service (`getent passwd` asks it); hopend asks again",
         ),
     };
     let account = LocalAccount::unknown(text);

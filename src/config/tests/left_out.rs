@@ -163,6 +163,27 @@ fn a_user_whose_account_does_not_resolve_waits_for_it() {
 }
 
 #[test]
+fn an_account_stays_known_while_the_account_database_cannot_be_asked() {
+    let (folder, fails) = (
+        tempfile::tempdir().unwrap(),
+        std::sync::atomic::AtomicBool::new(false),
+    );
+    let path = folder.path().join("hopend.toml");
+    std::fs::write(&path, SMALL).unwrap();
+    let accounts = |name: &str| match fails.load(std::sync::atomic::Ordering::SeqCst) {
+        true => Err(std::io::ErrorKind::TimedOut.into()),
+        false => accounts(name),
+    };
+    let running = load_to_serve(&path, &accounts, &[]).unwrap().config;
+    fails.store(true, std::sync::atomic::Ordering::SeqCst);
+    let loaded = load_to_serve(&path, &accounts, &running.endpoints).unwrap();
+    assert!(loaded.left_out.is_empty(), "{:?}", loaded.left_out);
+    assert_eq!(loaded.config.users, running.users);
+    let restarted = load_to_serve(&path, &accounts, &[]).unwrap();
+    assert_eq!(left_out(&restarted), ["user \"alice\""]);
+}
+
+#[test]
 fn an_endpoint_that_runs_stays_as_it_was_where_the_file_is_wrong_about_it() {
     let running = read(MIXED).unwrap().endpoints;
     let broken = MIXED.replace("hdb-cluster\"", "new-cluster\"\nwarm = -1");
