@@ -13,6 +13,8 @@ const PAGE: &str = include_str!("page.html");
 const MOST_SESSIONS: usize = 200;
 /// The same of errors.
 const MOST_ERRORS: usize = 10;
+/// The share of the memory budget from which on clients are refused, nearly.
+const FULL: f64 = 0.9;
 /// A credential that is worth less than this share of its life should have been fetched again.
 const SHORT: f64 = 0.2;
 
@@ -79,7 +81,12 @@ fn tiles(out: &mut String, status: &Status, totals: &Totals) -> fmt::Result {
             broken => ("without a credential", broken.to_string(), true),
         },
     ];
-    for (name, value, bad) in tiles {
+    let memory = status.memory.map(|memory| {
+        let used = share(memory.used_bytes, memory.budget_bytes);
+        let shown = format!("{:.0} %", used * 100.0);
+        ("memory budget in use", shown, used >= FULL)
+    });
+    for (name, value, bad) in tiles.into_iter().chain(memory) {
         let class = if bad { " class=\"bad\"" } else { "" };
         write!(out, "<div{class}><dt>{name}</dt><dd>{value}</dd></div>")?;
     }
@@ -561,7 +568,11 @@ mod tests {
             credentials: Vec::new(),
             errors: Vec::new(),
             left_out: Vec::new(),
-            memory: None,
+            memory: Some(crate::status::MemoryRow {
+                budget_bytes: 1_000,
+                used_bytes: 910,
+                handshakes_bytes: 0,
+            }),
         };
         let totals = Totals {
             started: now,
@@ -570,6 +581,8 @@ mod tests {
             calls: Vec::new(),
         };
         let page = facts(&status, &totals);
+        let full = "<div class=\"bad\"><dt>memory budget in use</dt><dd>91 %</dd>";
+        assert!(page.contains(full), "{page}");
         let (_, from) = page.split_once("<section id=\"troubles\">").unwrap();
         let (troubles, _) = from.split_once("</section>").unwrap();
         let red: Vec<&str> = troubles.split("<tr class=\"down\">").skip(1).collect();
