@@ -182,6 +182,40 @@ async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn with_client_ca_only_holders_of_a_certificate_see_it() {
+    let stage = Stage::with(Options::default(), any_ports).await;
+    let folder = stage.folder.path();
+    let authority = Authority::new("admin CA");
+    authority.server().write(folder);
+    let authorities = folder.join("clients.pem");
+    std::fs::write(&authorities, &authority.pem).unwrap();
+    let tls = ServerTls {
+        cert: folder.join("server.pem"),
+        key: folder.join("server.key"),
+        client_ca: Some(authorities),
+        min_version: TlsVersion::Tls12,
+    };
+    let stop = Stop::default();
+    let (_sender, audience) = watch::channel(Audience {
+        tls: Some(Arc::new(Certificates::new("[daemon] admin", &tls))),
+        ..Audience::default()
+    });
+    let address = here(everywhere(&stage, &stop, audience).await);
+    let scraper = authority.client("scraper");
+    for (certificate, sees) in [(Some(&scraper), true), (None, false)] {
+        let mut answer = Vec::new();
+        if let Ok(mut client) = authority.dial(address, certificate).await {
+            let request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            // TLS 1.3 refuses a client's certificate behind the client's handshake.
+            let _ = client.write_all(request).await;
+            let _ = client.read_to_end(&mut answer).await;
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(answer.ends_with("alive\n"), sees, "{answer}");
+    }
+}
+
 /// Both formats of a daemon that has served a session.
 async fn expositions(stage: &Stage) -> [String; 2] {
     stage.open("hdb").await.ask("1+1").await.unwrap();
