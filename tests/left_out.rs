@@ -106,13 +106,15 @@ async fn who_is_left_out_for_an_account_is_served_once_it_appears_and_by_no_othe
         }
         config::system_account(name)
     });
-    let loaded = config::load_to_serve(&path, &*accounts, &[]).unwrap();
+    let load = || config::load_to_serve(&path, &*accounts, &[]).unwrap();
     let given = Given {
-        accounts,
+        accounts: accounts.clone(),
         ..Given::default()
     };
     let sources = Arc::new(Sources::default());
-    let app = App::start_on(None, given, loaded, sources, Clock::system()).unwrap();
+    let mut app = App::start_on(None, given, load(), sources, Clock::system()).unwrap();
+    // A reload of the same file goes on waiting.
+    app.reload(load()).unwrap();
     assert_eq!(app.status().left_out.len(), 2);
     let address = address_of(&app, "hdb");
     let password = std::fs::read_to_string(folder.path().join("alice.password")).unwrap();

@@ -121,40 +121,40 @@ impl LocalAccount {
     }
 }
 
-/// The same if the file says the same and the database has answered the same.
+/// The same if the file says the same and the database has answered the same. Two that are not known yet are
+/// the same only if one answer makes both of them known.
 impl PartialEq for LocalAccount {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text && self.found() == other.found()
+        let found = match (self.found(), other.found()) {
+            (None, None) => Arc::ptr_eq(&self.found, &other.found),
+            (found, other) => found == other,
+        };
+        self.text == other.text && found
     }
 }
 
 impl Eq for LocalAccount {}
 
 /// Asks the system's account database. A number needs no entry there: containers often run as one
-/// that has none.
+/// that has none, and while the database fails it is served all the same.
 ///
 /// # Errors
 /// When the account database can't be asked.
 pub fn system_account(text: &str) -> io::Result<Option<OsUser>> {
-    if let Some(user) = User::from_name(text)? {
-        return Ok(Some(known(user)));
-    }
     // The largest number is what the kernel calls "no user".
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let number = text.parse::<u32>().ok().filter(|uid| *uid != u32::MAX);
-    match number {
-        Some(uid) if digits => {
-            let user = User::from_uid(Uid::from_raw(uid))?;
-            Ok(Some(user.map_or_else(
-                || OsUser {
-                    name: text.to_owned(),
-                    uid,
-                },
-                known,
-            )))
-        }
-        _ => Ok(None),
-    }
+    let Some(uid) = number.filter(|_| digits) else {
+        return Ok(User::from_name(text)?.map(known));
+    };
+    let named = User::from_name(text).ok().flatten();
+    let numbered = || User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    let unnamed = || OsUser {
+        name: text.to_owned(),
+        uid,
+    };
+    let user = named.or_else(numbered);
+    Ok(Some(user.map_or_else(unnamed, known)))
 }
 
 fn known(user: User) -> OsUser {
