@@ -12,8 +12,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid};
+use zeroize::Zeroizing;
 
 use crate::error::with_fix;
+use crate::secret::Secret;
 use crate::user_namespace::is_hidden;
 
 /// As many symbolic links as the kernel follows.
@@ -206,17 +208,23 @@ impl Inspector {
             let next = here.join(&name);
             let found = fs::symlink_metadata(&next).map_err(|error| unseen(&next, error))?;
             if found.is_symlink() {
-                // The descriptors of a process: their links lead to no path.
-                if next.starts_with("/proc") {
+                let target = fs::read_link(&next).map_err(|error| unseen(&next, error))?;
+                if next.starts_with("/proc") && left.is_empty() {
                     let metadata = fs::metadata(&next).map_err(|error| unseen(&next, error))?;
-                    return Ok((next, metadata));
+                    let leads = fs::metadata(here.join(&target));
+                    let same = |other: &Metadata| {
+                        (other.dev(), other.ino()) == (metadata.dev(), metadata.ino())
+                    };
+                    // A descriptor of a process, such as a pipe: its link leads to no path.
+                    if !leads.is_ok_and(|leads| same(&leads)) {
+                        return Ok((next, metadata));
+                    }
                 }
                 self.link(&next, &found, &metadata)?;
                 links += 1;
                 if links > MOST_LINKS {
                     return Err(unseen(&next, io::Error::from_raw_os_error(libc::ELOOP)));
                 }
-                let target = fs::read_link(&next).map_err(|error| unseen(&next, error))?;
                 if target.is_absolute() {
                     here = PathBuf::from("/");
                     metadata = fs::metadata(&here).map_err(|error| unseen(&here, error))?;
@@ -285,23 +293,25 @@ impl Inspector {
         uid == 0 || uid == self.uid
     }
 
-    /// Root's group, and hopend's own where the database of groups gives it no other member.
+    /// Root's group, and the private group of hopend's account: it has the account's name and no other
+    /// member. The primary group of several accounts has another name.
     fn trusts_group(&self, gid: u32) -> bool {
         if gid == 0 {
             return true;
         }
-        let own = |name: &String| {
-            name == "root"
-                || nix::unistd::User::from_uid(self.uid.into())
-                    .is_ok_and(|user| user.is_some_and(|user| user.name == *name))
-        };
-        gid == self.gid
-            && match Group::from_gid(gid.into()) {
-                Ok(Some(group)) => group.mem.iter().all(own),
-                // A container's group often has no entry.
-                Ok(None) => true,
-                Err(_) => false,
+        if gid != self.gid {
+            return false;
+        }
+        let account = nix::unistd::User::from_uid(self.uid.into());
+        match (Group::from_gid(gid.into()), account) {
+            (Ok(Some(group)), Ok(Some(account))) => {
+                let own = |name: &String| *name == account.name || name == "root";
+                group.name == account.name && group.mem.iter().all(own)
             }
+            // A container's group often has no entry.
+            (Ok(None), _) => true,
+            _ => false,
+        }
     }
 }
 
@@ -315,9 +325,22 @@ fn names(path: &Path) -> VecDeque<OsString> {
     parts.collect()
 }
 
+/// Reads a file that holds a secret, if no other account can change or read it. Blocks.
+///
+/// # Errors
+/// What the system said, or a [`FileAccessError`] within.
+pub fn read_secret(path: &Path) -> io::Result<Secret> {
+    match check(path, Protection::FromChangeAndReading) {
+        Err(exposed) if !exposed.is_unseen() => Err(io::Error::other(exposed)),
+        // The read says why it can't be read.
+        _ => Ok(Secret::new(&Zeroizing::new(fs::read(path)?)[..])),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::{lchown, symlink};
 
     use tempfile::TempDir;
@@ -400,13 +423,17 @@ mod tests {
         assert!(fine(entry(0, 0o660)));
         assert!(fine(entry(OTHER, 0o640)));
         assert!(!fine(entry(OTHER, 0o660)));
-        // A group without an entry in the database has no other member.
-        let inspector = Inspector { uid: 0, gid: OTHER };
-        assert!(
+        // Of hopend's own group: one without an entry in the database has no other member, one with another
+        // name may be the primary group of others, whom no list of members shows.
+        let own_group = |gid| {
+            let inspector = Inspector { uid: 0, gid };
             inspector
-                .unwritable(Path::new("f"), entry(OTHER, 0o660))
+                .unwritable(Path::new("f"), entry(gid, 0o660))
                 .is_ok()
-        );
+        };
+        let shared = Group::from_name("users").unwrap().unwrap();
+        assert!(shared.mem.is_empty());
+        assert!(own_group(OTHER) && !own_group(shared.gid.as_raw()));
     }
 
     #[test]
@@ -459,6 +486,29 @@ mod tests {
         set_mode(folder.path(), 0o777);
         let said = wrong(&at("password"), FromChangeAndReading);
         assert!(said.contains("projected volume"), "{said}");
+    }
+
+    #[test]
+    fn links_of_processes_hide_nothing() {
+        let folder = folder();
+        let path = folder.path().join("file");
+        file(&path, 0o600);
+        let opened = fs::File::open(&path).unwrap();
+        let (pipe, _end) = io::pipe().unwrap();
+        let of_process = |descriptor: i32| PathBuf::from(format!("/proc/self/fd/{descriptor}"));
+        let by_descriptor = of_process(opened.as_raw_fd());
+        let by_root = PathBuf::from(format!("/proc/self/root{}", path.display()));
+        for other in [&by_descriptor, &by_root] {
+            check(other, FromChangeAndReading).unwrap();
+        }
+        check(&of_process(pipe.as_raw_fd()), FromChangeAndReading).unwrap();
+        set_mode(&path, 0o602);
+        for other in [&by_descriptor, &by_root] {
+            assert!(check(other, FromChange).is_err(), "{}", other.display());
+        }
+        // What a deleted file was counts no more, but what it is.
+        fs::remove_file(&path).unwrap();
+        assert!(check(&by_descriptor, FromChange).is_err());
     }
 
     #[test]

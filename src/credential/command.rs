@@ -1,6 +1,7 @@
 //! A program that prints a login: so Vault, Secrets Manager or a token service need no code here.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -16,6 +18,7 @@ use super::{Credential, FetchError, Retry};
 use crate::config::{LoginCommand, LoginValue, LoginVariable};
 use crate::connection_string::ConnectionString;
 use crate::error::ErrorKind;
+use crate::file_access::{self, FileAccessError};
 use crate::secret::Secret;
 
 /// A program that runs longer is ended.
@@ -90,14 +93,28 @@ async fn value_of(name: &str, value: &LoginValue) -> Result<Secret, FetchError> 
         LoginValue::Text(text) => return Ok(text.clone()),
         LoginValue::File(path) => path,
     };
-    let read = tokio::fs::read(path).await.map(Zeroizing::new);
-    let bytes = read.map_err(|error| FetchError {
-        kind: ErrorKind::Configuration,
-        retry: Retry::Soon,
-        message: format!("{} for {name} can't be read: {error}", path.display()),
-        remedy: format!("let the account that runs hopend read {}", path.display()),
+    let file = path.clone();
+    let read = spawn_blocking(move || file_access::read_secret(&file)).await;
+    let bytes = read.map_err(io::Error::other).flatten().map_err(|error| {
+        let inner = error.get_ref();
+        let (what, remedy) = match inner.and_then(|inner| inner.downcast_ref::<FileAccessError>()) {
+            Some(exposed) => (exposed.what(), exposed.remedy()),
+            None => (
+                format!("{} can't be read: {error}", path.display()),
+                format!("let the account that runs hopend read {}", path.display()),
+            ),
+        };
+        FetchError {
+            kind: ErrorKind::Configuration,
+            retry: Retry::Soon,
+            message: format!("variable {name} of the login command: {what}"),
+            remedy,
+        }
     })?;
-    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next();
+    let line = bytes
+        .expose()
+        .split(|byte| matches!(byte, b'\r' | b'\n'))
+        .next();
     let line = line.unwrap_or_default();
     if line.contains(&0) {
         return Err(failed(
@@ -203,6 +220,8 @@ fn failed(message: &str, retry: Retry) -> FetchError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     async fn shell(script: &str) -> Result<Credential, FetchError> {
@@ -233,8 +252,10 @@ mod tests {
         let script = "echo \":h:1:$NAME:$TOKEN\"";
         let missing = shell_with(script, env()).await.unwrap_err();
         assert_eq!(missing.kind, ErrorKind::Configuration);
+        let closed = std::fs::Permissions::from_mode(0o600);
         for token in ["first", "second"] {
             std::fs::write(&path, format!("{token}\nanother line\n")).unwrap();
+            std::fs::set_permissions(&path, closed.clone()).unwrap();
             let printed = shell_with(script, env()).await.unwrap();
             assert_eq!((&*printed.user, printed.password), ("svc", token.into()));
         }
@@ -242,6 +263,14 @@ mod tests {
         let error = shell_with(script, env()).await.unwrap_err();
         assert!(error.message.contains("holds a NUL"), "{error}");
         assert!(!format!("{:?}", env()).contains("svc"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).unwrap();
+        let exposed = shell_with(script, env()).await.unwrap_err();
+        let open = "variable TOKEN of the login command: ";
+        assert!(exposed.message.starts_with(open), "{exposed}");
+        assert!(
+            exposed.message.contains("open to every account"),
+            "{exposed}"
+        );
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::OpenError;
 use crate::error::again;
-use crate::file_access::{self, FileAccessError, Protection};
+use crate::file_access::{self, FileAccessError};
 use crate::secret::Secret;
 use crate::shared_answers::SharedAnswers;
 
@@ -172,11 +172,7 @@ fn failed(path: &Path, error: &io::Error) -> OpenError {
 
 /// Of a file that other accounts can neither change nor read. Blocks.
 fn first_line(path: &Path) -> io::Result<Secret> {
-    match file_access::check(path, Protection::FromChangeAndReading) {
-        Err(exposed) if !exposed.is_unseen() => return Err(io::Error::other(exposed)),
-        _ => {}
-    }
-    let bytes = Secret::new(std::fs::read(path)?);
+    let bytes = file_access::read_secret(path)?;
     let line = bytes.expose().split(|&b| b == b'\n').next();
     let line = line.unwrap_or_default().trim_ascii_end();
     if line.is_empty() {
