@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 
 use super::health::Concerns;
 use super::pace::LONGEST_HEAD_START;
+use super::places::LoginOf;
 use super::tried::Tried;
 use super::{LoggedIn, OpenError, Opened, Purpose, Route, Visit};
 use crate::config::Address;
@@ -159,9 +160,13 @@ impl Route {
     ) -> Result<Opened, OpenError> {
         let (place, user) = (address.to_string(), &visit.user.name);
         self.places.trying(&place, user);
-        let dial = self.dial_one(address, &said.hello, visit);
+        let login = match said.login {
+            LoggedIn::Fixed(_) => LoginOf::Endpoint,
+            LoggedIn::Client | LoggedIn::Issued(..) => LoginOf::User(user),
+        };
+        let (begun, dial) = (Instant::now(), self.dial_one(address, &said.hello, visit));
         let dialled = self
-            .with_head_start(&place, late, visit.purpose, dial)
+            .with_head_start(&place, login, late, visit.purpose, dial)
             .await;
         let judged = self.judged(address, said, visit, dialled);
         let error = match judged.await {
@@ -187,7 +192,10 @@ impl Route {
             | (OpenError::Upstream(UpstreamError::Login { .. }), LoggedIn::Client) => {
                 self.failed(&place, Concerns::User(user), &error, visit);
             }
-            _ => self.failed(&place, Concerns::Everybody, &error, visit),
+            _ => {
+                let concerns = self.places.concerned(&place, login, begun);
+                self.failed(&place, concerns, &error, visit);
+            }
         }
         Err(error)
     }
@@ -200,6 +208,7 @@ impl Route {
     ) -> Result<Opened, OpenError> {
         let (id, user) = (&node.id, &visit.user.name);
         self.places.trying(id, user);
+        let begun = Instant::now();
         let opened = self.open_issued(Some(node), visit).await;
         match &opened {
             Ok(_) => self.places.succeeded(id, user),
@@ -213,7 +222,7 @@ impl Route {
                 // A login that is not given, or not taken, may be this user's trouble alone.
                 let concerns = match error {
                     OpenError::Upstream(error) if error.kind() == ErrorKind::Upstream => {
-                        Concerns::Everybody
+                        self.places.concerned(id, LoginOf::User(user), begun)
                     }
                     _ => Concerns::User(user),
                 };
@@ -230,6 +239,7 @@ impl Route {
     pub(super) async fn with_head_start(
         &self,
         place: &str,
+        login: LoginOf<'_>,
         late: &Late,
         purpose: Purpose,
         dial: impl Future<Output = Result<Upstream, OpenError>>,
@@ -245,7 +255,7 @@ impl Route {
         };
         let dialled = match head_start {
             Some(head_start) => {
-                let when = || self.places.late(place, begun);
+                let when = || self.places.late(place, login, begun);
                 late.after(head_start, dial, when).await
             }
             None => dial.await,

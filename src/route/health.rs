@@ -88,6 +88,11 @@ impl Health {
         self.rest(place, None).is_none() && self.accepted.get(place).is_some_and(lately)
     }
 
+    /// Whether `place` has accepted a login since then.
+    pub(super) fn has_accepted_since(&self, place: &str, then: Instant) -> bool {
+        self.accepted.get(place).is_some_and(|at| *at >= then)
+    }
+
     /// Somebody is about to try `place`, which takes `limit` at the most. If it failed before, the
     /// others wait for what comes of it.
     pub(super) fn trying(&mut self, place: &str, user: &str, now: Instant, limit: Duration) {
@@ -105,9 +110,20 @@ impl Health {
     }
 
     /// An attempt has not answered within its head start, and its result is known `by` then at the
-    /// latest: until then everybody goes elsewhere. Returns whether that is news.
-    pub(super) fn late(&mut self, place: &str, by: Instant, reason: &str, now: Instant) -> bool {
-        let Entry::Vacant(vacant) = self.rests.entry((place.to_owned(), None)) else {
+    /// latest: until then those whom it concerns go elsewhere. Returns whether that is news.
+    pub(super) fn late(
+        &mut self,
+        place: &str,
+        concerns: Concerns<'_>,
+        by: Instant,
+        reason: &str,
+        now: Instant,
+    ) -> bool {
+        let user = match concerns {
+            Concerns::Everybody => None,
+            Concerns::User(user) => Some(user.to_owned()),
+        };
+        let Entry::Vacant(vacant) = self.rests.entry((place.to_owned(), user)) else {
             return false;
         };
         vacant.insert(Rest {
@@ -363,9 +379,21 @@ mod tests {
         let now = Instant::now();
         health.accepted("a", now);
         assert!(health.is_known_to_answer("a", now + SECOND));
-        assert!(health.late("a", now + 10 * SECOND, "no answer", now));
+        assert!(health.late(
+            "a",
+            Concerns::Everybody,
+            now + 10 * SECOND,
+            "no answer",
+            now
+        ));
         assert!(
-            !health.late("a", now + 11 * SECOND, "no answer", now),
+            !health.late(
+                "a",
+                Concerns::Everybody,
+                now + 11 * SECOND,
+                "no answer",
+                now
+            ),
             "no news"
         );
         assert_eq!(
@@ -377,11 +405,23 @@ mod tests {
         assert!(health.succeeded("a", "alice"));
         assert_eq!(health.resting("a", "bob", now + SECOND), None);
         // The same attempt fails: the first failure.
-        health.late("a", now + 10 * SECOND, "no answer", now);
+        health.late(
+            "a",
+            Concerns::Everybody,
+            now + 10 * SECOND,
+            "no answer",
+            now,
+        );
         let (pause, news) = health.failed("a", Concerns::Everybody, "slow", now + 9 * SECOND);
         assert!(news && pause <= SECOND);
         // It is turned away: whoever is, the address answers.
-        health.late("b", now + 10 * SECOND, "no answer", now);
+        health.late(
+            "b",
+            Concerns::Everybody,
+            now + 10 * SECOND,
+            "no answer",
+            now,
+        );
         health.failed("b", Concerns::User("alice"), "refused", now + SECOND);
         assert_eq!(health.resting("b", "bob", now + SECOND), None);
         assert!(health.resting("b", "alice", now + SECOND).is_some());

@@ -31,7 +31,7 @@ use capability::AcceptedLogins;
 pub use error::OpenError;
 use password::PasswordFile;
 pub(crate) use password::read_password;
-use places::{PlaceChoice, PlaceOrder, Places};
+use places::{LoginOf, PlaceChoice, PlaceOrder, Places};
 use probe::Prober;
 pub use tried::NoneOfThem;
 use warm::{Fitting, Warm};
@@ -583,7 +583,8 @@ impl Route {
         let dial = self.dial_one(&address, &said.hello, visit);
         let dialled = match node {
             Some(node) => {
-                self.with_head_start(&node.id, &node.late, visit.purpose, dial)
+                let user = LoginOf::User(&visit.user.name);
+                self.with_head_start(&node.id, user, &node.late, visit.purpose, dial)
                     .await
             }
             None => dial.await,

@@ -32,6 +32,15 @@ pub(super) enum PlaceChoice {
     InTurn,
 }
 
+/// Whose login an address is asked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LoginOf<'u> {
+    /// The endpoint's own: all its users have the same.
+    Endpoint,
+    /// This user's.
+    User(&'u str),
+}
+
 /// The order in which a session tries addresses.
 #[derive(Debug)]
 pub(super) struct PlaceOrder<P> {
@@ -136,15 +145,31 @@ impl Places {
         self.health().trying(place, user, Instant::now(), limit);
     }
 
-    /// An attempt that began at `begun` has had its head start: until its result is known, others go
-    /// elsewhere.
-    pub(super) fn late(&self, place: &str, begun: Instant) {
+    /// Whom it concerns that an attempt of `login`, which began at `begun`, has no answer. kdb+ may answer one
+    /// user's login late and the others' at once, as a `.z.pw` that slows down guesses does.
+    pub(super) fn concerned<'u>(
+        &self,
+        place: &str,
+        login: LoginOf<'u>,
+        begun: Instant,
+    ) -> Concerns<'u> {
+        match login {
+            LoginOf::User(user) if self.health().has_accepted_since(place, begun) => {
+                Concerns::User(user)
+            }
+            LoginOf::Endpoint | LoginOf::User(_) => Concerns::Everybody,
+        }
+    }
+
+    /// An attempt that began at `begun` has had its head start: until its result is known, those whom it
+    /// concerns go elsewhere.
+    pub(super) fn late(&self, place: &str, login: LoginOf<'_>, begun: Instant) {
         let waited = begun.elapsed();
         let reason = format!("no answer within {:.3} s so far", waited.as_secs_f32());
-        let news = self
-            .health()
-            .late(place, begun + self.limit, &reason, begun);
-        if news && self.reports_late() {
+        let concerns = self.concerned(place, login, begun);
+        let by = begun + self.limit;
+        let news = self.health().late(place, concerns, by, &reason, begun);
+        if news && self.reports_late() && concerns == Concerns::Everybody {
             tracing::warn!(endpoint = self.endpoint, place, "rests: {reason}");
         } else {
             tracing::debug!(endpoint = self.endpoint, place, "rests: {reason}");
@@ -333,13 +358,38 @@ mod tests {
     }
 
     #[test]
+    fn a_login_that_kdb_answers_late_sends_no_other_user_elsewhere() {
+        let begun = Instant::now();
+        let places = in_order();
+        let first = |user: &str| {
+            let groups = vec![vec!["a", "b"]];
+            places.in_order(groups, ToString::to_string, user).fresh[0]
+        };
+        places.succeeded("a", "alice");
+        places.late("a", LoginOf::User("mallory"), begun);
+        assert_eq!([first("alice"), first("mallory")], ["a", "b"]);
+        let everybody = Concerns::Everybody;
+        let user = LoginOf::User("mallory");
+        assert_eq!(places.concerned("a", LoginOf::Endpoint, begun), everybody);
+        assert_eq!(
+            places.concerned("a", user, begun),
+            Concerns::User("mallory")
+        );
+        // Where nobody's login has been accepted meanwhile, the address hangs.
+        let later = Instant::now();
+        assert_eq!(places.concerned("a", user, later), everybody);
+        places.late("a", user, later);
+        assert_eq!(first("alice"), "b");
+    }
+
+    #[test]
     fn what_waits_is_handed_out_where_a_login_was_accepted_lately() {
         let all = || vec!["a".to_owned(), "b".into()];
         let places = in_turn();
         assert!(places.known_to_answer(all()).is_empty());
         places.succeeded("b", "alice");
         assert_eq!(places.known_to_answer(all()), ["b"]);
-        places.late("b", Instant::now());
+        places.late("b", LoginOf::Endpoint, Instant::now());
         assert!(places.known_to_answer(all()).is_empty());
         let only = Places::new("hdb", PlaceChoice::Only, SECOND);
         assert_eq!(only.known_to_answer(all()), all(), "there is no other");
