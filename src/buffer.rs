@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_buffer_of_a_handshake_never_outgrows_its_guarantee_and_is_wiped() {
         let budget = MemoryBudget::of(4 * SIZE);
-        let account = Arc::new(budget.handshake(200).unwrap());
+        let account = Arc::new(budget.try_handshake(200).unwrap());
         let mut buffer = Buffer::default();
         buffer.charge(&account);
         buffer.lend(100).fill(7);

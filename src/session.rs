@@ -212,14 +212,6 @@ pub async fn serve(client: ClientStream, mut session: Session) {
     let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
     let (tls, mut door) = (session.tls.take(), session.door.take());
-    let admitted = door
-        .as_mut()
-        .map(|door| door.admit(session.route.endpoint()));
-    if let Some(Err(exceeded)) = admitted {
-        let refusal = Refusal::Limit(exceeded);
-        refuse(&session, &record, &refusal);
-        return turn_away(client, &refusal).await;
-    }
     let mut client = match begin_tls(client, tls.as_ref()).await {
         Ok(client) => client,
         Err(client) => {
@@ -394,12 +386,12 @@ async fn open(
     laps.add(OpenStage::Identify, begun.elapsed());
     record.peer(&peer, client.server(), account);
     if let Some(door) = door {
-        door.of(&peer)?;
-    }
-    if let Some(memory) = door.as_ref().and_then(Door::memory) {
-        client.charge(memory);
+        door.of(&peer, endpoint)?;
     }
     let introduced = laps.time(OpenStage::Handshake, async {
+        if let Some(door) = door {
+            client.charge(door.admit(endpoint).await?);
+        }
         let names = client.shake_hands().await?;
         let (hello, early) = read_hello(client, endpoint).await?;
         Ok::<_, Refusal>((names, hello, early))

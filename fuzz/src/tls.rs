@@ -142,7 +142,7 @@ impl Stage {
     /// hopend's side of a handshake that has to fail, and stays failed.
     async fn serve(&self, tcp: TcpStream) -> io::Result<()> {
         let budget = MemoryBudget::of(1 << 30);
-        let account = Arc::new(budget.handshake(GUARANTEE).expect("room"));
+        let account = Arc::new(budget.try_handshake(GUARANTEE).expect("room"));
         let mut served = TlsStream::serve(Arc::clone(&self.server), tcp).expect("a server");
         served.charge(&account);
         let shaken = served.handshake().await;

@@ -16,6 +16,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
+
 pub use machine::MachineMemory;
 pub use max_memory::MaxMemory;
 
@@ -54,6 +56,8 @@ struct Ledger {
     /// Whether there is more than one user to keep a share for.
     several_users: AtomicBool,
     handshakes: Arc<Holder>,
+    /// A handshake has given back its part.
+    handshake_ended: Notify,
     users: Mutex<HashMap<String, Arc<Holder>>>,
 }
 
@@ -61,6 +65,15 @@ struct Ledger {
 #[derive(Debug, Default)]
 struct Holder {
     used: AtomicUsize,
+}
+
+/// Why a handshake gets no account now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoHandshake {
+    /// Other handshakes have their whole part of the budget, and give it back.
+    Crowded,
+    /// The budget is used up.
+    Refused(OverBudget),
 }
 
 /// Why nothing more is admitted.
@@ -111,6 +124,7 @@ impl MemoryBudget {
             used: AtomicUsize::new(0),
             several_users: true.into(),
             handshakes: Arc::default(),
+            handshake_ended: Notify::new(),
             users: Mutex::default(),
         }))
     }
@@ -149,17 +163,42 @@ impl MemoryBudget {
         self.limit() / HANDSHAKES / bytes.max(1)
     }
 
-    /// The account of a client that has not said who it is, and may hold so many bytes until it has.
+    /// The account of a client that has not said who it is, and may hold so many bytes until it has. Waits
+    /// while other handshakes have their whole part of the budget.
     ///
     /// # Errors
-    /// The budget is used up but for what is kept for sessions, or handshakes have their part of it.
-    pub fn handshake(&self, guarantee: usize) -> Result<MemoryAccount, OverBudget> {
-        let limit = self.limit();
+    /// The budget is used up but for what is kept for sessions.
+    pub async fn handshake(&self, guarantee: usize) -> Result<MemoryAccount, OverBudget> {
+        loop {
+            // Before the look: what is given back in between is not missed.
+            let given_back = self.0.handshake_ended.notified();
+            match self.try_handshake(guarantee) {
+                Ok(account) => return Ok(account),
+                Err(NoHandshake::Refused(over)) => return Err(over),
+                Err(NoHandshake::Crowded) => given_back.await,
+            }
+        }
+    }
+
+    /// The same without a wait.
+    ///
+    /// # Errors
+    /// There is no room for it now.
+    pub fn try_handshake(&self, guarantee: usize) -> Result<MemoryAccount, NoHandshake> {
+        let (limit, used) = (self.limit(), self.used());
+        if used + guarantee > limit - limit / KEPT_FOR_SESSIONS {
+            let held = self.used_by_handshakes();
+            return Err(NoHandshake::Refused(OverBudget { held, used, limit }));
+        }
+        // One that is larger than the whole part has it alone.
+        let fits = |held: usize| held == 0 || held + guarantee <= limit / HANDSHAKES;
+        let charge = |held| fits(held).then_some(held + guarantee);
+        let held = &self.0.handshakes.used;
+        held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge)
+            .map_err(|_| NoHandshake::Crowded)?;
+        self.0.used.fetch_add(guarantee, Ordering::Relaxed);
         let holder = Arc::clone(&self.0.handshakes);
-        let account = self.open(holder, HeldFor::Handshake, guarantee);
-        let full = self.used() > limit - limit / KEPT_FOR_SESSIONS
-            || self.used_by_handshakes() > limit / HANDSHAKES;
-        account.unless(full)
+        Ok(self.charged(holder, HeldFor::Handshake, guarantee))
     }
 
     /// The account of a session of `user`, which may always hold `guarantee` bytes.
@@ -174,14 +213,15 @@ impl MemoryBudget {
             }
             Arc::clone(users.entry(user.to_owned()).or_default())
         };
-        let account = self.open(holder, HeldFor::Session, guarantee);
+        holder.used.fetch_add(guarantee, Ordering::Relaxed);
+        self.0.used.fetch_add(guarantee, Ordering::Relaxed);
+        let account = self.charged(holder, HeldFor::Session, guarantee);
         let full = !account.is_affordable();
         account.unless(full)
     }
 
-    fn open(&self, holder: Arc<Holder>, purpose: HeldFor, guarantee: usize) -> MemoryAccount {
-        holder.used.fetch_add(guarantee, Ordering::Relaxed);
-        self.0.used.fetch_add(guarantee, Ordering::Relaxed);
+    /// An account whose guarantee has been charged.
+    fn charged(&self, holder: Arc<Holder>, purpose: HeldFor, guarantee: usize) -> MemoryAccount {
         MemoryAccount {
             ledger: Arc::clone(&self.0),
             holder,
@@ -290,11 +330,17 @@ impl Drop for MemoryAccount {
         let charged = self.charged.load(Ordering::Relaxed);
         self.holder.used.fetch_sub(charged, Ordering::Relaxed);
         self.ledger.used.fetch_sub(charged, Ordering::Relaxed);
+        if self.purpose == HeldFor::Handshake {
+            self.ledger.handshake_ended.notify_waiters();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
     use super::*;
 
     const KIB: usize = 1024;
@@ -369,21 +415,33 @@ mod tests {
     #[test]
     fn handshakes_are_refused_before_sessions_and_never_hold_more_than_their_part() {
         let budget = MemoryBudget::of(1_024 * KIB);
+        let at_once = |bytes| budget.try_handshake(bytes);
         let mut handshakes = Vec::new();
-        while let Ok(handshake) = budget.handshake(32 * KIB) {
+        while let Ok(handshake) = at_once(32 * KIB) {
             assert!(!handshake.has_room_for(1), "no more than its guarantee");
             assert!(handshake.allows(32 * KIB) && !handshake.allows(32 * KIB + 1));
             handshakes.push(handshake);
         }
         assert_eq!(handshakes.len(), budget.most_handshakes(32 * KIB));
         assert_eq!(budget.used_by_handshakes(), 256 * KIB);
+        // The next one waits for one of them.
+        let mut context = Context::from_waker(Waker::noop());
+        let mut next = pin!(budget.handshake(32 * KIB));
+        assert!(next.as_mut().poll(&mut context).is_pending());
+        handshakes.pop();
+        assert!(next.as_mut().poll(&mut context).is_ready());
         handshakes.clear();
+        assert_eq!(budget.used_by_handshakes(), 0);
+        let refused = at_once(1_000 * KIB).unwrap_err();
+        assert!(matches!(refused, NoHandshake::Refused(_)), "{refused:?}");
+        at_once(900 * KIB).unwrap();
 
         budget.resize(1_024 * KIB, false);
         let session = budget.session("a", 16 * KIB).unwrap();
         session.hold(970 * KIB);
         session.settle();
-        assert!(budget.handshake(16 * KIB).is_err());
+        let refused = at_once(16 * KIB).unwrap_err();
+        assert!(matches!(refused, NoHandshake::Refused(_)), "{refused:?}");
         let last = budget.session("a", 16 * KIB).unwrap();
         assert!(budget.session("a", 1_024 * KIB).is_err());
         assert!(last.allows(usize::MAX), "what it can't do without");

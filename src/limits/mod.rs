@@ -109,8 +109,8 @@ pub enum Exceeded {
     },
     /// One account or host has begun too many connections without saying who it is.
     #[error(
-        "{peer} has {count} connections that have not said who they are, half of all that may. Fix: find \
-         out what it does."
+        "{peer} has {count} connections that have not said who they are, and may have no more. Fix: find \
+         out what opens them."
     )]
     Unknown {
         /// Where they come from.
@@ -192,9 +192,20 @@ pub struct Door {
 pub struct Place {
     memory: Arc<MemoryAccount>,
     state: Arc<Mutex<State>>,
-    freed: Arc<Notify>,
     endpoint: String,
     user: String,
+    /// Last: those who wait find the memory given back.
+    _freed: ToldWhenDropped,
+}
+
+/// Wakes those who wait for a place.
+#[derive(Debug)]
+struct ToldWhenDropped(Arc<Notify>);
+
+impl Drop for ToldWhenDropped {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
 }
 
 impl Default for Limits {
@@ -313,7 +324,7 @@ impl Limits {
         let place = Place {
             memory: Arc::new(memory),
             state: Arc::clone(&self.state),
-            freed: Arc::clone(&self.freed),
+            _freed: ToldWhenDropped(Arc::clone(&self.freed)),
             endpoint: endpoint.name.clone(),
             user: user.name.clone(),
         };
@@ -504,6 +515,12 @@ fn less_a_share(most: u32) -> u32 {
     most.saturating_sub((most / 64).max(1)).max(1)
 }
 
+/// What a handshake at `endpoint` may hold, in bytes.
+fn handshake_bytes(endpoint: &Endpoint) -> usize {
+    let tls = endpoint.tls.as_ref().map_or(0, |_| budget::TLS);
+    endpoint.max_handshake + tls
+}
+
 /// What a session at `endpoint` may always hold, in bytes.
 fn guarantee(endpoint: &Endpoint) -> usize {
     let to_clients = usize::from(endpoint.tls.is_some());
@@ -525,48 +542,44 @@ fn warn_of_memory(max_memory: usize, machine: MachineMemory) {
 
 impl Door {
     /// Has the connection's handshake held in memory, of which it never gets more than is charged
-    /// from here on.
+    /// from here on. Waits while other handshakes hold their whole part of the budget.
     ///
     /// # Errors
-    /// There is none left for handshakes.
-    pub fn admit(&mut self, endpoint: &Endpoint) -> Result<&Arc<MemoryAccount>, Exceeded> {
-        let tls = if endpoint.tls.is_some() {
-            budget::TLS
-        } else {
-            0
-        };
-        let bytes = endpoint.max_handshake + tls;
-        let memory = self.budget.handshake(bytes);
+    /// The budget is used up but for what is kept for sessions.
+    pub async fn admit(&mut self, endpoint: &Endpoint) -> Result<&Arc<MemoryAccount>, Exceeded> {
+        let memory = self.budget.handshake(handshake_bytes(endpoint)).await;
         let memory = memory.map_err(|over| Exceeded::Memory {
             of: Unaffordable::Handshake,
             over,
         })?;
-        self.most = self
-            .most
-            .min((self.budget.most_handshakes(bytes) / 2).max(1));
         Ok(self.memory.insert(Arc::new(memory)))
     }
 
-    /// What the handshake is charged to, once it is admitted.
-    pub fn memory(&self) -> Option<&Arc<MemoryAccount>> {
-        self.memory.as_ref()
-    }
-
-    /// It is this peer's connection.
+    /// It is this peer's connection, to this endpoint. One account or host has half of what there is for
+    /// clients that are not known yet, and all other hosts together three quarters.
     ///
     /// # Errors
-    /// The account or host has too many already.
-    pub fn of(&mut self, peer: &Peer) -> Result<(), Exceeded> {
+    /// The account or host has too many already, or other hosts have.
+    pub fn of(&mut self, peer: &Peer, endpoint: &Endpoint) -> Result<(), Exceeded> {
+        let affordable = self.budget.most_handshakes(handshake_bytes(endpoint));
+        let half = self.most.min((affordable / 2).max(1));
         let origin = Origin::of(peer);
+        let is_host = |origin: &Origin| matches!(origin, Origin::Address(_));
         let mut state = lock(&self.state);
-        let count = state.unknown.entry(origin).or_default();
-        if *count >= self.most {
-            return Err(Exceeded::Unknown {
-                peer: peer.to_string(),
-                count: *count,
-            });
+        let hosts = state.unknown.iter().filter(|(origin, _)| is_host(origin));
+        let hosts: usize = hosts.map(|(_, count)| count).sum();
+        let count = state.unknown.get(&origin).copied().unwrap_or_default();
+        let too_many = match count >= half {
+            true => Some((peer.to_string(), count)),
+            false if is_host(&origin) && hosts >= half + half / 2 => {
+                Some(("other hosts together".into(), hosts))
+            }
+            false => None,
+        };
+        if let Some((peer, count)) = too_many {
+            return Err(Exceeded::Unknown { peer, count });
         }
-        *count += 1;
+        *state.unknown.entry(origin).or_default() += 1;
         self.origin = Some(origin);
         Ok(())
     }
@@ -615,8 +628,6 @@ impl Drop for Place {
                 here.remove();
             }
         }
-        drop(state);
-        self.freed.notify_waiters();
     }
 }
 
@@ -847,7 +858,7 @@ mod tests {
         let mut doors = Vec::new();
         for peer in peers {
             let mut door = limits.door().await;
-            if door.of(peer).is_err() {
+            if door.of(peer, &config("", "").endpoints[0]).is_err() {
                 break;
             }
             doors.push(door);
@@ -858,20 +869,29 @@ mod tests {
     #[tokio::test]
     async fn nobody_holds_more_than_half_of_the_doors() {
         // For ten at a time.
-        let limits = Limits::within(40);
+        let (limits, hdb) = (Limits::within(40), config("", "").endpoints.remove(0));
         let mut held = doors(&limits, &vec![account(1); 6]).await;
         assert_eq!(held.len(), 5);
         let mut sixth = limits.door().await;
-        let refused = sixth.of(&account(1)).unwrap_err();
+        let refused = sixth.of(&account(1), &hdb).unwrap_err();
         assert!(
             matches!(&refused, Exceeded::Unknown { count: 5, .. }),
             "{refused}"
         );
         assert!(refused.to_string().starts_with("uid 1 has 5 connections"));
         // Refused, it counts for nothing: another may have the door, and it one that is given back.
-        sixth.of(&account(2)).unwrap();
+        sixth.of(&account(2), &hdb).unwrap();
         held.pop();
-        limits.door().await.of(&account(1)).unwrap();
+        limits.door().await.of(&account(1), &hdb).unwrap();
+    }
+
+    #[tokio::test]
+    async fn other_hosts_leave_a_quarter_to_this_one() {
+        let hosts: Vec<_> = (1..=10).map(|n| host(&format!("10.0.0.{n}:1"))).collect();
+        let limits = Limits::within(40);
+        let held = doors(&limits, &hosts).await;
+        assert_eq!(held.len(), 7);
+        assert_eq!(doors(&limits, &vec![account(1); 3]).await.len(), 3);
     }
 
     #[tokio::test]
@@ -882,9 +902,9 @@ mod tests {
             ("127.0.0.1:1", "127.9.8.7:1", true),
             ("10.0.0.1:1", "10.0.0.2:1", false),
         ] {
-            let limits = Limits::within(40);
+            let (limits, hdb) = (Limits::within(40), config("", "").endpoints.remove(0));
             let _held = doors(&limits, &vec![host(first); 5]).await;
-            let refused = limits.door().await.of(&host(second)).is_err();
+            let refused = limits.door().await.of(&host(second), &hdb).is_err();
             assert_eq!(refused, same, "{first} {second}");
         }
     }

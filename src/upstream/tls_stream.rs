@@ -1012,7 +1012,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let budget = MemoryBudget::of(1 << 30);
-        let memory = Arc::new(budget.handshake(48 * 1024).unwrap());
+        let memory = Arc::new(budget.try_handshake(48 * 1024).unwrap());
         let mut stranger = TcpStream::connect(address).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let sending = tokio::spawn(async move {
@@ -1057,7 +1057,7 @@ mod tests {
         let (accepted, _) = listener.accept().await.unwrap();
         let mut served = TlsStream::serve(server, accepted).unwrap();
         let budget = MemoryBudget::of(1 << 30);
-        served.charge(&Arc::new(budget.handshake(80 * 1024).unwrap()));
+        served.charge(&Arc::new(budget.try_handshake(80 * 1024).unwrap()));
         let name = ServerName::try_from("localhost").unwrap();
         let dial = async {
             let mut client = TlsStream::connect(client, name, tcp.unwrap()).await?;
