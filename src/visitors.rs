@@ -1,11 +1,13 @@
 //! Connections to the admin address: so many at a time, half of them for any one account or host, and
-//! none for longer than it has something to say. Whoever connects and is silent takes neither the
-//! daemon's file descriptors nor the look at its health.
+//! none for longer than it has something to say. Where all seats are taken, a newcomer gets the seat of
+//! the account or host that has the most, at the expense of its connection that has waited for longest.
+//! So nobody keeps others from looking at the daemon's health, or takes its file descriptors.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,18 +19,16 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::admin::Audience;
-use crate::auth::Peer;
-use crate::limits::{Door, Limits};
+use crate::auth::{Origin, Peer};
 
-/// File descriptors that stand for [`AT_A_TIME`] doors, of which there are a quarter.
-const DESCRIPTORS: usize = 4 * AT_A_TIME;
 /// Connections at a time.
 const AT_A_TIME: usize = 32;
 /// How long one may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long one lasts at most: whoever comes again waits behind the others.
+/// How long one lasts at most.
 const LIFE: Duration = Duration::from_secs(60);
 /// How long it may take to find out whose it is.
 const LOOK: Duration = Duration::from_secs(1);
@@ -39,7 +39,88 @@ pub struct Visitors {
     listener: TcpListener,
     /// Says whether they speak TLS, and with what certificate.
     audience: watch::Receiver<Audience>,
-    limits: Limits,
+    seats: Arc<Seats>,
+}
+
+/// Who has the seats, in the order in which they were taken, or last got an answer.
+#[derive(Debug, Default)]
+struct Seats(Mutex<Vec<Taken>>);
+
+/// A seat that is taken.
+#[derive(Debug)]
+struct Taken {
+    origin: Origin,
+    /// Ends the visitor's connection.
+    end: CancellationToken,
+}
+
+/// A visitor's seat, free again when dropped.
+#[derive(Debug)]
+struct Seat {
+    seats: Arc<Seats>,
+    end: CancellationToken,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Seats {
+    /// A seat for one more of this origin. None where the origin has half of all seats.
+    fn take(self: &Arc<Self>, origin: Origin) -> Option<Seat> {
+        let mut taken = self.taken();
+        let count =
+            |taken: &[Taken], of: Origin| taken.iter().filter(|other| other.origin == of).count();
+        if count(&taken, origin) >= AT_A_TIME / 2 {
+            return None;
+        }
+        if taken.len() >= AT_A_TIME
+            && let Some(most) = taken
+                .iter()
+                .map(|other| other.origin)
+                .max_by_key(|of| count(&taken, *of))
+            && let Some(oldest) = taken.iter().position(|other| other.origin == most)
+        {
+            taken.remove(oldest).end.cancel();
+        }
+        let end = CancellationToken::new();
+        taken.push(Taken {
+            origin,
+            end: end.clone(),
+        });
+        Some(Seat {
+            seats: Arc::clone(self),
+            ended: Box::pin(end.clone().cancelled_owned()),
+            end,
+        })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Vec<Taken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Its visitor gets an answer: others have waited for longer.
+    fn answered(&self) {
+        let mut taken = self.seats.taken();
+        if let Some(at) = taken.iter().position(|other| other.is(&self.end)) {
+            taken[at..].rotate_left(1);
+        }
+    }
+
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        self.ended.as_mut().poll(context).is_ready()
+    }
+}
+
+impl Taken {
+    fn is(&self, end: &CancellationToken) -> bool {
+        self.end == *end
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.taken().retain(|other| !other.is(&self.end));
+    }
 }
 
 /// One of them.
@@ -49,7 +130,7 @@ pub struct Visitor {
     born: Instant,
     ends: Pin<Box<Sleep>>,
     peer: Peer,
-    _door: Door,
+    seat: Seat,
 }
 
 /// What a visitor's bytes pass through.
@@ -92,7 +173,7 @@ impl Visitors {
         Self {
             listener,
             audience,
-            limits: Limits::within(DESCRIPTORS),
+            seats: Arc::default(),
         }
     }
 }
@@ -103,16 +184,14 @@ impl Listener for Visitors {
 
     async fn accept(&mut self) -> (Visitor, SocketAddr) {
         loop {
-            // Before the accept: clients of whom there are too many wait in the kernel.
-            let mut door = self.limits.door().await;
             let (stream, address) = Listener::accept(&mut self.listener).await;
             let Ok(Ok(peer)) = timeout(LOOK, Peer::of_tcp(&stream, false)).await else {
                 continue;
             };
-            if let Err(many) = door.of(&peer) {
-                tracing::debug!(%address, "the admin address: {many}");
+            let Some(seat) = self.seats.take(Origin::of(&peer)) else {
+                tracing::debug!(%address, "the admin address: {peer} has half of all connections");
                 continue;
-            }
+            };
             let tls = self.audience.borrow().tls.clone();
             let wire = match tls {
                 None => Wire::Plain(stream),
@@ -131,7 +210,7 @@ impl Listener for Visitors {
                 born,
                 ends: Box::pin(sleep_until(born + SILENCE)),
                 peer,
-                _door: door,
+                seat,
             };
             return (visitor, address);
         }
@@ -160,6 +239,9 @@ impl Visitor {
     }
 
     fn is_over(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.seat.is_over(context) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         match self.ends.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
@@ -190,6 +272,7 @@ impl AsyncWrite for Visitor {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.is_over(context)?;
+        self.seat.answered();
         let stream = ready!(self.wire.poll_ready(context))?;
         Pin::new(stream).poll_write(context, bytes)
     }
@@ -200,6 +283,7 @@ impl AsyncWrite for Visitor {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.is_over(context)?;
+        self.seat.answered();
         let stream = ready!(self.wire.poll_ready(context))?;
         Pin::new(stream).poll_write_vectored(context, bytes)
     }
@@ -226,6 +310,36 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn where_all_is_taken_a_newcomer_gets_a_seat_of_whoever_has_the_most() {
+        let seats = Arc::new(Seats::default());
+        let take = |uid| seats.take(Origin::Account(uid));
+        let over = |seat: &Seat| seat.end.is_cancelled();
+        let mut first: Vec<_> = (0..AT_A_TIME / 2).map(|_| take(1).unwrap()).collect();
+        assert!(take(1).is_none());
+        let second: Vec<_> = (0..AT_A_TIME / 2 - 1).map(|_| take(2).unwrap()).collect();
+        let third = take(3).unwrap();
+        first[0].answered();
+        let fourth = take(4).unwrap();
+        // The one that was answered has waited for less.
+        assert!(over(&first[1]) && !over(&first[0]));
+        drop(first.remove(1));
+        // Who comes again and again takes seats of the two, and never those of the others.
+        for _ in 0..AT_A_TIME {
+            let another = take(2).or_else(|| take(1));
+            assert!(another.is_some() && !over(&third) && !over(&fourth));
+        }
+        assert_eq!(
+            first
+                .iter()
+                .chain(&second)
+                .filter(|seat| over(seat))
+                .count(),
+            1
+        );
+        assert!(seats.taken().len() <= AT_A_TIME);
+    }
+
+    #[tokio::test]
     async fn one_account_has_half_of_the_connections_and_keeps_them_no_longer_than_it_talks() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -236,7 +350,7 @@ mod tests {
             clients.push(TcpStream::connect(address).await.unwrap());
             inside.push(visitors.accept().await.0);
         }
-        // One more of this account's is turned away; another account's place is not taken.
+        // One more of this account's is turned away; another account's seat is not taken.
         let mut refused = TcpStream::connect(address).await.unwrap();
         let next = tokio::spawn(async move { visitors.accept().await.0 });
         assert_eq!(refused.read(&mut [0]).await.unwrap_or(0), 0);
