@@ -1,5 +1,6 @@
-//! Refusals and short sessions that repeat. The first few of a minute have lines of their own; all that
-//! follow have one line together. So nobody can fill a disk, or push the lines of others out of a log.
+//! Refusals and sessions that repeat. The first few of a minute have lines of their own; short sessions
+//! that follow have one line together, and long ones have lines of their own later. So nobody can fill a
+//! disk, or push the lines of others out of a log.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,10 +17,13 @@ use crate::error::ErrorKind;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Refusals that have lines of their own in that time.
 const REFUSALS: u64 = 10;
-/// Sessions that have lines of their own in that time.
+/// Sessions that have lines of their own in that time from the moment they open; and as many again that have
+/// lasted.
 const SESSIONS: u64 = 60;
-/// A session that lasts as long has lines of its own in any case.
+/// A session that lasts as long has lines of its own when it is its turn, unless it ends before.
 const SHORT: Duration = Duration::from_secs(10);
+/// How long a session that has lasted waits for its turn, before it is asked for once more.
+const NEXT_TURN: Duration = Duration::from_secs(5);
 /// Of how many origins, endpoints and kinds it is known; the others count as one origin.
 const MOST: usize = 1024;
 
@@ -32,10 +36,24 @@ struct GroupKey {
     what: Repeated,
 }
 
+impl GroupKey {
+    /// What a user's sessions at an endpoint have in common.
+    fn of_user(record: &Record, what: Repeated) -> Self {
+        Self {
+            origin: record.met().map(Origin::of),
+            endpoint: record.endpoint.clone(),
+            user: record.user.clone(),
+            what,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Repeated {
     Refusal(ErrorKind),
     Open,
+    /// The line of a session that has lasted.
+    Lasting,
     /// Of a session whose line was withheld when it opened.
     ShortSession(Option<ErrorKind>),
 }
@@ -45,7 +63,7 @@ impl Repeated {
     fn each(self) -> u64 {
         match self {
             Self::Refusal(_) => REFUSALS,
-            Self::Open => SESSIONS,
+            Self::Open | Self::Lasting => SESSIONS,
             Self::ShortSession(_) => 0,
         }
     }
@@ -117,9 +135,9 @@ impl WithheldOpen {
 pub(super) enum WithheldEnd {
     /// It was not withheld, or it has been written since.
     Written,
-    /// The session lasted: both its lines are to be written.
+    /// The session lasted, and it is its turn: both its lines are to be written.
     Lasted(WithheldOpen),
-    /// It was a short one.
+    /// It was a short one, or ended before it was its turn.
     Short(WithheldOpen),
 }
 
@@ -168,14 +186,8 @@ impl Repeats {
     /// session has lasted: then comes back, unless it was asked for already, after which time to call
     /// [`Self::tell_lasting`].
     pub(super) fn opened(&self, record: &Record, open_ms: u64) -> Said {
-        let key = GroupKey {
-            origin: record.met().map(Origin::of),
-            endpoint: record.endpoint.clone(),
-            user: record.user.clone(),
-            what: Repeated::Open,
-        };
         let mut state = self.lock();
-        if state.has_line(key) {
+        if state.has_line(GroupKey::of_user(record, Repeated::Open)) {
             return Said::Now;
         }
         let withheld = WithheldOpen {
@@ -191,14 +203,17 @@ impl Repeats {
 
     /// A session that has opened is over: what has become of its line.
     pub(super) fn take_withheld(&self, session: u64) -> WithheldEnd {
-        match self.lock().withheld.remove(&session) {
+        let mut state = self.lock();
+        match state.withheld.remove(&session) {
             None => WithheldEnd::Written,
-            Some(open) if open.lasts(Instant::now()) => WithheldEnd::Lasted(open),
+            Some(open) if open.lasts(Instant::now()) && state.is_turn_of(&open) => {
+                WithheldEnd::Lasted(open)
+            }
             Some(open) => WithheldEnd::Short(open),
         }
     }
 
-    /// A short session is over. Comes back, if it is the first of its group, after which time to call
+    /// A session without a line of its own is over. Comes back, if it is the first of its group, after which time to call
     /// [`Self::tell`].
     pub(super) fn short(
         &self,
@@ -223,12 +238,7 @@ impl Repeats {
                         .unwrap_or_default(),
             ),
         };
-        let key = GroupKey {
-            origin: record.met().map(Origin::of),
-            endpoint: record.endpoint.clone(),
-            user: record.user.clone(),
-            what: Repeated::ShortSession(kind),
-        };
+        let key = GroupKey::of_user(record, Repeated::ShortSession(kind));
         match self.lock().add(key, together) {
             Said::Together(after) => after,
             Said::Now => None,
@@ -241,17 +251,27 @@ impl Repeats {
         self.write(file, |group| group.is_due(now));
     }
 
-    /// Writes the withheld lines of sessions that have lasted. Returns when to call it again, if there
-    /// are others.
+    /// Writes the withheld lines of sessions that have lasted and whose turn it is, the oldest first.
+    /// Returns when to call it again, if there are others.
     pub fn tell_lasting(&self, file: &AuditFile) -> Option<Duration> {
         let now = Instant::now();
         let mut state = self.lock();
         let lasting = state.withheld.extract_if(|_, open| open.lasts(now));
-        let lasting: Vec<_> = lasting.map(|(_, open)| open).collect();
+        let mut lasting: Vec<_> = lasting.collect();
+        lasting.sort_by_key(|(_, open)| open.opened);
+        let (lasting, later): (Vec<_>, Vec<_>) = lasting
+            .into_iter()
+            .partition(|(_, open)| state.is_turn_of(open));
+        let lasting = lasting.into_iter().map(|(_, open)| open).collect();
         let opened = state.withheld.values().map(|open| open.opened);
         let next = opened
             .min()
             .map(|opened| SHORT.saturating_sub(now - opened));
+        let next = match later.is_empty() {
+            true => next,
+            false => Some(next.map_or(NEXT_TURN, |next| next.min(NEXT_TURN))),
+        };
+        state.withheld.extend(later);
         if next.is_none() {
             state.lasting = LastingTeller::Idle;
         }
@@ -279,7 +299,7 @@ impl Repeats {
                 (Repeated::ShortSession(kind), Some(together)) => {
                     together.write_short_sessions(kind, file);
                 }
-                (Repeated::Open, _) | (_, None) => {}
+                (Repeated::Open | Repeated::Lasting, _) | (_, None) => {}
             }
         }
     }
@@ -305,6 +325,11 @@ impl State {
             *group = Group::since(now);
         }
         group
+    }
+
+    /// Whether a session that has lasted gets lines of its own now, which counts then.
+    fn is_turn_of(&mut self, open: &WithheldOpen) -> bool {
+        self.has_line(GroupKey::of_user(&open.record, Repeated::Lasting))
     }
 
     /// Whether one more of the group has a line of its own, which counts then.
@@ -492,5 +517,34 @@ mod tests {
         assert!(matches!(repeats.take_withheld(62), WithheldEnd::Lasted(_)));
         assert_eq!(repeats.tell_lasting(&file), None);
         assert_eq!(opened(63), Said::Together(Some(SHORT)));
+    }
+
+    /// Somebody opens sessions all the time and holds each for a little longer than a short one.
+    #[tokio::test(start_paused = true)]
+    async fn sessions_that_last_have_their_lines_one_after_the_other() {
+        let (repeats, file) = (Repeats::default(), AuditFile::default());
+        for number in 1..=SESSIONS + 200 {
+            repeats.opened(&session(number, "alice"), 1);
+        }
+        repeats.opened(&session(1_000, "bob"), 1);
+        let withheld = || repeats.lock().withheld.len() as u64;
+        assert_eq!(withheld(), 200);
+        tokio::time::advance(SHORT).await;
+        assert_eq!(repeats.tell_lasting(&file), Some(NEXT_TURN));
+        assert_eq!(withheld(), 200 - SESSIONS);
+        assert!(matches!(repeats.take_withheld(61), WithheldEnd::Written));
+        // It ends before it is its turn.
+        assert!(matches!(repeats.take_withheld(260), WithheldEnd::Short(_)));
+        tokio::time::advance(NEXT_TURN).await;
+        assert_eq!(repeats.tell_lasting(&file), Some(NEXT_TURN));
+        assert_eq!(withheld(), 139, "another minute has not begun");
+        tokio::time::advance(MINUTE).await;
+        repeats.tell_lasting(&file);
+        assert_eq!(withheld(), 139 - SESSIONS);
+        tokio::time::advance(MINUTE).await;
+        repeats.tell_lasting(&file);
+        tokio::time::advance(MINUTE).await;
+        assert_eq!(repeats.tell_lasting(&file), None);
+        assert_eq!(withheld(), 0);
     }
 }
