@@ -57,13 +57,96 @@ pub struct Audience {
 }
 
 impl Audience {
-    /// As the configuration has it. Reads the certificate.
-    pub fn of(settings: &AdminSettings, viewers: &Viewers) -> Self {
-        let tls = settings.tls.as_ref();
+    /// As the configuration has it. Certificates that were served `before` are served on where they are of
+    /// the same files. Blocks: it reads them.
+    fn of(settings: &AdminSettings, viewers: &Viewers, before: Option<&Arc<Certificates>>) -> Self {
+        let certificates =
+            settings
+                .tls
+                .as_ref()
+                .map(|tls| match before.filter(|before| before.are_of(tls)) {
+                    Some(before) => {
+                        before.look();
+                        Arc::clone(before)
+                    }
+                    None => Arc::new(Certificates::new("[daemon] admin", tls)),
+                });
         Self {
             viewers: viewers.clone(),
             exposure: settings.exposure.clone(),
-            tls: tls.map(|tls| Arc::new(Certificates::new("[daemon] admin", tls))),
+            tls: certificates,
+        }
+    }
+}
+
+/// The admin address as a configuration has it, ready to be served without waiting for anything.
+#[derive(Debug)]
+pub enum PreparedAdmin {
+    /// There is none.
+    None,
+    /// It is where it was, for this audience.
+    Stays(Audience),
+    /// It is at another place from now on.
+    Fresh(BoundAdmin),
+}
+
+/// An admin address, bound unless something keeps hopend from it.
+#[derive(Debug)]
+pub struct BoundAdmin {
+    address: SocketAddr,
+    audience: Audience,
+    listener: Option<TcpListener>,
+}
+
+/// The admin address that is served.
+#[derive(Debug, Clone)]
+pub struct KnownAdmin {
+    address: SocketAddr,
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl PreparedAdmin {
+    /// What a configuration has. Blocks: it reads certificates, and looks for the process that has the
+    /// address. Must be called within a tokio runtime.
+    pub fn of(
+        settings: Option<&AdminSettings>,
+        viewers: &Viewers,
+        known: Option<&KnownAdmin>,
+    ) -> Self {
+        let Some(settings) = settings else {
+            return Self::None;
+        };
+        let certificates = known.and_then(|known| known.certificates.as_ref());
+        let audience = Audience::of(settings, viewers, certificates);
+        match known {
+            Some(known) if known.address == settings.address => Self::Stays(audience),
+            _ => Self::Fresh(BoundAdmin::bind(settings.address, audience)),
+        }
+    }
+}
+
+impl BoundAdmin {
+    fn bind(address: SocketAddr, audience: Audience) -> Self {
+        let listener = match bind(address) {
+            Ok(listener) => {
+                // Where the system chose the port, that one.
+                told(listener.local_addr().unwrap_or(address));
+                Some(listener)
+            }
+            Err(error) => {
+                let holder = holder::of(&ListenAddress::Tcp(address));
+                let holder =
+                    holder.map_or_else(String::new, |holder| format!(" ({holder} holds it)"));
+                tracing::error!(
+                    "[daemon] admin {address} can't be bound: {error}{holder}; hopend goes on trying"
+                );
+                None
+            }
+        };
+        Self {
+            address,
+            audience,
+            listener,
         }
     }
 }
@@ -78,32 +161,19 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Binds and serves, or goes on trying: a daemon does its work without it. Must be called within a
-    /// tokio runtime.
-    pub fn start(
-        address: SocketAddr,
-        audience: Audience,
-        stopping: Stopping,
-        services: Arc<Services>,
-    ) -> Self {
+    /// Serves, or goes on trying to bind: a daemon does its work without it. Must be called within a tokio
+    /// runtime.
+    pub fn start(bound: BoundAdmin, stopping: Stopping, services: Arc<Services>) -> Self {
+        let BoundAdmin {
+            address,
+            audience,
+            listener,
+        } = bound;
         let (sender, audience) = watch::channel(audience);
-        let bound = bind(address);
-        match &bound {
-            // Where the system chose the port, that one.
-            Ok(listener) => told(listener.local_addr().unwrap_or(address)),
-            Err(error) => {
-                let holder = holder::of(&ListenAddress::Tcp(address));
-                let holder =
-                    holder.map_or_else(String::new, |holder| format!(" ({holder} holds it)"));
-                tracing::error!(
-                    "[daemon] admin {address} can't be bound: {error}{holder}; hopend goes on trying"
-                );
-            }
-        }
         let serving = async move {
-            let listener = match bound {
-                Ok(listener) => listener,
-                Err(_) => bind_when_free(address).await,
+            let listener = match listener {
+                Some(listener) => listener,
+                None => bind_when_free(address).await,
             };
             serve(listener, stopping, services, audience).await;
         };
@@ -114,9 +184,12 @@ impl Admin {
         }
     }
 
-    /// Whether it is the one that is wanted there.
-    pub fn is_at(&self, address: SocketAddr) -> bool {
-        self.address == address
+    /// What a reload has to know of it.
+    pub fn known(&self) -> KnownAdmin {
+        KnownAdmin {
+            address: self.address,
+            certificates: self.audience.borrow().tls.clone(),
+        }
     }
 
     /// From now on this is who may see what.

@@ -18,7 +18,7 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::accounts;
-use crate::admin::{Admin, Audience};
+use crate::admin::{Admin, PreparedAdmin};
 use crate::audit::{AuditFile, AuditFileError, Repeats};
 use crate::auth::{Authenticator, Penalties};
 use crate::budget::MachineMemory;
@@ -393,7 +393,10 @@ impl App {
         let control = app.config.daemon.control.as_deref();
         let control = control.and_then(BoundControl::bind);
         app.control = control.map(|bound| Control::serve(bound, &app.services));
+        let Daemon { admin, viewers, .. } = &app.config.daemon;
+        let admin = PreparedAdmin::of(admin.as_ref(), viewers, None);
         app.taken_over();
+        app.serve_admin(admin);
         Ok(app)
     }
 
@@ -427,6 +430,7 @@ impl App {
             confinement: Arc::clone(&self.confinement),
             accounts: self.accounts.clone(),
             control: self.control.as_ref().map(Control::socket),
+            admin: self.admin.as_ref().map(Admin::known),
             nodes: self.nodes.clone(),
             services: Arc::clone(&self.services),
         }
@@ -464,19 +468,15 @@ impl App {
     }
 
     /// Serves health over HTTP at the address that the configuration names.
-    fn start_admin(&mut self) {
-        let Daemon { admin, viewers, .. } = &self.config.daemon;
-        let Some(settings) = admin else {
-            self.admin = None;
-            return;
-        };
-        let (address, audience) = (settings.address, Audience::of(settings, viewers));
-        match &self.admin {
-            Some(admin) if admin.is_at(address) => admin.show_to(audience),
-            _ => {
-                let services = Arc::clone(&self.services);
-                let stopping = self.stop.listen();
-                self.admin = Some(Admin::start(address, audience, stopping, services));
+    fn serve_admin(&mut self, prepared: PreparedAdmin) {
+        match (prepared, &self.admin) {
+            (PreparedAdmin::None, _) => self.admin = None,
+            (PreparedAdmin::Stays(audience), Some(admin)) => admin.show_to(audience),
+            // It was served when the reload was prepared, and nothing else takes it away.
+            (PreparedAdmin::Stays(_), None) => {}
+            (PreparedAdmin::Fresh(bound), _) => {
+                let (stopping, services) = (self.stop.listen(), Arc::clone(&self.services));
+                self.admin = Some(Admin::start(bound, stopping, services));
             }
         }
     }
@@ -510,6 +510,7 @@ impl App {
             fresh,
             audit,
             control,
+            admin,
         } = prepared;
         self.services.audit.take_over(audit);
         tell_zone(&loaded.config, &self.nodes);
@@ -582,6 +583,7 @@ impl App {
             }
         }
         self.taken_over();
+        self.serve_admin(admin);
         // Behind the swap: those who are let in from here on are so by the new configuration.
         changes.sessions_ended = self.services.live.grants(grants);
         changes
@@ -715,7 +717,6 @@ impl App {
         let wanted = self.services.live.recipes();
         let credentials = &self.services.credentials;
         credentials.forget(|recipe| !wanted.contains(recipe));
-        self.start_admin();
     }
 
     /// Has the credentials of every endpoint and user fetched that are known beforehand.

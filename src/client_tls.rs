@@ -196,6 +196,11 @@ impl Certificates {
         self.made().config.clone()
     }
 
+    /// Whether these are the files.
+    pub fn are_of(&self, tls: &ServerTls) -> bool {
+        self.tls == *tls
+    }
+
     /// Has the files looked at at once. Blocks.
     pub fn look(&self) {
         self.take(self.read());

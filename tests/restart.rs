@@ -258,3 +258,25 @@ async fn the_store_holds_what_the_configuration_names_and_nothing_else() {
         log_in(TcpStream::connect((ip, second)).unwrap());
     }
 }
+
+/// Somebody removes a socket file while hopend is down: the socket behind it leads nowhere any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_without_its_file_is_replaced_in_the_store() {
+    let file = |folder: &Path| folder.join("hdb.socket");
+    let mut managed =
+        Managed::start(|folder| format!("[\"unix:{}\"]", file(folder).display())).await;
+    let path = file(managed.folder.path());
+    for removed in [true, false] {
+        managed.order("kill SIGKILL");
+        managed.process.line_with("ended ");
+        if removed {
+            std::fs::remove_file(&path).unwrap();
+        }
+        managed.order("start");
+        managed.process.line_with("started ");
+        managed.process.line_with("READY=1");
+        log_in(UnixStream::connect(&path).unwrap());
+        let held = managed.held();
+        assert_eq!(held.matches("hdb.socket").count(), 1, "{held}");
+    }
+}

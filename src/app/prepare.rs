@@ -10,6 +10,7 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Key, ReloadError, Running, expect_nodes, keys, warn_of_hidden, warn_of_plain};
+use crate::admin::{KnownAdmin, PreparedAdmin};
 use crate::audit::AuditChange;
 use crate::client_tls::Certificates;
 use crate::config::{self, AccountDatabase, Config, Endpoint, ListenAddress, Loaded, Problems};
@@ -30,6 +31,7 @@ pub(super) struct Preparation {
     pub(super) confinement: Arc<Confinement>,
     pub(super) accounts: AccountDatabase,
     pub(super) control: Option<ControlSocket>,
+    pub(super) admin: Option<KnownAdmin>,
     pub(super) nodes: Nodes,
     pub(super) services: Arc<Services>,
 }
@@ -59,6 +61,7 @@ pub(super) struct Prepared {
     pub(super) fresh: Vec<FreshListener>,
     pub(super) audit: AuditChange,
     pub(super) control: ControlChange,
+    pub(super) admin: PreparedAdmin,
 }
 
 /// An endpoint of the new configuration.
@@ -138,6 +141,8 @@ impl Preparation {
             }
         }
         let control = self.control(daemon.control.as_deref());
+        let (settings, known) = (daemon.admin.as_ref(), self.admin.as_ref());
+        let admin = PreparedAdmin::of(settings, &daemon.viewers, known);
         let known = |name: &str| self.endpoints.get(name);
         let endpoints = prepare(&loaded.config, known, &self.nodes, &self.services);
         Ok(Prepared {
@@ -146,6 +151,7 @@ impl Preparation {
             fresh,
             audit,
             control,
+            admin,
         })
     }
 
@@ -155,12 +161,14 @@ impl Preparation {
         let wanted = keys(config);
         let stays = |key: &Key| wanted.iter().any(|(wanted, _)| wanted == key);
         let given_up = self.listeners.iter().filter(|(key, _)| !stays(key));
-        let given_up: Vec<_> = given_up.map(|(_, known)| known.held.lock()).collect();
-        let given_up = || given_up.iter().flat_map(|held| held.iter());
+        // A bind may hang, and the daemon closes these sockets when it stops.
+        let given_up: Vec<_> = given_up
+            .flat_map(|(_, known)| known.held.duplicates())
+            .collect();
         let new = wanted.iter();
         let new = new.filter(|(key, _)| !self.listeners.contains_key(key));
         new.map(|(key, endpoint)| {
-            let listening: Listening<'_> = self.passed.sockets().chain(given_up()).collect();
+            let listening: Listening<'_> = self.passed.sockets().chain(&given_up).collect();
             let bound = Listener::with(&listening, &key.address).map_err(|error| BindError {
                 own: self.in_the_way_of(&key.address),
                 ..error

@@ -51,7 +51,30 @@ pub struct Listening<'a>(Vec<&'a HeldSocket>);
 
 /// The sockets of one address, while it is bound. A clone shares them.
 #[derive(Debug, Clone, Default)]
-pub struct HeldSockets(Arc<Mutex<Vec<HeldSocket>>>);
+pub struct HeldSockets(Arc<Mutex<Held>>);
+
+#[derive(Debug)]
+enum Held {
+    /// None, until the address is bound.
+    Sockets(Vec<HeldSocket>),
+    /// Nothing is held any more: hopend is to listen there no longer, or ends.
+    Closed,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::Sockets(Vec::new())
+    }
+}
+
+impl Held {
+    fn sockets(&self) -> &[HeldSocket] {
+        match self {
+            Self::Sockets(sockets) => sockets,
+            Self::Closed => &[],
+        }
+    }
+}
 
 impl HeldSockets {
     /// Keeps duplicates of a listener's sockets, in the service manager's store as well, which holds
@@ -65,18 +88,26 @@ impl HeldSockets {
                 return;
             }
         };
+        let mut held = self.lock();
+        if matches!(*held, Held::Closed) {
+            // A reload took the address away while it was bound.
+            return;
+        }
         let own = sockets
             .iter()
             .filter(|held| held.owner == SocketOwner::Hopend);
-        for (held, name) in own.filter_map(|held| Some((held, held.store_name()?))) {
-            held.outlives_hopend(service::store(&name, held.as_fd()));
+        for (socket, name) in own.filter_map(|own| Some((own, own.store_name()?))) {
+            // One of the same name may be there that nobody accepts from: its file was removed.
+            service::remove_stored(&name);
+            socket.outlives_hopend(service::store(&name, socket.as_fd()));
         }
-        *self.lock() = sockets;
+        *held = Held::Sockets(sockets);
     }
 
     /// Closes them, here and in the service manager's store: hopend listens there no more.
     pub fn give_up(&self) {
-        for held in self.lock().drain(..) {
+        let held = std::mem::replace(&mut *self.lock(), Held::Closed);
+        for held in held.sockets() {
             held.outlives_hopend(false);
             if let (SocketOwner::Hopend, Some(name)) = (held.owner, held.store_name()) {
                 service::remove_stored(&name);
@@ -86,11 +117,18 @@ impl HeldSockets {
 
     /// Closes them here; the service manager's store keeps them for the next start.
     pub fn close(&self) {
-        self.lock().clear();
+        *self.lock() = Held::Closed;
     }
 
-    /// The sockets; nobody else sees them meanwhile.
-    pub fn lock(&self) -> MutexGuard<'_, Vec<HeldSocket>> {
+    /// Duplicates of the sockets. One that can't be had is left out.
+    pub fn duplicates(&self) -> Vec<HeldSocket> {
+        let held = self.lock();
+        let sockets = held.sockets().iter();
+        sockets.filter_map(|held| held.duplicate().ok()).collect()
+    }
+
+    /// Nobody waits long for it: nothing that may block is done meanwhile.
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -128,6 +166,19 @@ impl HeldSocket {
             kind: SocketKind::Unix(listener.as_fd().try_clone_to_owned()?.into()),
             owner: SocketOwner::Hopend,
             file,
+        })
+    }
+
+    fn duplicate(&self) -> io::Result<Self> {
+        let kind = match &self.kind {
+            SocketKind::Tcp(listener) => SocketKind::Tcp(listener.try_clone()?),
+            SocketKind::Unix(listener) => SocketKind::Unix(listener.try_clone()?),
+        };
+        Ok(Self {
+            address: self.address.clone(),
+            kind,
+            owner: self.owner,
+            file: self.file.clone(),
         })
     }
 
@@ -182,5 +233,25 @@ impl SocketKind {
         let listener = listener.try_clone()?;
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bind_that_comes_through_behind_the_end_holds_nothing() {
+        let address = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
+        let (listener, passed) = (Listener::bind(&address).unwrap(), Passed::default());
+        let held = HeldSockets::default();
+        held.hold(&listener, &passed);
+        let duplicates = held.duplicates();
+        assert_eq!(duplicates.len(), 1);
+        // Whoever has duplicates keeps nobody from the end.
+        held.give_up();
+        assert!(held.duplicates().is_empty());
+        held.hold(&listener, &passed);
+        assert!(held.duplicates().is_empty());
     }
 }
