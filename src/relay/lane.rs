@@ -275,7 +275,7 @@ impl Lane {
         // Bytes that wait behind `cleared` (part of a header, or a held message) stay behind.
         let waiting = self.buffer[self.cleared..self.end].to_vec();
         let needed = message.len() + waiting.len();
-        self.buffer.hold(needed);
+        self.buffer.hold(needed.max(LEAN_DIRECTION));
         self.buffer[..message.len()].copy_from_slice(message);
         self.buffer[message.len()..needed].copy_from_slice(&waiting);
         (self.start, self.cleared, self.end) = (0, message.len(), needed);
@@ -329,7 +329,7 @@ impl Lane {
     pub(super) fn append(&mut self, message: &[u8]) {
         debug_assert!(self.cleared == self.end, "nothing may wait");
         let end = self.end + message.len();
-        self.buffer.hold(end);
+        self.buffer.hold(end.max(LEAN_DIRECTION));
         self.buffer[self.end..end].copy_from_slice(message);
         (self.cleared, self.end, self.own_end) = (end, end, end);
     }
