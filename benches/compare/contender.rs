@@ -1,5 +1,6 @@
 //! What stands between client and server: nothing, hopend, or a peer.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -17,10 +18,15 @@ pub enum Contender {
     Hopend,
     /// The same with `warm` connections.
     Warm,
+    /// The program that [`BEFORE`] names, of an earlier version.
+    Before,
     Haproxy,
     Stunnel,
     Nginx,
 }
+
+/// The variable that names the program of an earlier version, for a comparison in one run.
+const BEFORE: &str = "HOPEND_BEFORE";
 
 /// A contender at work. Ended when dropped.
 pub struct Running {
@@ -31,14 +37,18 @@ pub struct Running {
 
 impl Contender {
     pub fn all() -> Vec<Self> {
-        vec![
+        let mut all = vec![
             Self::Direct,
             Self::Hopend,
             Self::Warm,
             Self::Haproxy,
             Self::Stunnel,
             Self::Nginx,
-        ]
+        ];
+        if std::env::var_os(BEFORE).is_some() {
+            all.insert(2, Self::Before);
+        }
+        all
     }
 
     pub fn name(self) -> &'static str {
@@ -46,6 +56,7 @@ impl Contender {
             Self::Direct => "direct TLS",
             Self::Hopend => "hopend",
             Self::Warm => "hopend, warm",
+            Self::Before => "hopend, before",
             Self::Haproxy => "haproxy",
             Self::Stunnel => "stunnel",
             Self::Nginx => "nginx",
@@ -100,7 +111,12 @@ impl Contender {
         let (ca, here) = (ca.display(), folder.display());
         let (name, text) = match self {
             Self::Direct => ("none", String::new()),
-            Self::Hopend | Self::Warm => {
+            Self::Hopend | Self::Warm | Self::Before => {
+                // An earlier version may not know the key, and has no such limit then.
+                let pace = match self {
+                    Self::Before => "",
+                    _ => "max_opens_per_second_per_user = \"off\"\n",
+                };
                 let warm = if self == Self::Warm { "warm = 8\n" } else { "" };
                 (
                     "hopend.toml",
@@ -115,8 +131,7 @@ connect = ":tcps://localhost:{port}"
 login = {{ user = "bench", password_file = "{here}/password" }}
 ca_file = "{ca}"
 max_sessions = 8192
-max_opens_per_second_per_user = "off"
-{warm}{keepalive}
+{pace}{warm}{keepalive}
 [daemon]
 control = "off"
 "#,
@@ -170,14 +185,14 @@ backend kdb
     }
 
     fn command(self, configuration: &Path) -> Command {
-        let (program, flags): (&str, &[&str]) = match self {
-            Self::Direct | Self::Hopend | Self::Warm => (
-                env!("CARGO_BIN_EXE_hopend"),
-                &["run", "--log-level", "error", "--config"],
-            ),
-            Self::Haproxy => ("haproxy", &["-q", "-f"]),
-            Self::Stunnel => ("stunnel4", &[]),
-            Self::Nginx => ("nginx", &["-c"]),
+        const RUN: &[&str] = &["run", "--log-level", "error", "--config"];
+        let own = || env!("CARGO_BIN_EXE_hopend").into();
+        let (program, flags): (OsString, &[&str]) = match self {
+            Self::Direct | Self::Hopend | Self::Warm => (own(), RUN),
+            Self::Before => (std::env::var_os(BEFORE).unwrap_or_else(own), RUN),
+            Self::Haproxy => ("haproxy".into(), &["-q", "-f"]),
+            Self::Stunnel => ("stunnel4".into(), &[]),
+            Self::Nginx => ("nginx".into(), &["-c"]),
         };
         let mut command = Command::new(program);
         command.args(flags).arg(configuration);

@@ -77,7 +77,7 @@ impl Row {
         server: &server::Process,
     ) -> Result<Option<Vec<f64>>, Error> {
         let takes_part = match contender {
-            Contender::Hopend => true,
+            Contender::Hopend | Contender::Before => true,
             Contender::Warm => self.who == Who::AllAndWarm,
             _ => self.who != Who::Hopend,
         };
