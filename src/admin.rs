@@ -32,7 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::auth::holder;
 use crate::client_tls::Certificates;
-use crate::config::{AdminSettings, Exposure, ListenAddress, Viewers};
+use crate::config::{AdminSettings, Exposure, LeftOut, ListenAddress, Viewers};
 use crate::listener::BIND_EVERY;
 use crate::live::Totals;
 use crate::metrics::{self, Format, Names};
@@ -286,38 +286,58 @@ pub async fn serve(
 }
 
 /// 200 also while an endpoint is not bound: any account of the host could otherwise drain all of it by
-/// taking one address.
+/// taking one address. Names those endpoints, and those that are left out for an error in the configuration.
 async fn ready(State(answers): State<Arc<Answers>>) -> Response {
     if answers.ready.has_begun() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
-    let endpoints = answers.services.live.readiness();
-    let degraded = endpoints.iter().filter(|of| !of.unbound.is_empty());
-    let names: Vec<&str> = degraded.map(|of| of.name.as_str()).collect();
+    let live = &answers.services.live;
+    let endpoints = live.readiness();
+    let unbound = endpoints.iter().filter(|of| !of.unbound.is_empty());
+    let unbound = unbound.map(|of| of.name.clone());
+    let left_out = live.endpoints_left_out().into_iter();
+    let left_out = left_out.map(|LeftOut { part, .. }| match part.name.is_empty() {
+        true => format!("line:{}", part.line),
+        false => part.name,
+    });
+    let names: Vec<String> = unbound.chain(left_out).collect();
     match &names[..] {
         [] => "ready\n".into_response(),
         names => format!("degraded: {}\n", names.join(" ")).into_response(),
     }
 }
 
-/// 503 while one of the endpoint's addresses is not bound.
+/// 503 while one of the endpoint's addresses is not bound, or while the endpoint is left out for an error
+/// in the configuration.
 async fn endpoint_ready(
     State(answers): State<Arc<Answers>>,
+    ConnectInfo(asker): ConnectInfo<Asker>,
     UrlPath(endpoint): UrlPath<String>,
+    headers: HeaderMap,
 ) -> Response {
-    let endpoints = answers.services.live.readiness();
-    let Some(of) = endpoints.into_iter().find(|of| of.name == endpoint) else {
-        return (StatusCode::NOT_FOUND, "no such endpoint\n").into_response();
+    let live = &answers.services.live;
+    let mut served = live.readiness().into_iter();
+    let obstacle = if let Some(of) = served.find(|of| of.name == endpoint) {
+        let unbound = of.unbound.iter().map(|unbound| unbound.address.to_string());
+        let unbound: Vec<String> = unbound.collect();
+        (!unbound.is_empty()).then(|| format!("not bound: {}\n", unbound.join(" ")))
+    } else {
+        let mut left_out = live.endpoints_left_out().into_iter();
+        let Some(left_out) = left_out.find(|left_out| left_out.part.name == endpoint) else {
+            return (StatusCode::NOT_FOUND, "no such endpoint\n").into_response();
+        };
+        // The reason may name users and files.
+        Some(match asker {
+            Asker::Local(_) if names_this_host(&headers) => {
+                format!("left out: {}\n", left_out.reason)
+            }
+            Asker::Local(_) | Asker::Remote => "left out: hopend check tells why\n".into(),
+        })
     };
-    let unbound = of.unbound.iter().map(|unbound| unbound.address.to_string());
-    let unbound: Vec<String> = unbound.collect();
-    match (answers.ready.has_begun(), &unbound[..]) {
+    match (answers.ready.has_begun(), obstacle) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
-        (false, []) => "ready\n".into_response(),
-        (false, unbound) => {
-            let text = format!("not bound: {}\n", unbound.join(" "));
-            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-        }
+        (false, None) => "ready\n".into_response(),
+        (false, Some(text)) => (StatusCode::SERVICE_UNAVAILABLE, text).into_response(),
     }
 }
 

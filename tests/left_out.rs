@@ -13,7 +13,8 @@ use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
 
 use crate::support::qclient::Refused;
-use crate::support::{Daemon, Log, QClient, account, address_of, any_ports, process};
+use crate::support::{Daemon, Log, QClient, account, address_of, any_ports, daemon_keys, process};
+use crate::telemetry::ask;
 
 /// An account that no host has.
 pub const NOBODY: &str = "hopend-has-no-such-account";
@@ -67,6 +68,59 @@ async fn at_start_every_part_that_is_right_is_served() {
     assert!(said.contains("the rest can be served, without "), "{said}");
     daemon.process.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(daemon.process.end().0.success());
+}
+
+/// A probe of the endpoint learns that it is not served, rather than that there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn readyz_names_an_endpoint_that_is_left_out_and_answers_503_for_it_with_the_reason() {
+    let mut daemon = Daemon::start("", |text| {
+        let text = daemon_keys(&any_ports(text), "admin = \"127.0.0.1:0\"");
+        text.replace("\"rdb-cluster\"", "\"!\"")
+    })
+    .await;
+    let seen = daemon.process.seen();
+    let admin = seen.split("admin address=").nth(1).unwrap();
+    let admin = admin.lines().next().unwrap().parse().unwrap();
+    let answer = async |path: &str, host: &str| {
+        let (head, body) = ask(admin, &format!("GET {path}"), host).await;
+        (head.split(' ').nth(1).unwrap().to_owned(), body)
+    };
+    let told = |status: &str, body: &str| (status.to_owned(), body.to_owned());
+    assert_eq!(
+        answer("/readyz", "localhost").await,
+        told("200", "degraded: rdb\n")
+    );
+    let (status, reason) = answer("/readyz/rdb", "localhost").await;
+    assert_eq!(status, "503", "{reason}");
+    let known = &left_out(&daemon.config_path())["rdb"].1;
+    assert_eq!(reason, format!("left out: {known}\n"));
+    // A web page whose name leads here learns no more than other hosts.
+    assert_eq!(
+        answer("/readyz/rdb", "attacker.example").await,
+        told("503", "left out: hopend check tells why\n")
+    );
+    assert_eq!(
+        answer("/readyz/hdb", "localhost").await,
+        told("200", "ready\n")
+    );
+    assert_eq!(answer("/readyz/nowhere", "localhost").await.0, "404");
+
+    let path = daemon.config_path();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"!\"", "\"rdb-cluster\"")).unwrap();
+    daemon.process.signal(nix::sys::signal::Signal::SIGHUP);
+    daemon.process.line_with("reloaded: added rdb");
+    for page in ["/readyz", "/readyz/rdb"] {
+        assert_eq!(answer(page, "localhost").await, told("200", "ready\n"));
+    }
+    // An endpoint that goes on as it was is served.
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"rdb-cluster\"", "\"!\"")).unwrap();
+    daemon.process.signal(nix::sys::signal::Signal::SIGHUP);
+    daemon.process.line_with("reloaded: no endpoint changed");
+    for page in ["/readyz", "/readyz/rdb"] {
+        assert_eq!(answer(page, "localhost").await, told("200", "ready\n"));
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::audit::Record;
-use crate::config::{Endpoint, LeftOut, ListenAddress, User};
+use crate::config::{Endpoint, LeftOut, LeftOutCause, ListenAddress, PartKind, User};
 use crate::credential::{Credentials, Recipe, State};
 use crate::error::ErrorKind;
 use crate::listener::{AddressState, UnboundAddress};
@@ -108,6 +108,14 @@ impl Live {
             .filter(|part| !part.is_over())
             .cloned()
             .collect()
+    }
+
+    /// The endpoints that the configuration has and that are not served.
+    pub fn endpoints_left_out(&self) -> Vec<LeftOut> {
+        let mut left_out = self.left_out();
+        left_out
+            .retain(|one| one.part.kind == PartKind::Endpoint && one.cause != LeftOutCause::Kept);
+        left_out
     }
 
     /// The endpoints as they are served now, in the order of the configuration.
