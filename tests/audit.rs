@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::process::hopend;
+use crate::support::root::is_root;
 use crate::support::{Daemon, QClient, any_ports, daemon_keys};
 
 /// Long enough for a busy machine.
@@ -125,6 +126,40 @@ async fn start_and_end_alike_tell_who_and_where() {
             && log.contains("role_session="),
         "{log}"
     );
+}
+
+/// The kernel tells the number of an account that the account database does not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_account_has_no_name_is_told_by_its_number_and_the_line_says_why() {
+    const NAMELESS: u32 = 1_999_999_999;
+    if !is_root() {
+        return;
+    }
+    let mut daemon = start().await;
+    let port = daemon.address("hdb").port();
+    let id = NAMELESS.to_string();
+    let script = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf ':\\3\\0' >&3; cat <&3");
+    let refused = Command::new("setpriv")
+        .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
+        .args(["bash", "-c", &script])
+        .current_dir("/")
+        .status();
+    assert!(refused.unwrap().success());
+    let lines = lines_with(&file(&daemon), "refused", 1).await;
+    let [line] = lines.as_slice() else {
+        panic!("{lines:?}");
+    };
+    assert_eq!(line["uid"], NAMELESS, "{line}");
+    assert_eq!(line["account_unknown"], "no such account", "{line}");
+    assert!(line["account"].is_null(), "{line}");
+    let logged = daemon.process.line_with("session refused");
+    let why = format!("uid={NAMELESS} account_unknown=\"no such account\"");
+    assert!(logged.contains(&why), "{logged}");
+
+    drop(daemon.open("hdb").await);
+    let lines = lines_with(&file(&daemon), "ended", 2).await;
+    assert!(lines[1]["account"].is_string(), "{lines:?}");
+    assert!(lines[1]["account_unknown"].is_null(), "{lines:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
