@@ -6,7 +6,9 @@ use std::process::Stdio;
 use hopend::q::value::Value;
 use nix::sys::signal::Signal;
 
+use crate::addresses::free_port;
 use crate::support::process::{self, hopend};
+use crate::support::root::is_root;
 use crate::support::{Process, QClient, account};
 
 fn text(bytes: &[u8]) -> String {
@@ -124,6 +126,55 @@ fn check_warns_of_a_port_that_the_account_may_not_bind() {
         said.contains("warning: endpoint \"rdb\".listen: this account may not bind port 443"),
         "{said}"
     );
+}
+
+/// By an `/etc/hosts` of its own, in a mount namespace. That takes root.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_and_the_log_warn_of_one_loopback_family_where_localhost_is_both() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (path, hosts) = (
+        folder.path().join("hopend.toml"),
+        folder.path().join("hosts"),
+    );
+    let port = free_port();
+    let more = "[daemon]\ncontrol = \"off\"\n";
+    let listen = format!("127.0.0.1:{port}");
+    std::fs::write(&path, configuration(&listen, more)).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&path, private).unwrap();
+    let with_hosts = |subcommand: &str| {
+        let hopend = process::command(&[subcommand, "--config", path.to_str().unwrap()]);
+        let mount = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &mount, "sh"]);
+        command.arg(hopend.get_program()).args(hopend.get_args());
+        command
+    };
+    let warning = format!(
+        "endpoint \"rdb\" listens at 127.0.0.1:{port} only, but localhost is ::1 as well: another \
+         account can bind [::1]:{port} and receive what clients send to localhost:{port}. Fix: write \
+         \"localhost:{port}\" in listen."
+    );
+    for (families, warns) in [
+        ("127.0.0.1 localhost\n::1 localhost\n", true),
+        ("127.0.0.1 localhost\n::1 ip6-localhost\n", false),
+    ] {
+        std::fs::write(&hosts, families).unwrap();
+        let check = with_hosts("check").output().unwrap();
+        let said = text(&check.stderr);
+        assert!(check.status.success(), "{said}");
+        let printed = format!("hopend: warning: {warning}");
+        assert_eq!(said.lines().any(|line| line == printed), warns, "{said}");
+        let mut daemon = Process::spawn(&mut with_hosts("run"));
+        daemon.line_with("ready endpoints=");
+        let logged = daemon.seen();
+        let mut lines = logged.lines();
+        let warned = lines.any(|line| line.contains("WARN") && line.ends_with(&warning));
+        assert_eq!(warned, warns, "{logged}");
+    }
 }
 
 /// As they are shipped, on a host without the accounts that they name: those are warnings.
