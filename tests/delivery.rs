@@ -405,6 +405,37 @@ async fn whatever_the_ends_each_complete_message_arrives_once_in_order_or_is_cou
     }
 }
 
+/// q reads what has come once its query is done, and writes what it has to say before that. A write that
+/// fails would have it close the handle, with what it has yet to read.
+#[tokio::test]
+async fn a_kdb_that_computes_finds_hopend_listening_until_it_has_read_what_its_kernel_has() {
+    const QUERY: Duration = Duration::from_secs(60);
+    for kdb in [Kdb::plain().await, Kdb::with_tls().await] {
+        let (log, _guard) = Log::capture();
+        let stage = stage_before(&kdb).await;
+        let (mut client, mut wire) = open(&stage, &kdb).await;
+        let taken = numbered(0, 1_000);
+        client.write_all(&taken).await.unwrap();
+        // No message: the session ends for the client, which keeps its connection.
+        client.write_all(&[9; HEADER_LEN]).await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        // Nothing else happens: the clock runs ahead.
+        tokio::time::pause();
+        sleep(QUERY).await;
+        tokio::time::resume();
+        for number in 0..2 {
+            wire.write_all(&numbered(number, 1_000)).await.unwrap();
+            wire.flush().await.unwrap();
+            acknowledged(tcp(&wire)).await;
+        }
+        let got = timeout(PATIENCE, read_all(&mut wire, Duration::ZERO)).await;
+        assert!(got.unwrap() == taken, "other bytes than were sent");
+        drop(wire);
+        log.line_with(&["session ended", "what is no q message"])
+            .await;
+    }
+}
+
 /// A kdb+ that hangs, and a client that publishes more than all buffers hold: what the session has
 /// left at its deadline is counted, and what the kernels have still arrives.
 #[tokio::test]

@@ -983,6 +983,34 @@ async fn a_cluster_that_speaks_is_heard_out_until_it_reads_what_it_is_owed() {
     }
 }
 
+/// Its kernel has everything, and the cluster has yet to read: what it writes before that has to find
+/// somebody who reads.
+#[tokio::test(start_paused = true)]
+async fn a_session_lasts_until_the_cluster_has_closed_though_its_kernel_has_everything() {
+    let update = text(MessageType::Async, "update");
+    for breaks in [true, false] {
+        let mut pair = relayed(plan(None), 1 << 20);
+        let batch = text(MessageType::Async, "batch");
+        pair.client.write_all(&batch).await.unwrap();
+        if breaks {
+            drop(pair.client);
+        } else {
+            // No message: the session ends for the client.
+            pair.client.write_all(&[9; 8]).await.unwrap();
+            read_end(&mut pair.client).await;
+        }
+        pair.cluster.write_all(&update).await.unwrap();
+        let ended = timeout(UPSTREAM_CLOSE_TIMEOUT - EVERY, &mut pair.relay).await;
+        assert!(ended.is_err(), "{ended:?}");
+        pair.cluster.write_all(&update).await.unwrap();
+        read_exactly(&mut pair.cluster, &batch).await;
+        read_end(&mut pair.cluster).await;
+        drop(pair.cluster);
+        let (end, _) = timeout(EVERY, pair.relay).await.unwrap().unwrap();
+        assert_eq!(matches!(end, End::ClientLost(_)), breaks, "{end:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_cut_still_delivers_what_was_received_both_ways() {
     let (mut client, mut client_side) = duplex(1 << 20);
