@@ -167,11 +167,15 @@ enum KdbEnd {
     ResetAfter(usize),
 }
 
+/// How long a kdb+ of the random cases computes at the most.
+const COMPUTES: Duration = Duration::from_secs(2);
+
 /// When kdb+ of the random cases reads.
 #[derive(Debug, Clone, Copy)]
 enum Reading {
     AtOnce,
     Slowly,
+    /// When the client has ended, or after [`COMPUTES`].
     AfterTheClient,
 }
 
@@ -299,7 +303,8 @@ async fn play_kdb(plan: &Plan, wire: Wire, mut client_ended: watch::Receiver<boo
             Reading::AtOnce => 0,
             Reading::Slowly => 2,
             Reading::AfterTheClient => {
-                let _ = client_ended.wait_for(|ended| *ended).await;
+                // A client that finds all buffers full waits for kdb+.
+                let _ = timeout(COMPUTES, client_ended.wait_for(|ended| *ended)).await;
                 0
             }
         };
