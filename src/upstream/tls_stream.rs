@@ -905,6 +905,57 @@ mod tests {
         assert_eq!(got, b"last words");
     }
 
+    /// A server on a thread of its own that reads so many bytes, or a few more, and resets. Where it
+    /// listens, and how many bytes it has read.
+    fn resetting(limit: usize) -> (std::net::SocketAddr, std::thread::JoinHandle<usize>) {
+        let (server, _) = configs();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            let (tcp, _) = listener.accept().await.unwrap();
+            let socket = socket2::SockRef::from(&tcp);
+            socket.set_linger(Some(Duration::ZERO)).unwrap();
+            let mut stream = TlsAcceptor::from(server).accept(tcp).await.unwrap();
+            let (mut room, mut count) = (vec![0; RECORD], 0);
+            while count < limit {
+                count += stream.read(&mut room).await.unwrap();
+            }
+            count
+        };
+        let thread = std::thread::spawn(|| {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build().unwrap().block_on(serve)
+        });
+        (address, thread)
+    }
+
+    /// So a message is not counted as lost that has left: a write that has sent a part does not fail.
+    #[tokio::test]
+    async fn a_peer_that_resets_has_read_nothing_of_a_write_that_fails() {
+        let (_, client) = configs();
+        for round in 0..100 {
+            let mut random = fastrand::Rng::with_seed(round);
+            let (address, server) = resetting(random.usize(1..400_000));
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let stream = TlsStream::connect(Arc::clone(&client), name, tcp).await;
+            let mut stream = stream.unwrap();
+            stream.flush().await.unwrap();
+            let message = bytes(random.usize(1..300_000));
+            let (mut taken, mut at) = (0, 0);
+            while let Ok(count) = stream.write(&message[at..]).await {
+                taken += count;
+                at = (at + count) % message.len();
+                tokio::task::yield_now().await;
+            }
+            let read = tokio::task::spawn_blocking(|| server.join().unwrap());
+            let read = read.await.unwrap();
+            assert!(read <= taken, "round {round}: {read} read, {taken} taken");
+        }
+    }
+
     #[tokio::test]
     async fn what_came_behind_what_was_asked_for_is_not_quiet() {
         let (mut client, mut server) = pair().await;

@@ -40,10 +40,6 @@ impl Kdb {
         }
     }
 
-    pub fn has_tls(&self) -> bool {
-        self.tls.is_some()
-    }
-
     /// Puts it behind endpoint `plain` of a simulator's configuration.
     pub fn behind_plain(&self, text: &str) -> String {
         let port = self.listener.local_addr().unwrap().port();
