@@ -13,13 +13,13 @@ use nix::unistd::mkfifo;
 use crate::support::{Daemon, QClient, any_ports};
 
 /// Puts a pipe in the place of the configuration: to read it waits until somebody writes.
-fn hang(daemon: &Daemon) {
+pub fn hang(daemon: &Daemon) {
     fs::remove_file(daemon.config_path()).unwrap();
     mkfifo(&daemon.config_path(), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
 }
 
 /// Comes back once the daemon waits for what the pipe says, with the end that says it.
-fn writer(pipe: &Path) -> File {
+pub fn writer(pipe: &Path) -> File {
     loop {
         // Without a reader it can't be opened.
         let opened = File::options()

@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::{Row, Sees, keeps_secrets};
+use crate::hanging_reload::{hang, writer};
 use crate::support::qclient::Refused;
 use crate::support::root::is_root;
 use crate::support::{Daemon, QClient, any_ports, daemon_keys};
@@ -64,6 +65,10 @@ async fn disk_full(row: &Row) {
         return;
     };
     let mut live = daemon.open("hdb").await;
+    // The file has a page of its own, so that the disk is full in the middle of a line.
+    while audited(&disk).is_empty() {
+        sleep(Duration::from_millis(5)).await;
+    }
     let filler = disk.join("filler");
     let filled = fs::write(&filler, vec![0; 1 << 20]);
     assert_eq!(filled.unwrap_err().kind(), ErrorKind::StorageFull);
@@ -171,12 +176,29 @@ async fn broken_endpoint(row: &Row) {
     row.saw(Sees::of(hopen(&daemon).await));
     let gateway = Ok(Value::Symbol("gateway-cluster".into()));
     assert_eq!(daemon.open("rdb").await.ask("clusterName[]").await, gateway);
+    let mended = changed.replacen("\"hdb-cluster\"", "\"gateway-cluster\"", 1);
+    rewrite(&daemon, &mended);
+    daemon.process.signal(Signal::SIGHUP);
+    daemon.process.line_with("reloaded: changed hdb");
+    assert_eq!(daemon.open("hdb").await.ask("clusterName[]").await, gateway);
+    assert_eq!(live.ask("1+1").await, Ok(Value::Long(2)));
     keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
 }
 
-/// The user of an account that does not resolve, who has the right password as well.
+/// The user of an account that does not resolve, who has the right password as well. The account appears
+/// in an `/etc/passwd` of the daemon's own, in a mount namespace.
 async fn unknown_account(row: &Row) {
-    let daemon = Daemon::start("", |text| {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let accounts = folder.path().join("passwd");
+    fs::copy("/etc/passwd", &accounts).unwrap();
+    let shell = format!(
+        "exec unshare --mount sh -c 'mount --bind {} /etc/passwd && exec \"$@\"' sh \"$@\"",
+        accounts.display()
+    );
+    let mut daemon = Daemon::start(&shell, |text| {
         let account = format!(
             "name = \"alice\"\nos_user = \"{}\"",
             crate::left_out::NOBODY
@@ -193,6 +215,13 @@ async fn unknown_account(row: &Row) {
     ));
     let mut handle = daemon.open("hdb").await;
     assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+    let mut accounts = fs::OpenOptions::new().append(true).open(&accounts).unwrap();
+    let account = crate::left_out::NOBODY;
+    writeln!(accounts, "{account}:x:1999999999:1999999999::/:/bin/false").unwrap();
+    let known = "user \"alice\" is served: its account is known by now";
+    daemon.process.line_with(known);
+    let opened = QClient::open(address, "alice", password.trim_end()).await;
+    assert_eq!(Sees::of(opened), Sees::Nothing);
     keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
 }
 
@@ -248,6 +277,23 @@ async fn twice_at_once(row: &Row) {
     let text = fs::read_to_string(daemon.config_path()).unwrap();
     let other = text.replace("\"hdb-cluster\"", "\"gateway-cluster\"");
     let mut live = daemon.open("hdb").await;
+    // The first reload reads a pipe, and is under way until that is written to.
+    let pipe = daemon.folder.path().join("pipe");
+    hang(&daemon);
+    fs::hard_link(daemon.config_path(), &pipe).unwrap();
+    daemon.process.signal(Signal::SIGHUP);
+    let mut writer = writer(&pipe);
+    daemon.process.signal(Signal::SIGHUP);
+    daemon.process.line_with("a reload is under way");
+    rewrite(&daemon, &other);
+    writer.write_all(text.as_bytes()).unwrap();
+    drop(writer);
+    daemon.process.line_with("reloaded: no endpoint changed");
+    row.logged_by(&mut daemon.process);
+    rewrite(&daemon, &text);
+    daemon.process.signal(Signal::SIGHUP);
+    row.logged_by(&mut daemon.process);
+
     for round in 0..10 {
         let (first, last, name) = match round % 2 {
             0 => (&text, &other, "gateway-cluster"),
@@ -316,10 +362,8 @@ async fn under_load(row: &Row) {
 /// A client at each stage of its session.
 async fn sigterm(row: &Row) {
     let mut daemon = Daemon::start("", |text| {
-        daemon_keys(&any_ports(text), "drain = \"60s\"").replace(
-            "cluster = \"rdb",
-            "connect_timeout = \"60s\"\ncluster = \"rdb",
-        )
+        let text = daemon_keys(&any_ports(text), "drain = \"60s\"");
+        text.replace("cluster = ", "handshake_timeout = \"10m\"\ncluster = ")
     })
     .await;
     let silent = TcpStream::connect(daemon.address("hdb")).await.unwrap();
