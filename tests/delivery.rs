@@ -343,7 +343,10 @@ async fn random_case(kdb: &Kdb, stage: &Stage, log: &Log, seed: u64) {
         plan.updates.len(),
     );
     let (stream, wire) = open(stage, kdb).await;
-    let client = format!("client={} ", stream.local_addr().unwrap());
+    // Not the client's port, which the system gives to several of them.
+    let sessions = stage.app.status().sessions;
+    let number = sessions.iter().map(|row| row.session).max().unwrap();
+    let session = format!("session={number} ");
     let (ended, client_ended) = watch::channel(false);
     let played = async {
         tokio::join!(
@@ -353,7 +356,7 @@ async fn random_case(kdb: &Kdb, stage: &Stage, log: &Log, seed: u64) {
     };
     let played = timeout(PATIENCE, played).await;
     let ((down, all_published), up) = played.unwrap_or_else(|_| panic!("hangs: {about}"));
-    let line = log.line_with(&["session ended", &client]).await;
+    let line = log.line_with(&["session ended", &session]).await;
     let about = format!("{about}\n{line}");
 
     // In order, bytes equal, each once.
