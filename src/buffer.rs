@@ -117,9 +117,12 @@ impl Buffer {
     /// Gives it back.
     #[inline]
     pub fn give_back(&mut self) {
-        let Some(buffer) = self.bytes.take() else {
+        let Some(mut buffer) = self.bytes.take() else {
             return;
         };
+        if self.secret {
+            buffer.zeroize();
+        }
         if let Some(account) = &self.account {
             account.release(buffer.len());
         }
@@ -242,5 +245,17 @@ mod tests {
         buffer.charge(&Arc::new(budget.session("a", 0).unwrap()));
         buffer.forget(50, 60);
         assert_eq!(buffer[50], 7);
+    }
+
+    #[test]
+    fn a_buffer_with_secrets_is_wiped_when_it_is_given_back() {
+        let mut buffer = Buffer::default();
+        buffer.keep_secrets();
+        buffer.lend(1).fill(7);
+        let at = buffer.as_ptr();
+        buffer.give_back();
+        let mut next = Buffer::default();
+        assert_eq!(next.lend(1).as_ptr(), at, "the same one");
+        assert!(next.iter().all(|&byte| byte == 0));
     }
 }

@@ -605,14 +605,19 @@ impl Plain {
 
     /// Gives back its memory, wiped where it may have held a login.
     fn clear(&mut self) {
+        drop(self.taken());
+    }
+
+    /// Hands its bytes over, wiped where they are secret.
+    fn taken(&mut self) -> Vec<u8> {
         if let Some(account) = &self.account {
             account.release(self.bytes.capacity());
         }
         if self.secret {
-            self.bytes.zeroize();
+            self.bytes.as_mut_slice().zeroize();
         }
-        self.bytes = Vec::new();
         self.read = 0;
+        std::mem::take(&mut self.bytes)
     }
 }
 
@@ -1140,6 +1145,14 @@ mod tests {
         let used = &served.incoming.buffer[..served.incoming.start];
         assert_eq!(used.len(), expected - 9);
         assert!(used.iter().all(|&byte| byte == 0), "{used:?}");
+    }
+
+    #[test]
+    fn what_waits_decrypted_is_wiped_when_it_goes() {
+        let mut plain = Plain::default();
+        plain.secret = true;
+        plain.push(b"alice:secret");
+        assert_eq!(plain.taken(), [0; 12]);
     }
 
     #[tokio::test]
