@@ -7,12 +7,14 @@ use hopend::app::App;
 use hopend::credential::{Clock, Sources};
 use hopend::q::value::Value;
 use hopend::sim::{Options, Simulator};
+use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
+use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::certificates::{Authority, Certificate};
+use crate::support::certificates::{Authority, Certificate, dial_with};
 use crate::support::qclient::Refused;
 use crate::support::{Log, QClient, Stage, account, any_ports};
 
@@ -170,6 +172,24 @@ async fn a_certificate_names_the_user_and_none_gets_no_further_than_tls() {
     let expired = tls.authority.expired_client("alice");
     let expired = tls.open(Some(&expired), "", "").await;
     assert!(matches!(expired, Err(Refused::Broken(_))));
+}
+
+/// The certificate is shown and checked at each hopen, also by a client that would resume a session.
+#[tokio::test]
+async fn with_client_ca_no_session_of_tls_is_resumed() {
+    let tls = Tls::with(true, "").await;
+    let hers = tls.authority.client("alice");
+    for version in [&TLS12, &TLS13] {
+        let config = tls.authority.client_config(Some(&hers), &[version]);
+        for _ in 0..2 {
+            let stream = dial_with(Arc::clone(&config), tls.address()).await.unwrap();
+            let mut handle = QClient::log_in(stream, "", "").await.unwrap();
+            // What the server offers for resumption comes before this answer.
+            assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
+            let kind = handle.stream.get_ref().1.handshake_kind();
+            assert_eq!(kind, Some(HandshakeKind::Full), "{version:?}");
+        }
+    }
 }
 
 /// Whoever is somebody else elsewhere is nobody here, whatever the password.

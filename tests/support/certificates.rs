@@ -10,7 +10,7 @@ use rcgen::{
     SanType, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ALL_VERSIONS, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -89,10 +89,20 @@ impl Authority {
         address: SocketAddr,
         shown: Option<&Certificate>,
     ) -> io::Result<TlsStream<TcpStream>> {
+        dial_with(self.client_config(shown, ALL_VERSIONS), address).await
+    }
+
+    /// What a client says that believes this authority and shows a certificate, or none. It keeps the
+    /// sessions that servers offer for resumption.
+    pub fn client_config(
+        &self,
+        shown: Option<&Certificate>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         let builder = ClientConfig::builder_with_provider(hopend::crypto::provider())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         let config = match shown {
@@ -103,12 +113,18 @@ impl Authority {
             }
             None => builder.with_no_client_auth(),
         };
-        let tcp = TcpStream::connect(address).await?;
-        let name = ServerName::try_from("localhost").unwrap();
-        TlsConnector::from(Arc::new(config))
-            .connect(name, tcp)
-            .await
+        Arc::new(config)
     }
+}
+
+/// A connection to `localhost` at that address.
+pub async fn dial_with(
+    config: Arc<ClientConfig>,
+    address: SocketAddr,
+) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(config).connect(name, tcp).await
 }
 
 impl Certificate {
