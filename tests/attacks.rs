@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use hopend::auth::Peer;
 use hopend::q::frame::MessageType;
@@ -19,6 +20,7 @@ use hopend::stop::Stop;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::client_tls::Tls;
 use crate::support::certificates::Authority;
@@ -549,7 +551,10 @@ async fn by_silence_at_the_admin_address() {
          all = [socket.create_connection(('127.0.0.1', {})) for _ in range(40)]\n\
          left = list(all)\n\
          while len(left) > 16:\n\
-         \x20   for one in select.select(left, [], [])[0]: left.remove(one)\n\
+         \x20   for one in select.select(left, [], [], 3)[0]: left.remove(one)\n\
+         \x20   for one in left:\n\
+         \x20       try: one.send(b'x')\n\
+         \x20       except OSError: pass\n\
          print('silent', flush=True)\n\
          sys.stdin.read()",
         address.port()
@@ -566,7 +571,12 @@ async fn by_silence_at_the_admin_address() {
         .unwrap();
     let mut said = [0; 6];
     let output = stranger.stdout.as_mut().unwrap();
-    output.read_exact(&mut said).await.unwrap();
+    // A byte now and then keeps those that were let in for a minute: the others were turned away.
+    let turned_away = timeout(Duration::from_secs(30), output.read_exact(&mut said));
+    turned_away
+        .await
+        .expect("more than half were let in")
+        .unwrap();
     assert_eq!(&said, b"silent");
     for path in ["/livez", "/metrics"] {
         let (head, _) = crate::telemetry::ask(address, &format!("GET {path}"), "localhost").await;
@@ -594,21 +604,18 @@ async fn by_a_broken_tls_handshake() {
     tls.open(None, "alice", &password).await.unwrap();
 }
 
-/// The console is the cheapest to open. Each session would have two lines.
+/// The console is the cheapest to open. Each session would have two lines. That an account opens a hundred
+/// a second at the most is a test of `limits`.
 #[tokio::test]
 async fn by_filling_the_disk() {
     const SESSIONS: u64 = 300;
     let (log, _guard) = Log::capture();
     let stage = Stage::with(Options::default(), any_ports).await;
-    let began = std::time::Instant::now();
     for _ in 0..SESSIONS {
         let mut console = stage.open("console").await;
         console.ask("endpoints").await.unwrap();
         drop(console);
     }
-    // A hundred at once, and two hundred at a hundred a second.
-    let took = began.elapsed().as_secs_f64();
-    assert!(took > 1.9, "{SESSIONS} sessions opened within {took} s");
     stage.app.stop().await;
     let text = log.text();
     let lines = |part: &str| text.lines().filter(|line| line.contains(part)).count();
