@@ -148,6 +148,21 @@ async fn a_user_who_becomes_somebody_else_loses_the_sessions() {
             "name = \"alice\"",
             "name = \"alice\"\nkx_user = \"other\"",
         ),
+        (
+            "os_user",
+            "name = \"alice\"",
+            "name = \"alice\"\nos_user = \"65534\"",
+        ),
+        (
+            "certificate",
+            "name = \"alice\"",
+            "name = \"alice\"\ncertificate = \"CN=alice\"",
+        ),
+        (
+            "role_arn",
+            "name = \"alice\"",
+            "name = \"alice\"\nrole_arn = \"arn:aws:iam::111122223333:role/other\"",
+        ),
         ("password", "password = \"$", "password = \"$"),
     ] {
         let mut all = sessions(|text| text).await;
