@@ -9,13 +9,13 @@ use hopend::app::App;
 use hopend::config;
 use hopend::credential::{Clock, Sources};
 use hopend::q::value::Value;
-use hopend::sim::{Options, Simulator};
+use hopend::sim::{ApiFault, Options, Simulator, Times};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::support::process::command;
-use crate::support::{Log, QClient, account, address_of, any_ports, python};
+use crate::support::{Log, QClient, Stage, account, address_of, any_ports, python};
 
 /// Exit code, standard output and standard error.
 async fn hopend(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -208,6 +208,23 @@ async fn users_whose_role_is_asked_of_finspace_and_a_console() {
     // and a name.
     assert_eq!(tried, (1 + 2) + (2 + 2) + 2 * (1 + 1) + 2 * (2 + 2 + 2 + 1));
     assert!(policies.to_string().contains("finspace:GetKxUser"));
+}
+
+/// The daemon's own credentials may do everything here, and still ask for nobody's string.
+#[tokio::test]
+async fn where_a_role_is_refused_the_daemons_own_stands_in_for_nobody() {
+    let sim = Simulator::start(Options::default()).await.unwrap();
+    let denied = ApiFault::Error {
+        status: 403,
+        code: "AccessDenied".into(),
+        message: "not authorized to perform: sts:AssumeRole".into(),
+    };
+    sim.faults().api("AssumeRole", denied, Times::Always);
+    let stage = Stage::before(sim, any_ports).await;
+    let refused = QClient::open(stage.address("hdb"), "", "").await;
+    assert!(refused.is_err());
+    assert!(stage.sim.calls("AssumeRole") > 0);
+    assert_eq!(stage.sim.calls("GetKxConnectionString"), 0);
 }
 
 /// Without the endpoint that is a console.
