@@ -479,6 +479,8 @@ mod tests {
             let _turn = penalties.turn(&guesser).await;
             sleep(penalties.delay(&guesser, now())).await;
             let looked_at = begun.elapsed();
+            // What a check takes: others may come meanwhile.
+            sleep(Duration::from_millis(50)).await;
             sleep(penalties.failed(&guesser, "alice", now())).await;
             looked_at
         });

@@ -54,7 +54,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("os_user = \"alice\"", "os_user = \"mallory\"", 8, "user \"alice\".os_user", "there is no such local account"),
     ("os_user =", "role_arn = \"arn:aws:iam::1:role/a\"\nos_user =", 8, "user \"alice\".role_arn", "twelve digits"),
     ("os_user = \"alice\"", "password = \"hunter2\"", 8, "user \"alice\".password", "hopend hash-password"),
-    ("os_user = \"alice\"", "password = \"$argon2i$v=19$m=8,t=1,p=1$c29tZXNhbHQ$hunter2hunter2hunter2\"", 8, "user \"alice\".password", "is not an argon2id hash"),
+    ("os_user = \"alice\"", "password = \"$argon2i$v=19$m=8,t=1,p=1$c29tZXNhbHQ$hunter2hunter2hunter2A\"", 8, "user \"alice\".password", "is not an argon2id hash"),
     ("os_user = \"alice\"", "password_file = \"users\"", 8, "user \"alice\".password_file", "no line of \"alice\""),
     ("\"alice\"\nos_user = \"alice\"", "\"carol\"\npassword_file = \"open\"", 8, "user \"carol\".password_file", "(mode 0644). Fix: chmod o-rwx"),
     ("os_user = \"alice\"", "password_file = \"hunter2\"", 8, "user \"alice\".password_file", "does not exist"),
