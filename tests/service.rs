@@ -54,7 +54,7 @@ impl Manager {
             if told.contains(part) {
                 return told;
             }
-            if told.starts_with("FDSTORE=1\n") {
+            if told.starts_with("FDSTORE") {
                 continue;
             }
             assert_eq!(told.trim_end(), "WATCHDOG=1", "waiting for {part}");

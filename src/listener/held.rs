@@ -97,8 +97,10 @@ impl HeldSockets {
             .iter()
             .filter(|held| held.owner == SocketOwner::Hopend);
         for (socket, name) in own.filter_map(|own| Some((own, own.store_name()?))) {
-            // One of the same name may be there that nobody accepts from: its file was removed.
-            service::remove_stored(&name);
+            if socket.file.is_some() {
+                // One of the same name may be there that nobody accepts from: its file was removed.
+                service::remove_stored(&name);
+            }
             socket.outlives_hopend(service::store(&name, socket.as_fd()));
         }
         *held = Held::Sockets(sockets);
