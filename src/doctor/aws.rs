@@ -77,7 +77,7 @@ impl Aws {
                 }
             }
         });
-        bench.stage(Name::BaseCredentials, ask).await;
+        bench.aws_stage(Name::BaseCredentials, ask).await;
         if unfit {
             self.unfit.insert(environment.name.clone());
         }
@@ -128,7 +128,7 @@ impl Aws {
                 let said = format!("{} has {}", user.kx_user, known.role);
                 Ok(Finding::new(known, said))
             });
-            bench.stage(Name::KxUser, ask).await
+            bench.aws_stage(Name::KxUser, ask).await
         };
         let waits_for = if unfit {
             Name::BaseCredentials
@@ -148,7 +148,7 @@ impl Aws {
             let said = format!("{}, {}", known.role, left(session.expires(), aws));
             Ok(Finding::new(session, said))
         });
-        let session = bench.stage(Name::AssumeRole, ask).await;
+        let session = bench.aws_stage(Name::AssumeRole, ask).await;
         session
             .map(|session| Identity {
                 user: known,
@@ -191,7 +191,7 @@ impl Aws {
                 Err(error) => Err(error.into()),
             }
         });
-        bench.stage(Name::Cluster, ask).await;
+        bench.aws_stage(Name::Cluster, ask).await;
         down
     }
 
@@ -224,7 +224,7 @@ impl Aws {
             };
             judge_nodes(cluster, wanted, listed)
         });
-        bench.stage(Name::Nodes, ask).await
+        bench.aws_stage(Name::Nodes, ask).await
     }
 
     /// A connection string of a cluster, or of a node by the API's way. Of a cluster that is `down`
@@ -248,7 +248,7 @@ impl Aws {
                 Err(error) => Err(error.into()),
             }
         });
-        bench.stage(Name::ConnectionString, ask).await
+        bench.aws_stage(Name::ConnectionString, ask).await
     }
 
     /// A node's connection string, asked of its cluster.
@@ -260,7 +260,7 @@ impl Aws {
         login: Credential,
     ) -> Option<Credential> {
         let ask = async { issued(node::ask_cluster(environment, cluster, id, login).await?) };
-        bench.stage(Name::ConnectionString, ask).await
+        bench.aws_stage(Name::ConnectionString, ask).await
     }
 }
 

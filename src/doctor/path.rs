@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
-use super::stage::{Bench, Finding, Name, Trouble};
+use super::stage::{Bench, Finding, MARGIN, Name, Trouble};
 use super::tls::{self, Destination};
 use crate::config::Address;
 use crate::error::{ErrorKind, chain};
@@ -15,8 +15,6 @@ use crate::q::handshake::Hello;
 use crate::q::value::Value;
 use crate::upstream::{self, Stage, Upstream, UpstreamError};
 
-/// What a login costs beside its own deadline.
-const MARGIN: Duration = Duration::from_secs(1);
 /// How TLS answers a login that came without it.
 const ALERT: u8 = 0x15;
 

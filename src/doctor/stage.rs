@@ -10,6 +10,9 @@ use crate::credential::FetchError;
 use crate::error::{ErrorKind, without_fix};
 use crate::finspace::{AwsError, Missing};
 
+/// How much longer a stage may take than the calls in it, which have deadlines of their own.
+pub(super) const MARGIN: Duration = Duration::from_secs(1);
+
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Name {
@@ -145,6 +148,16 @@ impl<'a> Bench<'a> {
         work: impl Future<Output = Result<Finding<T>, Trouble>>,
     ) -> Option<T> {
         self.stage_within(self.limit, name, work).await
+    }
+
+    /// A stage that calls AWS. The calls end within the limit and say why; the margin is for what is done
+    /// before the first of them, such as reading the system's certificates.
+    pub(super) async fn aws_stage<T>(
+        &mut self,
+        name: Name,
+        work: impl Future<Output = Result<Finding<T>, Trouble>>,
+    ) -> Option<T> {
+        self.stage_within(self.limit + MARGIN, name, work).await
     }
 
     /// As [`Bench::stage`], with another deadline.
