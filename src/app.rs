@@ -546,34 +546,54 @@ impl App {
         self.left_out = left_out;
 
         let wanted: HashMap<_, _> = keys(&self.config).into_iter().collect();
-        self.listeners.retain(|key, bound| {
-            let stays = wanted.contains_key(key);
-            if !stays {
-                bound.task.abort();
-                bound.held.give_up();
-            }
-            stays
-        });
-        for (key, bound) in &mut self.listeners {
-            let (Some(endpoint), served) = (wanted.get(key), &bound.served) else {
-                continue;
-            };
-            bound.endpoint.clone_from(endpoint);
-            if let Some(running) = self.endpoints.get(endpoint) {
-                served.send_if_modified(|now| {
-                    let same = Arc::ptr_eq(&now.route, &running.served.route);
-                    *now = running.served.clone();
-                    !same
-                });
-            }
-        }
         for FreshListener {
             key,
             endpoint,
             bound,
         } in fresh
         {
+            match (self.listeners.get(&key), &bound) {
+                // It is being tried already.
+                (Some(_), Err(_)) => continue,
+                (Some(trying), Ok(_)) => trying.task.abort(),
+                (None, _) => {}
+            }
             self.listen(key, endpoint, bound);
+        }
+        // An endpoint gives no address up while it lacks another one: it would be reached nowhere, and another
+        // account could take the address.
+        let lacking = self.listeners.iter().filter(|(key, bound)| {
+            wanted.contains_key(key) && bound.state.borrow().unbound().is_some()
+        });
+        let lacking: HashSet<String> = lacking.map(|(_, bound)| bound.endpoint.clone()).collect();
+        self.listeners.retain(|key, bound| {
+            let is_bound = bound.state.borrow().bound().is_some();
+            let kept = lacking.contains(&bound.endpoint) && is_bound;
+            let stays = wanted.contains_key(key) || kept;
+            if !stays {
+                bound.task.abort();
+                bound.held.give_up();
+            } else if !wanted.contains_key(key) {
+                tracing::warn!(
+                    endpoint = bound.endpoint,
+                    "goes on listening at {}, which the configuration no longer has, because another \
+                     address is not bound. Fix: see the error above, then reload.",
+                    key.address
+                );
+            }
+            stays
+        });
+        for (key, bound) in &mut self.listeners {
+            if let Some(endpoint) = wanted.get(key) {
+                bound.endpoint.clone_from(endpoint);
+            }
+            if let Some(running) = self.endpoints.get(&bound.endpoint) {
+                bound.served.send_if_modified(|now| {
+                    let same = Arc::ptr_eq(&now.route, &running.served.route);
+                    *now = running.served.clone();
+                    !same
+                });
+            }
         }
         match control {
             ControlChange::Stays => {}
@@ -704,9 +724,15 @@ impl App {
         let endpoints = self.config.endpoints.iter().filter_map(|endpoint| {
             let running = self.endpoints.get(&endpoint.name)?;
             let of_endpoint = keys.iter().filter(|(_, name)| *name == endpoint.name);
-            let addresses = of_endpoint
-                .filter_map(|(key, _)| self.listeners.get(key))
-                .map(|bound| bound.state.clone());
+            let addresses = of_endpoint.filter_map(|(key, _)| self.listeners.get(key));
+            // Those that it keeps although the configuration no longer has them.
+            let wanted = |key: &Key| keys.iter().any(|(wanted, _)| wanted == key);
+            let kept = self
+                .listeners
+                .iter()
+                .filter(|(key, bound)| bound.endpoint == endpoint.name && !wanted(key));
+            let addresses = addresses.chain(kept.map(|(_, bound)| bound));
+            let addresses = addresses.map(|bound| bound.state.clone());
             Some(Shown {
                 route: Arc::clone(&running.served.route),
                 listen: addresses.collect(),

@@ -116,24 +116,37 @@ async fn an_address_that_is_taken_keeps_nothing_else_from_being_reloaded() {
     QClient::open(address, "alice", &password).await.unwrap();
 }
 
+/// An endpoint keeps its address while the new one can't be bound, here because of the old one itself.
 #[tokio::test]
-async fn a_wider_address_follows_the_one_that_the_reload_gives_up() {
+async fn no_address_is_given_up_for_one_that_cannot_be_bound() {
     let (log, _guard) = Log::capture();
     let mut stage = Stage::with(Options::default(), any_ports).await;
-    let port = stage.address("rdb").port();
-    let wider = format!("listen = [\"0.0.0.0:{port}\"]\nexpose = true");
+    let old = stage.address("rdb");
+    let wider = format!("listen = [\"0.0.0.0:{}\"]\nexpose = true", old.port());
+    let before = std::fs::read_to_string(stage.config_path()).unwrap();
     stage.reload(|text| {
         let (first, rdb) = text.split_once("name = \"rdb\"").unwrap();
         let rdb = rdb.replacen("listen = [\"127.0.0.1:0\"]", &wider, 1);
         format!("{first}name = \"rdb\"{rdb}")
     });
-    let own = format!("hopend itself listens at 127.0.0.1:{port} until the reload is over");
-    log.line_with(&["ERROR", &own, "goes on trying"]).await;
-    log.line_with(&["listening at last", &format!("0.0.0.0:{port}")])
+    let own = format!("hopend itself listens at {old}. Fix: restart hopend");
+    log.line_with(&["ERROR", "endpoint=\"rdb\"", "hopend itself listens at"])
         .await;
+    assert!(
+        log.text()
+            .contains(&own.replace(". Fix", "; hopend goes on trying. Fix"))
+    );
+    log.line_with(&["WARN", "endpoint=\"rdb\"", "goes on listening at"])
+        .await;
+    assert_eq!(stage.address("rdb"), old);
     let password = stage.password();
-    let address = ([127, 0, 0, 1], port).into();
-    QClient::open(address, "alice", &password).await.unwrap();
+    QClient::open(old, "alice", &password).await.unwrap();
+    // The next reload says where it listens, and nothing is left of the other address.
+    stage.reload(|_| before);
+    QClient::open(old, "alice", &password).await.unwrap();
+    let status = stage.app.status();
+    let rdb = status.endpoints.iter().find(|row| row.name == "rdb");
+    assert!(rdb.unwrap().unbound.is_empty(), "{rdb:?}");
 }
 
 #[tokio::test]

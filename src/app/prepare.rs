@@ -165,8 +165,12 @@ impl Preparation {
         let given_up: Vec<_> = given_up
             .flat_map(|(_, known)| known.held.duplicates())
             .collect();
-        let new = wanted.iter();
-        let new = new.filter(|(key, _)| !self.listeners.contains_key(key));
+        let is_bound = |key: &Key| {
+            self.listeners
+                .get(key)
+                .is_some_and(|known| known.bound.is_some())
+        };
+        let new = wanted.iter().filter(|(key, _)| !is_bound(key));
         new.map(|(key, endpoint)| {
             let listening: Listening<'_> = self.passed.sockets().chain(&given_up).collect();
             let bound = Listener::with(&listening, &key.address).map_err(|error| BindError {

@@ -28,9 +28,8 @@ pub use state::{AddressState, Obstacle, UnboundAddress};
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest pause between failed accepts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The pause before an address that could not be bound is tried again; it doubles. Short at first, for an
-/// address of hopend's own that the same reload gives up.
-const FIRST_BIND_PAUSE: Duration = Duration::from_millis(20);
+/// The pause before an address that could not be bound is tried again; it doubles.
+pub const FIRST_BIND_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause between attempts to bind an address.
 pub const BIND_EVERY: Duration = Duration::from_secs(5);
 

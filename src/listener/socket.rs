@@ -113,7 +113,7 @@ impl BindError {
     pub fn cause(&self) -> String {
         match (self.error.kind(), &self.own, &self.holder) {
             (io::ErrorKind::AddrInUse, Some(own), _) => {
-                format!("hopend itself listens at {own} until the reload is over")
+                format!("hopend itself listens at {own}")
             }
             (io::ErrorKind::AddrInUse, None, Some(holder)) => {
                 format!(
@@ -133,9 +133,7 @@ impl BindError {
     /// What to do about it.
     pub fn remedy(&self) -> String {
         match (self.error.kind(), &self.own) {
-            (io::ErrorKind::AddrInUse, Some(_)) => {
-                "choose another port if the address stays unbound".into()
-            }
+            (io::ErrorKind::AddrInUse, Some(_)) => "restart hopend, or choose another port".into(),
             (io::ErrorKind::AddrInUse, None) => {
                 let find = match self.socket.tcp_sockets().first() {
                     Some(socket) => format!("ss -ltnp 'sport = :{}'", socket.port()),
