@@ -2,7 +2,7 @@
 //! that follow have one line together, and long ones have lines of their own later. So nobody can fill a
 //! disk, or push the lines of others out of a log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,8 +22,12 @@ const REFUSALS: u64 = 10;
 const SESSIONS: u64 = 60;
 /// A session that lasts as long has lines of its own when it is its turn, unless it ends before.
 const SHORT: Duration = Duration::from_secs(10);
+/// A session that lasts as long has lines of its own in any case, without a turn.
+const LONG: Duration = Duration::from_secs(600);
 /// How long a session that has lasted waits for its turn, before it is asked for once more.
 const NEXT_TURN: Duration = Duration::from_secs(5);
+/// Sessions that have lasted are looked for this often at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Of how many origins, endpoints and kinds it is known; the others count as one origin.
 const MOST: usize = 1024;
 
@@ -150,6 +154,11 @@ struct State {
     groups: HashMap<GroupKey, Group>,
     /// By session.
     withheld: HashMap<u64, WithheldOpen>,
+    /// Sessions whose line was withheld, in the order in which they opened, until they have lasted. Some are
+    /// over by now.
+    young: VecDeque<u64>,
+    /// Sessions that have lasted and wait for their turn, the oldest first. Some are over by now.
+    waiting: HashMap<GroupKey, VecDeque<u64>>,
     lasting: LastingTeller,
 }
 
@@ -197,6 +206,7 @@ impl Repeats {
             opened: Instant::now(),
         };
         state.withheld.insert(record.session, withheld);
+        state.young.push_back(record.session);
         let before = std::mem::replace(&mut state.lasting, LastingTeller::Due);
         Said::Together((before == LastingTeller::Idle).then_some(SHORT))
     }
@@ -256,22 +266,10 @@ impl Repeats {
     pub fn tell_lasting(&self, file: &AuditFile) -> Option<Duration> {
         let now = Instant::now();
         let mut state = self.lock();
-        let lasting = state.withheld.extract_if(|_, open| open.lasts(now));
-        let mut lasting: Vec<_> = lasting.collect();
-        lasting.sort_by_key(|(_, open)| open.opened);
-        let (lasting, later): (Vec<_>, Vec<_>) = lasting
-            .into_iter()
-            .partition(|(_, open)| state.is_turn_of(open));
-        let lasting = lasting.into_iter().map(|(_, open)| open).collect();
-        let opened = state.withheld.values().map(|open| open.opened);
-        let next = opened
-            .min()
-            .map(|opened| SHORT.saturating_sub(now - opened));
-        let next = match later.is_empty() {
-            true => next,
-            false => Some(next.map_or(NEXT_TURN, |next| next.min(NEXT_TURN))),
-        };
-        state.withheld.extend(later);
+        let next = state.come_of_age(now);
+        let lasting = state.take_turns();
+        let next_turn = (!state.waiting.is_empty()).then_some(NEXT_TURN);
+        let next = next.into_iter().chain(next_turn).min();
         if next.is_none() {
             state.lasting = LastingTeller::Idle;
         }
@@ -327,9 +325,47 @@ impl State {
         group
     }
 
+    /// Has sessions that have lasted wait for their turn. Returns when the next one will have lasted.
+    fn come_of_age(&mut self, now: Instant) -> Option<Duration> {
+        while let Some(session) = self.young.front() {
+            if let Some(open) = self.withheld.get(session) {
+                if !open.lasts(now) {
+                    let left = SHORT.saturating_sub(now - open.opened);
+                    return Some(left.max(LOOK_EVERY));
+                }
+                let key = GroupKey::of_user(&open.record, Repeated::Lasting);
+                self.waiting.entry(key).or_default().push_back(*session);
+            }
+            self.young.pop_front();
+        }
+        None
+    }
+
+    /// The sessions whose turn it is.
+    fn take_turns(&mut self) -> Vec<WithheldOpen> {
+        let mut taken = Vec::new();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for (key, sessions) in &mut waiting {
+            while let Some(session) = sessions.front() {
+                if let Some(open) = self.withheld.get(session) {
+                    if open.opened.elapsed() < LONG && !self.has_line(key.clone()) {
+                        sessions.retain(|session| self.withheld.contains_key(session));
+                        break;
+                    }
+                    taken.extend(self.withheld.remove(session));
+                }
+                sessions.pop_front();
+            }
+        }
+        waiting.retain(|_, sessions| !sessions.is_empty());
+        self.waiting = waiting;
+        taken
+    }
+
     /// Whether a session that has lasted gets lines of its own now, which counts then.
     fn is_turn_of(&mut self, open: &WithheldOpen) -> bool {
-        self.has_line(GroupKey::of_user(&open.record, Repeated::Lasting))
+        open.opened.elapsed() >= LONG
+            || self.has_line(GroupKey::of_user(&open.record, Repeated::Lasting))
     }
 
     /// Whether one more of the group has a line of its own, which counts then.
@@ -541,9 +577,12 @@ mod tests {
         tokio::time::advance(MINUTE).await;
         repeats.tell_lasting(&file);
         assert_eq!(withheld(), 139 - SESSIONS);
-        tokio::time::advance(MINUTE).await;
-        repeats.tell_lasting(&file);
-        tokio::time::advance(MINUTE).await;
+        // Those that last for long need no turn.
+        for number in 1_001..=1_001 + 2 * SESSIONS {
+            repeats.opened(&session(number, "alice"), 1);
+        }
+        assert!(withheld() > 2 * SESSIONS);
+        tokio::time::advance(LONG).await;
         assert_eq!(repeats.tell_lasting(&file), None);
         assert_eq!(withheld(), 0);
     }
