@@ -385,19 +385,25 @@ async fn open(
     let account = services.authenticator.account(&peer).await;
     laps.add(OpenStage::Identify, begun.elapsed());
     record.peer(&peer, client.server(), account);
+    let mut stopping = session.stopping.clone();
     if let Some(door) = door {
-        door.of(&peer, endpoint)?;
+        let admitted = async {
+            door.of(&peer, endpoint).await?;
+            door.admit(endpoint).await
+        };
+        let admitted = tokio::select! {
+            admitted = admitted => admitted?,
+            () = stopping.draining() => return Err(Refusal::Stopped),
+        };
+        client.charge(admitted);
     }
+    let handshake_begun = Instant::now();
     let introduced = laps.time(OpenStage::Handshake, async {
-        if let Some(door) = door {
-            client.charge(door.admit(endpoint).await?);
-        }
         let names = client.shake_hands().await?;
         let (hello, early) = read_hello(client, endpoint).await?;
         Ok::<_, Refusal>((names, hello, early))
     });
-    let introduced = timeout_at(begun + limit, introduced);
-    let mut stopping = session.stopping.clone();
+    let introduced = timeout_at(handshake_begun + limit, introduced);
     let (names, hello, early) = tokio::select! {
         introduced = introduced => introduced.unwrap_or(Err(Refusal::HelloTimeout(limit)))?,
         // Who has not said its name yet is nobody to wait for.

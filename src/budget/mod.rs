@@ -56,6 +56,8 @@ struct Ledger {
     /// Whether there is more than one user to keep a share for.
     several_users: AtomicBool,
     handshakes: Arc<Holder>,
+    /// Of those that wait for memory, one at a time looks for it.
+    handshake_turn: tokio::sync::Mutex<()>,
     /// A handshake has given back its part.
     handshake_ended: Notify,
     users: Mutex<HashMap<String, Arc<Holder>>>,
@@ -124,6 +126,7 @@ impl MemoryBudget {
             used: AtomicUsize::new(0),
             several_users: true.into(),
             handshakes: Arc::default(),
+            handshake_turn: tokio::sync::Mutex::default(),
             handshake_ended: Notify::new(),
             users: Mutex::default(),
         }))
@@ -133,6 +136,7 @@ impl MemoryBudget {
     pub fn resize(&self, limit: usize, several_users: bool) {
         self.0.limit.store(limit, Ordering::Relaxed);
         self.0.several_users.store(several_users, Ordering::Relaxed);
+        self.0.handshake_ended.notify_waiters();
     }
 
     /// Bytes of the budget.
@@ -158,17 +162,17 @@ impl MemoryBudget {
             .map_or(0, |holder| holder.used.load(Ordering::Relaxed))
     }
 
-    /// How many handshakes of so many bytes each may be under way at a time.
-    pub fn most_handshakes(&self, bytes: usize) -> usize {
-        self.limit() / HANDSHAKES / bytes.max(1)
-    }
-
     /// The account of a client that has not said who it is, and may hold so many bytes until it has. Waits
     /// while other handshakes have their whole part of the budget.
     ///
     /// # Errors
     /// The budget is used up but for what is kept for sessions.
     pub async fn handshake(&self, guarantee: usize) -> Result<MemoryAccount, OverBudget> {
+        if let Some(over) = self.is_short_of(guarantee) {
+            return Err(over);
+        }
+        // First come, first served: a small one does not take what a larger one waits for.
+        let _turn = self.0.handshake_turn.lock().await;
         loop {
             // Before the look: what is given back in between is not missed.
             let given_back = self.0.handshake_ended.notified();
@@ -185,13 +189,12 @@ impl MemoryBudget {
     /// # Errors
     /// There is no room for it now.
     pub fn try_handshake(&self, guarantee: usize) -> Result<MemoryAccount, NoHandshake> {
-        let (limit, used) = (self.limit(), self.used());
-        if used + guarantee > limit - limit / KEPT_FOR_SESSIONS {
-            let held = self.used_by_handshakes();
-            return Err(NoHandshake::Refused(OverBudget { held, used, limit }));
+        if let Some(over) = self.is_short_of(guarantee) {
+            return Err(NoHandshake::Refused(over));
         }
         // One that is larger than the whole part has it alone.
-        let fits = |held: usize| held == 0 || held + guarantee <= limit / HANDSHAKES;
+        let room = self.limit_of_handshakes();
+        let fits = |held: usize| held == 0 || held + guarantee <= room;
         let charge = |held| fits(held).then_some(held + guarantee);
         let held = &self.0.handshakes.used;
         held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge)
@@ -199,6 +202,27 @@ impl MemoryBudget {
         self.0.used.fetch_add(guarantee, Ordering::Relaxed);
         let holder = Arc::clone(&self.0.handshakes);
         Ok(self.charged(holder, HeldFor::Handshake, guarantee))
+    }
+
+    /// What there is, where a handshake would take what is kept for sessions.
+    fn is_short_of(&self, guarantee: usize) -> Option<OverBudget> {
+        let over = self.handshakes();
+        let kept = over.limit / KEPT_FOR_SESSIONS;
+        (over.used + guarantee > over.limit - kept).then_some(over)
+    }
+
+    /// What handshakes hold now.
+    pub fn handshakes(&self) -> OverBudget {
+        OverBudget {
+            held: self.used_by_handshakes(),
+            used: self.used(),
+            limit: self.limit(),
+        }
+    }
+
+    /// Bytes that all handshakes together may hold.
+    pub fn limit_of_handshakes(&self) -> usize {
+        self.limit() / HANDSHAKES
     }
 
     /// The account of a session of `user`, which may always hold `guarantee` bytes.
@@ -422,7 +446,7 @@ mod tests {
             assert!(handshake.allows(32 * KIB) && !handshake.allows(32 * KIB + 1));
             handshakes.push(handshake);
         }
-        assert_eq!(handshakes.len(), budget.most_handshakes(32 * KIB));
+        assert_eq!(handshakes.len(), 8);
         assert_eq!(budget.used_by_handshakes(), 256 * KIB);
         // The next one waits for one of them.
         let mut context = Context::from_waker(Waker::noop());

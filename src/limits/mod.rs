@@ -9,11 +9,12 @@ mod rate;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::ops::Add;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::auth::{Origin, Peer};
 use crate::budget::{self, MachineMemory, MemoryAccount, MemoryBudget, OverBudget};
@@ -38,6 +39,7 @@ pub struct Limits {
     state: Arc<Mutex<State>>,
     /// A session has ended.
     freed: Arc<Notify>,
+    left: Arc<Notify>,
     doors: Arc<Semaphore>,
     most_doors: usize,
     memory: MemoryBudget,
@@ -57,7 +59,15 @@ struct State {
     each: HashMap<(String, String), Tally>,
     /// Whether there is anybody to keep a share for.
     several_users: bool,
-    unknown: HashMap<Origin, usize>,
+    unknown: HashMap<Origin, Unknown>,
+}
+
+/// What clients have that have not said who they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Unknown {
+    connections: usize,
+    /// That their handshakes may hold.
+    bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -181,7 +191,11 @@ impl fmt::Display for Whose {
 pub struct Door {
     _permit: OwnedSemaphorePermit,
     state: Arc<Mutex<State>>,
-    origin: Option<Origin>,
+    /// Tells those who wait that a client is known now, or gone.
+    left: Arc<Notify>,
+    /// Whose it is, and what it holds.
+    held: Option<(Origin, Unknown)>,
+    /// Connections at a time, of all clients that are not known.
     most: usize,
     budget: MemoryBudget,
     memory: Option<Arc<MemoryAccount>>,
@@ -233,6 +247,7 @@ impl Limits {
                 unknown: HashMap::new(),
             })),
             freed: Arc::default(),
+            left: Arc::default(),
             doors: Arc::new(Semaphore::new(most_doors)),
             most_doors,
             memory: MemoryBudget::default(),
@@ -273,8 +288,9 @@ impl Limits {
         Door {
             _permit: permit,
             state: Arc::clone(&self.state),
-            origin: None,
-            most: self.most_doors / 2,
+            left: Arc::clone(&self.left),
+            held: None,
+            most: self.most_doors,
             budget: self.memory.clone(),
             memory: None,
         }
@@ -542,12 +558,17 @@ fn warn_of_memory(max_memory: usize, machine: MachineMemory) {
 
 impl Door {
     /// Has the connection's handshake held in memory, of which it never gets more than is charged
-    /// from here on. Waits while other handshakes hold their whole part of the budget.
+    /// from here on. While other handshakes hold their whole part of the budget, it waits for its turn,
+    /// for the endpoint's `handshake_timeout` at most.
     ///
     /// # Errors
-    /// The budget is used up but for what is kept for sessions.
+    /// The budget is used up but for what is kept for sessions, or it was not its turn in time.
     pub async fn admit(&mut self, endpoint: &Endpoint) -> Result<&Arc<MemoryAccount>, Exceeded> {
-        let memory = self.budget.handshake(handshake_bytes(endpoint)).await;
+        let memory = self.budget.handshake(handshake_bytes(endpoint));
+        let memory = match timeout(endpoint.handshake_timeout, memory).await {
+            Ok(memory) => memory,
+            Err(_) => Err(self.budget.handshakes()),
+        };
         let memory = memory.map_err(|over| Exceeded::Memory {
             of: Unaffordable::Handshake,
             over,
@@ -556,32 +577,94 @@ impl Door {
     }
 
     /// It is this peer's connection, to this endpoint. One account or host has half of what there is for
-    /// clients that are not known yet, and all other hosts together three quarters.
+    /// clients that are not known yet, and all other hosts together three quarters: beyond these, one of
+    /// them waits for the others, for the endpoint's `handshake_timeout` at most.
     ///
     /// # Errors
-    /// The account or host has too many already, or other hosts have.
-    pub fn of(&mut self, peer: &Peer, endpoint: &Endpoint) -> Result<(), Exceeded> {
-        let affordable = self.budget.most_handshakes(handshake_bytes(endpoint));
-        let half = self.most.min((affordable / 2).max(1));
+    /// The account or host has too much of it already, or other hosts had it for too long.
+    pub async fn of(&mut self, peer: &Peer, endpoint: &Endpoint) -> Result<(), Exceeded> {
+        let deadline = Instant::now() + endpoint.handshake_timeout;
+        let left = Arc::clone(&self.left);
+        loop {
+            // Before the look: a client that leaves in between is not missed.
+            let next = left.notified();
+            let crowd = match self.try_of(peer, endpoint) {
+                Ok(()) => return Ok(()),
+                Err(crowd) => crowd,
+            };
+            let waits = matches!(crowd, Crowd::OtherHosts(_));
+            if !waits || timeout_at(deadline.into(), next).await.is_err() {
+                let (Crowd::Own(exceeded) | Crowd::OtherHosts(exceeded)) = crowd;
+                return Err(exceeded);
+            }
+        }
+    }
+
+    fn try_of(&mut self, peer: &Peer, endpoint: &Endpoint) -> Result<(), Crowd> {
+        let all = Unknown {
+            connections: self.most,
+            bytes: self.budget.limit_of_handshakes(),
+        };
+        let more = Unknown {
+            connections: 1,
+            bytes: handshake_bytes(endpoint),
+        };
         let origin = Origin::of(peer);
         let is_host = |origin: &Origin| matches!(origin, Origin::Address(_));
         let mut state = lock(&self.state);
+        let own = state.unknown.get(&origin).copied().unwrap_or_default();
         let hosts = state.unknown.iter().filter(|(origin, _)| is_host(origin));
-        let hosts: usize = hosts.map(|(_, count)| count).sum();
-        let count = state.unknown.get(&origin).copied().unwrap_or_default();
-        let too_many = match count >= half {
-            true => Some((peer.to_string(), count)),
-            false if is_host(&origin) && hosts >= half + half / 2 => {
-                Some(("other hosts together".into(), hosts))
-            }
-            false => None,
+        let hosts = hosts.fold(Unknown::default(), |sum, (_, one)| sum + *one);
+        let exceeded = |peer: String, held: Unknown| Exceeded::Unknown {
+            peer,
+            count: held.connections,
         };
-        if let Some((peer, count)) = too_many {
-            return Err(Exceeded::Unknown { peer, count });
+        if !own.leaves_room_for(more, all.part(1, 2)) {
+            return Err(Crowd::Own(exceeded(peer.to_string(), own)));
         }
-        *state.unknown.entry(origin).or_default() += 1;
-        self.origin = Some(origin);
+        if is_host(&origin) && !hosts.leaves_room_for(more, all.part(3, 4)) {
+            let hosts = exceeded("other hosts together".into(), hosts);
+            return Err(Crowd::OtherHosts(hosts));
+        }
+        state.unknown.insert(origin, own + more);
+        self.held = Some((origin, more));
         Ok(())
+    }
+}
+
+/// Who has too many connections that are not known yet.
+#[derive(Debug)]
+enum Crowd {
+    /// The account or host itself.
+    Own(Exceeded),
+    /// All other hosts together.
+    OtherHosts(Exceeded),
+}
+
+impl Unknown {
+    /// So many parts of it.
+    fn part(self, of: usize, parts: usize) -> Self {
+        Self {
+            connections: self.connections * of / parts,
+            bytes: self.bytes * of / parts,
+        }
+    }
+
+    /// One connection is always possible, however large its handshake.
+    fn leaves_room_for(self, more: Self, most: Self) -> bool {
+        let sum = self + more;
+        self.connections == 0 || sum.connections <= most.connections && sum.bytes <= most.bytes
+    }
+}
+
+impl Add for Unknown {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            connections: self.connections + other.connections,
+            bytes: self.bytes + other.bytes,
+        }
     }
 }
 
@@ -594,14 +677,18 @@ impl Place {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        if let Some(origin) = self.origin {
+        if let Some((origin, held)) = self.held {
             let mut state = lock(&self.state);
-            if let Some(count) = state.unknown.get_mut(&origin) {
-                *count -= 1;
-                if *count == 0 {
-                    state.unknown.remove(&origin);
+            if let Entry::Occupied(mut of_origin) = state.unknown.entry(origin) {
+                let unknown = of_origin.get_mut();
+                unknown.connections -= held.connections;
+                unknown.bytes -= held.bytes;
+                if unknown.connections == 0 {
+                    of_origin.remove();
                 }
             }
+            drop(state);
+            self.left.notify_waiters();
         }
     }
 }
@@ -858,7 +945,7 @@ mod tests {
         let mut doors = Vec::new();
         for peer in peers {
             let mut door = limits.door().await;
-            if door.of(peer, &config("", "").endpoints[0]).is_err() {
+            if door.try_of(peer, &config("", "").endpoints[0]).is_err() {
                 break;
             }
             doors.push(door);
@@ -873,16 +960,18 @@ mod tests {
         let mut held = doors(&limits, &vec![account(1); 6]).await;
         assert_eq!(held.len(), 5);
         let mut sixth = limits.door().await;
-        let refused = sixth.of(&account(1), &hdb).unwrap_err();
+        let Err(Crowd::Own(refused)) = sixth.try_of(&account(1), &hdb) else {
+            panic!("it has half already");
+        };
         assert!(
             matches!(&refused, Exceeded::Unknown { count: 5, .. }),
             "{refused}"
         );
         assert!(refused.to_string().starts_with("uid 1 has 5 connections"));
         // Refused, it counts for nothing: another may have the door, and it one that is given back.
-        sixth.of(&account(2), &hdb).unwrap();
+        sixth.try_of(&account(2), &hdb).unwrap();
         held.pop();
-        limits.door().await.of(&account(1), &hdb).unwrap();
+        limits.door().await.try_of(&account(1), &hdb).unwrap();
     }
 
     #[tokio::test]
@@ -904,7 +993,7 @@ mod tests {
         ] {
             let (limits, hdb) = (Limits::within(40), config("", "").endpoints.remove(0));
             let _held = doors(&limits, &vec![host(first); 5]).await;
-            let refused = limits.door().await.of(&host(second), &hdb).is_err();
+            let refused = limits.door().await.try_of(&host(second), &hdb).is_err();
             assert_eq!(refused, same, "{first} {second}");
         }
     }
