@@ -33,7 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::auth::holder;
 use crate::client_tls::Certificates;
 use crate::config::{AdminSettings, Exposure, LeftOut, ListenAddress, Viewers};
-use crate::listener::BIND_EVERY;
+use crate::listener::{BIND_EVERY, FIRST_BIND_PAUSE};
 use crate::live::Totals;
 use crate::metrics::{self, Format, Names};
 use crate::session::Services;
@@ -138,7 +138,8 @@ impl BoundAdmin {
                 let holder =
                     holder.map_or_else(String::new, |holder| format!(" ({holder} holds it)"));
                 tracing::error!(
-                    "[daemon] admin {address} can't be bound: {error}{holder}; hopend goes on trying"
+                    "[daemon] admin {address} can't be bound: {error}{holder}; hopend goes on trying. Fix: end the \
+                     process that has the address, or choose another one."
                 );
                 None
             }
@@ -203,8 +204,10 @@ fn told(address: SocketAddr) {
 }
 
 async fn bind_when_free(address: SocketAddr) -> TcpListener {
+    let mut pause = FIRST_BIND_PAUSE;
     loop {
-        sleep(BIND_EVERY).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(BIND_EVERY);
         if let Ok(listener) = bind(address) {
             told(address);
             return listener;
@@ -328,10 +331,10 @@ async fn endpoint_ready(
         };
         // The reason may name users and files.
         Some(match asker {
-            Asker::Local(_) if names_this_host(&headers) => {
+            asker if answers.may_see(asker) && names_this_host(&headers) => {
                 format!("left out: {}\n", left_out.reason)
             }
-            Asker::Local(_) | Asker::Remote => "left out: hopend check tells why\n".into(),
+            _ => "left out: hopend check tells why\n".into(),
         })
     };
     match (answers.ready.has_begun(), obstacle) {
@@ -433,6 +436,16 @@ async fn json(
 }
 
 impl Answers {
+    /// Whether it is root, hopend's own account or a viewer.
+    fn may_see(&self, asker: Asker) -> bool {
+        let own = geteuid().as_raw();
+        let may = |uid| uid == 0 || uid == own || self.audience.borrow().viewers.has(uid);
+        match asker {
+            Asker::Local(uid) => uid.is_some_and(may),
+            Asker::Remote => false,
+        }
+    }
+
     /// What has been seen, shown to those who may see it.
     async fn view(
         &self,
@@ -450,13 +463,7 @@ impl Answers {
         if !names_this_host(headers) {
             return by_another_name();
         }
-        let own = geteuid().as_raw();
-        let may = |uid| uid == 0 || uid == own || self.audience.borrow().viewers.has(uid);
-        let allowed = match asker {
-            Asker::Local(uid) => uid.is_some_and(may),
-            Asker::Remote => false,
-        };
-        if !allowed {
+        if !self.may_see(asker) {
             let reason = "only root, hopend's own account and [daemon] viewers may see this\n";
             return (StatusCode::FORBIDDEN, SAFE, reason).into_response();
         }

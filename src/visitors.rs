@@ -75,6 +75,7 @@ impl Seats {
             && let Some(most) = taken
                 .iter()
                 .map(|other| other.origin)
+                .rev()
                 .max_by_key(|of| count(&taken, *of))
             && let Some(oldest) = taken.iter().position(|other| other.origin == most)
         {
@@ -293,11 +294,13 @@ impl AsyncWrite for Visitor {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_over(context)?;
         let stream = ready!(self.wire.poll_ready(context))?;
         Pin::new(stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_over(context)?;
         let stream = ready!(self.wire.poll_ready(context))?;
         Pin::new(stream).poll_shutdown(context)
     }
@@ -337,6 +340,25 @@ mod tests {
             1
         );
         assert!(seats.taken().len() <= AT_A_TIME);
+    }
+
+    #[tokio::test]
+    async fn of_those_who_have_equally_many_the_one_that_has_waited_for_longest_goes() {
+        let seats = Arc::new(Seats::default());
+        let count = u32::try_from(AT_A_TIME).unwrap();
+        let all: Vec<_> = (0..count)
+            .map(|uid| seats.take(Origin::Account(uid)).unwrap())
+            .collect();
+        let newcomers = [100, 101].map(|uid| seats.take(Origin::Account(uid)).unwrap());
+        let over: Vec<bool> = all
+            .iter()
+            .chain(&newcomers)
+            .map(|seat| seat.end.is_cancelled())
+            .collect();
+        assert!(
+            over[..2].iter().all(|over| *over) && !over[2..].contains(&true),
+            "{over:?}"
+        );
     }
 
     #[tokio::test]
