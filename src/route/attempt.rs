@@ -185,7 +185,7 @@ impl Route {
             (OpenError::Upstream(UpstreamError::Descriptors { .. }), _)
             | (OpenError::Upstream(UpstreamError::Capability { .. }), _)
             | (OpenError::Upstream(UpstreamError::Rejected { .. }), LoggedIn::Client) => {
-                self.places.turned_away(&place);
+                self.places.turned_away(&place, user);
             }
             (OpenError::Upstream(UpstreamError::Rejected { .. }), LoggedIn::Issued(..))
             // What the client itself sent may have been too much for kdb+.
@@ -216,7 +216,7 @@ impl Route {
             Err(OpenError::Upstream(
                 UpstreamError::Descriptors { .. } | UpstreamError::Capability { .. },
             )) => {
-                self.places.turned_away(id);
+                self.places.turned_away(id, user);
             }
             Err(error) => {
                 // A login that is not given, or not taken, may be this user's trouble alone.

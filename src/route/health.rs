@@ -147,7 +147,7 @@ impl Health {
             Concerns::Everybody => None,
             Concerns::User(user) => {
                 // What was tried told nothing about the others: they need not wait for it.
-                self.turned_away(place, now);
+                self.turned_away(place, user, now);
                 Some(user.to_owned())
             }
         };
@@ -225,19 +225,21 @@ impl Health {
         }
     }
 
-    /// The session that tries `place` was turned away, which tells nothing about others: the next one
-    /// may try.
-    pub(super) fn turned_away(&mut self, place: &str, now: Instant) {
-        let Some(rest) = self.everybodys(place) else {
-            return;
-        };
-        if !matches!(rest.phase, RestPhase::Tried(_)) {
-            return;
-        }
-        if rest.failures == 0 {
-            self.rests.remove(&(place.to_owned(), None));
-        } else {
-            rest.phase = RestPhase::Timed(now);
+    /// The session of `user` that tries `place` was turned away, which tells nothing about others, nor
+    /// whether `place` hangs: the next one may try.
+    pub(super) fn turned_away(&mut self, place: &str, user: &str, now: Instant) {
+        for key in keys(place, user) {
+            let Entry::Occupied(mut rest) = self.rests.entry(key) else {
+                continue;
+            };
+            if !matches!(rest.get().phase, RestPhase::Tried(_)) {
+                continue;
+            }
+            if rest.get().failures == 0 {
+                rest.remove();
+            } else {
+                rest.get_mut().phase = RestPhase::Timed(now);
+            }
         }
     }
 

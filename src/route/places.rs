@@ -212,8 +212,8 @@ impl Places {
     }
 
     /// A place turned a session away, which tells nothing about others: the next one may try.
-    pub(super) fn turned_away(&self, place: &str) {
-        self.health().turned_away(place, Instant::now());
+    pub(super) fn turned_away(&self, place: &str, user: &str) {
+        self.health().turned_away(place, user, Instant::now());
     }
 
     /// From here on probes end the rest of a place, and no session does.
@@ -375,6 +375,9 @@ mod tests {
             places.concerned("a", user, begun),
             Concerns::User("mallory")
         );
+        // The answer, late as it is, ends it.
+        places.turned_away("a", "mallory");
+        assert_eq!(first("mallory"), "a");
         // Where nobody's login has been accepted meanwhile, the address hangs.
         let later = Instant::now();
         assert_eq!(places.concerned("a", user, later), everybody);
