@@ -3,54 +3,73 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::config::{AccountDatabase, LeftOut, LeftOutCause};
+use crate::config::{AccountDatabase, LeftOut, LeftOutCause, LocalAccount, Part};
 
 /// The first pause between two attempts; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Accounts that are asked for at a time. One that hangs holds a thread.
+const AT_A_TIME: usize = 64;
+
 /// Returns once the account of each of these is known. Whoever waits for one of them is served from
 /// then on, without a reload.
 pub(crate) async fn resolve(left_out: Vec<LeftOut>, accounts: AccountDatabase) {
-    let mut pause = FIRST_PAUSE;
-    let mut waiting = left_out;
-    loop {
-        waiting.retain(|left_out| {
-            matches!(left_out.cause, LeftOutCause::AccountUnknown(_)) && !left_out.is_over()
-        });
-        if waiting.is_empty() {
-            return;
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        for left_out in &waiting {
-            let LeftOutCause::AccountUnknown(account) = &left_out.cause else {
-                continue;
-            };
-            let (database, text) = (accounts.clone(), account.text().to_owned());
-            // A database that hangs is waited for, and holds one thread.
+    let turns = Semaphore::new(AT_A_TIME);
+    let each = left_out.iter().filter_map(|left_out| {
+        let LeftOutCause::AccountUnknown(account) = &left_out.cause else {
+            return None;
+        };
+        let question = Question {
+            part: &left_out.part,
+            account,
+            accounts: &accounts,
+            turns: &turns,
+        };
+        Some(question.until_known())
+    });
+    join_all(each).await;
+}
+
+/// What the account database is asked until it knows.
+struct Question<'q> {
+    part: &'q Part,
+    account: &'q LocalAccount,
+    accounts: &'q AccountDatabase,
+    turns: &'q Semaphore,
+}
+
+impl Question<'_> {
+    async fn until_known(self) {
+        let mut pause = FIRST_PAUSE;
+        while self.account.found().is_none() {
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let (database, text) = (self.accounts.clone(), self.account.text().to_owned());
+            let turn = self.turns.acquire().await;
+            // A database that hangs is waited for, and keeps nobody else from being asked for.
             let answer = spawn_blocking(move || database(&text)).await;
+            drop(turn);
+            let part = self.part;
             match answer {
                 Ok(Ok(Some(found))) => {
                     tracing::info!(
                         uid = found.uid,
-                        "{} is served: its account is known by now",
-                        left_out.part
+                        "{part} is served: its account is known by now"
                     );
-                    account.appeared(found);
+                    self.account.appeared(found);
                 }
-                Ok(Ok(None)) => tracing::debug!("{}: no such account yet", left_out.part),
+                Ok(Ok(None)) => tracing::debug!("{part}: no such account yet"),
                 Ok(Err(error)) => {
-                    tracing::debug!(
-                        "{}: the account database can't be asked: {error}",
-                        left_out.part
-                    );
+                    tracing::debug!("{part}: the account database can't be asked: {error}");
                 }
-                Err(panicked) => tracing::error!("{}: {panicked}", left_out.part),
+                Err(panicked) => tracing::error!("{part}: {panicked}"),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! `hopend run`.
 
+use std::io;
 use std::time::Duration;
 
 use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals, start_log};
@@ -27,11 +28,16 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     // Before any secret is read.
     let dumps = confine::forbid_dumps();
     let path = &arguments.config.config;
+    // What the daemon confines itself to needs no accounts. The account database is asked by threads that are
+    // confined.
+    let not_asked = |_: &str| Err(io::ErrorKind::WouldBlock.into());
     let accounts = AccountDatabase::system();
-    let loaded = match config::load_to_serve(path, &accounts.within(ACCOUNTS_PATIENCE), &[]) {
-        Ok(loaded) => loaded,
+    let files = match config::load_to_serve(path, &not_asked, &[]) {
+        Ok(loaded) => loaded.config,
         Err(problems) => {
-            complain(problems);
+            // The daemon does not start: what is wrong with its accounts may be told as well.
+            let told = config::load_to_serve(path, &accounts.within(ACCOUNTS_PATIENCE), &[]);
+            complain(told.err().unwrap_or(problems));
             return Exit::Configuration;
         }
     };
@@ -45,13 +51,25 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     // Asked before the confinement, which leaves no way to the control group's files.
     let machine = MachineMemory::look();
     // Before there is another thread: a thread's confinement is for those that it starts.
-    let confinement = match Confinement::enter(&loaded.config, path) {
+    let confinement = match Confinement::enter(&files, path) {
         Ok(confinement) => confinement,
         Err(error) => {
             complain(format_args!("hopend: {error}"));
             return Exit::Unavailable;
         }
     };
+    let loaded = match config::load_to_serve(path, &accounts.within(ACCOUNTS_PATIENCE), &[]) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            complain(problems);
+            return Exit::Configuration;
+        }
+    };
+    // The file may have changed in between.
+    if let Err(not_covered) = confinement.covers(&loaded.config) {
+        complain(format_args!("hopend: {not_covered}"));
+        return Exit::Unavailable;
+    }
     let log = match start_log(loaded.config.daemon.log, &arguments.log) {
         Ok(log) => log,
         Err(exit) => return exit,

@@ -136,25 +136,30 @@ impl PartialEq for LocalAccount {
 impl Eq for LocalAccount {}
 
 /// Asks the system's account database. A number needs no entry there: containers often run as one
-/// that has none, and while the database fails it is served all the same.
+/// that has none. While the database fails a number is not known either: it may be an account's name.
 ///
 /// # Errors
 /// When the account database can't be asked.
 pub fn system_account(text: &str) -> io::Result<Option<OsUser>> {
+    if let Some(user) = User::from_name(text)? {
+        return Ok(Some(known(user)));
+    }
     // The largest number is what the kernel calls "no user".
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let number = text.parse::<u32>().ok().filter(|uid| *uid != u32::MAX);
-    let Some(uid) = number.filter(|_| digits) else {
-        return Ok(User::from_name(text)?.map(known));
-    };
-    let named = User::from_name(text).ok().flatten();
-    let numbered = || User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    let unnamed = || OsUser {
-        name: text.to_owned(),
-        uid,
-    };
-    let user = named.or_else(numbered);
-    Ok(Some(user.map_or_else(unnamed, known)))
+    match number {
+        Some(uid) if digits => {
+            let user = User::from_uid(Uid::from_raw(uid))?;
+            Ok(Some(user.map_or_else(
+                || OsUser {
+                    name: text.to_owned(),
+                    uid,
+                },
+                known,
+            )))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn known(user: User) -> OsUser {
