@@ -308,8 +308,9 @@ impl Inspector {
                 let own = |name: &String| *name == account.name || name == "root";
                 group.name == account.name && group.mem.iter().all(own)
             }
-            // A container's group often has no entry.
-            (Ok(None), _) => true,
+            // A container often has entries for neither. Where the account has one, its group may be missing
+            // only because the database does not answer.
+            (Ok(None), Ok(None)) => true,
             _ => false,
         }
     }
@@ -423,10 +424,10 @@ mod tests {
         assert!(fine(entry(0, 0o660)));
         assert!(fine(entry(OTHER, 0o640)));
         assert!(!fine(entry(OTHER, 0o660)));
-        // Of hopend's own group: one without an entry in the database has no other member, one with another
-        // name may be the primary group of others, whom no list of members shows.
+        // Of hopend's own group: where neither it nor the account has an entry there is no other member. One
+        // with another name may be the primary group of others, whom no list of members shows.
         let own_group = |gid| {
-            let inspector = Inspector { uid: 0, gid };
+            let inspector = Inspector { uid: OTHER, gid };
             inspector
                 .unwritable(Path::new("f"), entry(gid, 0o660))
                 .is_ok()
