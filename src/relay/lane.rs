@@ -409,3 +409,23 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::MemoryBudget;
+
+    /// A user who is over the budget gets small buffers, and never smaller ones for a keepalive.
+    #[test]
+    fn a_message_of_hopends_own_leaves_room_for_what_is_read_next() {
+        let budget = MemoryBudget::of(1);
+        let account = Arc::new(budget.session("a", 0).unwrap());
+        let ping = [1, 0, 0, 0, 8, 0, 0, 0];
+        for put in [Lane::inject, Lane::append] {
+            let mut lane = Lane::new(None, &[]);
+            lane.charge(&account);
+            put(&mut lane, &ping);
+            assert!(lane.buffer.len() >= LEAN_DIRECTION, "{}", lane.buffer.len());
+        }
+    }
+}

@@ -814,6 +814,26 @@ async fn a_cluster_that_takes_nothing_for_a_day_is_given_up_and_what_it_is_owed_
     feed.await.unwrap();
 }
 
+/// What kdb+ says to a client that was refused and reads nothing is thrown away, and keeps no session alive.
+#[tokio::test(start_paused = true)]
+async fn a_refused_client_that_reads_nothing_is_given_up_while_the_cluster_speaks() {
+    let mut pair = queued();
+    let (_reads, mut writes) = tokio::io::split(pair.cluster);
+    let feed = tokio::spawn(async move {
+        let mut update = text(MessageType::Async, &"x".repeat(3 << 20));
+        while writes.write_all(&update).await.is_ok() {
+            update = text(MessageType::Async, "u");
+            tokio::time::sleep(EVERY).await;
+        }
+    });
+    tokio::time::sleep(EVERY).await;
+    pair.client.write_all(b"no message at all").await.unwrap();
+    goes_on(&mut pair.relay, HANG_TIMEOUT - EVERY).await;
+    let end = timeout(2 * EVERY, pair.relay).await.unwrap().unwrap();
+    assert!(matches!(end, End::ClientMessage { .. }), "{end:?}");
+    feed.await.unwrap();
+}
+
 /// A reset throws away what the client's kernel has not taken.
 #[tokio::test(start_paused = true)]
 async fn a_torn_answer_resets_the_client_only_once_its_kernel_has_what_was_written() {
