@@ -507,7 +507,14 @@ mod tests {
         for other in [&by_descriptor, &by_root] {
             assert!(check(other, FromChange).is_err(), "{}", other.display());
         }
-        // What a deleted file was counts no more, but what it is.
+        // The directory of a file that a descriptor leads to counts as well.
+        set_mode(&path, 0o600);
+        set_mode(folder.path(), 0o777);
+        for other in [&by_descriptor, &by_root] {
+            assert!(check(other, FromChange).is_err(), "{}", other.display());
+        }
+        // A deleted file has no directory, and a mode.
+        set_mode(&path, 0o602);
         fs::remove_file(&path).unwrap();
         assert!(check(&by_descriptor, FromChange).is_err());
     }

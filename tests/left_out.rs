@@ -12,6 +12,7 @@ use hopend::q::value::Value;
 use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
 
+use crate::attacks::as_stranger;
 use crate::support::qclient::Refused;
 use crate::support::{Daemon, Log, QClient, account, address_of, any_ports, daemon_keys, process};
 use crate::telemetry::ask;
@@ -80,7 +81,7 @@ async fn readyz_names_an_endpoint_that_is_left_out_and_answers_503_for_it_with_t
     .await;
     let seen = daemon.process.seen();
     let admin = seen.split("admin address=").nth(1).unwrap();
-    let admin = admin.lines().next().unwrap().parse().unwrap();
+    let admin: std::net::SocketAddr = admin.lines().next().unwrap().parse().unwrap();
     let answer = async |path: &str, host: &str| {
         let (head, body) = ask(admin, &format!("GET {path}"), host).await;
         (head.split(' ').nth(1).unwrap().to_owned(), body)
@@ -99,6 +100,20 @@ async fn readyz_names_an_endpoint_that_is_left_out_and_answers_503_for_it_with_t
         answer("/readyz/rdb", "attacker.example").await,
         told("503", "left out: hopend check tells why\n")
     );
+    // And so does another account of this host.
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{}; \
+         printf 'GET /readyz/rdb HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3",
+        admin.port()
+    );
+    if let Some(answer) = as_stranger(script).await {
+        let said = String::from_utf8_lossy(&answer.stdout);
+        assert!(said.starts_with("HTTP/1.1 503"), "{answer:?}");
+        assert!(
+            said.ends_with("left out: hopend check tells why\n"),
+            "{said}"
+        );
+    }
     assert_eq!(
         answer("/readyz/hdb", "localhost").await,
         told("200", "ready\n")

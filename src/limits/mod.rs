@@ -974,6 +974,17 @@ mod tests {
         limits.door().await.try_of(&account(1), &hdb).unwrap();
     }
 
+    /// A quarter of 16 MiB is for handshakes, of 16 KiB each.
+    #[tokio::test]
+    async fn half_is_half_of_the_memory_too() {
+        let config = config("max_memory = \"16MiB\"", "");
+        let limits = Limits::within(40_000);
+        limits.take_over(&config, MachineMemory::look());
+        let held = doors(&limits, &vec![account(1); 200]).await;
+        assert_eq!(held.len(), 128);
+        assert_eq!(doors(&limits, &vec![account(2); 200]).await.len(), 128);
+    }
+
     #[tokio::test]
     async fn other_hosts_leave_a_quarter_to_this_one() {
         let hosts: Vec<_> = (1..=10).map(|n| host(&format!("10.0.0.{n}:1"))).collect();
