@@ -81,14 +81,15 @@ impl Feed {
                 .write_all(&text(MessageType::Async, &message))
                 .await?;
         }
-        let port = stream.local_addr()?.port();
+        let ends = [stream.local_addr()?, stream.peer_addr()?];
         let taken = async {
-            while unacknowledged(port)? > 0 {
+            while unacknowledged(ends)? > 0 {
                 sleep(LOOK).await;
             }
             Ok::<_, io::Error>(())
         };
-        timeout(PATIENCE, taken).await??;
+        let taken = timeout(PATIENCE, taken).await;
+        taken.map_err(|_| "hopend's host has not taken a publisher's messages in time")??;
         stream.reset_at_close()?;
         drop(stream);
         let all = async {
@@ -142,14 +143,17 @@ async fn collect(stream: TcpStream, arrived: &Arrived) -> Result<()> {
     }
 }
 
-/// Bytes that the client at `port` of 127.0.0.1 has sent and its peer has not acknowledged.
-fn unacknowledged(port: u16) -> io::Result<u64> {
-    let local = format!("0100007F:{port:04X}");
+/// Bytes that the first of two ends on 127.0.0.1 has sent and the other has not acknowledged. Both are needed
+/// to tell a connection: another one may leave from the same port.
+fn unacknowledged(ends: [SocketAddr; 2]) -> io::Result<u64> {
+    let [local, peer] = ends.map(|end| format!("0100007F:{:04X}", end.port()));
     let table = std::fs::read_to_string("/proc/self/net/tcp")?;
     let mut fields = table
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let row = fields.find(|fields| fields.get(1) == Some(&local.as_str()));
+    let row = fields.find(|fields| {
+        fields.get(1) == Some(&local.as_str()) && fields.get(2) == Some(&peer.as_str())
+    });
     let queue = row.and_then(|fields| fields.get(4)?.split(':').next().map(str::to_owned));
     let queue = queue.and_then(|queue| u64::from_str_radix(&queue, 16).ok());
     queue.ok_or_else(|| io::Error::other("the publisher's socket is not in /proc/self/net/tcp"))

@@ -109,7 +109,8 @@ impl Stage {
                 }
             }
         })
-        .await?;
+        .await
+        .map_err(|_| "the user was not let in again in time")?;
         std::fs::write(&self.config, &self.text_without_visitor)?;
         self.daemon.reload()?;
         figures.count(&figures.reloads);
