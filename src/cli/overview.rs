@@ -23,7 +23,7 @@ const ORDERS: [Order; 5] = [
 
 /// The whole of it, without a line break at the end.
 pub(super) fn of(status: &Status) -> String {
-    parts(status, heading(status), None).join("\n\n")
+    parts(status, heading(status, ""), None).join("\n\n")
 }
 
 /// The lines of a screen: the columns that matter most where not all fit, and texts in full.
@@ -31,7 +31,7 @@ pub(super) fn lines(status: &Status, view: View) -> Vec<String> {
     let mut sorted = status.clone();
     let (name, order) = ORDERS[view.order % ORDERS.len()];
     sorted.sessions.sort_by(order);
-    let heading = format!("{}, sorted by {name}", heading(status));
+    let heading = heading(status, &format!(", sorted by {name}"));
     let text = parts(&sorted, heading, Some(view.width)).join("\n\n");
     text.lines().map(str::to_owned).collect()
 }
@@ -78,7 +78,8 @@ fn down(status: &Status, width: Option<usize>) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn heading(status: &Status) -> String {
+/// The order stands before what a narrow screen may cut off.
+fn heading(status: &Status, order: &str) -> String {
     let count = status.sessions.len();
     let memory = status.memory.map_or_else(String::new, |memory| {
         format!(
@@ -88,7 +89,7 @@ fn heading(status: &Status) -> String {
         )
     });
     format!(
-        "hopend {}, up {}, {count} {}{memory}",
+        "hopend {}, up {}, {count} {}{order}{memory}",
         status.version,
         time(since(status, status.started)),
         if count == 1 { "session" } else { "sessions" },
@@ -419,7 +420,16 @@ mod tests {
     #[test]
     fn each_press_of_the_key_sorts_by_something_else() {
         let of = |order| lines(&status(), View { width: 200, order });
-        assert!(of(1)[0].ends_with("sorted by idle"), "{}", of(1)[0]);
+        let mut with_memory = status();
+        with_memory.memory = Some(crate::status::MemoryRow {
+            budget_bytes: 6_320_000_000,
+            used_bytes: 81_920,
+            handshakes_bytes: 0,
+        });
+        let (width, order) = (80, 1);
+        let heading = lines(&with_memory, View { width, order }).remove(0);
+        let seen: String = heading.chars().take(width).collect();
+        assert!(seen.contains("sorted by idle"), "{heading}");
         for (order, expected) in [
             (0, ["1", "2", "3"]),
             (1, ["3", "2", "1"]),
