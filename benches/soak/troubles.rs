@@ -100,7 +100,10 @@ impl Stage {
             hello: VISITOR_LOGIN.to_vec(),
             troubled: false,
         };
-        // An earlier reload may still be under way.
+        // The last reload may have been of a broken file, or be under way still.
+        std::fs::write(&self.config, &self.text)?;
+        self.daemon.reload()?;
+        figures.count(&figures.reloads);
         let mut handle = timeout(PATIENCE, async {
             loop {
                 match at.open().await {
