@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use crate::support::qclient::Refused;
 use crate::support::{Log, QClient, Stage, account, any_ports};
 
-async fn denied(action: &str) -> (Stage, Log, tracing::subscriber::DefaultGuard) {
+async fn denied(action: &str) -> (Stage, Log, crate::support::log::Capture) {
     let (log, guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();
     sim.faults().deny("*", action, "*");
@@ -157,11 +157,12 @@ async fn trouble_with_one_cluster_does_not_disturb_another() {
 /// What stands between hopend and STS answers, and no AWS.
 #[tokio::test]
 async fn an_answer_without_a_code_names_the_status_and_the_key_of_the_service() {
+    // One for all: calls of the first daemon are under way when the second one starts.
+    let (log, _guard) = Log::capture();
     for (key, action) in [
         ("sts_endpoint_url", "sts:AssumeRole"),
         ("endpoint_url", "finspace:GetKxUser"),
     ] {
-        let (log, _guard) = Log::capture();
         let proxy = axum::Router::new().fallback(|| async {
             let status = axum::http::StatusCode::SERVICE_UNAVAILABLE;
             (status, "<html>try again later</html>")

@@ -164,7 +164,7 @@ impl Row {
 pub struct Case {
     pub stage: Stage,
     pub log: Log,
-    _guard: tracing::subscriber::DefaultGuard,
+    _guard: crate::support::log::Capture,
 }
 
 impl Case {
@@ -179,7 +179,7 @@ impl Case {
         Self::of(stage, log, guard)
     }
 
-    pub fn of(stage: Stage, log: Log, guard: tracing::subscriber::DefaultGuard) -> Self {
+    pub fn of(stage: Stage, log: Log, guard: crate::support::log::Capture) -> Self {
         Self {
             stage,
             log,

@@ -18,19 +18,27 @@ pub struct Log {
 }
 
 impl Log {
-    /// Captures from now until the guard is dropped.
-    pub fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+    /// Captures from now until the guard is dropped. The subscriber of a thread stays, as tasks hold spans of
+    /// it for longer than a log is wanted: `tracing` panics where such a span ends under another subscriber.
+    pub fn capture() -> (Self, Capture) {
         // Where no subscriber is interested a place in the code is marked so, and that can come in
         // the way of one that begins at the same moment: this one always is, and does nothing.
         static INTERESTED: Once = Once::new();
         INTERESTED.call_once(|| {
             let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
         });
-        let log = Self::default();
-        let level = tracing::level_filters::LevelFilter::TRACE;
-        let subscriber = hopend::log::subscriber(LogFormat::Text, level, false, log.clone());
-        let guard = tracing::subscriber::set_default(subscriber);
-        (log, guard)
+        thread_local! {
+            static SINK: Sink = {
+                let sink = Sink::default();
+                let level = tracing::level_filters::LevelFilter::TRACE;
+                let subscriber = hopend::log::subscriber(LogFormat::Text, level, false, sink.clone());
+                std::mem::forget(tracing::subscriber::set_default(subscriber));
+                sink
+            };
+        }
+        let (log, sink) = (Self::default(), SINK.with(Clone::clone));
+        let before = sink.0.lock().unwrap().replace(log.clone());
+        (log, Capture { sink, before })
     }
 
     /// The first line with all of these, now or soon.
@@ -77,13 +85,30 @@ impl Log {
     }
 }
 
-impl io::Write for Log {
+/// Where the lines of a thread go.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Option<Log>>>);
+
+/// Ends the capture when it is dropped.
+pub struct Capture {
+    sink: Sink,
+    /// The log whose capture goes on then.
+    before: Option<Log>,
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        *self.sink.0.lock().unwrap() = self.before.take();
+    }
+}
+
+impl io::Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.text
-            .lock()
-            .unwrap()
-            .push_str(&String::from_utf8_lossy(bytes));
-        self.more.notify_one();
+        if let Some(log) = &*self.0.lock().unwrap() {
+            let text = String::from_utf8_lossy(bytes);
+            log.text.lock().unwrap().push_str(&text);
+            log.more.notify_one();
+        }
         Ok(bytes.len())
     }
 
@@ -92,7 +117,7 @@ impl io::Write for Log {
     }
 }
 
-impl<'a> MakeWriter<'a> for Log {
+impl<'a> MakeWriter<'a> for Sink {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
