@@ -107,16 +107,8 @@ struct Looks {
     unsent: u64,
 }
 
-/// What a step did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// Nothing could be read or written.
-    Nothing,
-    /// It only read what has no receiver any more.
-    Discarded,
-    /// It moved bytes towards a receiver.
-    Moved,
-}
+/// Whether a step moved anything, or the session is over at once.
+type Step = Result<bool, End>;
 
 impl<'a, C, U> Relay<'a, C, U>
 where
@@ -235,9 +227,13 @@ where
                 break;
             }
             match self.step(context) {
-                Ok(Step::Moved) => self.last_progress = Instant::now(),
-                Ok(Step::Discarded) => {}
-                Ok(Step::Nothing) => match self.poll_timer(context) {
+                Ok(true) => {
+                    // What is thrown away for want of a receiver is no progress.
+                    if !self.down.is_over() && !(self.down.read_done && self.written == 0) {
+                        self.last_progress = Instant::now();
+                    }
+                }
+                Ok(false) => match self.poll_timer(context) {
                     Poll::Ready(Some(end)) => return Poll::Ready(end),
                     Poll::Ready(None) => {}
                     Poll::Pending => return Poll::Pending,
@@ -254,31 +250,19 @@ where
         Poll::Pending
     }
 
-    /// # Errors
-    /// The session is over.
-    fn step(&mut self, context: &mut Context<'_>) -> Result<Step, End> {
+    fn step(&mut self, context: &mut Context<'_>) -> Step {
         let mut progress = self.read_client(context);
         progress |= self.write_upstream(context);
-        // Behind the last message for the client, what the cluster says has no receiver.
-        let discards = self.down.read_done;
-        let read = self.read_upstream(context);
-        progress |= read && !discards;
+        progress |= self.read_upstream(context);
         progress |= self.write_client(context);
         progress |= self.ping();
-        let step = match progress {
-            // A client that is gone has nothing more to receive.
-            true if self.down.is_over() => Step::Discarded,
-            true => Step::Moved,
-            false if read => Step::Discarded,
-            false => Step::Nothing,
-        };
         if self.is_ending() && self.is_over() && self.has_delivered() {
             return Err(End::ClientClosed);
         }
-        if self.draining && step == Step::Nothing && self.is_idle() && self.has_delivered() {
+        if self.draining && !progress && self.is_idle() && self.has_delivered() {
             return Err(End::Drained);
         }
-        Ok(step)
+        Ok(progress)
     }
 
     /// Whether nothing is left to read, to write or to wait for, but for the kernels.
