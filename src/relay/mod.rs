@@ -229,7 +229,8 @@ where
             match self.step(context) {
                 Ok(true) => {
                     // What is thrown away for want of a receiver is no progress.
-                    if !self.down.is_over() && !(self.down.read_done && self.written == 0) {
+                    let discards = self.down.read_done && self.written == 0;
+                    if !(self.down.is_over() || discards) {
                         self.last_progress = Instant::now();
                     }
                 }
