@@ -338,6 +338,11 @@ pub fn read_secret(path: &Path) -> io::Result<Secret> {
     }
 }
 
+/// Why [`read_secret`] refused to read the file; `None` where the system failed.
+pub fn exposure(error: &io::Error) -> Option<&FileAccessError> {
+    error.get_ref()?.downcast_ref()
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;

@@ -18,7 +18,7 @@ use super::{Credential, FetchError, Retry};
 use crate::config::{LoginCommand, LoginValue, LoginVariable};
 use crate::connection_string::ConnectionString;
 use crate::error::ErrorKind;
-use crate::file_access::{self, FileAccessError};
+use crate::file_access;
 use crate::secret::Secret;
 
 /// A program that runs longer is ended.
@@ -96,8 +96,7 @@ async fn value_of(name: &str, value: &LoginValue) -> Result<Secret, FetchError> 
     let file = path.clone();
     let read = spawn_blocking(move || file_access::read_secret(&file)).await;
     let bytes = read.map_err(io::Error::other).flatten().map_err(|error| {
-        let inner = error.get_ref();
-        let (what, remedy) = match inner.and_then(|inner| inner.downcast_ref::<FileAccessError>()) {
+        let (what, remedy) = match file_access::exposure(&error) {
             Some(exposed) => (exposed.what(), exposed.remedy()),
             None => (
                 format!("{} can't be read: {error}", path.display()),

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::OpenError;
 use crate::error::again;
-use crate::file_access::{self, FileAccessError};
+use crate::file_access;
 use crate::secret::Secret;
 use crate::shared_answers::SharedAnswers;
 
@@ -157,8 +157,7 @@ pub(crate) async fn read_password(path: &Path) -> Result<Secret, OpenError> {
 }
 
 fn failed(path: &Path, error: &io::Error) -> OpenError {
-    let inner = error.get_ref();
-    match inner.and_then(|inner| inner.downcast_ref::<FileAccessError>()) {
+    match file_access::exposure(error) {
         Some(exposed) => OpenError::Exposed {
             what: exposed.what(),
             remedy: exposed.remedy(),
