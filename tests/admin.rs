@@ -1,7 +1,7 @@
 //! The admin address: what other hosts see of it, in which format metrics come, and TLS.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -142,28 +142,34 @@ async fn a_reload_takes_an_exposed_page_back() {
     assert_eq!(status(beyond, "/readyz").await, "200");
 }
 
+const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+/// An audience that is served with the certificate in the folder.
+fn over_tls(folder: &Path, client_ca: Option<PathBuf>) -> Audience {
+    let tls = ServerTls {
+        cert: folder.join("server.pem"),
+        key: folder.join("server.key"),
+        client_ca,
+        min_version: TlsVersion::Tls12,
+    };
+    Audience {
+        tls: Some(Arc::new(Certificates::new("[daemon] admin", &tls))),
+        ..Audience::default()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     let stage = Stage::with(Options::default(), any_ports).await;
     let folder = stage.folder.path();
     let authority = Authority::new("admin CA");
     authority.server().write(folder);
-    let tls = ServerTls {
-        cert: folder.join("server.pem"),
-        key: folder.join("server.key"),
-        client_ca: None,
-        min_version: TlsVersion::Tls12,
-    };
     let stop = Stop::default();
-    let (_sender, audience) = watch::channel(Audience {
-        tls: Some(Arc::new(Certificates::new("[daemon] admin", &tls))),
-        ..Audience::default()
-    });
+    let (_sender, audience) = watch::channel(over_tls(folder, None));
     let address = here(everywhere(&stage, &stop, audience).await);
-    let request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
     let mut client = authority.dial(address, None).await.unwrap();
-    client.write_all(request).await.unwrap();
+    client.write_all(LIVEZ).await.unwrap();
     let mut answer = Vec::new();
     // It may leave without a close_notify.
     let _ = client.read_to_end(&mut answer).await;
@@ -172,7 +178,7 @@ async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     assert!(answer.ends_with("alive\n"), "{answer}");
 
     let mut plain = TcpStream::connect(address).await.unwrap();
-    plain.write_all(request).await.unwrap();
+    plain.write_all(LIVEZ).await.unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer);
@@ -190,25 +196,15 @@ async fn with_client_ca_only_holders_of_a_certificate_see_it() {
     authority.server().write(folder);
     let authorities = folder.join("clients.pem");
     std::fs::write(&authorities, &authority.pem).unwrap();
-    let tls = ServerTls {
-        cert: folder.join("server.pem"),
-        key: folder.join("server.key"),
-        client_ca: Some(authorities),
-        min_version: TlsVersion::Tls12,
-    };
     let stop = Stop::default();
-    let (_sender, audience) = watch::channel(Audience {
-        tls: Some(Arc::new(Certificates::new("[daemon] admin", &tls))),
-        ..Audience::default()
-    });
+    let (_sender, audience) = watch::channel(over_tls(folder, Some(authorities)));
     let address = here(everywhere(&stage, &stop, audience).await);
     let scraper = authority.client("scraper");
     for (certificate, sees) in [(Some(&scraper), true), (None, false)] {
         let mut answer = Vec::new();
         if let Ok(mut client) = authority.dial(address, certificate).await {
-            let request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
             // TLS 1.3 refuses a client's certificate behind the client's handshake.
-            let _ = client.write_all(request).await;
+            let _ = client.write_all(LIVEZ).await;
             let _ = client.read_to_end(&mut answer).await;
         }
         let answer = String::from_utf8(answer).unwrap();

@@ -978,6 +978,16 @@ proptest! {
     }
 }
 
+/// Ends the session for the client: its connection breaks, or it sends what is no message and stays.
+async fn end_for_the_client(mut client: DuplexStream, breaks: bool) -> Option<DuplexStream> {
+    if breaks {
+        return None;
+    }
+    client.write_all(&[9; 8]).await.unwrap();
+    read_end(&mut client).await;
+    Some(client)
+}
+
 /// A kdb+ is one thread: it says all that it has to say before it reads again.
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_speaks_is_heard_out_until_it_reads_what_it_is_owed() {
@@ -985,13 +995,7 @@ async fn a_cluster_that_speaks_is_heard_out_until_it_reads_what_it_is_owed() {
     for breaks in [true, false] {
         let mut pair = relayed(plan(None), 64);
         pair.client.write_all(&batch).await.unwrap();
-        if breaks {
-            drop(pair.client);
-        } else {
-            // No message: the session ends for the client.
-            pair.client.write_all(&[9; 8]).await.unwrap();
-            read_end(&mut pair.client).await;
-        }
+        let _client = end_for_the_client(pair.client, breaks).await;
         let update = text(MessageType::Async, &"u".repeat(1_000_000));
         let saying = timeout(EVERY, pair.cluster.write_all(&update)).await;
         saying.expect("nobody listens").unwrap();
@@ -1012,13 +1016,7 @@ async fn a_session_lasts_until_the_cluster_has_closed_though_its_kernel_has_ever
         let mut pair = relayed(plan(None), 1 << 20);
         let batch = text(MessageType::Async, "batch");
         pair.client.write_all(&batch).await.unwrap();
-        if breaks {
-            drop(pair.client);
-        } else {
-            // No message: the session ends for the client.
-            pair.client.write_all(&[9; 8]).await.unwrap();
-            read_end(&mut pair.client).await;
-        }
+        let _client = end_for_the_client(pair.client, breaks).await;
         pair.cluster.write_all(&update).await.unwrap();
         let ended = timeout(UPSTREAM_CLOSE_TIMEOUT - EVERY, &mut pair.relay).await;
         assert!(ended.is_err(), "{ended:?}");
