@@ -214,17 +214,19 @@ impl Repeats {
     /// A session that has opened is over: what has become of its line.
     pub(super) fn take_withheld(&self, session: u64) -> WithheldEnd {
         let mut state = self.lock();
-        match state.withheld.remove(&session) {
-            None => WithheldEnd::Written,
-            Some(open) if open.lasts(Instant::now()) && state.is_turn_of(&open) => {
-                WithheldEnd::Lasted(open)
-            }
-            Some(open) => WithheldEnd::Short(open),
+        let Some(open) = state.withheld.remove(&session) else {
+            return WithheldEnd::Written;
+        };
+        let key = GroupKey::of_user(&open.record, Repeated::Lasting);
+        if open.lasts(Instant::now()) && state.is_turn_of(open.opened, key) {
+            WithheldEnd::Lasted(open)
+        } else {
+            WithheldEnd::Short(open)
         }
     }
 
-    /// A session without a line of its own is over. Comes back, if it is the first of its group, after which time to call
-    /// [`Self::tell`].
+    /// A session without a line of its own is over. Returns after which time to call [`Self::tell`], if the
+    /// session is the first of its group.
     pub(super) fn short(
         &self,
         open: &WithheldOpen,
@@ -347,8 +349,8 @@ impl State {
         let mut waiting = std::mem::take(&mut self.waiting);
         for (key, sessions) in &mut waiting {
             while let Some(session) = sessions.front() {
-                if let Some(open) = self.withheld.get(session) {
-                    if open.opened.elapsed() < LONG && !self.has_line(key.clone()) {
+                if let Some(opened) = self.withheld.get(session).map(|open| open.opened) {
+                    if !self.is_turn_of(opened, key.clone()) {
                         sessions.retain(|session| self.withheld.contains_key(session));
                         break;
                     }
@@ -363,9 +365,8 @@ impl State {
     }
 
     /// Whether a session that has lasted gets lines of its own now, which counts then.
-    fn is_turn_of(&mut self, open: &WithheldOpen) -> bool {
-        open.opened.elapsed() >= LONG
-            || self.has_line(GroupKey::of_user(&open.record, Repeated::Lasting))
+    fn is_turn_of(&mut self, opened: Instant, key: GroupKey) -> bool {
+        opened.elapsed() >= LONG || self.has_line(key)
     }
 
     /// Whether one more of the group has a line of its own, which counts then.
