@@ -32,7 +32,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::auth::holder;
 use crate::client_tls::Certificates;
-use crate::config::{AdminSettings, Exposure, LeftOut, ListenAddress, Viewers};
+use crate::config::{AdminSettings, Exposure, LeftOut, ListenAddress, ServerTls, Viewers};
+use crate::error::with_fix;
 use crate::listener::{BIND_EVERY, FIRST_BIND_PAUSE};
 use crate::live::Totals;
 use crate::metrics::{self, Format, Names};
@@ -60,21 +61,17 @@ impl Audience {
     /// As the configuration has it. Certificates that were served `before` are served on where they are of
     /// the same files. Blocks: it reads them.
     fn of(settings: &AdminSettings, viewers: &Viewers, before: Option<&Arc<Certificates>>) -> Self {
-        let certificates =
-            settings
-                .tls
-                .as_ref()
-                .map(|tls| match before.filter(|before| before.are_of(tls)) {
-                    Some(before) => {
-                        before.look();
-                        Arc::clone(before)
-                    }
-                    None => Arc::new(Certificates::new("[daemon] admin", tls)),
-                });
+        let served = |tls: &ServerTls| match before.filter(|before| before.are_of(tls)) {
+            Some(before) => {
+                before.look();
+                Arc::clone(before)
+            }
+            None => Arc::new(Certificates::new("[daemon] admin", tls)),
+        };
         Self {
             viewers: viewers.clone(),
             exposure: settings.exposure.clone(),
-            tls: certificates,
+            tls: settings.tls.as_ref().map(served),
         }
     }
 }
@@ -137,10 +134,11 @@ impl BoundAdmin {
                 let holder = holder::of(&ListenAddress::Tcp(address));
                 let holder =
                     holder.map_or_else(String::new, |holder| format!(" ({holder} holds it)"));
-                tracing::error!(
-                    "[daemon] admin {address} can't be bound: {error}{holder}; hopend goes on trying. Fix: end the \
-                     process that has the address, or choose another one."
+                let what = format!(
+                    "[daemon] admin {address} can't be bound: {error}{holder}; hopend goes on trying"
                 );
+                let fix = "end the process that has the address, or choose another address";
+                tracing::error!("{}", with_fix(what, fix));
                 None
             }
         };
@@ -330,11 +328,10 @@ async fn endpoint_ready(
             return (StatusCode::NOT_FOUND, "no such endpoint\n").into_response();
         };
         // The reason may name users and files.
-        Some(match asker {
-            asker if answers.may_see(asker) && names_this_host(&headers) => {
-                format!("left out: {}\n", left_out.reason)
-            }
-            _ => "left out: hopend check tells why\n".into(),
+        Some(if answers.may_see(asker) && names_this_host(&headers) {
+            format!("left out: {}\n", left_out.reason)
+        } else {
+            "left out: hopend check tells why\n".into()
         })
     };
     match (answers.ready.has_begun(), obstacle) {
