@@ -14,8 +14,7 @@ use crate::config::{AccountDatabase, LeftOut, LeftOutCause, LocalAccount, Part};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// Accounts that are asked for at a time. One that hangs holds a thread.
+/// Most accounts that are looked up at a time. A look-up that hangs holds a thread.
 const AT_A_TIME: usize = 64;
 
 /// Returns once the account of each of these is known. Whoever waits for one of them is served from
@@ -26,7 +25,7 @@ pub(crate) async fn resolve(left_out: Vec<LeftOut>, accounts: AccountDatabase) {
         let LeftOutCause::AccountUnknown(account) = &left_out.cause else {
             return None;
         };
-        let question = Question {
+        let question = AccountLookup {
             part: &left_out.part,
             account,
             accounts: &accounts,
@@ -37,15 +36,15 @@ pub(crate) async fn resolve(left_out: Vec<LeftOut>, accounts: AccountDatabase) {
     join_all(each).await;
 }
 
-/// What the account database is asked until it knows.
-struct Question<'q> {
+/// Looks one account up until the account database knows it.
+struct AccountLookup<'q> {
     part: &'q Part,
     account: &'q LocalAccount,
     accounts: &'q AccountDatabase,
     turns: &'q Semaphore,
 }
 
-impl Question<'_> {
+impl AccountLookup<'_> {
     async fn until_known(self) {
         let mut pause = FIRST_PAUSE;
         while self.account.found().is_none() {
@@ -53,7 +52,7 @@ impl Question<'_> {
             pause = (pause * 2).min(LONGEST_PAUSE);
             let (database, text) = (self.accounts.clone(), self.account.text().to_owned());
             let turn = self.turns.acquire().await;
-            // A database that hangs is waited for, and keeps nobody else from being asked for.
+            // A look-up that hangs delays no other.
             let answer = spawn_blocking(move || database(&text)).await;
             drop(turn);
             let part = self.part;

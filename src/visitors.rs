@@ -44,11 +44,11 @@ pub struct Visitors {
 
 /// Who has the seats, in the order in which they were taken, or last got an answer.
 #[derive(Debug, Default)]
-struct Seats(Mutex<Vec<Taken>>);
+struct Seats(Mutex<Vec<TakenSeat>>);
 
 /// A seat that is taken.
 #[derive(Debug)]
-struct Taken {
+struct TakenSeat {
     origin: Origin,
     /// Ends the visitor's connection.
     end: CancellationToken,
@@ -66,8 +66,9 @@ impl Seats {
     /// A seat for one more of this origin. None where the origin has half of all seats.
     fn take(self: &Arc<Self>, origin: Origin) -> Option<Seat> {
         let mut taken = self.taken();
-        let count =
-            |taken: &[Taken], of: Origin| taken.iter().filter(|other| other.origin == of).count();
+        let count = |taken: &[TakenSeat], of: Origin| {
+            taken.iter().filter(|other| other.origin == of).count()
+        };
         if count(&taken, origin) >= AT_A_TIME / 2 {
             return None;
         }
@@ -82,7 +83,7 @@ impl Seats {
             taken.remove(oldest).end.cancel();
         }
         let end = CancellationToken::new();
-        taken.push(Taken {
+        taken.push(TakenSeat {
             origin,
             end: end.clone(),
         });
@@ -93,7 +94,7 @@ impl Seats {
         })
     }
 
-    fn taken(&self) -> MutexGuard<'_, Vec<Taken>> {
+    fn taken(&self) -> MutexGuard<'_, Vec<TakenSeat>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -112,7 +113,7 @@ impl Seat {
     }
 }
 
-impl Taken {
+impl TakenSeat {
     fn is(&self, end: &CancellationToken) -> bool {
         self.end == *end
     }

@@ -39,7 +39,8 @@ pub struct Limits {
     state: Arc<Mutex<State>>,
     /// A session has ended.
     freed: Arc<Notify>,
-    left: Arc<Notify>,
+    /// A client has said who it is, or has gone before it did.
+    handshake_over: Arc<Notify>,
     doors: Arc<Semaphore>,
     most_doors: usize,
     memory: MemoryBudget,
@@ -59,14 +60,14 @@ struct State {
     each: HashMap<(String, String), Tally>,
     /// Whether there is anybody to keep a share for.
     several_users: bool,
-    unknown: HashMap<Origin, Unknown>,
+    unknown: HashMap<Origin, UnknownClients>,
 }
 
-/// What clients have that have not said who they are.
+/// What clients that have not said who they are hold together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Unknown {
+struct UnknownClients {
     connections: usize,
-    /// That their handshakes may hold.
+    /// The most that their handshakes may hold in memory.
     bytes: usize,
 }
 
@@ -191,10 +192,10 @@ impl fmt::Display for Whose {
 pub struct Door {
     _permit: OwnedSemaphorePermit,
     state: Arc<Mutex<State>>,
-    /// Tells those who wait that a client is known now, or gone.
-    left: Arc<Notify>,
+    /// Wakes other hosts' clients that wait: this one has said who it is, or has gone before it did.
+    handshake_over: Arc<Notify>,
     /// Whose it is, and what it holds.
-    held: Option<(Origin, Unknown)>,
+    held: Option<(Origin, UnknownClients)>,
     /// Connections at a time, of all clients that are not known.
     most: usize,
     budget: MemoryBudget,
@@ -247,7 +248,7 @@ impl Limits {
                 unknown: HashMap::new(),
             })),
             freed: Arc::default(),
-            left: Arc::default(),
+            handshake_over: Arc::default(),
             doors: Arc::new(Semaphore::new(most_doors)),
             most_doors,
             memory: MemoryBudget::default(),
@@ -288,7 +289,7 @@ impl Limits {
         Door {
             _permit: permit,
             state: Arc::clone(&self.state),
-            left: Arc::clone(&self.left),
+            handshake_over: Arc::clone(&self.handshake_over),
             held: None,
             most: self.most_doors,
             budget: self.memory.clone(),
@@ -584,10 +585,10 @@ impl Door {
     /// The account or host has too much of it already, or other hosts had it for too long.
     pub async fn of(&mut self, peer: &Peer, endpoint: &Endpoint) -> Result<(), Exceeded> {
         let deadline = Instant::now() + endpoint.handshake_timeout;
-        let left = Arc::clone(&self.left);
+        let handshake_over = Arc::clone(&self.handshake_over);
         loop {
             // Before the look: a client that leaves in between is not missed.
-            let next = left.notified();
+            let next = handshake_over.notified();
             let crowd = match self.try_of(peer, endpoint) {
                 Ok(()) => return Ok(()),
                 Err(crowd) => crowd,
@@ -601,11 +602,11 @@ impl Door {
     }
 
     fn try_of(&mut self, peer: &Peer, endpoint: &Endpoint) -> Result<(), Crowd> {
-        let all = Unknown {
+        let all = UnknownClients {
             connections: self.most,
             bytes: self.budget.limit_of_handshakes(),
         };
-        let more = Unknown {
+        let more = UnknownClients {
             connections: 1,
             bytes: handshake_bytes(endpoint),
         };
@@ -614,8 +615,8 @@ impl Door {
         let mut state = lock(&self.state);
         let own = state.unknown.get(&origin).copied().unwrap_or_default();
         let hosts = state.unknown.iter().filter(|(origin, _)| is_host(origin));
-        let hosts = hosts.fold(Unknown::default(), |sum, (_, one)| sum + *one);
-        let exceeded = |peer: String, held: Unknown| Exceeded::Unknown {
+        let hosts = hosts.fold(UnknownClients::default(), |sum, (_, one)| sum + *one);
+        let exceeded = |peer: String, held: UnknownClients| Exceeded::Unknown {
             peer,
             count: held.connections,
         };
@@ -641,7 +642,7 @@ enum Crowd {
     OtherHosts(Exceeded),
 }
 
-impl Unknown {
+impl UnknownClients {
     /// So many parts of it.
     fn part(self, of: usize, parts: usize) -> Self {
         Self {
@@ -657,7 +658,7 @@ impl Unknown {
     }
 }
 
-impl Add for Unknown {
+impl Add for UnknownClients {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -688,7 +689,7 @@ impl Drop for Door {
                 }
             }
             drop(state);
-            self.left.notify_waiters();
+            self.handshake_over.notify_waiters();
         }
     }
 }

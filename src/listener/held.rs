@@ -51,23 +51,24 @@ pub struct Listening<'a>(Vec<&'a HeldSocket>);
 
 /// The sockets of one address, while it is bound. A clone shares them.
 #[derive(Debug, Clone, Default)]
-pub struct HeldSockets(Arc<Mutex<Held>>);
+pub struct HeldSockets(Arc<Mutex<SocketHold>>);
 
+/// Whether hopend still wants the sockets of an address.
 #[derive(Debug)]
-enum Held {
+enum SocketHold {
     /// None, until the address is bound.
     Sockets(Vec<HeldSocket>),
     /// Nothing is held any more: hopend is to listen there no longer, or ends.
     Closed,
 }
 
-impl Default for Held {
+impl Default for SocketHold {
     fn default() -> Self {
         Self::Sockets(Vec::new())
     }
 }
 
-impl Held {
+impl SocketHold {
     fn sockets(&self) -> &[HeldSocket] {
         match self {
             Self::Sockets(sockets) => sockets,
@@ -89,7 +90,7 @@ impl HeldSockets {
             }
         };
         let mut held = self.lock();
-        if matches!(*held, Held::Closed) {
+        if matches!(*held, SocketHold::Closed) {
             // A reload took the address away while it was bound.
             return;
         }
@@ -103,12 +104,12 @@ impl HeldSockets {
             }
             socket.outlives_hopend(service::store(&name, socket.as_fd()));
         }
-        *held = Held::Sockets(sockets);
+        *held = SocketHold::Sockets(sockets);
     }
 
     /// Closes them, here and in the service manager's store: hopend listens there no more.
     pub fn give_up(&self) {
-        let held = std::mem::replace(&mut *self.lock(), Held::Closed);
+        let held = std::mem::replace(&mut *self.lock(), SocketHold::Closed);
         for held in held.sockets() {
             held.outlives_hopend(false);
             if let (SocketOwner::Hopend, Some(name)) = (held.owner, held.store_name()) {
@@ -119,7 +120,7 @@ impl HeldSockets {
 
     /// Closes them here; the service manager's store keeps them for the next start.
     pub fn close(&self) {
-        *self.lock() = Held::Closed;
+        *self.lock() = SocketHold::Closed;
     }
 
     /// Duplicates of the sockets. One that can't be had is left out.
@@ -129,8 +130,8 @@ impl HeldSockets {
         sockets.filter_map(|held| held.duplicate().ok()).collect()
     }
 
-    /// Nobody waits long for it: nothing that may block is done meanwhile.
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    /// The stop of the daemon takes it as well: hold it for no longer than a message to the service manager takes.
+    fn lock(&self) -> MutexGuard<'_, SocketHold> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
