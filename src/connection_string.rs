@@ -6,7 +6,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::config::Address;
-use crate::secret::Secret;
+use secret::Secret;
 
 /// The service's own limit, in characters.
 const LONGEST: usize = 2_048;

@@ -8,9 +8,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::error::FIX;
-use crate::q::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
-use crate::q::handshake::common_capability;
-use crate::q::message::error_response;
+use q_ipc::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
+use q_ipc::handshake::common_capability;
+use q_ipc::message::error_response;
 
 /// How long a client may take to ask: a person types it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -135,7 +135,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::q::message::{message, text};
+    use q_ipc::message::{message, text};
 
     const REASON: &str = "the cluster is gone. Fix: start it.";
 

@@ -15,8 +15,8 @@ use nix::unistd::{Gid, Group, Uid};
 use zeroize::Zeroizing;
 
 use crate::error::with_fix;
-use crate::secret::Secret;
 use crate::user_namespace::is_hidden;
+use secret::Secret;
 
 /// As many symbolic links as the kernel follows.
 const MOST_LINKS: usize = 40;

@@ -26,7 +26,6 @@ use crate::lines::LostLines;
 use crate::live::{EndOrder, Live, Looks, OpenSession};
 pub use crate::numbers::SessionNumbers;
 use crate::opening::{Laps, OpenStage, Opening};
-use crate::q::handshake::{Hello, HelloError, common_capability};
 use crate::relay::{self, End, Relay};
 use crate::route::{OpenError, Reached, Route};
 use crate::status::{MemoryRow, Status};
@@ -34,6 +33,7 @@ use crate::stop::Stopping;
 use crate::upstream::{Loop, Trail, Upstream, UpstreamStream};
 use crate::watch::Watch;
 use crate::workers::Workers;
+use q_ipc::handshake::{Hello, HelloError, common_capability};
 
 /// `fatal(2) protocol_version(70)`: what a TLS client reports at once, instead of waiting.
 const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];

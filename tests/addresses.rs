@@ -7,10 +7,10 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use hopend::q::value::Value;
-use hopend::sim::Options;
 use hopend::stop::Stop;
 use nix::sys::signal::Signal;
+use q_ipc::value::Value;
+use simulator::Options;
 
 use crate::attacks::STRANGER;
 use crate::support::{Log, Process, QClient, Stage, account, any_ports, process, root};

@@ -12,11 +12,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use hopend::auth::Peer;
-use hopend::q::frame::MessageType;
-use hopend::q::message::message;
-use hopend::q::value::{self, Value};
-use hopend::sim::Options;
 use hopend::stop::Stop;
+use q_ipc::frame::MessageType;
+use q_ipc::message::message;
+use q_ipc::value::{self, Value};
+use simulator::Options;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -8,8 +8,8 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use hopend::q::value::Value as QValue;
 use nix::sys::signal::Signal;
+use q_ipc::value::Value as QValue;
 use serde_json::Value;
 
 use crate::support::process::hopend;

@@ -1,7 +1,7 @@
 //! When AWS does not give what is asked for, the client sees a failure of the right kind and the log
 //! says which call, as whom, on what, and what to do.
 
-use hopend::sim::{ApiFault, Options, Simulator, Times};
+use simulator::{ApiFault, Options, Simulator, Times};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 

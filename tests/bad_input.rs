@@ -1,9 +1,9 @@
 //! What no q client sends gets a clear end at once, and a line that says what it was.
 
 use hopend::config::ListenAddress;
-use hopend::q::frame::{Header, MessageType};
-use hopend::q::message;
-use hopend::sim::Options;
+use q_ipc::frame::{Header, MessageType};
+use q_ipc::message;
+use simulator::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -1,9 +1,9 @@
 //! Messages of any size pass in constant memory.
 
-use hopend::q::frame::{HEADER_LEN, Header, MessageType};
-use hopend::q::message;
-use hopend::q::value::Value;
-use hopend::sim::{Options, Simulator};
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message;
+use q_ipc::value::Value;
+use simulator::{Options, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Process, QClient, Stage, account, any_ports};

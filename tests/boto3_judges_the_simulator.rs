@@ -1,8 +1,6 @@
 //! The simulator speaks as AWS does, in the judgement of botocore and Amazon's own service models.
 
-use hopend::sim::{
-    ApiFault, OFFERED_OPERATIONS, OFFERED_STS_OPERATIONS, Options, Simulator, Times,
-};
+use simulator::{ApiFault, OFFERED_OPERATIONS, OFFERED_STS_OPERATIONS, Options, Simulator, Times};
 
 use crate::support::python;
 

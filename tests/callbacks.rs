@@ -1,8 +1,8 @@
 //! A cluster may call its client.
 
-use hopend::q::frame::MessageType;
-use hopend::q::value::Value;
-use hopend::sim::Options;
+use q_ipc::frame::MessageType;
+use q_ipc::value::Value;
+use simulator::Options;
 
 use crate::support::{Stage, any_ports};
 
@@ -13,7 +13,7 @@ async fn calls_of_the_cluster_to_its_client_pass_both_ways() {
     handle.send(MessageType::Sync, "ask[\"2+2\"]").await;
     let (asked, _) = handle.message().await.unwrap();
     assert_eq!(asked.message_type, MessageType::Sync);
-    let reply = hopend::q::message::message(MessageType::Response, &Value::Long(4).encode());
+    let reply = q_ipc::message::message(MessageType::Response, &Value::Long(4).encode());
     tokio::io::AsyncWriteExt::write_all(&mut handle.stream, &reply)
         .await
         .unwrap();

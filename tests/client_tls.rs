@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use hopend::app::App;
 use hopend::credential::{Clock, Sources};
-use hopend::q::value::Value;
-use hopend::sim::{Options, Simulator};
+use q_ipc::value::Value;
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use rustls::version::{TLS12, TLS13};
+use simulator::{Options, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;

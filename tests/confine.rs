@@ -6,9 +6,9 @@ use std::process::Command;
 
 use hopend::config;
 use hopend::confine::Confinement;
-use hopend::q::value::Value;
-use hopend::sim::{Options, Simulator};
 use nix::sys::signal::Signal;
+use q_ipc::value::Value;
+use simulator::{Options, Simulator};
 use tempfile::TempDir;
 
 use crate::support::{Process, QClient, account, any_ports, daemon_keys};

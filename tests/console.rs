@@ -1,10 +1,10 @@
 //! A console answers q with what hopend knows and what a cluster's `.aws` functions tell, and shows
 //! nobody what is somebody else's.
 
-use hopend::q::frame::MessageType;
-use hopend::q::message::message;
-use hopend::q::value::{Table, Value};
-use hopend::sim::{Options, Simulator};
+use q_ipc::frame::MessageType;
+use q_ipc::message::message;
+use q_ipc::value::{Table, Value};
+use simulator::{Options, Simulator};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::process::command;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
-use hopend::q::value::Value;
-use hopend::sim::{ApiFault, ClusterFault, Options, Simulator, Times};
+use q_ipc::value::Value;
+use simulator::{ApiFault, ClusterFault, Options, Simulator, Times};
 
 use crate::support::qclient::Refused;
 use crate::support::{Log, QClient, Stage, any_ports};

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
-use hopend::q::frame::{HEADER_LEN, MessageType, Piece, Tracker};
-use hopend::q::message::text;
-use hopend::sim::Options;
+use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
+use q_ipc::message::text;
+use simulator::Options;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,6 +1,6 @@
 //! What there is, from the command line.
 
-use hopend::sim::{Options, Simulator};
+use simulator::{Options, Simulator};
 use tempfile::TempDir;
 
 use crate::support::account;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use hopend::sim::{ApiFault, ClusterFault, Flaw, Options, Simulator, Times};
 use serde_json::Value;
+use simulator::{ApiFault, ClusterFault, Flaw, Options, Simulator, Times};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::support::process::command;

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use hopend::q::frame::MessageType;
-use hopend::q::message;
-use hopend::sim::{ClusterFault, Options, Simulator, Times};
+use q_ipc::frame::MessageType;
+use q_ipc::message;
+use simulator::{ClusterFault, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use hopend::q::value::Value;
-use hopend::sim::{ClusterFault, ConnectionRecord, Options, Times};
+use q_ipc::value::Value;
+use simulator::{ClusterFault, ConnectionRecord, Options, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -49,7 +49,7 @@ use std::io::ErrorKind;
 
 use crate::support::qclient::Refused;
 use crate::support::{Log, Process, QClient, Stage, any_ports};
-use hopend::sim::{ClusterFault, Options, Times};
+use simulator::{ClusterFault, Options, Times};
 
 /// The page that is written from the rows.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/README.md");
@@ -105,8 +105,8 @@ impl Sees {
     pub async fn end_of(mut handle: QClient) -> Self {
         let ended = match handle.message().await {
             Ok((header, body)) => {
-                let value = hopend::q::value::decode(&body, header.little_endian).unwrap();
-                let hopend::q::value::Value::Error(text) = value else {
+                let value = q_ipc::value::decode(&body, header.little_endian).unwrap();
+                let q_ipc::value::Value::Error(text) = value else {
                     panic!("an answer: {value:?}");
                 };
                 assert!(handle.sees_end().await, "nothing more follows an error");

@@ -5,10 +5,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use hopend::q::value::Value;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use q_ipc::value::Value;
 
 use crate::support::{Daemon, QClient, any_ports};
 

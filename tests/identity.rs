@@ -6,9 +6,9 @@ use std::process::Command;
 
 use hopend::auth::Peer;
 use hopend::config::ListenAddress;
-use hopend::q::value::Value;
-use hopend::sim::Options;
 use nix::unistd::User;
+use q_ipc::value::Value;
+use simulator::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 

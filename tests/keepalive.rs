@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use hopend::q::value::Value;
-use hopend::sim::{Ended, Options};
+use q_ipc::value::Value;
+use simulator::{Ended, Options};
 
 use crate::support::{Stage, any_ports};
 

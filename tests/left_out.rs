@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hopend::app::{App, Given};
 use hopend::config::{self, AccountDatabase};
 use hopend::credential::{Clock, Sources};
-use hopend::q::value::Value;
-use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
+use q_ipc::value::Value;
+use simulator::{Options, Simulator};
 
 use crate::attacks::as_stranger;
 use crate::support::qclient::Refused;

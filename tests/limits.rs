@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use hopend::q::frame::MessageType;
-use hopend::q::value::Value;
-use hopend::sim::Options;
+use q_ipc::frame::MessageType;
+use q_ipc::value::Value;
+use simulator::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

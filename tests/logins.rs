@@ -4,8 +4,8 @@ use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
-use hopend::q::value::Value;
-use hopend::sim::{ClusterFault, Flaw, Options, Times};
+use q_ipc::value::Value;
+use simulator::{ClusterFault, Flaw, Options, Times};
 
 use crate::support::qclient::Refused;
 use crate::support::{Log, QClient, Stage, account, any_ports};
@@ -174,7 +174,7 @@ async fn a_reload_notices_that_the_authorities_changed_in_their_file() {
     stage.sim.faults().clear();
 
     // Another authority in the same file: not believed until the reload, then believed.
-    let other = hopend::sim::Simulator::start(Options::default())
+    let other = simulator::Simulator::start(Options::default())
         .await
         .unwrap();
     std::fs::write(&file, other.ca_pem()).unwrap();

@@ -32,6 +32,8 @@ mod confine;
 mod console;
 mod credentials;
 mod delivery;
+#[cfg(feature = "demo")]
+mod demo;
 mod discovery;
 mod doctor;
 mod explain;
@@ -48,6 +50,7 @@ mod man;
 mod memory;
 mod nodes;
 mod policies;
+#[cfg(feature = "demo")]
 mod readme;
 mod real_clients;
 mod reload;

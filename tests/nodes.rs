@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use hopend::credential::State;
-use hopend::q::value::Value;
-use hopend::sim::{ApiFault, ClusterFault, Options, Times};
+use q_ipc::value::Value;
+use simulator::{ApiFault, ClusterFault, Options, Times};
 use tokio::net::TcpListener;
 
 use crate::support::process::command;

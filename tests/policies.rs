@@ -8,9 +8,9 @@ use std::time::Duration;
 use hopend::app::App;
 use hopend::config;
 use hopend::credential::{Clock, Sources};
-use hopend::q::value::Value;
-use hopend::sim::{ApiFault, Options, Simulator, Times};
+use q_ipc::value::Value;
 use serde_json::{Value as Json, json};
+use simulator::{ApiFault, Options, Simulator, Times};
 use tempfile::TempDir;
 use tokio::time::timeout;
 

@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use hopend::sim::{Options, Simulator};
 use nix::sys::signal::Signal;
+use simulator::{Options, Simulator};
 
 use crate::support::process::command;
 use crate::support::{Process, account, python};

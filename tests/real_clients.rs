@@ -4,7 +4,7 @@ mod kdb_codec;
 
 use std::time::Duration;
 
-use hopend::sim::{ClusterFault, Cut, Ended, Options, Times};
+use simulator::{ClusterFault, Cut, Ended, Options, Times};
 
 use crate::support::python::Script;
 use crate::support::{Stage, account, any_ports};

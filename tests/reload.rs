@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hopend::q::value::Value;
-use hopend::sim::Options;
+use q_ipc::value::Value;
+use simulator::Options;
 use tokio::net::TcpStream;
 
 use crate::support::qclient::Refused;

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hopend::app::{App, Given};
 use hopend::config::{self, AccountDatabase};
 use hopend::credential::{Clock, Sources};
-use hopend::q::value::Value;
-use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
 use nix::sys::signal::Signal;
+use q_ipc::value::Value;
+use simulator::{Options, Simulator};
 
 use crate::support::qclient::Refused;
 use crate::support::{Daemon, QClient, account, address_of, any_ports, daemon_keys, process};
@@ -93,7 +93,7 @@ fn without_alice(text: String) -> String {
 async fn a_user_who_is_removed_loses_the_live_sessions() {
     let mut all = sessions(|text| text).await;
     let busy = &mut all.alice[0];
-    busy.send(hopend::q::frame::MessageType::Sync, "system\"sleep 600\"")
+    busy.send(q_ipc::frame::MessageType::Sync, "system\"sleep 600\"")
         .await;
     let said = all.reload(without_alice);
     assert!(
@@ -366,7 +366,7 @@ async fn a_session_ends_between_messages_when_its_time_is_up() {
     let mut busy = daemon.open("hdb").await;
     let mut other = daemon.open("rdb").await;
     // Asked in time and answered behind it.
-    busy.send(hopend::q::frame::MessageType::Sync, "system\"sleep 3\"")
+    busy.send(q_ipc::frame::MessageType::Sync, "system\"sleep 3\"")
         .await;
     assert!(idle.sees_end().await);
     let line = daemon

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use hopend::sim::{Options, Simulator};
+use simulator::{Options, Simulator};
 use tempfile::TempDir;
 
 use crate::addresses::free_port;

@@ -1,6 +1,6 @@
 //! No secret stands in any line of the log, at the finest level, whatever goes wrong.
 
-use hopend::sim::{ApiFault, ClusterFault, Cut, Options, Simulator, Times};
+use simulator::{ApiFault, ClusterFault, Cut, Options, Simulator, Times};
 
 use crate::support::{Process, QClient, account, any_ports, daemon_keys};
 

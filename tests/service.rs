@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use hopend::sim::{Options, Simulator};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use simulator::{Options, Simulator};
 use tempfile::TempDir;
 
 use crate::support::{Process, account, any_ports, process};

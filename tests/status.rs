@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use hopend::control::{self, Answer, Request};
-use hopend::q::frame::MessageType;
-use hopend::sim::{ClusterFault, Options, Simulator, Times};
 use hopend::status::{SessionRow, Status};
 use nix::sys::signal::Signal;
+use q_ipc::frame::MessageType;
+use simulator::{ClusterFault, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -263,7 +263,7 @@ async fn what_went_wrong_last_with_its_remedy_and_how_often() {
     assert!(refused.is_err());
     faults.clear();
     let mut lost = stage.open("hdb").await;
-    stage.sim.cut("hdb-cluster", hopend::sim::Cut::Fin);
+    stage.sim.cut("hdb-cluster", simulator::Cut::Fin);
     assert!(lost.sees_end().await);
     drop(lost);
 

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use hopend::admin::{self, Audience};
 use hopend::config::Viewers;
-use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
 use hopend::stop::Stop;
 use nix::sys::signal::Signal;
 use nix::unistd::User;
+use simulator::{Options, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

@@ -3,10 +3,10 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use hopend::q::frame::MessageType;
-use hopend::q::value::Value;
-use hopend::sim::{Options, Simulator};
 use nix::sys::signal::Signal;
+use q_ipc::frame::MessageType;
+use q_ipc::value::Value;
+use simulator::{Options, Simulator};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

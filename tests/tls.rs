@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use hopend::config::Address;
 use hopend::error::chain;
-use hopend::q::handshake::Hello;
-use hopend::sim::{Options, Simulator};
 use hopend::upstream::tls::TlsConfigs;
 use hopend::upstream::{self, Upstream, UpstreamError, UpstreamStream};
+use q_ipc::handshake::Hello;
 use rustls::{ClientConfig, HandshakeKind};
+use simulator::{Options, Simulator};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 

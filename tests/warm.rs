@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hopend::q::frame::MessageType;
-use hopend::q::message;
-use hopend::q::value::Value;
-use hopend::sim::{ClusterFault, Cut, Ended, Options, Simulator, Times};
+use q_ipc::frame::MessageType;
+use q_ipc::message;
+use q_ipc::value::Value;
+use simulator::{ClusterFault, Cut, Ended, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -162,7 +162,7 @@ async fn those_that_wait_are_kept_alive() {
             .wait_until(|_| began.elapsed() > 3 * IDLE_LIMIT)
             .await;
         let records = stage.sim.connections();
-        let lost = |record: &&hopend::sim::ConnectionRecord| record.ended == Some(Ended::Idle);
+        let lost = |record: &&simulator::ConnectionRecord| record.ended == Some(Ended::Idle);
         assert_eq!(records.iter().find(lost), None, "{ping}");
         assert_eq!(records.len(), 1 + WARM, "{ping}: none was made anew");
         let mut handle = stage.open("hdb").await;
@@ -311,7 +311,7 @@ async fn a_reload_that_changes_the_endpoint_or_its_users_ends_what_waits_there()
         stage.sim.wait_for_connections(HDB, 0).await;
     }
     let records = stage.sim.connections();
-    let by_client = |record: &hopend::sim::ConnectionRecord| record.ended == Some(Ended::ByClient);
+    let by_client = |record: &simulator::ConnectionRecord| record.ended == Some(Ended::ByClient);
     assert!(records.iter().all(by_client), "{records:?}");
 }
 

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use hopend::q::frame::{HEADER_LEN, Header, MessageType};
-use hopend::q::message;
-use hopend::q::value::vector_header;
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message;
+use q_ipc::value::vector_header;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use hopend::q::frame::{HEADER_LEN, Header, MessageType};
-use hopend::q::message;
-use hopend::q::value::vector_header;
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message;
+use q_ipc::value::vector_header;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use hopend::client::ClientStream;
 use hopend::config::{Keepalive, KeepaliveMode};
-use hopend::q::frame::{HEADER_LEN, Header, MessageType};
 use hopend::relay::{Meters, Plan, Relay};
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -209,7 +209,7 @@ impl Load {
 
 /// A message of 16 bytes.
 fn small(message_type: MessageType) -> Vec<u8> {
-    hopend::q::message::message(message_type, &[0xf9, 1, 2, 3, 4, 5, 6, 7])
+    q_ipc::message::message(message_type, &[0xf9, 1, 2, 3, 4, 5, 6, 7])
 }
 
 fn large_length(mebibytes: u32) -> u64 {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hopend::config::{self, KeepaliveMode};
-use hopend::q::frame::{HEADER_LEN, MessageType, Piece, Tracker};
-use hopend::q::message::message;
 use hopend::relay::keepalive::{Keepalive, Stream};
+use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
+use q_ipc::message::message;
 
 /// Messages of the stream that the tracker walks.
 const MESSAGES: usize = 1_000;

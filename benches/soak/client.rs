@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopend::q::frame::{HEADER_LEN, Header, MessageType};
-use hopend::q::message::text;
-use hopend::q::value::{Value, decode};
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message::text;
+use q_ipc::value::{Value, decode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hopend::q::frame::{HEADER_LEN, Header, MessageType};
-use hopend::q::message::text;
-use hopend::q::value::{Value, decode};
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message::text;
+use q_ipc::value::{Value, decode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};

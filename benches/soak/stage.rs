@@ -11,13 +11,13 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hopend::q::frame::MessageType;
-use hopend::q::value::Value;
-use hopend::sim::{Options, Simulator};
 use hopend::status::Status;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use q_ipc::frame::MessageType;
+use q_ipc::value::Value;
+use simulator::{Options, Simulator};
 use tokio::io::AsyncWriteExt;
 use toml::Table;
 
@@ -162,7 +162,7 @@ impl Stage {
             troubled: false,
         };
         let mut handle = at.open().await?;
-        let request = hopend::q::message::text(MessageType::Sync, "sessions");
+        let request = q_ipc::message::text(MessageType::Sync, "sessions");
         handle.write_all(&request).await?;
         let answer = tokio::time::timeout(PATIENCE, client::answer(&mut *handle, false)).await;
         let rows = match answer {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hopend::sim::{ApiFault, ClusterFault, Cut, Times};
+use simulator::{ApiFault, ClusterFault, Cut, Times};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 

@@ -15,11 +15,11 @@ use hopend::credential::{Clock, Credentials, FetchError, Sources};
 use hopend::finspace::{Cluster, Node};
 use hopend::live::Live;
 use hopend::nodes::Discover;
-use hopend::q::frame::{HEADER_LEN, Header, MessageType};
-use hopend::q::message::{message, text};
-use hopend::q::value::{Value, decode_message};
 use hopend::relay::Meters;
 use hopend::stop::Stop;
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message::{message, text};
+use q_ipc::value::{Value, decode_message};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Requests whose answers must stay the same.

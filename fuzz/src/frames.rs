@@ -11,9 +11,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hopend::config::{Keepalive, KeepaliveMode};
-use hopend::q::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
-use hopend::q::message;
 use hopend::relay::{End, Meters, Plan, Relay, SendQueue};
+use q_ipc::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
+use q_ipc::message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const EVERY: Duration = Duration::from_secs(60);

@@ -1,7 +1,7 @@
 //! A handshake is read the same however it is cut into pieces, and what it says is said again by
 //! [`Hello::encode`].
 
-use hopend::q::handshake::Hello;
+use q_ipc::handshake::Hello;
 
 /// Bytes of the longest handshake.
 const LIMIT: usize = 64;

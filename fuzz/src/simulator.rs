@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
-use hopend::sim::{Options, REGION, Simulator};
+use simulator::{Options, REGION, Simulator};
 
 /// What stands for the environment's id in a path.
 const ENVIRONMENT: &str = "ENV";

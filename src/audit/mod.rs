@@ -16,8 +16,8 @@ use crate::auth::{AccountName, Peer, process};
 use crate::config::{CertificateName, Endpoint, ListenAddress, Target, User};
 use crate::error::ErrorKind;
 use crate::policy::session_name;
-use crate::q::handshake::Hello;
 use crate::relay::Meters;
+use q_ipc::handshake::Hello;
 
 pub use file::{AuditChange, AuditFile, AuditFileError, look};
 use line::{Event, Line};

@@ -6,7 +6,7 @@ use super::password::Passwords;
 use super::{AccountName, Accounts, Peer};
 use crate::config::{CertificateName, Endpoint, LocalAccount, User};
 use crate::error::or_fix;
-use crate::q::handshake::Hello;
+use q_ipc::handshake::Hello;
 
 /// Characters of a client's user name that a message shows.
 const SHOWN: usize = 64;

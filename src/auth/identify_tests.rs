@@ -6,7 +6,7 @@ use crate::config::{
     Errors, Keepalive, LocalAccount, Login, OpensPerUser, OsUser, Policy, Target, Verifier,
     hash_cost, refusal_costs,
 };
-use crate::secret::Secret;
+use secret::Secret;
 
 /// An account that is not in any database.
 const BOB: u32 = 3_999_990_001;

@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 use crate::config::{Verifier, hash_cost as cost};
-use crate::secret::Secret;
+use secret::Secret;
 
 /// The hash that a refusal is checked against where no configured password has an argon2 hash, so
 /// that the time of a refusal does not tell a name. Random bytes, with the parameters of [`hash`]: no

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Origin, Peer};
-use crate::q::handshake::Hello;
+use q_ipc::handshake::Hello;
 
 /// After the first failure.
 const FIRST: Duration = Duration::from_millis(100);

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::sim::time;
+use super::time;
 use super::{ConfigArgument, Exit, complain, runtime, say};
 use crate::doctor::{self, Event, Outcome, Question, Stage, Subject};
 use crate::error::{ErrorKind, sentence};
-use crate::secret::Secret;
+use secret::Secret;
 
 /// Columns of the stages' names.
 const NAME_WIDTH: usize = 21;

@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal};
 
 use super::{Exit, complain, say};
 use crate::auth::password;
-use crate::secret::Secret;
+use secret::Secret;
 
 /// Arguments of `hopend hash-password`.
 #[derive(Debug, clap::Args)]

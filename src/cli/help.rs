@@ -12,7 +12,7 @@ and credentials that expire. It learns from the kernel or from a password who a 
 user's signed connection string of Amazon FinSpace fresh, dials the cluster over TLS, and relays q IPC \
 with the keepalives that stop a handle from being cut.
 
-What is where is told by one configuration file; hopend demo shows it all without any.";
+One configuration file names the endpoints, the users and the kdb+ processes.";
 
 /// Of the command itself.
 const GENERAL: &str = "\
@@ -33,7 +33,6 @@ Environment:
   AWS_*  of the AWS SDK, for an environment of the configuration that names no profile
 
 Examples:
-  hopend demo
   hopend check && hopend run
   hopend policy --ask";
 
@@ -63,22 +62,10 @@ Examples:
   hopend check
   hopend check --config hopend.toml && systemctl reload hopend",
     ),
-    ("demo", "Examples:\n  hopend demo\n  hopend demo --idle-limit 10s"),
-    (
-        "sim",
-        "\
-Files:
-  DIR/hopend.toml     the configuration for hopend run
-  DIR/ca.pem          who signed the certificates of the clusters
-  DIR/credentials     AWS credentials, in the profile sim
-  DIR/alice.password  the password of the user alice
-
-Examples:
-  hopend sim --dir sim
-  hopend run --config sim/hopend.toml
-  hopend sim --dir sim --idle-limit 30s --string-life 2m
-  hopend sim --expressions",
-    ),
+    #[cfg(feature = "demo")]
+    ("demo", super::demo::EXAMPLES),
+    #[cfg(feature = "demo")]
+    ("sim", super::demo::sim::EXAMPLES),
     (
         "status",
         "Examples:\n  hopend status\n  hopend status --watch\n  hopend status --json",
@@ -133,16 +120,8 @@ Examples:
 
 /// What more is said of some subcommands than one line.
 const DESCRIPTIONS: &[(&str, &str)] = &[
-    (
-        "sim",
-        "\
-Run a simulated FinSpace on this host's loopback, and write a configuration for it: the management \
-API and STS, with signatures verified, and clusters with nodes over TLS that check the signed login \
-and drop idle connections. When all of it listens, it prints a line `ready`; SIGTERM ends it.
-
-The nodes are test doubles and no q: they know the few expressions that --expressions lists, and take \
-data of any size.",
-    ),
+    #[cfg(feature = "demo")]
+    ("sim", super::demo::sim::ABOUT),
     ("doctor", super::doctor::ABOUT),
     ("policy", super::policy::ABOUT),
     (

@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod daemon;
+#[cfg(feature = "demo")]
 mod demo;
 mod discover;
 mod doctor;
@@ -15,7 +16,6 @@ mod policy;
 mod run;
 mod screen;
 mod signals;
-mod sim;
 mod status;
 mod table;
 
@@ -24,6 +24,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{FromArgMatches, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
@@ -77,9 +78,11 @@ enum Subcommands {
     /// Read a configuration as `run` would, without binding or calling out, and print every error
     Check(check::Arguments),
     /// Try it without AWS and without kdb+: a simulated FinSpace and a daemon in one process
+    #[cfg(feature = "demo")]
     Demo(demo::Arguments),
     /// Run a simulated FinSpace with kdb+ test doubles, and write a configuration for it
-    Sim(sim::Arguments),
+    #[cfg(feature = "demo")]
+    Sim(demo::sim::Arguments),
     /// Show what a running daemon does: endpoints, sessions, credentials, the last errors
     Status(status::Arguments),
     /// End one session of a running daemon
@@ -137,8 +140,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let exit = match command.subcommand {
         Subcommands::Run(arguments) => run::run(&arguments),
         Subcommands::Check(arguments) => check::run(&arguments),
+        #[cfg(feature = "demo")]
         Subcommands::Demo(arguments) => demo::run(&arguments),
-        Subcommands::Sim(arguments) => sim::run(&arguments),
+        #[cfg(feature = "demo")]
+        Subcommands::Sim(arguments) => demo::sim::run(&arguments),
         Subcommands::Status(arguments) => status::run(&arguments),
         Subcommands::Kill(arguments) => kill::run(&arguments),
         Subcommands::Doctor(arguments) => doctor::run(&arguments),
@@ -174,31 +179,6 @@ fn start_log(format: LogFormat, arguments: &LogArgument) -> Result<ProcessLog, E
     })
 }
 
-/// How a shell starts this program: by its name, where that leads here, else by its path.
-fn own_command() -> String {
-    let Ok(own) = std::env::current_exe().and_then(|own| own.canonicalize()) else {
-        return "hopend".into();
-    };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let named = std::env::split_paths(&path).find_map(|folder| {
-        let file = folder.join("hopend").canonicalize().ok()?;
-        file.is_file().then_some(file)
-    });
-    match named {
-        Some(named) if named == own => "hopend".into(),
-        _ => quoted(&own.to_string_lossy()),
-    }
-}
-
-/// A word as a shell reads it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 /// The runtime of a subcommand that serves.
 fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
     tokio::runtime::Builder::new_multi_thread()
@@ -210,15 +190,12 @@ fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
         })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_is_one_word_in_a_shell() {
-        assert_eq!(quoted("/opt/hopend/bin/hopend"), "/opt/hopend/bin/hopend");
-        assert_eq!(quoted("/my tools/hopend"), "'/my tools/hopend'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
-    }
+/// Reads a time of the command line, such as `350s`. Zero is refused.
+fn time(text: &str) -> Result<Duration, String> {
+    let help = || "write a time such as 350s or 15m".to_owned();
+    let time: jiff::SignedDuration = text.parse().map_err(|_| help())?;
+    Duration::try_from(time)
+        .ok()
+        .filter(|time| !time.is_zero())
+        .ok_or_else(help)
 }

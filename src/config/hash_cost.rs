@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{User, Verifier};
-use crate::secret::Secret;
+use secret::Secret;
 
 /// The cost of a check against a PHC string: its algorithm, version and parameters, as they stand in
 /// front of the salt. Two equal costs mean the same work; the same work may be written in two ways.

@@ -2,7 +2,7 @@
 
 use super::reader::Value;
 use super::{Login, LoginCommand, LoginValue, LoginVariable};
-use crate::secret::Secret;
+use secret::Secret;
 
 pub(super) const KEYS: &[&str] = &["user", "password_file", "command", "env"];
 

@@ -36,7 +36,7 @@ mod value;
 mod viewers;
 
 pub use account::{AccountDatabase, Accounts, LocalAccount, system_account};
-pub(crate) use address::{LONGEST_SOCKET_PATH, fits_a_socket};
+
 pub use admin::{AdminSettings, Exposure};
 pub(crate) use aws_profile_files::AwsProfileFiles;
 pub use certificate::CertificateName;
@@ -59,7 +59,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::budget::MaxMemory;
-use crate::secret::Secret;
+use secret::Secret;
 
 /// Everything one TOML file says.
 #[derive(Debug, Clone, PartialEq, Eq)]

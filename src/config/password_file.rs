@@ -2,7 +2,7 @@
 
 use super::Verifier;
 use super::invalid::Invalid;
-use crate::secret::Secret;
+use secret::Secret;
 
 /// Why a user has no password in a file.
 #[derive(Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::password_file::{self, NoPassword};
 use super::reader::{Table, Value};
 use super::source::Basis;
 use super::{CertificateName, User, Verifier};
-use crate::secret::Secret;
+use secret::Secret;
 
 pub(super) const KEYS: &[&str] = &[
     "name",

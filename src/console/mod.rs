@@ -45,14 +45,14 @@ use crate::config::Environment;
 use crate::credential::FetchError;
 use crate::finspace::{Cluster, q_api};
 use crate::live::Live;
-use crate::q::compress::decompress;
-use crate::q::frame::{HEADER_LEN, Header, HeaderError, MessageType};
-use crate::q::message::{error_response, message};
-use crate::q::value::{Table, Value, decode_message};
 use crate::relay::{End, Meters};
 use crate::status::Status;
 use crate::stop::Stopping;
 pub use lists::{Listed, Lists};
+use q_ipc::compress::decompress;
+use q_ipc::frame::{HEADER_LEN, Header, HeaderError, MessageType};
+use q_ipc::message::{error_response, message};
+use q_ipc::value::{Table, Value, decode_message};
 use request::Request;
 use viewer::Viewer;
 

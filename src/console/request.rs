@@ -4,7 +4,7 @@
 //! a symbol, or as a list of the name and the arguments, which is what `(h)(name;argument)` sends.
 //! Nothing is evaluated.
 
-use crate::q::value::Value;
+use q_ipc::value::Value;
 
 /// What there is to be asked, for people to read.
 pub(super) const ASKABLE: &str = "endpoints, places, sessions, credentials, errors, \

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use super::request::Shown;
 use super::viewer::Viewer;
-use crate::q::time;
-use crate::q::value::{Table, Value};
 use crate::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow, Status};
+use q_ipc::time;
+use q_ipc::value::{Table, Value};
 
 /// The table that is wanted.
 pub(super) fn of(shown: Shown, status: &Status, viewer: &Viewer) -> Table {

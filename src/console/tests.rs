@@ -18,12 +18,12 @@ use crate::finspace::Node;
 use crate::listener::AddressState;
 use crate::live::Shown;
 use crate::nodes::{Discover, Nodes};
-use crate::q::compress::compress;
-use crate::q::message::text;
 use crate::route::Route;
 use crate::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow};
 use crate::stop::Stop;
 use crate::upstream::tls::TlsConfigs;
+use q_ipc::compress::compress;
+use q_ipc::message::text;
 
 /// The system's roots are read once.
 static TLS: LazyLock<TlsConfigs> = LazyLock::new(TlsConfigs::default);

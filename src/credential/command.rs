@@ -19,7 +19,7 @@ use crate::config::{LoginCommand, LoginValue, LoginVariable};
 use crate::connection_string::ConnectionString;
 use crate::error::ErrorKind;
 use crate::file_access;
-use crate::secret::Secret;
+use secret::Secret;
 
 /// A program that runs longer is ended.
 const TIME_LIMIT: Duration = Duration::from_secs(20);

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 
 use crate::config::{Address, Environment, LoginCommand, NodeVia, RoleArn};
 use crate::error::{ErrorKind, with_fix};
-use crate::secret::Secret;
+use secret::Secret;
 
 pub use crate::finspace::{AwsTime, CallCount};
 pub use cache::{Credentials, Standing, State};

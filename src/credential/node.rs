@@ -11,11 +11,11 @@ use super::{Credential, FetchError, Retry};
 use crate::config::{Address, Environment};
 use crate::connection_string::ConnectionString;
 use crate::error::{ErrorKind, chain};
-use crate::q::handshake::Hello;
-use crate::q::value::Value;
-use crate::secret::Secret;
 use crate::upstream::tls::TlsConfigs;
 use crate::upstream::{self, UpstreamError};
+use q_ipc::handshake::Hello;
+use q_ipc::value::Value;
+use secret::Secret;
 
 /// From the dial to the answer.
 const TIME_LIMIT: Duration = Duration::from_secs(15);

@@ -12,10 +12,10 @@ use super::{DaemonAccount, Question, listen};
 use crate::config::{Address, Endpoint, Login, Target, User};
 use crate::credential::{Credential, command};
 use crate::error::{ErrorKind, chain};
-use crate::q::handshake::Hello;
 use crate::route::read_password;
-use crate::secret::Secret;
 use crate::upstream::tls::TlsConfigs;
+use q_ipc::handshake::Hello;
+use secret::Secret;
 
 /// What kdb+ is offered. Answers of over 2 GB are not asked for.
 const CAPABILITY: u8 = 3;

@@ -22,7 +22,7 @@ use crate::audit;
 use crate::config::{self, Config, Endpoint, Environment, Node, Problems, Target, User};
 use crate::error::ErrorKind;
 use crate::finspace::zone_of_host;
-use crate::secret::Secret;
+use secret::Secret;
 
 use aws::Aws;
 use endpoint::Examination;

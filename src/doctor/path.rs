@@ -11,9 +11,9 @@ use super::stage::{Bench, Finding, MARGIN, Name, Trouble};
 use super::tls::{self, Destination};
 use crate::config::Address;
 use crate::error::{ErrorKind, chain};
-use crate::q::handshake::Hello;
-use crate::q::value::Value;
 use crate::upstream::{self, Stage, Upstream, UpstreamError};
+use q_ipc::handshake::Hello;
+use q_ipc::value::Value;
 
 /// How TLS answers a login that came without it.
 const ALERT: u8 = 0x15;

@@ -5,8 +5,8 @@
 //! Source: FinSpace user guide, "q API reference".
 
 use super::{Cluster, Node};
-use crate::q::time;
-use crate::q::value::{Table, Value};
+use q_ipc::time;
+use q_ipc::value::{Table, Value};
 
 /// `.aws.list_kx_clusters[]`: `cluster_name`, `status`, `cluster_type`, `description`.
 pub fn clusters(clusters: &[Cluster]) -> Table {

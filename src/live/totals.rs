@@ -6,9 +6,9 @@ use crate::credential::CallCount;
 use crate::error::ErrorKind;
 use crate::histogram::Histogram;
 use crate::opening::{OpenStage, Opening};
-use crate::q::frame::MessageType;
 use crate::relay::{Direction, Loss, Meters};
 use crate::status::CredentialRow;
+use q_ipc::frame::MessageType;
 
 /// Everything that is counted, at one moment.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::error::ErrorKind;
-use crate::q::frame::HeaderError;
+use q_ipc::frame::HeaderError;
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]

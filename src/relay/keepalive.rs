@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, KeepaliveMode};
-use crate::q::frame::MessageType;
-use crate::q::message;
+use q_ipc::frame::MessageType;
+use q_ipc::message;
 
 /// An interval is shortened by up to this share, so that connections opened together don't ping
 /// together.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::budget::{LEAN_DIRECTION, MemoryAccount};
 use crate::buffer::{Buffer, CHUNK};
-use crate::q::frame::{HEADER_LEN, Header, HeaderError, Piece, Tracker};
+use q_ipc::frame::{HEADER_LEN, Header, HeaderError, Piece, Tracker};
 
 /// Bytes on their way from one socket to the other.
 ///

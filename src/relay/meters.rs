@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::histogram::SharedHistogram;
-use crate::q::frame::MessageType;
+use q_ipc::frame::MessageType;
 
 /// Counts of one direction.
 #[derive(Debug, Default)]

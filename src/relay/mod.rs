@@ -24,8 +24,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::budget::{LEAN_DIRECTION, MemoryAccount};
 use crate::buffer::Buffer;
 use crate::config;
-use crate::q::frame::{Header, HeaderError, MessageType};
-use crate::q::message::error_response;
+use q_ipc::frame::{Header, HeaderError, MessageType};
+use q_ipc::message::error_response;
 
 pub use end::End;
 use keepalive::{Keepalive, Stream};

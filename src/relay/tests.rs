@@ -11,8 +11,8 @@ use tokio::time::{advance, timeout};
 use super::*;
 use crate::config::KeepaliveMode;
 use crate::histogram::Histogram;
-use crate::q::frame::{HEADER_LEN, Piece, Tracker};
-use crate::q::message::{error_response, message, text};
+use q_ipc::frame::{HEADER_LEN, Piece, Tracker};
+use q_ipc::message::{error_response, message, text};
 
 const EVERY: Duration = Duration::from_secs(60);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(7_200);

@@ -17,9 +17,9 @@ use super::{LoggedIn, OpenError, Opened, Purpose, Route, Visit};
 use crate::config::Address;
 use crate::credential::Retry;
 use crate::error::{ErrorKind, chain};
-use crate::q::handshake::Hello;
 use crate::race::{Late, Race, RaceEvent};
 use crate::upstream::{Upstream, UpstreamError};
+use q_ipc::handshake::Hello;
 
 /// One attempt, which needs nobody to wait for it: a session that was served elsewhere leaves it to the
 /// prober.

@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::attempt::Said;
 use super::{LoggedIn, OpenError, Route, Visit};
 use crate::config::Address;
-use crate::q::handshake::Hello;
 use crate::upstream::{Upstream, UpstreamError};
+use q_ipc::handshake::Hello;
 
 /// What clients of the last decade announce, at the least: some servers refuse less.
 const COMMON: u8 = 3;
@@ -137,7 +137,7 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use secret::Secret;
 
     fn hello(password: &str, capability: Option<u8>) -> Hello {
         Hello {

@@ -21,8 +21,6 @@ use crate::credential::{Credential, Credentials, Recipe, Standing};
 use crate::finspace;
 use crate::nodes::{self, Listing, Nodes};
 use crate::opening::{Laps, OpenStage};
-use crate::q::handshake::Hello;
-use crate::secret::Secret;
 use crate::status::{PlaceRow, WarmRow};
 use crate::upstream::tls::{TlsConfigs, TlsError};
 use crate::upstream::{self, Trail, Upstream, UpstreamError};
@@ -33,6 +31,8 @@ use password::PasswordFile;
 pub(crate) use password::read_password;
 use places::{LoginOf, PlaceChoice, PlaceOrder, Places};
 use probe::Prober;
+use q_ipc::handshake::Hello;
+use secret::Secret;
 pub use tried::NoneOfThem;
 use warm::{Fitting, Warm};
 

@@ -13,8 +13,8 @@ use tokio::task::spawn_blocking;
 use super::OpenError;
 use crate::error::again;
 use crate::file_access;
-use crate::secret::Secret;
 use crate::shared_answers::SharedAnswers;
+use secret::Secret;
 
 /// A file that was written this shortly before it was read may have been written once more since,
 /// at the same time by the file system's clock.

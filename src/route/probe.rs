@@ -23,8 +23,8 @@ use super::health::Concerns;
 use super::{OpenError, Route, Visit};
 use crate::config::{Address, Login, Target};
 use crate::error::chain;
-use crate::q::handshake::Hello;
 use crate::upstream::{self, UpstreamError, UpstreamStream};
+use q_ipc::handshake::Hello;
 
 /// Probes of one endpoint that may be under way at a time.
 const AT_A_TIME: usize = 4;

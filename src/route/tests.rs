@@ -13,7 +13,7 @@ use crate::credential::{Clock, Fetch, FetchError, Now, Retry};
 use crate::error::ErrorKind;
 use crate::finspace::Cluster;
 use crate::nodes::Discover;
-use crate::secret::Secret;
+use secret::Secret;
 
 const NODES: usize = 20;
 /// How long a call takes that AWS does not answer.

@@ -4,10 +4,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use super::UpstreamStream;
-use crate::q::compress::decompress;
-use crate::q::frame::{HEADER_LEN, Header, MessageType};
-use crate::q::message;
-use crate::q::value::{Value, decode};
+use q_ipc::compress::decompress;
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message;
+use q_ipc::value::{Value, decode};
 
 /// Bytes of the longest answer that is read.
 const ANSWER_LIMIT: usize = 64 * 1024;

@@ -9,8 +9,8 @@ use hopend::config::Environment;
 use hopend::credential::{Clock, Credential, Fetch, FetchError, Now, Recipe, Sources};
 use hopend::finspace::{Cluster, Node, Patience};
 use hopend::nodes::Discover;
-use hopend::q::value::Value;
-use hopend::sim::{ApiFault, Faults, Options, Simulator, Times};
+use q_ipc::value::Value;
+use simulator::{ApiFault, Faults, Options, Simulator, Times};
 
 use super::{Case, Row, Sees};
 use crate::support::{Log, Stage, any_ports};

@@ -1,6 +1,6 @@
 //! kdb+ shows a certificate that is not to be believed.
 
-use hopend::sim::{ClusterFault, Flaw};
+use simulator::{ClusterFault, Flaw};
 
 use super::{Case, Row, Sees};
 

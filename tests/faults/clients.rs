@@ -3,10 +3,10 @@
 use std::process::Command;
 use std::time::Duration;
 
-use hopend::q::frame::MessageType;
-use hopend::q::message;
-use hopend::q::value::Value;
-use hopend::sim::Options;
+use q_ipc::frame::MessageType;
+use q_ipc::message;
+use q_ipc::value::Value;
+use simulator::Options;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
@@ -76,7 +76,7 @@ async fn stops_reading(row: &Row) {
     let mut deaf = case.stage.open("hdb").await;
     let mut other = case.stage.open("hdb").await;
     deaf.send(MessageType::Sync, &format!("{MUCH}#0x00")).await;
-    let begun = |sim: &hopend::sim::Simulator| sim.connections()[0].bytes_out > 1 << 16;
+    let begun = |sim: &simulator::Simulator| sim.connections()[0].bytes_out > 1 << 16;
     case.stage.sim.wait_until(begun).await;
     for _ in 0..100 {
         assert_eq!(other.ask("1+1").await, Ok(Value::Long(2)));

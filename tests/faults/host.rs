@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hopend::q::frame::MessageType;
-use hopend::q::value::Value;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use q_ipc::frame::MessageType;
+use q_ipc::value::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
@@ -373,7 +373,7 @@ async fn sigterm(row: &Row) {
     let console = daemon.open("console").await;
     let mut busy = daemon.open("hdb").await;
     busy.send(MessageType::Sync, "system\"sleep 2\"").await;
-    let asks = |sim: &hopend::sim::Simulator| sim.connections().iter().any(|c| c.syncs == 1);
+    let asks = |sim: &simulator::Simulator| sim.connections().iter().any(|c| c.syncs == 1);
     daemon.sim.wait_until(asks).await;
     daemon.process.signal(Signal::SIGTERM);
     daemon.process.line_with("stopping");
@@ -408,7 +408,7 @@ async fn sigkill(row: &Row) {
     let idle = daemon.open("hdb").await;
     let mut busy = daemon.open("hdb").await;
     busy.send(MessageType::Sync, "system\"sleep 600\"").await;
-    let asks = |sim: &hopend::sim::Simulator| sim.connections().iter().any(|c| c.syncs == 1);
+    let asks = |sim: &simulator::Simulator| sim.connections().iter().any(|c| c.syncs == 1);
     daemon.sim.wait_until(asks).await;
     daemon.process.signal(Signal::SIGKILL);
     row.saw(Sees::end_of(idle).await);

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use hopend::q::value::Value;
-use hopend::sim::{ClusterFault, Times};
+use q_ipc::value::Value;
+use simulator::{ClusterFault, Times};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{interval, timeout};

@@ -1,6 +1,6 @@
 //! The way to kdb+ breaks while a handle is opened: at the dial, in the TLS handshake, at the login.
 
-use hopend::sim::ClusterFault;
+use simulator::ClusterFault;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

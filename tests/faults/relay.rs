@@ -1,8 +1,8 @@
 //! kdb+ goes away from a session that is open.
 
-use hopend::q::frame::MessageType;
-use hopend::q::value::Value;
-use hopend::sim::{ClusterFault, Cut, Options, Simulator};
+use q_ipc::frame::MessageType;
+use q_ipc::value::Value;
+use simulator::{ClusterFault, Cut, Options, Simulator};
 
 use super::{Case, Row, Sees};
 use crate::support::QClient;

@@ -3,8 +3,8 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use hopend::sim::{Cut, Options};
 use kdb_codec::{ConnectionMethod, Error, K, QStream, qattribute, qmsg_type, qtype};
+use simulator::{Cut, Options};
 use tokio::time::timeout;
 
 use super::{kx_user, stage};

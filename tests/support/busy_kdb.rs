@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use hopend::q::frame::{HEADER_LEN, Header};
-use hopend::q::handshake::Hello;
+use q_ipc::frame::{HEADER_LEN, Header};
+use q_ipc::handshake::Hello;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use hopend::sim::{Options, Simulator};
+use simulator::{Options, Simulator};
 use tempfile::TempDir;
 
 use super::{Process, QClient, account, process};

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use hopend::app::App;
 use hopend::config::{self, ListenAddress};
 use hopend::credential::{Clock, Source, Sources};
-use hopend::sim::{Options, Simulator};
+use simulator::{Options, Simulator};
 use socket2::{SockFilter, SockRef};
 
 pub use busy_kdb::BusyKdb;

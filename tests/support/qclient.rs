@@ -3,9 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 
-use hopend::q::frame::{HEADER_LEN, Header, MessageType};
-use hopend::q::message;
-use hopend::q::value::{self, Value};
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message;
+use q_ipc::value::{self, Value};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config;
-use crate::q::frame::{HEADER_LEN, MessageType, Piece, Tracker};
 use crate::relay::keepalive::{Keepalive, Stream};
 use crate::route::Opened;
+use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
 
 /// After this it is renewed: `.z.po` of kdb+ has seen it come, and what that noted grows old; and
 /// connections go to where kdb+ is now.

@@ -3,44 +3,49 @@
 use std::time::Duration;
 
 use super::state::Shared;
-use crate::finspace::{Cluster, Node, q_api};
-use crate::q::value::Value;
+use q_ipc::time;
+use q_ipc::value::{Table, Value};
 
 /// How long the session lives that a node signs with.
 const NODE_SESSION: Duration = Duration::from_secs(3600);
 
-/// `.aws.list_kx_clusters[]`.
+/// `.aws.list_kx_clusters[]`: the columns of the user guide's "q API reference", texts as char vectors.
 pub(super) fn clusters(shared: &Shared) -> Value {
-    let clusters: Vec<_> = shared.look(|state| {
-        let clusters = state.clusters.values();
-        clusters
-            .map(|cluster| Cluster {
-                name: cluster.name.clone(),
-                kind: cluster.kind.to_string(),
-                status: cluster.status.to_string(),
-                description: cluster.description.clone(),
-            })
-            .collect()
+    let table = shared.look(|state| {
+        let clusters = || state.clusters.values();
+        Table::new()
+            .with("cluster_name", Value::texts(clusters().map(|c| &c.name)))
+            .with(
+                "status",
+                Value::texts(clusters().map(|c| c.status.to_string())),
+            )
+            .with(
+                "cluster_type",
+                Value::texts(clusters().map(|c| c.kind.to_string())),
+            )
+            .with(
+                "description",
+                Value::texts(clusters().map(|c| &c.description)),
+            )
     });
-    Value::Table(q_api::clusters(&clusters))
+    Value::Table(table)
 }
 
-/// `.aws.list_kx_cluster_nodes[cluster]`.
+/// `.aws.list_kx_cluster_nodes[cluster]`: names and zones as char vectors, launch times as timestamps.
 pub(super) fn nodes(shared: &Shared, cluster: &str) -> Result<Value, String> {
-    let nodes: Vec<_> = shared.look(|state| {
+    shared.look(|state| {
         let cluster = state
             .clusters
             .get(cluster)
             .ok_or_else(|| missing(cluster))?;
-        let nodes = cluster.nodes.iter().map(|node| Node {
-            id: node.id.clone(),
-            zone: node.zone.clone(),
-            launched: Some(node.launched),
-            status: String::new(),
-        });
-        Ok::<_, String>(nodes.collect())
-    })?;
-    Ok(Value::Table(q_api::nodes(&nodes)))
+        let nodes = || cluster.nodes.iter();
+        let launched = nodes().map(|node| time::timestamp(node.launched));
+        let table = Table::new()
+            .with("node_id", Value::texts(nodes().map(|node| &node.id)))
+            .with("az_id", Value::texts(nodes().map(|node| &node.zone)))
+            .with("launch_time", Value::Timestamps(launched.collect()));
+        Ok(Value::Table(table))
+    })
 }
 
 /// `.aws.get_kx_connection_string[cluster]` and, with a node,

@@ -1,4 +1,7 @@
-//! A value that no log line, error or table may show.
+//! A type for values that no log line, error or table may show.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 use std::fmt;
 

@@ -3,14 +3,38 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Exit, LogArgument, own_command, quoted, runtime, say, signals, start_log};
+use super::shell::{own_command, quoted};
 use crate::app::Order;
+use crate::cli::{Exit, LogArgument, runtime, say, signals, start_log, time};
 use crate::config::LogFormat;
-use crate::sim::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
+use simulator::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
+
+/// What `hopend sim --help` says after the options.
+pub(in crate::cli) const EXAMPLES: &str = "\
+Files:
+  DIR/hopend.toml     the configuration for hopend run
+  DIR/ca.pem          who signed the certificates of the clusters
+  DIR/credentials     AWS credentials, in the profile sim
+  DIR/alice.password  the password of the user alice
+
+Examples:
+  hopend sim --dir sim
+  hopend run --config sim/hopend.toml
+  hopend sim --dir sim --idle-limit 30s --string-life 2m
+  hopend sim --expressions";
+
+/// What `hopend sim --help` says at its start.
+pub(in crate::cli) const ABOUT: &str = "\
+Run a simulated FinSpace on this host's loopback, and write a configuration for it: the management \
+API and STS, with signatures verified, and clusters with nodes over TLS that check the signed login \
+and drop idle connections. When all of it listens, it prints a line `ready`; SIGTERM ends it.
+
+The nodes are test doubles and no q: they know the few expressions that --expressions lists, and take \
+data of any size.";
 
 /// Arguments of `hopend sim`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(in crate::cli) struct Arguments {
     /// Where to write hopend.toml and what it needs; made if it is not there
     #[arg(long, value_name = "DIR", required_unless_present = "expressions")]
     dir: Option<PathBuf>,
@@ -48,7 +72,7 @@ impl Simulated {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
+pub(in crate::cli) fn run(arguments: &Arguments) -> Exit {
     if arguments.expressions {
         say(OFFERED_EXPRESSIONS);
         return Exit::Ok;
@@ -103,13 +127,4 @@ pub(super) fn account() -> String {
         .ok()
         .flatten()
         .map_or_else(|| uid.to_string(), |user| user.name)
-}
-
-pub(super) fn time(text: &str) -> Result<Duration, String> {
-    let help = || "write a time such as 350s or 15m".to_owned();
-    let time: jiff::SignedDuration = text.parse().map_err(|_| help())?;
-    Duration::try_from(time)
-        .ok()
-        .filter(|time| !time.is_zero())
-        .ok_or_else(help)
 }

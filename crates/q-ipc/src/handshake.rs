@@ -1,6 +1,6 @@
 //! The first bytes of a connection: `user:password`, a capability byte, NUL; answered by one byte.
 
-use crate::secret::Secret;
+use secret::Secret;
 
 /// A capability byte is below this; anything else before the NUL belongs to the credentials.
 const CAPABILITY_LIMIT: u8 = 0x20;

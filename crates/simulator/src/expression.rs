@@ -2,7 +2,7 @@
 //!
 //! It reads from right to left without precedence, as q does.
 
-use crate::q::value::Value;
+use q_ipc::value::Value;
 
 /// Expressions in expressions that are followed before giving up.
 const MAX_DEPTH: usize = 64;

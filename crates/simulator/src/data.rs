@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::expression::{Lambda, vector};
-use crate::q::value::Value;
+use q_ipc::value::Value;
 
 /// Vectors up to this many bytes are held; longer ones are only described, and made as they are
 /// sent.

@@ -1,18 +1,25 @@
-//! `hopend demo`.
+//! `hopend demo` and `hopend sim`: what needs the simulator. A build without the feature `demo` has neither.
+
+mod shell;
+pub(super) mod sim;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::sim::{Simulated, account};
-use super::{Exit, LogArgument, own_command, quoted, runtime, say, signals, start_log};
+use super::{Exit, LogArgument, runtime, say, signals, start_log};
 use crate::app::{self, App, Given};
 use crate::config::{self, ListenAddress, LogFormat};
 use crate::credential::{Clock, Sources};
 use crate::error::chain;
 use crate::limits;
 use crate::log::ProcessLog;
-use crate::sim::{LocalPorts, Simulator};
+use shell::{own_command, quoted};
+use sim::{Simulated, account};
+use simulator::{LocalPorts, Simulator};
+
+/// What `hopend demo --help` says after the options.
+pub(super) const EXAMPLES: &str = "Examples:\n  hopend demo\n  hopend demo --idle-limit 10s";
 
 /// Arguments of `hopend demo`.
 #[derive(Debug, clap::Args)]

@@ -1,7 +1,7 @@
 //! Bytes into values.
 
 use super::{Table, Value};
-use crate::q::frame::{HEADER_LEN, Header, HeaderError};
+use crate::frame::{HEADER_LEN, Header, HeaderError};
 
 /// Lists in lists that are followed before giving up.
 pub const MAX_DEPTH: usize = 32;

@@ -15,10 +15,10 @@ use super::discovery;
 use super::expression::{Expression, Lambda, parse};
 use super::frames::{self, Frame};
 use super::state::Shared;
-use crate::q::frame::MessageType;
-use crate::q::message::error_response;
-use crate::q::time;
-use crate::q::value::{Table, Value};
+use q_ipc::frame::MessageType;
+use q_ipc::message::error_response;
+use q_ipc::time;
+use q_ipc::value::{Table, Value};
 
 /// What a node knows; an unknown expression is answered with this list.
 pub const OFFERED: &str = "1+1 7-2 2*3 6%4 1 2 3 \"text\" `symbol (1;`a) ([]a:1 2) a:1 til n n#x \

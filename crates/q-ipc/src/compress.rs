@@ -192,14 +192,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::q::frame::MessageType;
-    use crate::q::message::message;
+    use crate::frame::MessageType;
+    use crate::message::message;
 
     #[test]
     fn equal_items_shrink() {
         let plain = message(
             MessageType::Response,
-            &crate::q::value::Value::Longs(vec![7; 1000]).encode(),
+            &crate::value::Value::Longs(vec![7; 1000]).encode(),
         );
         let small = compress(&plain).unwrap();
         assert_eq!(small[..4], [1, 2, 1, 0]);

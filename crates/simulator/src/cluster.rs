@@ -14,9 +14,9 @@ use super::connection::{Connection, Ended, Meter, Socket};
 use super::faults::{ClusterFault, Cut};
 use super::node::Node;
 use super::state::{Power, Shared};
-use crate::q::frame::{HEADER_LEN, Header, MessageType};
-use crate::q::handshake::{Hello, common_capability};
-use crate::secret::Secret;
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::handshake::{Hello, common_capability};
+use secret::Secret;
 
 /// Most bytes of a login that are read.
 const LONGEST_LOGIN: usize = 128 * 1024;

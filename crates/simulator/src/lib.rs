@@ -4,6 +4,9 @@
 //! The nodes are test doubles that know the expressions of [`OFFERED_EXPRESSIONS`]; they are no q.
 //! Everything listens on 127.0.0.1, at ports chosen by the system.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod access;
 mod api;
 mod certificates;
@@ -49,7 +52,7 @@ use certificates::Certificates;
 use cluster::Place;
 use state::{BASE64, Cluster, Node, Power, Shared, State, User, random};
 
-use crate::secret::Secret;
+use secret::Secret;
 
 /// The account that everything belongs to.
 pub const ACCOUNT: &str = "111122223333";

@@ -11,10 +11,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::q::compress::decompress;
-use crate::q::frame::{HEADER_LEN, Header, MessageType};
-use crate::q::message::{message, text};
-use crate::q::value::{Value, decode_message};
+use q_ipc::compress::decompress;
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message::{message, text};
+use q_ipc::value::{Value, decode_message};
 
 async fn start() -> Simulator {
     Simulator::start(Options::default()).await.unwrap()
@@ -683,15 +683,6 @@ async fn the_files_name_everything_that_hopend_needs() {
     assert_eq!(users[1]["name"].as_str(), Some("alice"));
     assert_eq!(written["endpoint"][0]["name"].as_str(), Some("hdb"));
     assert!(sim.connection_string("j-doe", "hdb-cluster").is_some());
-    let accounts = |name: &str| {
-        Ok(Some(crate::config::OsUser {
-            name: name.to_owned(),
-            uid: 1000,
-        }))
-    };
-    let text = std::fs::read_to_string(&path).unwrap();
-    let config = crate::config::parse(&text, &path, &accounts).unwrap();
-    assert_eq!((config.users.len(), config.endpoints.len()), (2, 4));
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(path.parent().unwrap()), 0o700);
     for file in [

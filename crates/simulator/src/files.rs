@@ -13,13 +13,14 @@ use std::time::Duration;
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 
-use crate::config::{LONGEST_SOCKET_PATH, fits_a_socket};
-
 use super::state::{BASE64, random};
 use super::{REGION, SimError, Simulator};
 
 /// Below Linux's ephemeral ports, which begin at 32768.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// Bytes of the longest path that a Unix socket can have on Linux.
+const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Ports that are tried before one of the system's choice has to do.
 const PORT_TRIES: usize = 100;
@@ -228,7 +229,7 @@ listen = ["localhost:{console}"]
 
 /// Where `hopend status` asks. A folder may be too deep for a socket; the daemon works all the same.
 fn control(path: &Path) -> String {
-    if fits_a_socket(path) {
+    if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
         return format!("control = {}", toml::Value::from(&*path.to_string_lossy()));
     }
     format!(

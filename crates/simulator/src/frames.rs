@@ -7,10 +7,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::data::Data;
-use crate::q::compress::{THRESHOLD, compress, decompress};
-use crate::q::frame::{HEADER_LEN, Header, MessageType};
-use crate::q::message::error_response;
-use crate::q::value::{Value, decode, decode_message, vector_header};
+use q_ipc::compress::{THRESHOLD, compress, decompress};
+use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::message::error_response;
+use q_ipc::value::{Value, decode, decode_message, vector_header};
 
 /// Bodies up to this many bytes are kept for evaluation; longer ones are counted.
 pub(super) const KEPT: usize = 256 << 20;
