@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use hopend::stop::Stop;
+use hopend::primitives::stop::Stop;
 use nix::sys::signal::Signal;
 use q_ipc::value::Value;
 use simulator::Options;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use hopend::admin::{self, Audience};
-use hopend::client_tls::Certificates;
 use hopend::config::{Exposure, ServerTls, TlsVersion};
-use hopend::stop::Stop;
+use hopend::identity::client_tls::Certificates;
+use hopend::primitives::stop::Stop;
+use hopend::surface::admin::{self, Audience};
 use nix::sys::signal::Signal;
 use simulator::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use hopend::auth::Peer;
-use hopend::stop::Stop;
+use hopend::identity::Peer;
+use hopend::primitives::stop::Stop;
 use q_ipc::frame::MessageType;
 use q_ipc::message::message;
 use q_ipc::value::{self, Value};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopend::app::App;
 use hopend::credential::{Clock, Sources};
+use hopend::daemon::app::App;
 use q_ipc::value::Value;
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hopend::config;
-use hopend::confine::Confinement;
+use hopend::daemon::confine::Confinement;
 use nix::sys::signal::Signal;
 use q_ipc::value::Value;
 use simulator::{Options, Simulator};

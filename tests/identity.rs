@@ -4,8 +4,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream as StdUnixStream};
 use std::process::Command;
 
-use hopend::auth::Peer;
 use hopend::config::ListenAddress;
+use hopend::identity::Peer;
 use nix::unistd::User;
 use q_ipc::value::Value;
 use simulator::Options;

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hopend::app::{App, Given};
 use hopend::config::{self, AccountDatabase};
 use hopend::credential::{Clock, Sources};
-use hopend::status::Status;
+use hopend::daemon::app::{App, Given};
+use hopend::surface::status::Status;
 use q_ipc::value::Value;
 use simulator::{Options, Simulator};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopend::status::Status;
+use hopend::surface::status::Status;
 use q_ipc::value::Value;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -27,7 +27,7 @@ async fn flooding_kdb(authority: &Authority) -> u16 {
     let certificate = authority.server();
     let chain = CertificateDer::from_pem_slice(certificate.pem.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(certificate.key_pem.as_bytes()).unwrap();
-    let config = ServerConfig::builder_with_provider(hopend::crypto::provider())
+    let config = ServerConfig::builder_with_provider(q_relay::crypto::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopend::app::App;
 use hopend::config;
 use hopend::credential::{Clock, Sources};
+use hopend::daemon::app::App;
 use q_ipc::value::Value;
 use serde_json::{Value as Json, json};
 use simulator::{ApiFault, Options, Simulator, Times};

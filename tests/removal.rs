@@ -4,10 +4,10 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hopend::app::{App, Given};
 use hopend::config::{self, AccountDatabase};
 use hopend::credential::{Clock, Sources};
-use hopend::status::Status;
+use hopend::daemon::app::{App, Given};
+use hopend::surface::status::Status;
 use nix::sys::signal::Signal;
 use q_ipc::value::Value;
 use simulator::{Options, Simulator};

@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use hopend::control::{self, Answer, Request};
-use hopend::status::{SessionRow, Status};
+use hopend::surface::control::{self, Answer, Request};
+use hopend::surface::status::{SessionRow, Status};
 use nix::sys::signal::Signal;
 use q_ipc::frame::MessageType;
 use simulator::{ClusterFault, Options, Simulator, Times};

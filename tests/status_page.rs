@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopend::admin::{self, Audience};
 use hopend::config::Viewers;
-use hopend::status::Status;
-use hopend::stop::Stop;
+use hopend::primitives::stop::Stop;
+use hopend::surface::admin::{self, Audience};
+use hopend::surface::status::Status;
 use nix::sys::signal::Signal;
 use nix::unistd::User;
 use simulator::{Options, Simulator};

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopend::admin;
+use finspace::{FinSpace, Outcome, Patience};
 use hopend::config;
-use hopend::finspace::{FinSpace, Outcome, Patience};
-use hopend::stop::Stop;
+use hopend::primitives::stop::Stop;
+use hopend::surface::admin;
 use simulator::{ApiFault, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopend::config::Address;
-use hopend::error::chain;
+use base::address::Address;
+use base::error::chain;
 use hopend::upstream::tls::TlsConfigs;
 use hopend::upstream::{self, Upstream, UpstreamError, UpstreamStream};
 use q_ipc::handshake::Hello;

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hopend::client::ClientStream;
-use hopend::config::{Keepalive, KeepaliveMode};
-use hopend::relay::{Meters, Plan, Relay};
+use hopend::session::client::ClientStream;
 use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_relay::relay::{KeepaliveMode, KeepaliveSettings};
+use q_relay::relay::{Meters, Plan, Relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -110,7 +110,7 @@ impl Load {
         };
         let session = tokio::spawn(async move {
             let plan = Plan {
-                keepalive: Keepalive::On {
+                keepalive: KeepaliveSettings::On {
                     every: Duration::from_secs(60),
                     message: String::new(),
                     mode: KeepaliveMode::Async,

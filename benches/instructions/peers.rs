@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use hopend::upstream::UpstreamStream;
 use hopend::upstream::tls::TlsConfigs;
-use hopend::upstream::{TlsStream, UpstreamStream};
+use q_relay::tls_stream::TlsStream;
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -48,7 +49,7 @@ pub(crate) async fn tls() -> Result<(UpstreamStream, Kdb)> {
     std::fs::write(&ca_file, made.cert.pem())?;
     let config = TlsConfigs::default().config(Some(&ca_file))?;
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
-    let server = ServerConfig::builder_with_provider(hopend::crypto::provider())
+    let server = ServerConfig::builder_with_provider(q_relay::crypto::provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)?;

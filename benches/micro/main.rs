@@ -9,10 +9,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hopend::config::{self, KeepaliveMode};
-use hopend::relay::keepalive::{Keepalive, Stream};
 use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
 use q_ipc::message::message;
+use q_relay::relay::keepalive::{Keepalive, Stream};
+use q_relay::relay::{KeepaliveMode, KeepaliveSettings};
 
 /// Messages of the stream that the tracker walks.
 const MESSAGES: usize = 1_000;
@@ -72,7 +72,7 @@ fn keepalive(criterion: &mut Criterion) {
             },
         ),
     ] {
-        let plan = config::Keepalive::On {
+        let plan = KeepaliveSettings::On {
             every: EVERY,
             message: String::new(),
             mode,

@@ -128,7 +128,7 @@ impl Ways {
         std::fs::set_permissions(&key, Permissions::from_mode(0o600))?;
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone())?;
-        let config = ClientConfig::builder_with_provider(hopend::crypto::provider())
+        let config = ClientConfig::builder_with_provider(q_relay::crypto::provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();

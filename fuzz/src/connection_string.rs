@@ -1,7 +1,7 @@
 //! A connection string put together again from its parts is the same one, and an error says nothing
 //! of what it was made of.
 
-use hopend::connection_string::ConnectionString;
+use finspace::connection_string::ConnectionString;
 
 pub fn holds(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {

@@ -6,20 +6,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use finspace::environment::Environment;
+use finspace::{Cluster, Node};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hopend::audit::Record;
-use hopend::config::Environment;
 use hopend::console::{Lists, Visit, serve};
 use hopend::credential::{Clock, Credentials, FetchError, Sources};
-use hopend::finspace::{Cluster, Node};
-use hopend::live::Live;
-use hopend::nodes::Discover;
-use hopend::relay::Meters;
-use hopend::stop::Stop;
+use hopend::primitives::stop::Stop;
+use hopend::route::nodes::Discover;
+use hopend::telemetry::audit::Record;
+use hopend::telemetry::live::Live;
 use q_ipc::frame::{HEADER_LEN, Header, MessageType};
 use q_ipc::message::{message, text};
 use q_ipc::value::{Value, decode_message};
+use q_relay::relay::Meters;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Requests whose answers must stay the same.

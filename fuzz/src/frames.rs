@@ -10,10 +10,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use hopend::config::{Keepalive, KeepaliveMode};
-use hopend::relay::{End, Meters, Plan, Relay, SendQueue};
 use q_ipc::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
 use q_ipc::message;
+use q_relay::relay::{End, KeepaliveMode, KeepaliveSettings, Meters, Plan, Relay, SendQueue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -155,7 +154,7 @@ async fn relayed(script: &[u8]) {
     let Some(first) = next() else { return };
     let sync = first & 1 == 1;
     let plan = Plan {
-        keepalive: Keepalive::On {
+        keepalive: KeepaliveSettings::On {
             every: EVERY,
             message: PING.to_owned(),
             mode: if sync {

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hopend::budget::{self, MemoryBudget};
-use hopend::upstream::{Side, TlsStream};
+use q_relay::budget::{self, MemoryBudget};
+use q_relay::tls_stream::{Side, TlsStream};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -70,7 +70,7 @@ impl Stage {
             let made = made.expect("a certificate");
             let certificate = made.cert.der().clone();
             let key = PrivateKeyDer::try_from(made.signing_key.serialize_der());
-            let server = ServerConfig::builder_with_provider(hopend::crypto::provider())
+            let server = ServerConfig::builder_with_provider(q_relay::crypto::provider())
                 .with_safe_default_protocol_versions()
                 .expect("versions")
                 .with_no_client_auth()
@@ -78,7 +78,7 @@ impl Stage {
                 .expect("a pair");
             let mut roots = RootCertStore::empty();
             roots.add(certificate).expect("an authority");
-            let mut client = ClientConfig::builder_with_provider(hopend::crypto::provider())
+            let mut client = ClientConfig::builder_with_provider(q_relay::crypto::provider())
                 .with_safe_default_protocol_versions()
                 .expect("versions")
                 .with_root_certificates(roots)

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{ConfigArgument, Exit, complain, say};
-use crate::audit;
 use crate::config::{self, Config, Loaded, Reach, Severity};
-use crate::control::{self, Answer, Request};
+use crate::surface::control::{self, Answer, Request};
+use crate::telemetry::audit;
 
 /// Arguments of `hopend check`.
 #[derive(Debug, clap::Args)]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Exit, complain};
 use crate::config;
-use crate::control::{self, Answer, AskError, Request};
-use crate::error::with_fix;
+use crate::surface::control::{self, Answer, AskError, Request};
+use base::error::with_fix;
 
 /// The remedy where the account that asks may not.
 const AS_THE_DAEMON: &str = "run this as root or as the daemon's account";

@@ -8,10 +8,11 @@ use serde_json::json;
 
 use super::table::Table;
 use super::{ConfigArgument, Exit, complain, runtime, screen};
-use crate::config::{self, Config, Environment, NodeVia, User};
+use crate::config::{self, Config, NodeVia, User};
 use crate::credential::{Fetch, FetchError, Recipe, Sources};
-use crate::error::ErrorKind;
-use crate::finspace::{AwsError, FinSpace};
+use base::error::ErrorKind;
+use finspace::environment::Environment;
+use finspace::{AwsError, FinSpace};
 
 /// Between two looks of `--watch`: each is a call of the API.
 const EVERY: Duration = Duration::from_secs(5);
@@ -93,7 +94,9 @@ pub(super) fn clusters(arguments: &ClustersArguments) -> Exit {
         looking.every(),
         async |config, environment| {
             let user = looking.user(config)?;
-            let clusters = aws.clusters(environment, user.as_deref()).await?;
+            let clusters = aws
+                .clusters(environment, user.as_ref().map(|user| user.in_finspace()))
+                .await?;
             if looking.json {
                 let rows = clusters.iter().map(|cluster| {
                     json!({
@@ -128,7 +131,11 @@ pub(super) fn nodes(arguments: &NodesArguments) -> Exit {
         async |config, environment| {
             let user = looking.user(config)?;
             let nodes = aws
-                .nodes(environment, &arguments.cluster, user.as_deref())
+                .nodes(
+                    environment,
+                    &arguments.cluster,
+                    user.as_ref().map(|user| user.in_finspace()),
+                )
                 .await?;
             let rows = nodes.into_iter().map(|node| {
                 let launched = node

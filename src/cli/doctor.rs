@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::time;
 use super::{ConfigArgument, Exit, complain, runtime, say};
 use crate::doctor::{self, Event, Outcome, Question, Stage, Subject};
-use crate::error::{ErrorKind, sentence};
+use base::error::{ErrorKind, sentence};
 use secret::Secret;
 
 /// Columns of the stages' names.

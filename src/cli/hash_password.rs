@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal};
 
 use super::{Exit, complain, say};
-use crate::auth::password;
+use crate::identity::password;
 use secret::Secret;
 
 /// Arguments of `hopend hash-password`.

@@ -1,8 +1,8 @@
 //! `hopend kill`.
 
 use super::{ConfigArgument, Exit, complain, daemon, say};
-use crate::control::{Answer, Request};
-use crate::live::Selection;
+use crate::surface::control::{Answer, Request};
+use crate::telemetry::live::Selection;
 
 /// Arguments of `hopend kill`.
 ///

@@ -30,7 +30,7 @@ use clap::{FromArgMatches, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::LogFormat;
-use crate::log::{self, ProcessLog};
+use crate::primitives::log::{self, ProcessLog};
 
 /// Exit codes of sysexits.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::screen::{DOWN, View};
 use super::table::{Table, wrap};
-use crate::shown::{bytes, time};
-use crate::status::{EndpointRow, SessionRow, Status, printable};
+use crate::primitives::shown::{bytes, time};
+use crate::surface::status::{EndpointRow, SessionRow, Status, printable};
 
 /// In which order a watched status shows its sessions, and how that is called.
 type Order = (&'static str, fn(&SessionRow, &SessionRow) -> Ordering);
@@ -296,7 +296,7 @@ fn since(status: &Status, then: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{ErrorRow, PlaceRow};
+    use crate::surface::status::{ErrorRow, PlaceRow};
 
     fn session(number: u64, user: &str, idle_s: f64) -> SessionRow {
         SessionRow {
@@ -421,7 +421,7 @@ mod tests {
     fn each_press_of_the_key_sorts_by_something_else() {
         let of = |order| lines(&status(), View { width: 200, order });
         let mut with_memory = status();
-        with_memory.memory = Some(crate::status::MemoryRow {
+        with_memory.memory = Some(crate::surface::status::MemoryRow {
             budget_bytes: 6_320_000_000,
             used_bytes: 81_920,
             handshakes_bytes: 0,

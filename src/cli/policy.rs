@@ -6,10 +6,11 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{ConfigArgument, Exit, complain, runtime, say};
-use crate::config::{self, Config, Endpoint, RoleArn};
-use crate::error::ErrorKind;
-use crate::finspace::{AwsError, FinSpace};
+use crate::config::{self, Config, Endpoint};
 use crate::policy::{Gap, Known, Policies, RolePolicies, unknown_roles};
+use base::error::ErrorKind;
+use finspace::role_arn::RoleArn;
+use finspace::{AwsError, FinSpace};
 
 /// What a person should know who applies what is printed.
 pub(super) const ABOUT: &str = "\
@@ -156,7 +157,7 @@ fn known(
         let asked = runtime.block_on(async {
             let finspace = FinSpace::default();
             for (environment, user) in &to_ask {
-                let role = finspace.role(environment, user).await?;
+                let role = finspace.role(environment, user.in_finspace()).await?;
                 roles.insert((environment.name.clone(), user.name.clone()), role);
             }
             Ok(())

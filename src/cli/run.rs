@@ -4,12 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals, start_log};
-use crate::app::Given;
-use crate::budget::MachineMemory;
+use crate::config;
 use crate::config::AccountDatabase;
-use crate::confine::{self, Confinement};
-use crate::listener::Passed;
-use crate::{app, config};
+use crate::config::MachineMemory;
+use crate::daemon::app;
+use crate::daemon::app::Given;
+use crate::daemon::confine::{self, Confinement};
+use crate::daemon::listener::Passed;
 
 /// How long a start waits for the account database in all. Users whose account is not known by then are left
 /// out until it is.

@@ -9,7 +9,7 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
-use crate::app::Order;
+use crate::daemon::app::Order;
 
 /// What a process ends with when a second signal ends it at once: 128 and SIGTERM.
 const ENDED_AT_ONCE: i32 = 143;

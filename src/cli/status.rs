@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::daemon::{self, Unanswered};
 use super::screen::{Shown, View};
 use super::{ConfigArgument, Exit, complain, overview, screen};
-use crate::auth::{holder, process};
 use crate::config::ListenAddress;
-use crate::control::{Answer, Request};
-use crate::status::{SessionRow, Status};
+use crate::identity::{holder, process};
+use crate::surface::control::{Answer, Request};
+use crate::surface::status::{SessionRow, Status};
 
 /// Between two looks of `--watch`.
 const EVERY: Duration = Duration::from_secs(1);

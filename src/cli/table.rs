@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::status::printable;
+use crate::surface::status::printable;
 
 /// Between two columns.
 const GAP: &str = "  ";

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::invalid::Invalid;
-use super::{Address, ListenAddress};
+use base::invalid::Invalid;
+
+use super::ListenAddress;
 
 /// Longest path the kernel takes for a socket: `sun_path` less its NUL.
 pub(crate) const LONGEST_SOCKET_PATH: usize = 107;
@@ -152,75 +153,6 @@ fn unix(rest: &str) -> Result<ListenAddress, Invalid> {
     Ok(ListenAddress::Path(PathBuf::from(rest)))
 }
 
-/// `:tcps://host:port` or `:host:port`; the leading colon may be left out, and an IPv6 address
-/// stands in brackets. The text is never repeated: what stands here by mistake may be a whole
-/// connection string, password included.
-impl FromStr for Address {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let rest = text.strip_prefix(':').unwrap_or(text);
-        if rest.starts_with("unix:") {
-            return Err(Invalid::new(
-                "is a Unix socket, which hopend does not dial",
-                "write \":host:port\", such as \":localhost:5010\"; a host named unix needs its domain or IP address",
-            ));
-        }
-        let (tls, rest) = match rest.split_once("://") {
-            Some(("tcps", rest)) => (true, rest),
-            Some(_) => {
-                return Err(Invalid::new(
-                    "has a scheme other than tcps",
-                    "write \":tcps://host:port\", or \":host:port\" without TLS",
-                ));
-            }
-            None => (false, rest),
-        };
-        let (host, rest) = host(rest)?;
-        let mut parts = rest.split(':');
-        let port = parts.next().unwrap_or("");
-        if parts.next().is_some() {
-            return Err(Invalid::new(
-                "holds more than a host and a port",
-                "write \":tcps://host:port\" here, and the user and password file into `login`",
-            ));
-        }
-        match port.parse::<u16>() {
-            Ok(port @ 1..) if !host.is_empty() => Ok(Self {
-                tls,
-                host: host.to_owned(),
-                port,
-            }),
-            _ => Err(Invalid::new(
-                "is not a host and a port",
-                "write \":tcps://host:port\", or \":host:port\" without TLS",
-            )),
-        }
-    }
-}
-
-/// Splits the host off what precedes the port.
-fn host(rest: &str) -> Result<(&str, &str), Invalid> {
-    if let Some(rest) = rest.strip_prefix('[') {
-        return match rest.split_once("]:") {
-            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => Ok((host, port)),
-            _ => Err(Invalid::new(
-                "holds brackets without an IPv6 address and a port",
-                "write \":tcps://[2001:db8::1]:5010\"",
-            )),
-        };
-    }
-    let (host, port) = rest.split_once(':').unwrap_or((rest, ""));
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if host.len() > 253 || !host.chars().all(fine) {
-        return Err(Invalid::new(
-            "has a host that is neither a name nor an IP address",
-            "write \":tcps://host:port\"; an IPv6 address stands in brackets",
-        ));
-    }
-    Ok((host, port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,45 +236,5 @@ mod tests {
             assert_eq!(localhost.includes(&listen(socket)), included, "{socket}");
         }
         assert!(!listen("127.0.0.1:5010").includes(&localhost));
-    }
-
-    #[test]
-    fn dialled_addresses_may_leave_the_first_colon_out() {
-        for (text, shown) in [
-            (":tcps://rdb-a.internal:5011", ":tcps://rdb-a.internal:5011"),
-            ("tcps://rdb-a.internal:5011", ":tcps://rdb-a.internal:5011"),
-            (":10.0.0.1:5011", ":10.0.0.1:5011"),
-            ("localhost:5011", ":localhost:5011"),
-            (":tcps://[::1]:5011", ":tcps://[::1]:5011"),
-        ] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
-        }
-    }
-
-    #[test]
-    fn a_unix_socket_is_not_taken_for_a_host() {
-        for text in ["unix:5000", ":unix:5000", ":unix://5000", "unix:/run/q"] {
-            let invalid = text.parse::<Address>().unwrap_err();
-            assert!(invalid.what.contains("Unix socket"), "{text}: {invalid}");
-        }
-        assert!("unix.example:5000".parse::<Address>().is_ok());
-    }
-
-    #[test]
-    fn a_connection_string_is_refused_and_not_repeated() {
-        for text in [
-            ":tcps://host:5011:bob:hunter2",
-            ":host:hunter2",
-            "hunter2",
-            "hunter2://host:1",
-            "::5011",
-            ":host:0",
-            ":[::1]5011",
-            ":hun ter2:5011",
-            "",
-        ] {
-            let invalid = text.parse::<Address>().unwrap_err();
-            assert!(!invalid.to_string().contains("hunter2"), "{invalid}");
-        }
     }
 }

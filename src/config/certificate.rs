@@ -6,10 +6,10 @@ use std::str::FromStr;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject};
 
-use super::invalid::Invalid;
 use super::reader::Value;
 use super::{ServerTls, TlsVersion};
-use crate::file_access::Protection;
+use base::file_access::Protection;
+use base::invalid::Invalid;
 
 pub(super) const KEYS: &[&str] = &["cert", "key", "client_ca", "min_version"];
 
@@ -107,7 +107,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<ServerTls> {
         min_version: min_version?,
     };
     // As it will be used: the key has to be the certificate's.
-    if let Err(error) = crate::client_tls::server_config(&tls) {
+    if let Err(error) = crate::identity::client_tls::server_config(&tls) {
         value.problem(error.to_string(), "put a certificate and its own key there");
         return None;
     }

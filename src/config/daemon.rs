@@ -12,7 +12,7 @@ use super::notice::Severity;
 use super::reader::Table;
 use super::user;
 use super::{Accounts, Confine, Daemon, LogFormat, OnRemoval, Viewers};
-use crate::budget::MaxMemory;
+use crate::config::MaxMemory;
 
 pub(super) const KEYS: &[&str] = &[
     "admin",

@@ -18,10 +18,8 @@ use super::source::Basis;
 use super::target;
 use super::user::{OwnCertificate, Users, user_name};
 use super::value;
-use super::{
-    CertificateName, Endpoint, Environment, Errors, Keepalive, ListenAddress, Login, ServerTls,
-    Target, User,
-};
+use super::{CertificateName, Endpoint, Errors, ListenAddress, Login, ServerTls, Target, User};
+use finspace::environment::Environment;
 
 pub(super) const KEYS: &[&str] = &[
     "name",
@@ -195,7 +193,7 @@ fn read(name: &str, table: &Table<'_>, known: &Known<'_>, claims: &mut Claims) -
     let target = target::read(table, known.environments);
     let keepalive = match table.get("keepalive") {
         Some(value) => keepalive::read(&value),
-        None => Some(Keepalive::default()),
+        None => Some(super::keepalive::default()),
     };
     let timeout = |key| match table.get(key) {
         Some(value) => value.duration(SHORTEST_TIMEOUT, LONGEST_TIMEOUT),

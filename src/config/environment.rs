@@ -1,12 +1,12 @@
 //! `[environment.NAME]`.
 
-use super::Environment;
-use super::aws_profile_files::AwsProfileFiles;
 use super::left_out::{Part, PartKind};
 use super::named::Named;
 use super::reader::{Table, Value};
 use super::value;
-use crate::file_access::Protection;
+use base::file_access::Protection;
+use finspace::environment::Environment;
+use finspace::profile_files::AwsProfileFiles;
 
 pub(super) const KEYS: &[&str] = &[
     "id",

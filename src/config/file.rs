@@ -10,7 +10,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use zeroize::Zeroizing;
 
 use super::reader::Value;
-use crate::file_access::{self, Protection};
+use base::file_access::{self, Protection};
 
 /// Far beyond any password file: what is larger was named by mistake.
 const LARGEST_SECRET_FILE: u64 = 16 << 20;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::reader::Value;
-use super::{Keepalive, KeepaliveMode};
+use q_relay::relay::{KeepaliveMode, KeepaliveSettings};
 
 pub(super) const KEYS: &[&str] = &["every", "message", "mode", "answer_timeout"];
 
@@ -16,24 +16,23 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
 const SHORTEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-impl Default for Keepalive {
-    fn default() -> Self {
-        Self::On {
-            every: EVERY,
-            message: String::new(),
-            mode: KeepaliveMode::Async,
-        }
+/// The keepalive of an endpoint that sets none.
+pub(super) fn default() -> KeepaliveSettings {
+    KeepaliveSettings::On {
+        every: EVERY,
+        message: String::new(),
+        mode: KeepaliveMode::Async,
     }
 }
 
 /// Reads `"60s"`, `"off"` or `{ every, message, mode, answer_timeout }`.
-pub(super) fn read(value: &Value<'_>) -> Option<Keepalive> {
+pub(super) fn read(value: &Value<'_>) -> Option<KeepaliveSettings> {
     let how = "write \"60s\", \"off\" or { every = \"60s\" }";
     if value.raw().as_str() == Some("off") {
-        return Some(Keepalive::Off);
+        return Some(KeepaliveSettings::Off);
     }
     if value.raw().is_str() {
-        return Some(Keepalive::On {
+        return Some(KeepaliveSettings::On {
             every: interval(value)?,
             message: String::new(),
             mode: KeepaliveMode::Async,
@@ -67,7 +66,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<Keepalive> {
         (true, answer_timeout) => KeepaliveMode::Sync { answer_timeout },
         (false, _) => KeepaliveMode::Async,
     };
-    Some(Keepalive::On {
+    Some(KeepaliveSettings::On {
         every: every?,
         message: message?.to_owned(),
         mode,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::OpensPerUser;
 use super::reader::Table;
-use crate::budget::MaxMemory;
+use crate::config::MaxMemory;
 
 const MOST_SESSIONS: u64 = 1 << 20;
 const MOST_OPENS: u64 = 1 << 20;

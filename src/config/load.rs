@@ -13,7 +13,7 @@ use super::problem::{Problem, Problems};
 use super::reader::Table;
 use super::source::{Basis, Source};
 use super::{Config, Endpoint, OsUser, daemon, endpoint, environment, user};
-use crate::file_access::{self, FileAccessError, Protection};
+use base::file_access::{self, FileAccessError, Protection};
 
 const KEYS: &[&str] = &["environment", "user", "endpoint", "daemon"];
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::{Config, ListenAddress};
-use crate::error::with_fix;
+use base::error::with_fix;
 
 /// Where the host's name `localhost` is defined.
 pub const HOSTS: &str = "/etc/hosts";

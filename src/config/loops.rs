@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use super::{Address, Endpoint, ListenAddress, Target};
+use super::{Endpoint, ListenAddress, Target};
+use base::address::Address;
 
 /// The way from each of these endpoints back to itself, if there is one: the names of the endpoints on
 /// the way, from the one that it connects to up to itself.

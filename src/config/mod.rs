@@ -5,14 +5,12 @@
 mod account;
 mod address;
 mod admin;
-mod aws_profile_files;
 mod certificate;
 mod daemon;
 mod endpoint;
 mod environment;
 mod file;
 mod hash_cost;
-mod invalid;
 mod keepalive;
 mod left_out;
 mod limit;
@@ -20,13 +18,14 @@ mod load;
 mod login;
 mod loopback;
 mod loops;
+mod machine_memory;
+mod max_memory;
 mod named;
 mod notice;
 mod password_file;
 mod privileged_port;
 mod problem;
 mod reader;
-mod role;
 mod source;
 mod target;
 #[cfg(test)]
@@ -38,16 +37,16 @@ mod viewers;
 pub use account::{AccountDatabase, Accounts, LocalAccount, system_account};
 
 pub use admin::{AdminSettings, Exposure};
-pub(crate) use aws_profile_files::AwsProfileFiles;
 pub use certificate::CertificateName;
 pub(crate) use endpoint::{PLAIN, PLAIN_REMEDY};
 pub use hash_cost::hash_cost;
 #[cfg(test)]
 pub(crate) use hash_cost::refusal_costs;
-pub use invalid::Invalid;
 pub use left_out::{LeftOut, LeftOutCause, Loaded, Part, PartKind, Reach};
 pub use load::{control, load, load_in_part, load_to_look_at, load_to_serve, parse, parse_in_part};
 pub use loopback::{HOSTS, SingleFamily, single_families};
+pub use machine_memory::MachineMemory;
+pub use max_memory::MaxMemory;
 pub use notice::{Notice, Severity};
 pub use problem::{Problem, Problems};
 pub use viewers::Viewers;
@@ -58,7 +57,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::budget::MaxMemory;
+use base::address::Address;
+use finspace::FinSpaceUser;
+use finspace::environment::Environment;
+use finspace::role_arn::RoleArn;
+use q_relay::relay::KeepaliveSettings;
 use secret::Secret;
 
 /// Everything one TOML file says.
@@ -137,28 +140,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// A FinSpace environment and how its API is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Environment {
-    /// What the file calls it.
-    pub name: String,
-    /// The service's `environmentId`.
-    pub id: String,
-    /// AWS region.
-    pub region: String,
-    /// Profile for the base credentials; the SDK's default chain without one.
-    pub profile: Option<String>,
-    /// The shared credentials file that holds the profile; the SDK's own places without one.
-    pub credentials_file: Option<PathBuf>,
-    /// Instead of the region's FinSpace endpoint.
-    pub endpoint_url: Option<String>,
-    /// Instead of the region's STS endpoint.
-    pub sts_endpoint_url: Option<String>,
-    /// PEM file of the authorities that sign the clusters' certificates; the system's roots without
-    /// one.
-    pub ca_file: Option<PathBuf>,
-}
-
 /// A person or service, known here by one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -208,17 +189,6 @@ pub enum Verifier {
     Sha1([u8; 20]),
 }
 
-/// `arn:PARTITION:iam::ACCOUNT:role/PATH`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RoleArn {
-    /// `aws`, `aws-us-gov`, `aws-cn`.
-    pub partition: String,
-    /// Twelve digits.
-    pub account: String,
-    /// The ARN as it was written.
-    pub text: String,
-}
-
 /// How many sessions one user may open at an endpoint within a second
 /// (`max_opens_per_second_per_user`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,7 +230,7 @@ pub struct Endpoint {
     /// Where it leads.
     pub target: Target,
     /// Pings towards the cluster.
-    pub keepalive: Keepalive,
+    pub keepalive: KeepaliveSettings,
     /// Bytes of the longest message, either way.
     pub max_message: Option<u64>,
     /// Most bytes of a handshake.
@@ -393,17 +363,6 @@ pub enum NodeVia {
     Cluster,
 }
 
-/// `:tcps://host:port` or `:host:port`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Address {
-    /// Whether the connection is TLS.
-    pub tls: bool,
-    /// A name or an IP address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
 /// The order in which several addresses are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -459,35 +418,16 @@ pub enum LoginValue {
     File(PathBuf),
 }
 
-/// When and what is sent to a cluster that has heard nothing for a while.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keepalive {
-    /// Nothing.
-    Off,
-    /// A message of its own.
-    On {
-        /// After this long without a byte towards the cluster; less than 350 s.
-        every: Duration,
-        /// q text; the empty string does nothing.
-        message: String,
-        /// How it is sent.
-        mode: KeepaliveMode,
-    },
-}
-
-/// How a keepalive is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeepaliveMode {
-    /// No answer; also while the cluster computes.
-    Async,
-    /// Answered, and the answer kept from the client; only while nothing is outstanding.
-    Sync {
-        /// How long messages of the client wait for the answer before the session ends.
-        answer_timeout: Duration,
-    },
-}
-
 impl User {
+    /// This user, as FinSpace is asked.
+    pub fn in_finspace(&self) -> FinSpaceUser<'_> {
+        FinSpaceUser {
+            kx_user: &self.kx_user,
+            role: self.role_arn.as_ref(),
+            local_user: &self.name,
+        }
+    }
+
     /// Whether the user's account does not resolve: nobody is admitted as this user, by whatever
     /// proof, until it does.
     pub fn waits(&self) -> bool {
@@ -579,17 +519,6 @@ impl fmt::Display for Target {
                 }
                 Ok(())
             }
-        }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { ":tcps://" } else { ":" };
-        if self.host.contains(':') {
-            write!(f, "{scheme}[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{scheme}{}:{}", self.host, self.port)
         }
     }
 }

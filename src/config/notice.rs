@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::error::with_fix;
+use base::error::with_fix;
 
 /// Something that is not as it should be, although the file is right.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! q's own password files, as `-u` and `-U` take them.
 
 use super::Verifier;
-use super::invalid::Invalid;
+use base::invalid::Invalid;
 use secret::Secret;
 
 /// Why a user has no password in a file.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::left_out::Reach;
 
-use crate::error::with_fix;
+use base::error::with_fix;
 
 /// One thing that is wrong, and what to do about it.
 ///

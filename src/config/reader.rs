@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::invalid::Invalid;
 use super::left_out::{Part, PartKind, Reach};
 use super::notice::{Notice, Severity};
 use super::problem::Problem;
 use super::source::{Basis, Source};
 use super::value;
+use base::invalid::Invalid;
 
 /// A mistyped key is answered with the key it resembles at least this much.
 const RESEMBLES: f64 = 0.75;

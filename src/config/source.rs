@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::invalid::Invalid;
 use super::left_out::{self, Consequence, LeftOut, Part, Reach};
 use super::notice::Notice;
 use super::problem::{Problem, Problems};
+use base::invalid::Invalid;
 
 /// Where systemd puts what `LoadCredential=` names, and how a path in the file begins that is there.
 const VARIABLE: &str = "CREDENTIALS_DIRECTORY";

@@ -7,7 +7,9 @@ use super::login;
 use super::named::{Found, Named};
 use super::reader::{Table, Value};
 use super::source::Basis;
-use super::{Address, Environment, Login, Node, NodeVia, Policy, Target};
+use super::{Login, Node, NodeVia, Policy, Target};
+use base::address::Address;
+use finspace::environment::Environment;
 
 /// Keys that only make sense beside `cluster`.
 const CLUSTER_KEYS: [&str; 3] = ["environment", "node", "node_via"];

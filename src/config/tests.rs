@@ -1,5 +1,6 @@
 //! Whole files, good and bad.
 
+use q_relay::relay::{KeepaliveMode, KeepaliveSettings};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::budget::MaxMemory;
+use crate::config::MaxMemory;
 
 mod bad;
 mod example;
@@ -184,7 +185,7 @@ fn the_smallest_useful_file_gets_every_default() {
     );
     assert_eq!(
         endpoint.keepalive,
-        Keepalive::On {
+        KeepaliveSettings::On {
             every: Duration::from_secs(60),
             message: String::new(),
             mode: KeepaliveMode::Async
@@ -229,7 +230,7 @@ fn every_key_arrives() {
     };
     assert!(hdb.expose);
     assert_eq!(hdb.users, [Arc::clone(carol)]);
-    assert_eq!(hdb.keepalive, Keepalive::Off);
+    assert_eq!(hdb.keepalive, KeepaliveSettings::Off);
     let Target::FinSpace {
         environment,
         node: Node::Zone,
@@ -265,7 +266,7 @@ fn every_key_arrives() {
     assert_eq!(rdb.warm, 8);
     assert_eq!(
         rdb.keepalive,
-        Keepalive::On {
+        KeepaliveSettings::On {
             every: Duration::from_millis(100),
             message: "Ping".into(),
             mode: KeepaliveMode::Sync {

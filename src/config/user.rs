@@ -4,7 +4,6 @@ use argon2::Params;
 use argon2::password_hash::phc::PasswordHash;
 
 use super::account::{Accounts, LocalAccount};
-use super::invalid::Invalid;
 use super::left_out::{Part, PartKind, Reach};
 use super::limit;
 use super::named::Named;
@@ -12,6 +11,7 @@ use super::password_file::{self, NoPassword};
 use super::reader::{Table, Value};
 use super::source::Basis;
 use super::{CertificateName, User, Verifier};
+use base::invalid::Invalid;
 use secret::Secret;
 
 pub(super) const KEYS: &[&str] = &[

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::invalid::Invalid;
 use super::reader::Value;
+use base::invalid::Invalid;
 
 impl Value<'_> {
     /// A duration such as `"60s"` or `"1m 30s"`.

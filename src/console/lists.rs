@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::config::Environment;
 use crate::credential::{FetchError, Retry};
-use crate::error::ErrorKind;
-use crate::finspace::{Cluster, Node};
-use crate::nodes::Discover;
+use crate::route::nodes::Discover;
+use base::error::ErrorKind;
+use finspace::environment::Environment;
+use finspace::{Cluster, Node};
 
 /// How long an answer serves, a failure too.
 const KEPT: Duration = Duration::from_secs(10);

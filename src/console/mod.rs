@@ -40,19 +40,19 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::task::JoinError;
 use tokio::time::timeout;
 
-use crate::audit::Record;
-use crate::config::Environment;
 use crate::credential::FetchError;
-use crate::finspace::{Cluster, q_api};
-use crate::live::Live;
-use crate::relay::{End, Meters};
-use crate::status::Status;
-use crate::stop::Stopping;
+use crate::primitives::stop::Stopping;
+use crate::surface::status::Status;
+use crate::telemetry::audit::Record;
+use crate::telemetry::live::Live;
+use finspace::environment::Environment;
+use finspace::{Cluster, q_api};
 pub use lists::{Listed, Lists};
 use q_ipc::compress::decompress;
 use q_ipc::frame::{HEADER_LEN, Header, HeaderError, MessageType};
 use q_ipc::message::{error_response, message};
 use q_ipc::value::{Table, Value, decode_message};
+use q_relay::relay::{End, Meters};
 use request::Request;
 use viewer::Viewer;
 

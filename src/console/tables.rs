@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::request::Shown;
 use super::viewer::Viewer;
-use crate::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow, Status};
+use crate::surface::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow, Status};
 use q_ipc::time;
 use q_ipc::value::{Table, Value};
 

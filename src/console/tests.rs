@@ -13,15 +13,15 @@ use super::viewer::tests::endpoints;
 use super::*;
 use crate::config::{ListenAddress, Target};
 use crate::credential::Retry;
-use crate::error::ErrorKind;
-use crate::finspace::Node;
-use crate::listener::AddressState;
-use crate::live::Shown;
-use crate::nodes::{Discover, Nodes};
+use crate::daemon::listener::AddressState;
+use crate::primitives::stop::Stop;
 use crate::route::Route;
-use crate::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow};
-use crate::stop::Stop;
+use crate::route::nodes::{Discover, Nodes};
+use crate::surface::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow};
+use crate::telemetry::live::Shown;
 use crate::upstream::tls::TlsConfigs;
+use base::error::ErrorKind;
+use finspace::Node;
 use q_ipc::compress::compress;
 use q_ipc::message::text;
 
@@ -144,7 +144,7 @@ impl Handle {
     }
 }
 
-fn shown(bound: crate::live::Bound, nodes: &Nodes) -> Shown {
+fn shown(bound: crate::telemetry::live::Bound, nodes: &Nodes) -> Shown {
     let listen = bound.listen.into_iter().map(AddressState::Bound);
     Shown {
         route: Arc::new(Route::new(bound.endpoint, &TLS, nodes)),

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::address;
-use crate::config::{Endpoint, Environment, Node, Target};
-use crate::live::Bound;
+use crate::config::{Endpoint, Node, Target};
+use crate::telemetry::live::Bound;
+use finspace::environment::Environment;
 
 /// A user in front of the endpoints that are served now. Rights are those of now, too: a reload
 /// gives and takes them while a session lasts.

@@ -14,8 +14,8 @@ use tokio::time::{sleep, timeout};
 use super::schedule::{Demand, Expiry, Schedule, Step};
 use super::skew::SkewReports;
 use super::{CallCount, Clock, Credential, Fetch, FetchError, Issued, Now, Recipe, Retry};
-use crate::error::ErrorKind;
-use crate::finspace::ClockSkew;
+use base::error::ErrorKind;
+use finspace::ClockSkew;
 
 /// Fetches ahead of demand that may run at a time; those that somebody waits for are not counted.
 const AHEAD_AT_A_TIME: usize = 8;

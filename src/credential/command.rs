@@ -16,9 +16,9 @@ use zeroize::Zeroizing;
 
 use super::{Credential, FetchError, Retry};
 use crate::config::{LoginCommand, LoginValue, LoginVariable};
-use crate::connection_string::ConnectionString;
-use crate::error::ErrorKind;
-use crate::file_access;
+use base::error::ErrorKind;
+use base::file_access;
+use finspace::connection_string::ConnectionString;
 use secret::Secret;
 
 /// A program that runs longer is ended.

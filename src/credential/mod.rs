@@ -14,12 +14,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 
-use crate::config::{Address, Environment, LoginCommand, NodeVia, RoleArn};
-use crate::error::{ErrorKind, with_fix};
+use crate::config::{LoginCommand, NodeVia};
+use base::address::Address;
+use base::error::{ErrorKind, with_fix};
+use finspace::environment::Environment;
+use finspace::role_arn::RoleArn;
 use secret::Secret;
 
-pub use crate::finspace::{AwsTime, CallCount};
 pub use cache::{Credentials, Standing, State};
+pub use finspace::{AwsTime, CallCount};
 pub use schedule::{Expiry, Now, Retry};
 pub use source::{Source, Sources};
 

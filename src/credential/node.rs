@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{Credential, FetchError, Retry};
-use crate::config::{Address, Environment};
-use crate::connection_string::ConnectionString;
-use crate::error::{ErrorKind, chain};
 use crate::upstream::tls::TlsConfigs;
 use crate::upstream::{self, UpstreamError};
+use base::address::Address;
+use base::error::{ErrorKind, chain};
+use finspace::connection_string::ConnectionString;
+use finspace::environment::Environment;
 use q_ipc::handshake::Hello;
 use q_ipc::value::Value;
 use secret::Secret;
@@ -42,7 +43,7 @@ enum AskError {
     #[error("{0:?} is no name of a cluster or node")]
     Name(String),
     #[error("it returned no connection string: {0}")]
-    NoString(crate::connection_string::ConnectionStringError),
+    NoString(finspace::connection_string::ConnectionStringError),
 }
 
 /// Opens a session to the cluster with its connection string, and asks for the node's.

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::finspace::ClockSkew;
+use finspace::ClockSkew;
 
 /// What was told last.
 #[derive(Debug)]

@@ -6,12 +6,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{CallCount, Credential, Fetch, FetchError, Recipe, Retry, command, node};
-use crate::config::{Environment, NodeVia};
-use crate::error::ErrorKind;
-use crate::finspace::{
+use crate::config::NodeVia;
+use crate::route::nodes::Discover;
+use base::error::ErrorKind;
+use finspace::environment::Environment;
+use finspace::{
     AwsError, Cluster, FinSpace, Node, Patience, SignedString, StringRequest, zone_of_host,
 };
-use crate::nodes::Discover;
 
 /// Fetches from AWS and from login commands.
 #[derive(Debug, Default)]

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::stage::{Bench, Finding, Name, Subject, Trouble};
-use crate::config::{self, Environment, User};
+use crate::config::{self, User};
 use crate::credential::{Credential, Expiry, node};
-use crate::error::ErrorKind;
-use crate::finspace::{
+use crate::route::nodes::names;
+use base::error::ErrorKind;
+use finspace::environment::Environment;
+use finspace::{
     AwsError, AwsTime, ClockSkew, Cluster, FinSpace, KxUser, Node, Patience, RoleSession,
     StringRequest,
 };
-use crate::nodes::names;
 
 /// A cluster's name is meant where another resembles it at least this much.
 const RESEMBLES: f64 = 0.6;

@@ -8,11 +8,12 @@ use super::endpoint::{Examination, LOGIN, WAY};
 use super::path::Ways;
 use super::stage::{Name, Trouble};
 use super::tls::{Destination, Trust};
-use crate::config::{Environment, Node, NodeVia, User};
+use crate::config::{Node, NodeVia, User};
 use crate::credential::Credential;
-use crate::error::ErrorKind;
-use crate::finspace::Missing;
-use crate::policy::Statement;
+use base::error::ErrorKind;
+use finspace::Missing;
+use finspace::environment::Environment;
+use finspace::policy_document::Statement;
 
 /// A FinSpace cluster, as the endpoint names it.
 pub(super) struct Cluster<'a> {

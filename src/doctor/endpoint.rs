@@ -9,11 +9,12 @@ use super::path::{self, Ways};
 use super::stage::{Bench, Finding, Name, Subject, Trouble};
 use super::tls::{Destination, Trust};
 use super::{DaemonAccount, Question, listen};
-use crate::config::{Address, Endpoint, Login, Target, User};
+use crate::config::{Endpoint, Login, Target, User};
 use crate::credential::{Credential, command};
-use crate::error::{ErrorKind, chain};
 use crate::route::read_password;
 use crate::upstream::tls::TlsConfigs;
+use base::address::Address;
+use base::error::{ErrorKind, chain};
 use q_ipc::handshake::Hello;
 use secret::Secret;
 

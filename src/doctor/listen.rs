@@ -11,10 +11,10 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 use tokio::net::TcpStream;
 
 use super::stage::{Finding, Trouble};
-use crate::auth::holder::{self, Holder};
 use crate::config::ListenAddress;
-use crate::error::ErrorKind;
-use crate::listener::Listener;
+use crate::daemon::listener::Listener;
+use crate::identity::holder::{self, Holder};
+use base::error::ErrorKind;
 
 /// The service's account, as the package makes it.
 const SERVICE: &str = "hopend";

@@ -18,10 +18,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit;
-use crate::config::{self, Config, Endpoint, Environment, Node, Problems, Target, User};
-use crate::error::ErrorKind;
-use crate::finspace::zone_of_host;
+use crate::config::{self, Config, Endpoint, Node, Problems, Target, User};
+use crate::telemetry::audit;
+use base::error::ErrorKind;
+use finspace::environment::Environment;
+use finspace::zone_of_host;
 use secret::Secret;
 
 use aws::Aws;

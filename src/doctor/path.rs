@@ -9,9 +9,9 @@ use tokio::io::AsyncWriteExt;
 
 use super::stage::{Bench, Finding, MARGIN, Name, Trouble};
 use super::tls::{self, Destination};
-use crate::config::Address;
-use crate::error::{ErrorKind, chain};
 use crate::upstream::{self, Stage, Upstream, UpstreamError};
+use base::address::Address;
+use base::error::{ErrorKind, chain};
 use q_ipc::handshake::Hello;
 use q_ipc::value::Value;
 

@@ -7,8 +7,8 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::credential::FetchError;
-use crate::error::{ErrorKind, without_fix};
-use crate::finspace::{AwsError, Missing};
+use base::error::{ErrorKind, without_fix};
+use finspace::{AwsError, Missing};
 
 /// How much longer a stage may take than the calls in it, which have deadlines of their own.
 pub(super) const MARGIN: Duration = Duration::from_secs(1);

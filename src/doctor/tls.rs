@@ -18,10 +18,11 @@ use tokio::time::timeout;
 use super::certificate::{Certificate, day};
 use super::recorder::Recorder;
 use super::stage::{Finding, Trouble};
-use crate::config::Address;
-use crate::error::{ErrorKind, chain};
 use crate::upstream::tls::TlsError;
-use crate::upstream::{self, TlsStream, UpstreamError};
+use crate::upstream::{self, UpstreamError};
+use base::address::Address;
+use base::error::{ErrorKind, chain};
+use q_relay::tls_stream::TlsStream;
 
 /// A certificate that ends sooner wants attention.
 const SOON_DAYS: i64 = 14;
@@ -377,7 +378,7 @@ async fn speak_q(address: &Address, addresses: &[SocketAddr]) -> Plain {
 
 /// The certificates that are shown, whoever signed them.
 async fn certificates(address: &Address, addresses: &[SocketAddr]) -> Vec<Certificate> {
-    let provider = crate::crypto::provider();
+    let provider = q_relay::crypto::provider();
     let recorder = Arc::new(Recorder::new(Arc::clone(&provider)));
     let config =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();

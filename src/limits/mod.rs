@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout, timeout_at};
 
-use crate::auth::{Origin, Peer};
-use crate::budget::{self, MachineMemory, MemoryAccount, MemoryBudget, OverBudget};
+use crate::config::MachineMemory;
 use crate::config::{Config, Endpoint, OpensPerUser, User};
-use crate::shown::bytes;
+use crate::identity::{Origin, Peer};
+use crate::primitives::shown::bytes;
+use q_relay::budget::{self, MemoryAccount, MemoryBudget, OverBudget};
 use rate::{OpenPace, Rate};
 
 /// How long an open waits for a session to end, and for its turn: one that was closed a moment ago

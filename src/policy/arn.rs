@@ -3,7 +3,7 @@
 //! Source: Service Authorization Reference, "Amazon FinSpace": resource types `kxEnvironment`,
 //! `kxUser` and `kxCluster`.
 
-use crate::config::Environment;
+use finspace::environment::Environment;
 
 /// Where an environment is: what its ARNs have in front.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,8 +2,6 @@
 //! user's role its policy and its trust policy.
 
 mod arn;
-mod document;
-mod role_session;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -11,10 +9,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::{Endpoint, Environment, Node, RoleArn, Target, User};
+use crate::config::{Endpoint, Node, Target, User};
 use arn::{Place, partition};
-pub use document::{Document, Principal, Statement, Trust};
-pub use role_session::session_name;
+use finspace::environment::Environment;
+use finspace::policy_document::{Document, Principal, Statement, Trust};
+use finspace::role_arn::RoleArn;
+use finspace::role_session::session_name;
 
 /// Stands for an account in the ARN of a role that is not known.
 const UNKNOWN_ACCOUNT: &str = "ACCOUNT";

@@ -14,11 +14,11 @@ use super::pace::LONGEST_HEAD_START;
 use super::places::LoginOf;
 use super::tried::Tried;
 use super::{LoggedIn, OpenError, Opened, Purpose, Route, Visit};
-use crate::config::Address;
 use crate::credential::Retry;
-use crate::error::{ErrorKind, chain};
-use crate::race::{Late, Race, RaceEvent};
+use crate::primitives::race::{Late, Race, RaceEvent};
 use crate::upstream::{Upstream, UpstreamError};
+use base::address::Address;
+use base::error::{ErrorKind, chain};
 use q_ipc::handshake::Hello;
 
 /// One attempt, which needs nobody to wait for it: a session that was served elsewhere leaves it to the

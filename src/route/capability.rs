@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::attempt::Said;
 use super::{LoggedIn, OpenError, Route, Visit};
-use crate::config::Address;
 use crate::upstream::{Upstream, UpstreamError};
+use base::address::Address;
 use q_ipc::handshake::Hello;
 
 /// What clients of the last decade announce, at the least: some servers refuse less.

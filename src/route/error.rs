@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::tried::NoneOfThem;
-use crate::config::Address;
 use crate::credential::FetchError;
-use crate::error::{ErrorKind, with_fix};
 use crate::upstream::UpstreamError;
 use crate::upstream::tls::TlsError;
+use base::address::Address;
+use base::error::{ErrorKind, with_fix};
 
 /// Why a session got no kdb+.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::histogram::Histogram;
+use q_relay::histogram::Histogram;
 
 /// The head start of an attempt is never shorter than this.
 const SHORTEST_HEAD_START: Duration = Duration::from_millis(250);

@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 use tokio::task::spawn_blocking;
 
 use super::OpenError;
-use crate::error::again;
-use crate::file_access;
-use crate::shared_answers::SharedAnswers;
+use crate::primitives::shared_answers::SharedAnswers;
+use base::error::again;
+use base::file_access;
 use secret::Secret;
 
 /// A file that was written this shortly before it was read may have been written once more since,
@@ -242,7 +242,7 @@ mod tests {
         let (hung, others) = tokio::join!(hung, futures_util::future::join_all(others));
         for late in others.into_iter().chain([hung]) {
             let late = late.unwrap_err();
-            let why = crate::error::chain(&late);
+            let why = base::error::chain(&late);
             assert!(why.contains("has not answered within 2 s"), "{why}");
         }
         drop(release);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::health::{Concerns, Health};
 use super::pace::OpeningPace;
-use crate::status::PlaceRow;
+use crate::surface::status::PlaceRow;
 
 /// The addresses of an endpoint: whose turn it is, and which of them rest. An address is known by its
 /// name: as the configuration writes it, or a node's id.

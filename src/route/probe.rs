@@ -21,9 +21,10 @@ use tokio_util::task::TaskTracker;
 use super::attempt::Attempt;
 use super::health::Concerns;
 use super::{OpenError, Route, Visit};
-use crate::config::{Address, Login, Target};
-use crate::error::chain;
+use crate::config::{Login, Target};
 use crate::upstream::{self, UpstreamError, UpstreamStream};
+use base::address::Address;
+use base::error::chain;
 use q_ipc::handshake::Hello;
 
 /// Probes of one endpoint that may be under way at a time.

@@ -8,11 +8,12 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::config::{Config, Environment, OsUser, parse};
+use crate::config::{Config, OsUser, parse};
 use crate::credential::{Clock, Fetch, FetchError, Now, Retry};
-use crate::error::ErrorKind;
-use crate::finspace::Cluster;
-use crate::nodes::Discover;
+use crate::route::nodes::Discover;
+use base::error::ErrorKind;
+use finspace::Cluster;
+use finspace::environment::Environment;
 use secret::Secret;
 
 const NODES: usize = 20;

@@ -1,7 +1,7 @@
 //! The addresses or nodes that a session tried in vain.
 
 use super::error::OpenError;
-use crate::error::{chain, with_fix, without_fix};
+use base::error::{chain, with_fix, without_fix};
 
 /// What was tried, in order, and what came of it.
 #[derive(Debug, Default)]

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::UpstreamError;
-use crate::config::Address;
-use crate::error::out_of_descriptors;
-use crate::race::{Race, RaceEvent};
-use crate::socket;
+use crate::primitives::race::{Race, RaceEvent};
+use crate::primitives::socket;
+use base::address::Address;
+use base::error::out_of_descriptors;
 
 /// Before the next address of a name is tried beside the one that has not answered (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);

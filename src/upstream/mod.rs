@@ -6,7 +6,6 @@ mod own;
 mod resolver;
 mod stream;
 pub mod tls;
-mod tls_stream;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,18 +18,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::config::Address;
-use crate::error::{ErrorKind, MORE_DESCRIPTORS, NO_DESCRIPTORS};
-use crate::opening::{Laps, OpenStage};
+use crate::telemetry::opening::{Laps, OpenStage};
 pub use ask::{AskError, ask};
+use base::address::Address;
+use base::error::{ErrorKind, MORE_DESCRIPTORS, NO_DESCRIPTORS};
 pub use dial::connect;
 use own::OwnConnection;
 pub use own::{Loop, Trail};
 use q_ipc::handshake::Hello;
+use q_relay::tls_stream::TlsStream;
 pub use resolver::resolve;
 use resolver::{forget, resolve_lately};
 pub use stream::UpstreamStream;
-pub use tls_stream::{Side, TlsStream};
 
 /// Why a kdb+ could not be had.
 #[derive(Debug, thiserror::Error)]

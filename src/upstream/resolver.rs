@@ -9,9 +9,9 @@ use tokio::net::lookup_host;
 use tokio::time::Instant;
 
 use super::UpstreamError;
-use crate::config::Address;
-use crate::error::{again, out_of_descriptors};
-use crate::shared_answers::SharedAnswers;
+use crate::primitives::shared_answers::SharedAnswers;
+use base::address::Address;
+use base::error::{again, out_of_descriptors};
 
 /// How long what the resolver said is good for.
 const LATELY: Duration = Duration::from_secs(1);

@@ -10,10 +10,10 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::tls_stream::TlsStream;
-use crate::auth;
-use crate::budget::MemoryAccount;
-use crate::relay::SendQueue;
+use crate::identity;
+use q_relay::budget::MemoryAccount;
+use q_relay::relay::SendQueue;
+use q_relay::tls_stream::TlsStream;
 
 /// A connection towards kdb+.
 #[derive(Debug)]
@@ -74,8 +74,8 @@ impl UpstreamStream {
 impl SendQueue for UpstreamStream {
     fn unsent(&self) -> u64 {
         match self {
-            Self::Plain(tcp) => auth::unsent(tcp),
-            Self::Tls(stream) => stream.unsent(),
+            Self::Plain(tcp) => identity::unsent(tcp),
+            Self::Tls(stream) => stream.unwritten() + identity::unsent(stream.get_ref().0),
         }
     }
 }

@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::crypto;
+use q_relay::crypto;
 
 /// Servers whose last session ticket is kept, for each set of authorities.
 const RESUMED_SERVERS: usize = 1_024;

@@ -4,11 +4,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use finspace::environment::Environment;
+use finspace::{Cluster, Node, Patience};
 use futures_util::future::{BoxFuture, FutureExt};
-use hopend::config::Environment;
 use hopend::credential::{Clock, Credential, Fetch, FetchError, Now, Recipe, Sources};
-use hopend::finspace::{Cluster, Node, Patience};
-use hopend::nodes::Discover;
+use hopend::route::nodes::Discover;
 use q_ipc::value::Value;
 use simulator::{ApiFault, Faults, Options, Simulator, Times};
 

@@ -101,7 +101,7 @@ impl Authority {
     ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
-        let builder = ClientConfig::builder_with_provider(hopend::crypto::provider())
+        let builder = ClientConfig::builder_with_provider(q_relay::crypto::provider())
             .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
@@ -140,7 +140,7 @@ impl Certificate {
     /// A server that shows it.
     pub fn serves(&self) -> ServerConfig {
         let key = PrivateKeyDer::try_from(self.key.clone()).unwrap();
-        ServerConfig::builder_with_provider(hopend::crypto::provider())
+        ServerConfig::builder_with_provider(q_relay::crypto::provider())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()

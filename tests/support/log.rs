@@ -31,7 +31,7 @@ impl Log {
             static SINK: Sink = {
                 let sink = Sink::default();
                 let level = tracing::level_filters::LevelFilter::TRACE;
-                let subscriber = hopend::log::subscriber(LogFormat::Text, level, false, sink.clone());
+                let subscriber = hopend::primitives::log::subscriber(LogFormat::Text, level, false, sink.clone());
                 std::mem::forget(tracing::subscriber::set_default(subscriber));
                 sink
             };

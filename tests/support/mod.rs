@@ -15,9 +15,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hopend::app::App;
 use hopend::config::{self, ListenAddress};
 use hopend::credential::{Clock, Source, Sources};
+use hopend::daemon::app::App;
 use simulator::{Options, Simulator};
 use socket2::{SockFilter, SockRef};
 
@@ -66,7 +66,7 @@ impl Stage {
     }
 
     /// Changes the configuration and has it taken over.
-    pub fn reload(&mut self, edit: impl FnOnce(String) -> String) -> hopend::app::Changes {
+    pub fn reload(&mut self, edit: impl FnOnce(String) -> String) -> hopend::daemon::app::Changes {
         edit_file(&self.config_path(), edit);
         let config = config::load(&self.config_path()).unwrap_or_else(|p| panic!("{p}"));
         self.app.reload(config).unwrap()

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Exit, LogArgument, runtime, say, signals, start_log};
-use crate::app::{self, App, Given};
 use crate::config::{self, ListenAddress, LogFormat};
 use crate::credential::{Clock, Sources};
-use crate::error::chain;
+use crate::daemon::app::{self, App, Given};
 use crate::limits;
-use crate::log::ProcessLog;
+use crate::primitives::log::ProcessLog;
+use base::error::chain;
 use shell::{own_command, quoted};
 use sim::{Simulated, account};
 use simulator::{LocalPorts, Simulator};

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::shell::{own_command, quoted};
-use crate::app::Order;
 use crate::cli::{Exit, LogArgument, runtime, say, signals, start_log, time};
 use crate::config::LogFormat;
+use crate::daemon::app::Order;
 use simulator::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
 
 /// What `hopend sim --help` says after the options.
@@ -114,7 +114,7 @@ pub(in crate::cli) fn run(arguments: &Arguments) -> Exit {
     match served {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            log.complain(format_args!("hopend sim: {}", crate::error::chain(&error)));
+            log.complain(format_args!("hopend sim: {}", base::error::chain(&error)));
             Exit::Unavailable
         }
     }

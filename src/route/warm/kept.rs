@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::config;
-use crate::relay::keepalive::{Keepalive, Stream};
 use crate::route::Opened;
 use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
+use q_relay::relay::{Keepalive, KeepaliveSettings, Stream};
 
 /// After this it is renewed: `.z.po` of kdb+ has seen it come, and what that noted grows old; and
 /// connections go to where kdb+ is now.
@@ -62,13 +61,13 @@ impl Kept {
     pub(super) fn new(
         opened: Opened,
         capability: Option<u8>,
-        keepalive: &config::Keepalive,
+        keepalive: &KeepaliveSettings,
         patience: Duration,
     ) -> Self {
         let now = Instant::now();
         let life = match keepalive {
-            config::Keepalive::On { .. } => RENEWED_AFTER,
-            config::Keepalive::Off => RENEWED_UNPINGED,
+            KeepaliveSettings::On { .. } => RENEWED_AFTER,
+            KeepaliveSettings::Off => RENEWED_UNPINGED,
         };
         Self {
             opened,
@@ -175,9 +174,9 @@ impl Kept {
 
 /// A session's pings begin anew when it gets the connection: together the two silences must stay
 /// within what the way allows.
-fn sooner(keepalive: &config::Keepalive) -> config::Keepalive {
+fn sooner(keepalive: &KeepaliveSettings) -> KeepaliveSettings {
     let mut sooner = keepalive.clone();
-    if let config::Keepalive::On { every, .. } = &mut sooner {
+    if let KeepaliveSettings::On { every, .. } = &mut sooner {
         let rest = LONGEST_SILENCE.saturating_sub(*every);
         *every = (*every).min(rest.max(Duration::from_secs(1)));
     }
@@ -192,12 +191,12 @@ mod tests {
     fn the_silence_before_a_session_and_the_one_within_it_stay_below_the_limit() {
         for (seconds, waiting) in [(1, 1), (60, 60), (170, 170), (200, 140), (339, 1), (349, 1)] {
             let every = Duration::from_secs(seconds);
-            let keepalive = config::Keepalive::On {
+            let keepalive = KeepaliveSettings::On {
                 every,
                 message: String::new(),
-                mode: config::KeepaliveMode::Async,
+                mode: q_relay::relay::KeepaliveMode::Async,
             };
-            let config::Keepalive::On { every: sooner, .. } = sooner(&keepalive) else {
+            let KeepaliveSettings::On { every: sooner, .. } = sooner(&keepalive) else {
                 panic!("no pings");
             };
             assert_eq!(sooner, Duration::from_secs(waiting), "{seconds}");

@@ -31,11 +31,12 @@ use tokio_util::task::TaskTracker;
 
 use super::health::{Concerns, Health};
 use super::{OpenError, Opened, Route};
-use crate::config::{Endpoint, Keepalive, User};
+use crate::config::{Endpoint, User};
 use crate::credential::{Credentials, Standing};
-use crate::error::chain;
-use crate::status::WarmRow;
+use crate::surface::status::WarmRow;
+use base::error::chain;
 use kept::Kept;
+use q_relay::relay::KeepaliveSettings;
 use wants::{Plan, Wants, Worth};
 
 /// A user who has not come for so long has nothing kept.
@@ -52,7 +53,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// What an endpoint keeps.
 pub(super) struct Warm {
     count: usize,
-    keepalive: Keepalive,
+    keepalive: KeepaliveSettings,
     patience: Duration,
     /// Where connections wait, whoever asked for them first.
     runtime: Handle,

@@ -1,0 +1,143 @@
+//! The address of a kdb+ process, as q writes it.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use crate::invalid::Invalid;
+
+/// `:tcps://host:port` or `:host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Whether the connection is TLS.
+    pub tls: bool,
+    /// A name or an IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { ":tcps://" } else { ":" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// `:tcps://host:port` or `:host:port`; the leading colon may be left out, and an IPv6 address
+/// stands in brackets. The text is never repeated: what stands here by mistake may be a whole
+/// connection string, password included.
+impl FromStr for Address {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let rest = text.strip_prefix(':').unwrap_or(text);
+        if rest.starts_with("unix:") {
+            return Err(Invalid::new(
+                "is a Unix socket, which hopend does not dial",
+                "write \":host:port\", such as \":localhost:5010\"; a host named unix needs its domain or IP address",
+            ));
+        }
+        let (tls, rest) = match rest.split_once("://") {
+            Some(("tcps", rest)) => (true, rest),
+            Some(_) => {
+                return Err(Invalid::new(
+                    "has a scheme other than tcps",
+                    "write \":tcps://host:port\", or \":host:port\" without TLS",
+                ));
+            }
+            None => (false, rest),
+        };
+        let (host, rest) = host(rest)?;
+        let mut parts = rest.split(':');
+        let port = parts.next().unwrap_or("");
+        if parts.next().is_some() {
+            return Err(Invalid::new(
+                "holds more than a host and a port",
+                "write \":tcps://host:port\" here, and the user and password file into `login`",
+            ));
+        }
+        match port.parse::<u16>() {
+            Ok(port @ 1..) if !host.is_empty() => Ok(Self {
+                tls,
+                host: host.to_owned(),
+                port,
+            }),
+            _ => Err(Invalid::new(
+                "is not a host and a port",
+                "write \":tcps://host:port\", or \":host:port\" without TLS",
+            )),
+        }
+    }
+}
+
+/// Splits the host off what precedes the port.
+fn host(rest: &str) -> Result<(&str, &str), Invalid> {
+    if let Some(rest) = rest.strip_prefix('[') {
+        return match rest.split_once("]:") {
+            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => Ok((host, port)),
+            _ => Err(Invalid::new(
+                "holds brackets without an IPv6 address and a port",
+                "write \":tcps://[2001:db8::1]:5010\"",
+            )),
+        };
+    }
+    let (host, port) = rest.split_once(':').unwrap_or((rest, ""));
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if host.len() > 253 || !host.chars().all(fine) {
+        return Err(Invalid::new(
+            "has a host that is neither a name nor an IP address",
+            "write \":tcps://host:port\"; an IPv6 address stands in brackets",
+        ));
+    }
+    Ok((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dialled_addresses_may_leave_the_first_colon_out() {
+        for (text, shown) in [
+            (":tcps://rdb-a.internal:5011", ":tcps://rdb-a.internal:5011"),
+            ("tcps://rdb-a.internal:5011", ":tcps://rdb-a.internal:5011"),
+            (":10.0.0.1:5011", ":10.0.0.1:5011"),
+            ("localhost:5011", ":localhost:5011"),
+            (":tcps://[::1]:5011", ":tcps://[::1]:5011"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_is_not_taken_for_a_host() {
+        for text in ["unix:5000", ":unix:5000", ":unix://5000", "unix:/run/q"] {
+            let invalid = text.parse::<Address>().unwrap_err();
+            assert!(invalid.what.contains("Unix socket"), "{text}: {invalid}");
+        }
+        assert!("unix.example:5000".parse::<Address>().is_ok());
+    }
+
+    #[test]
+    fn a_connection_string_is_refused_and_not_repeated() {
+        for text in [
+            ":tcps://host:5011:bob:hunter2",
+            ":host:hunter2",
+            "hunter2",
+            "hunter2://host:1",
+            "::5011",
+            ":host:0",
+            ":[::1]5011",
+            ":hun ter2:5011",
+            "",
+        ] {
+            let invalid = text.parse::<Address>().unwrap_err();
+            assert!(!invalid.to_string().contains("hunter2"), "{invalid}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What every layer of hopend shares: the kinds and the words of errors, the address of a kdb+ process, and
+//! the check that no other account can change or read a file.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod address;
+pub mod error;
+pub mod file_access;
+pub mod invalid;
+pub mod user_namespace;

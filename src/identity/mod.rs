@@ -1,0 +1,25 @@
+//! Who is on the other end of a connection, and who may they be here.
+//!
+//! [`Peer`] is what the kernel says about a connection, [`Authenticator::identify`] the rules that
+//! make a configured user of it and of what hopen said, [`Penalties`] the price of failing.
+
+pub(crate) mod account_lookup;
+mod accounts;
+pub mod client_tls;
+pub mod holder;
+mod identify;
+mod origin;
+pub mod password;
+mod peer;
+mod penalty;
+mod proc_net;
+pub mod process;
+mod sock_diag;
+mod socket;
+
+pub use accounts::{AccountName, Accounts, Nameless};
+pub use identify::{Authenticator, Denied, Proof, Reason};
+pub use origin::Origin;
+pub use peer::{Peer, PeerError, is_exposed};
+pub(crate) use peer::{has_arrived, unsent};
+pub use penalty::{Guess, Penalties};

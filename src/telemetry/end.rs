@@ -1,0 +1,66 @@
+//! What the end of a session means to users: which party caused it, and what to do.
+
+use q_ipc::frame::HeaderError;
+use q_relay::relay::End;
+
+use base::error::ErrorKind;
+
+/// What a session's end means to users.
+pub(crate) trait Explained {
+    /// Which party caused the end. None for an end that somebody wanted.
+    fn kind(&self) -> Option<ErrorKind>;
+
+    /// What the user can do, where a handle was lost and somebody will ask why.
+    fn remedy(&self) -> Option<&'static str>;
+}
+
+impl Explained for End {
+    /// Whose side the end came from; `None` for one that was meant.
+    fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            End::ClientClosed
+            | End::Drained
+            | End::Idle(_)
+            | End::TimeUp { .. }
+            | End::Killed { .. } => None,
+            End::LostAccess(_) => Some(ErrorKind::Denied),
+            End::ClientLost(_)
+            | End::ClientGone(_)
+            | End::ClientMessage { .. }
+            | End::ClientResponse => Some(ErrorKind::Client),
+            End::UpstreamClosed { .. }
+            | End::UpstreamCut { .. }
+            | End::UpstreamMessage(_)
+            | End::PingUnanswered { .. } => Some(ErrorKind::Upstream),
+            End::Cut => Some(ErrorKind::Internal),
+        }
+    }
+
+    /// What to do about it, where a handle was lost and somebody will ask why.
+    fn remedy(&self) -> Option<&'static str> {
+        match self {
+            End::UpstreamClosed { .. } | End::UpstreamCut { .. } => {
+                Some("look for the reason in the log of kdb+ there, and hopen again")
+            }
+            End::PingUnanswered { .. } => Some(
+                "find out what that kdb+ computes; raise answer_timeout of the endpoint's keepalive, or \
+                 set its mode to \"async\", which needs no answer",
+            ),
+            End::UpstreamMessage(_) => Some("check what listens at that address"),
+            End::ClientMessage {
+                error: HeaderError::TooLong { .. },
+                ..
+            } => Some("send less at a time, or raise max_message of the endpoint"),
+            End::ClientMessage { .. } | End::ClientResponse => Some("check what the client sends"),
+            End::ClientClosed
+            | End::ClientLost(_)
+            | End::ClientGone(_)
+            | End::Drained
+            | End::Cut
+            | End::Idle(_)
+            | End::TimeUp { .. }
+            | End::LostAccess(_)
+            | End::Killed { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Records of what happens: the live sessions, counts, the last errors and the audit lines. Nothing here
+//! shows them; `surface` does.
+
+pub mod audit;
+pub(crate) mod end;
+pub mod live;
+pub mod opening;
