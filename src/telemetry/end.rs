@@ -64,3 +64,23 @@ impl Explained for End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_keepalive_that_kdb_leaves_unanswered_is_the_fault_of_kdb() {
+        let end = End::PingUnanswered {
+            limit: Duration::from_secs(7_200),
+            torn: false,
+        };
+        assert_eq!(end.kind(), Some(ErrorKind::Upstream));
+        assert!(
+            end.remedy()
+                .is_some_and(|remedy| remedy.contains("answer_timeout"))
+        );
+    }
+}

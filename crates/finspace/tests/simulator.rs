@@ -17,9 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use q_ipc::compress::decompress;
 use q_ipc::frame::{HEADER_LEN, Header, MessageType};
-use q_ipc::message::{message, text};
+use q_ipc::message::text;
 use q_ipc::value::{Value, decode_message};
 use simulator::*;
 use std::io;

@@ -1,8 +1,5 @@
 use std::sync::Mutex;
 
-use aws_credential_types::Credentials;
-use aws_sdk_finspace::config::{BehaviorVersion, Region};
-use aws_sdk_finspace::error::ProvideErrorMetadata;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
