@@ -81,16 +81,32 @@ pub struct TlsStream<S = UnbufferedClientConnection> {
     /// Decrypted, for want of room where it was asked for.
     plain: Plain,
     outgoing: Window,
-    /// rustls holds plaintext, for the same reason.
-    full: bool,
-    /// The other side has said that nothing follows.
-    closed: bool,
-    /// That nothing follows has been said to it.
-    told: bool,
-    /// What went wrong behind plaintext that was handed out first.
-    failed: Option<io::Error>,
-    /// The protocol was broken: there is nothing more to say or to hear.
-    broken: bool,
+    reading: Reading,
+    writing: Writing,
+}
+
+/// The receiving direction of a TLS connection.
+#[derive(Debug)]
+enum Reading {
+    /// The peer may send data.
+    Open,
+    /// rustls holds decrypted data that the last read had no room for.
+    Full,
+    /// The peer has sent its close_notify.
+    Closed,
+    /// The last read returned data in front of this error. The next read returns the error.
+    Failed(io::Error),
+}
+
+/// The sending direction of a TLS connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    /// hopend may send data.
+    Open,
+    /// hopend has queued its close_notify.
+    Closed,
+    /// The peer broke the protocol: hopend can neither send nor receive.
+    Broken,
 }
 
 /// A buffer with the part that holds something.
@@ -170,12 +186,9 @@ impl<S: Side> TlsStream<S> {
             tls,
             incoming: Window::of(LEAN_INCOMING),
             plain: Plain::default(),
-            full: false,
             outgoing: Window::of(LEAN_OUTGOING),
-            closed: false,
-            told: false,
-            failed: None,
-            broken: false,
+            reading: Reading::Open,
+            writing: Writing::Open,
         }
     }
 
@@ -223,10 +236,8 @@ impl<S: Side> TlsStream<S> {
         let empty = windows.iter().all(|window| window.start == window.end);
         empty
             && self.plain.bytes.is_empty()
-            && !self.full
-            && self.failed.is_none()
-            && !self.closed
-            && !self.broken
+            && matches!(self.reading, Reading::Open)
+            && self.writing != Writing::Broken
     }
 
     /// Moves it to the runtime that this is called from.
@@ -248,7 +259,8 @@ impl<S: Side> TlsStream<S> {
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_send(context))?;
-            if self.closed || ready!(self.poll_receive(context))? == 0 {
+            let closed = matches!(self.reading, Reading::Closed);
+            if closed || ready!(self.poll_receive(context))? == 0 {
                 return Poll::Ready(Err(ended()));
             }
         }
@@ -257,7 +269,7 @@ impl<S: Side> TlsStream<S> {
     /// Looks at what came, until all of it is used up: plaintext goes to `room`, or waits in
     /// `self.plain` where nobody reads; what the protocol itself has to say goes to `self.outgoing`.
     fn advance(&mut self, mut room: Option<&mut ReadBuf<'_>>) -> io::Result<Standing> {
-        if self.broken {
+        if self.writing == Writing::Broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         loop {
@@ -267,7 +279,7 @@ impl<S: Side> TlsStream<S> {
             let mut standing = None;
             match state {
                 Err(error) => {
-                    self.broken = true;
+                    self.writing = Writing::Broken;
                     self.incoming.clear();
                     self.queue_alert();
                     return Err(invalid(error));
@@ -310,7 +322,7 @@ impl<S: Side> TlsStream<S> {
                 }
                 // What is in `outgoing` leaves in the order it came in.
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::PeerClosed) => self.closed = true,
+                Ok(ConnectionState::PeerClosed) => self.reading = Reading::Closed,
                 Ok(ConnectionState::Closed) => standing = Some(Standing::Traffic),
                 Ok(ConnectionState::BlockedHandshake) => standing = Some(Standing::Handshake),
                 Ok(ConnectionState::WriteTraffic(_)) => standing = Some(Standing::Traffic),
@@ -318,7 +330,11 @@ impl<S: Side> TlsStream<S> {
             }
             self.incoming.consume(discard);
             if let Some(standing) = standing {
-                self.full = matches!(standing, Standing::Full);
+                match (&standing, &self.reading) {
+                    (Standing::Full, _) => self.reading = Reading::Full,
+                    (_, Reading::Full) => self.reading = Reading::Open,
+                    _ => {}
+                }
                 return Ok(standing);
             }
         }
@@ -374,7 +390,9 @@ impl<S: Side> TlsStream<S> {
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.plain.read(room);
-        if let (true, Some(error)) = (room.filled().is_empty(), self.failed.take()) {
+        if room.filled().is_empty()
+            && let Some(error) = self.take_failure()
+        {
             return Poll::Ready(Err(error));
         }
         loop {
@@ -384,13 +402,23 @@ impl<S: Side> TlsStream<S> {
             // An answer to a key update leaves with the next bytes at the latest. That nothing can be
             // sent any more is for whoever writes: there may be last words to read.
             let _ = self.poll_send(context);
-            if !room.filled().is_empty() || self.closed {
+            if !room.filled().is_empty() || matches!(self.reading, Reading::Closed) {
                 return Poll::Ready(Ok(()));
             }
             if ready!(self.poll_receive(context))? == 0 {
                 // Without a word of TLS before it, this may be a cut.
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
+        }
+    }
+
+    fn take_failure(&mut self) -> Option<io::Error> {
+        if !matches!(self.reading, Reading::Failed(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.reading, Reading::Open) {
+            Reading::Failed(error) => Some(error),
+            Reading::Open | Reading::Full | Reading::Closed => None,
         }
     }
 
@@ -443,7 +471,7 @@ impl<S: Side> AsyncRead for TlsStream<S> {
         room.advance(count);
         match polled {
             Poll::Ready(Err(error)) if count > 0 => {
-                stream.failed = Some(error);
+                stream.reading = Reading::Failed(error);
                 Poll::Ready(Ok(()))
             }
             polled => polled,
@@ -480,9 +508,9 @@ impl<S: Side> AsyncWrite for TlsStream<S> {
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
         ready!(stream.poll_send(context))?;
-        if !stream.told {
-            stream.told = true;
-            stream.say_closed();
+        if stream.writing == Writing::Open {
+            stream.writing = Writing::Closed;
+            stream.queue_close_notify();
         }
         ready!(stream.poll_send(context))?;
         Pin::new(&mut stream.tcp).poll_shutdown(context)
@@ -490,8 +518,8 @@ impl<S: Side> AsyncWrite for TlsStream<S> {
 }
 
 impl<S: Side> TlsStream<S> {
-    /// Queues the word that nothing follows. A connection that is past it needs none.
-    fn say_closed(&mut self) {
+    /// Queues a close_notify, unless the connection is past it.
+    fn queue_close_notify(&mut self) {
         if self.advance(None).is_err() {
             return;
         }

@@ -1,10 +1,11 @@
-//! How a session ends, and what that means for the client.
+//! The reasons for which a relay ends.
 
 use std::io;
+use std::time::Duration;
 
 use q_ipc::frame::HeaderError;
 
-/// Why a session ended.
+/// The reason for which a relay ended.
 #[derive(Debug, thiserror::Error)]
 pub enum End {
     /// The client closed its handle.
@@ -13,43 +14,43 @@ pub enum End {
     /// The client's connection broke.
     #[error("the client's connection broke")]
     ClientLost(#[source] io::Error),
-    /// The client closed without waiting for its answers.
+    /// The client closed and left this many requests without an answer.
     #[error("the client closed{}", unanswered(.0))]
     ClientGone(u64),
-    /// The cluster closed, or its connection broke, between messages.
+    /// kdb+ closed, or its connection broke, between two messages.
     #[error("the cluster closed the connection{}", unanswered(.outstanding))]
     UpstreamClosed {
-        /// Sync requests that were left without an answer of the cluster's.
+        /// Sync requests that kdb+ left without an answer.
         outstanding: u64,
-        /// What broke, unless it was a plain end of the stream.
+        /// The error of a broken connection. None if kdb+ closed it.
         #[source]
         error: Option<io::Error>,
     },
-    /// The cluster's connection ended inside a message.
+    /// The connection to kdb+ ended inside a message.
     #[error("the cluster's connection ended inside a message")]
     UpstreamCut {
-        /// What broke, unless it was a plain end of the stream.
+        /// The error of a broken connection. None if kdb+ closed it.
         #[source]
         error: Option<io::Error>,
-        /// Whether the client has had a part of that message.
-        torn: bool,
+        /// How much of that message the client has received.
+        client: ClientPosition,
     },
-    /// What the client sent is no q message.
+    /// The client sent bytes that are no q message.
     #[error("the client sent what is no q message")]
     ClientMessage {
-        /// What is wrong with it.
+        /// What is wrong with the header.
         #[source]
         error: HeaderError,
-        /// Whether the client was in the middle of a message from the cluster.
-        torn: bool,
+        /// How much of kdb+'s current message the client has received.
+        client: ClientPosition,
     },
-    /// The client answered what nobody had asked it.
+    /// The client sent a response although no request was open.
     #[error("the client sent a response, and nothing had been asked of it")]
     ClientResponse,
-    /// What the cluster sent is no q message.
+    /// kdb+ sent bytes that are no q message.
     #[error("the cluster sent what is no q message")]
     UpstreamMessage(#[source] HeaderError),
-    /// The cluster left a sync keepalive without an answer while messages of the client waited for it.
+    /// kdb+ did not answer a sync keepalive while messages of the client waited behind it.
     #[error(
         "the cluster has not answered a sync keepalive for {} s while messages of the client waited \
          behind it (answer_timeout)",
@@ -57,52 +58,64 @@ pub enum End {
     )]
     PingUnanswered {
         /// `answer_timeout` of the endpoint's keepalive.
-        limit: std::time::Duration,
-        /// Whether the client has had a part of a message of the cluster.
-        torn: bool,
+        limit: Duration,
+        /// How much of kdb+'s current message the client has received.
+        client: ClientPosition,
     },
-    /// The daemon is stopping and nothing was outstanding.
+    /// The relay drained, and no request was outstanding. See [`Relay::drain`](super::Relay::drain).
     #[error("hopend is stopping")]
     Drained,
-    /// The session was ended by hopend, whatever was under way.
-    #[error("hopend cut the session")]
-    Cut,
-    /// Nobody used it for as long as it may go unused.
-    #[error("neither used nor waiting for {} s (idle_timeout)", .0.as_secs_f32())]
-    Idle(std::time::Duration),
-    /// The session was ended by `hopend kill`.
-    #[error("killed by `hopend kill`, which uid {uid} ran")]
-    Killed {
-        /// Whose order it was.
-        uid: u32,
-    },
-    /// A reload has taken the user's access away.
-    #[error("ended by a reload: {0}")]
-    LostAccess(String),
-    /// The session was open for as long as one may be.
-    #[error("open for {} s (max_session_time)", .limit.as_secs_f32())]
-    TimeUp {
-        /// How long that is.
-        limit: std::time::Duration,
-        /// Whether a request was still without an answer at the very end.
-        cut: bool,
-    },
+    /// The caller ended the relay. See [`Relay::finish`](super::Relay::finish).
+    #[error("hopend ended the session")]
+    Finished(Farewell),
+}
+
+/// How much of a message from kdb+ the client has received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientPosition {
+    /// Complete messages only.
+    BetweenMessages,
+    /// The first bytes of a message whose other bytes never arrive.
+    InsideMessage,
+}
+
+/// How a connection to a client ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// With the end of the stream.
+    EndOfStream,
+    /// With a reset, which no client takes for the regular end of a message.
+    Reset,
 }
 
 impl End {
-    /// Whether the client has to see a reset: a plain end inside a message would leave it waiting
-    /// for the rest, or taking a part for the whole.
-    pub fn resets_client(&self) -> bool {
-        matches!(
-            self,
-            Self::UpstreamCut { torn: true, .. }
-                | Self::PingUnanswered { torn: true, .. }
-                | Self::Cut
-                | Self::Killed { .. }
-                | Self::LostAccess(_)
-                | Self::TimeUp { cut: true, .. }
-                | Self::ClientMessage { torn: true, .. }
-        )
+    /// How the client's connection ends.
+    ///
+    /// A client inside a message gets a reset: after a regular end it would wait for the rest of the
+    /// message, or take the part for the whole.
+    pub fn farewell(&self) -> Farewell {
+        match self {
+            Self::Finished(farewell) => *farewell,
+            Self::UpstreamCut { client, .. }
+            | Self::PingUnanswered { client, .. }
+            | Self::ClientMessage { client, .. } => client.farewell(),
+            Self::ClientClosed
+            | Self::ClientLost(_)
+            | Self::ClientGone(_)
+            | Self::UpstreamClosed { .. }
+            | Self::ClientResponse
+            | Self::UpstreamMessage(_)
+            | Self::Drained => Farewell::EndOfStream,
+        }
+    }
+}
+
+impl ClientPosition {
+    fn farewell(self) -> Farewell {
+        match self {
+            Self::BetweenMessages => Farewell::EndOfStream,
+            Self::InsideMessage => Farewell::Reset,
+        }
     }
 }
 

@@ -31,22 +31,33 @@ pub(super) struct Lane {
     mark: Mark,
     /// The end of a message of hopend's own; it is written once `start` is behind it.
     own_end: usize,
-    /// The reading side has ended.
-    pub(super) read_done: bool,
-    pub(super) outlet: Outlet,
-    unflushed: bool,
-    /// Nothing was read for want of room, so nobody will call when there is more to read.
-    full: bool,
+    inlet: Inlet,
+    outlet: Outlet,
+}
+
+/// The reading side of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inlet {
+    /// The relay reads from the sender.
+    Open,
+    /// The buffer is full. The relay reads again when the receiver has taken bytes.
+    Full,
+    /// The relay takes no more bytes for the receiver. The sender may still send some.
+    Stopped,
+    /// The sender's stream has ended or is broken.
+    Ended,
 }
 
 /// The writing side of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outlet {
-    /// Takes bytes.
+    /// The receiver takes bytes.
     Open,
-    /// The receiver was sent the end of the stream.
+    /// The receiver takes bytes, and its stream has bytes that it has not flushed.
+    Unflushed,
+    /// The relay has sent the end of the stream to the receiver.
     Shut,
-    /// Writing failed: the receiver takes nothing more.
+    /// A write failed: the receiver takes no more bytes.
     Broken,
 }
 
@@ -91,10 +102,8 @@ impl Lane {
             swallow: 0,
             mark: Mark::default(),
             own_end: 0,
-            read_done: false,
+            inlet: Inlet::Open,
             outlet: Outlet::Open,
-            unflushed: false,
-            full: false,
         }
     }
 
@@ -103,18 +112,61 @@ impl Lane {
         self.buffer.charge(account);
     }
 
-    /// Whether reading, which stopped for want of room, has room now without a write.
+    /// Opens a full inlet if the buffer has room now. Returns whether it did.
     #[inline]
-    pub(super) fn has_room_again(&mut self) -> bool {
-        let room = self.full && (self.start == self.end || self.start >= self.buffer.len() / 2);
-        self.full &= !room;
-        room
+    pub(super) fn reopen(&mut self) -> bool {
+        let has_room = self.start == self.end || self.start >= self.buffer.len() / 2;
+        let reopens = self.inlet == Inlet::Full && has_room;
+        if reopens {
+            self.inlet = Inlet::Open;
+        }
+        reopens
+    }
+
+    /// Whether the relay reads no more bytes for the receiver.
+    #[inline]
+    pub(super) fn is_read_out(&self) -> bool {
+        matches!(self.inlet, Inlet::Stopped | Inlet::Ended)
+    }
+
+    /// Whether the sender's stream has ended or is broken.
+    #[inline]
+    pub(super) fn sender_has_ended(&self) -> bool {
+        self.inlet == Inlet::Ended
+    }
+
+    /// The sender's stream has ended or is broken.
+    pub(super) fn end_reading(&mut self) {
+        self.inlet = Inlet::Ended;
+    }
+
+    /// The relay reads no more, unless a full buffer hides bytes that arrived before.
+    pub(super) fn stop_reading_at_end(&mut self) {
+        if self.inlet == Inlet::Open {
+            self.inlet = Inlet::Stopped;
+        }
+    }
+
+    /// The state of the writing side.
+    #[inline]
+    pub(super) fn outlet(&self) -> Outlet {
+        self.outlet
+    }
+
+    /// The relay has sent the end of the stream.
+    pub(super) fn shut(&mut self) {
+        self.outlet = Outlet::Shut;
+    }
+
+    /// A write failed.
+    pub(super) fn break_outlet(&mut self) {
+        self.outlet = Outlet::Broken;
     }
 
     /// Whether nothing waits to be written.
     #[inline]
     pub(super) fn is_drained(&self) -> bool {
-        self.start == self.cleared && !self.unflushed
+        self.start == self.cleared && self.outlet != Outlet::Unflushed
     }
 
     /// Whether all that was read has been written, and ended a message.
@@ -136,16 +188,17 @@ impl Lane {
         context: &mut Context<'_>,
         from: Pin<&mut impl AsyncRead>,
     ) -> Poll<io::Result<usize>> {
-        if self.read_done {
+        if self.is_read_out() {
             self.give_back();
             return Poll::Pending;
         }
         self.make_room();
         self.buffer.lend(LEAN_DIRECTION);
-        self.full = self.end == self.buffer.len();
-        if self.full {
+        if self.end == self.buffer.len() {
+            self.inlet = Inlet::Full;
             return Poll::Pending;
         }
+        self.inlet = Inlet::Open;
         // No more than the writer takes at a time: the rest would be a small write of its own.
         let last = self.buffer.len().min(self.end + CHUNK);
         let mut space = ReadBuf::new(&mut self.buffer[self.end..last]);
@@ -160,7 +213,7 @@ impl Lane {
         }
         self.end += count;
         if count == 0 {
-            self.read_done = true;
+            self.inlet = Inlet::Ended;
         }
         Poll::Ready(Ok(count))
     }
@@ -221,7 +274,9 @@ impl Lane {
 
     /// Reads no more and forgets what has not been let through.
     pub(super) fn stop_reading(&mut self) {
-        self.read_done = true;
+        if self.inlet != Inlet::Ended {
+            self.inlet = Inlet::Stopped;
+        }
         self.end = self.cleared;
         self.swallow = 0;
     }
@@ -255,16 +310,16 @@ impl Lane {
                 Poll::Ready(Ok(count)) => {
                     self.start += count;
                     written += count;
-                    self.unflushed = true;
+                    self.outlet = Outlet::Unflushed;
                 }
             }
         }
-        if self.unflushed {
+        if self.outlet == Outlet::Unflushed {
             match to.poll_flush(context) {
                 Poll::Pending if written > 0 => return Poll::Ready(Ok(written)),
                 polled => ready!(polled)?,
             }
-            self.unflushed = false;
+            self.outlet = Outlet::Open;
         }
         Poll::Ready(Ok(written))
     }
@@ -292,7 +347,9 @@ impl Lane {
         self.mark = Mark { at: 0, ..stopped };
         self.tracker.resume(stopped.body_left);
         self.own_end = 0;
-        self.unflushed = false;
+        if self.outlet == Outlet::Unflushed {
+            self.outlet = Outlet::Open;
+        }
         unwritten
     }
 
@@ -334,16 +391,10 @@ impl Lane {
         (self.cleared, self.end, self.own_end) = (end, end, end);
     }
 
-    /// Whether the last read failed for want of room.
-    #[inline]
-    pub(super) fn is_full(&self) -> bool {
-        self.full
-    }
-
     /// Whether the writing side is shut or broken.
     #[inline]
     pub(super) fn is_over(&self) -> bool {
-        self.outlet != Outlet::Open
+        matches!(self.outlet, Outlet::Shut | Outlet::Broken)
     }
 
     /// Whether a message that has come is held back.
@@ -354,7 +405,7 @@ impl Lane {
 
     /// Whether the message that comes next (its header may be one that was refused) is one that
     /// its sender expects an answer to.
-    pub(super) fn waiting_for_answer(&self) -> bool {
+    pub(super) fn holds_request(&self) -> bool {
         self.tracker.at_boundary() && self.buffer[self.cleared..self.end].get(1) == Some(&1)
     }
 

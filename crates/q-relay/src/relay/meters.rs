@@ -167,8 +167,8 @@ impl Meters {
     }
 
     /// Notes that the client sent or received a byte now. Returns the time since the session opened.
-    pub fn active(&self) -> Duration {
-        let now = self.opened.elapsed();
+    pub fn active(&self, now: Instant) -> Duration {
+        let now = now.saturating_duration_since(self.opened);
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.last_byte.store(millis, Ordering::Relaxed);
         now

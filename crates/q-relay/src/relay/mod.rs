@@ -1,7 +1,10 @@
-//! The two directions of a session, once it is open: byte for byte, in constant memory, with
-//! keepalives towards the cluster only.
+//! The two directions of a session between a client and kdb+: byte for byte, in constant memory, with
+//! keepalives towards kdb+ only.
+//!
+//! [`Relay::run`] owns the clock and the timer. Everything below it gets the time as an argument.
 
 mod end;
+mod ending;
 pub mod keepalive;
 mod lane;
 mod meters;
@@ -9,113 +12,112 @@ mod send_queue;
 mod stopwatch;
 #[cfg(test)]
 mod tests;
+mod to_client;
+mod to_kdb;
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::budget::{LEAN_DIRECTION, MemoryAccount};
-use crate::buffer::Buffer;
-use q_ipc::frame::{Header, HeaderError, MessageType};
-use q_ipc::message::error_response;
+use crate::budget::MemoryAccount;
+use ending::DeliveryCheck;
+pub use ending::{CLIENT_CLOSE_TIMEOUT, HANG_TIMEOUT, UPSTREAM_CLOSE_TIMEOUT};
 
-pub use end::End;
+pub use end::{ClientPosition, End, Farewell};
 pub use keepalive::{Keepalive, KeepaliveMode, KeepaliveSettings, Stream};
-use lane::{Lane, Outlet, Verdict};
+use lane::{Lane, Outlet};
 pub use meters::{Direction, Loss, Meters};
 pub use send_queue::SendQueue;
 use stopwatch::Stopwatch;
 
-/// How long a client may take to close after it was sent the end of the stream.
-pub const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a cluster may take to close after its kernel has acknowledged everything and the end of the
-/// stream, and it owes no answer. q may be busy with another query and has yet to read its input.
-pub const UPSTREAM_CLOSE_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long one side may take no byte of what hopend holds for it once the other side has ended. A side
-/// that takes nothing for so long hangs; what hopend holds for it is lost and counted. While both sides
-/// are open there is no limit.
-pub const HANG_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// How often the kernel is asked whether a peer has taken what was written to it: at first, and at last,
-/// each time after twice as long.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-
-/// Steps, of a read and a write each way, before it is another session's turn.
+/// How many steps, each of them a read and a write in both directions, a session takes before other
+/// sessions get their turn.
 const STEPS_IN_A_ROW: usize = 8;
-/// Bytes written in a row before it is another session's turn: about 0.1 ms.
+/// How many bytes a session writes before other sessions get their turn: about 0.1 ms.
 const BYTES_IN_A_ROW: usize = 128 * 1024;
 
-/// What the relay of one session needs to know.
+/// The settings of one session's relay.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Pings towards the cluster.
+    /// The keepalive towards kdb+.
     pub keepalive: KeepaliveSettings,
-    /// Bytes of the longest message, either way.
+    /// The longest message in either direction, in bytes. None if there is no limit.
     pub max_message: Option<u64>,
 }
 
-/// A session's relay. Its state is all here, so [`Relay::run`] may be dropped and called again.
+/// The relay of one session.
+///
+/// The struct holds its whole state, so a caller may drop the future of [`Relay::run`] and call it again.
 #[derive(Debug)]
 pub struct Relay<'a, C, U> {
     client: &'a mut C,
     upstream: &'a mut U,
-    up: Lane,
-    down: Lane,
+    /// From the client to kdb+.
+    to_kdb: Lane,
+    /// From kdb+ to the client.
+    to_client: Lane,
     keepalive: Keepalive,
-    /// Sync requests of the client that the cluster has not answered.
+    /// Sync requests of the client that kdb+ has not answered.
     outstanding: u64,
-    /// Sync requests of the cluster that the client has not answered.
-    asked: u64,
-    draining: bool,
+    /// Sync requests of kdb+ that the client has not answered.
+    callbacks: u64,
+    until: Until,
     meters: &'a Meters,
     stopwatch: Stopwatch,
     timer: Pin<Box<Sleep>>,
     last_progress: Instant,
-    /// Bytes written to either side in this turn.
+    /// Bytes written in this turn, in both directions.
     written: usize,
-    /// What ended the session first; what follows it is only tidying up.
+    /// The first event that ended the session. Later events only follow from it.
     reason: Option<End>,
-    /// Whoever relays has been told that the client has ended.
-    told: bool,
-    /// The cluster's stream has ended: nothing more can be read from it.
-    upstream_ended: bool,
-    finish: Option<Finish>,
-    looks: Option<Looks>,
-    /// What its buffers are charged to, where anybody counts.
+    delivery_check: Option<DeliveryCheck>,
+    /// The account that its buffers are charged to. None without a memory budget.
     memory: Option<Arc<MemoryAccount>>,
 }
 
-/// An end that hopend decided on, while it delivers what it has received.
-#[derive(Debug)]
-struct Finish {
-    deadline: Instant,
+/// How long a relay goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Until both sides have ended.
+    BothSidesEnd,
+    /// Until no request is outstanding.
+    Idle,
+    /// Until both sides have received everything that hopend holds for them, or until this moment.
+    Delivered(Instant),
 }
 
-/// The wait for a kernel to take what was written.
-#[derive(Debug)]
-struct Looks {
-    next: Instant,
-    pause: Duration,
-    /// What it had not taken at the last look.
-    unsent: u64,
+/// The result of one step.
+enum Step {
+    /// The step moved something.
+    Progress,
+    /// Nothing can move now.
+    Still,
+    /// The session is over.
+    Over(End),
 }
 
-/// Whether a step moved anything, or the session is over at once.
-type Step = Result<bool, End>;
+impl Step {
+    fn of(progress: bool) -> Self {
+        if progress {
+            Self::Progress
+        } else {
+            Self::Still
+        }
+    }
+}
 
 impl<'a, C, U> Relay<'a, C, U>
 where
     C: AsyncRead + AsyncWrite + SendQueue + Unpin,
     U: AsyncRead + AsyncWrite + SendQueue + Unpin,
 {
-    /// A relay between a client and a cluster that have both logged in. `early` is what the client
-    /// sent behind its handshake.
+    /// A relay between a client and a kdb+ after both logins. `early` holds the bytes that the client
+    /// sent after its handshake.
     pub fn new(
         client: &'a mut C,
         upstream: &'a mut U,
@@ -127,45 +129,43 @@ where
         Self {
             client,
             upstream,
-            up: Lane::new(plan.max_message, early),
-            down: Lane::new(plan.max_message, &[]),
+            to_kdb: Lane::new(plan.max_message, early),
+            to_client: Lane::new(plan.max_message, &[]),
             keepalive: Keepalive::new(&plan.keepalive, now.into_std()),
             outstanding: 0,
-            asked: 0,
-            draining: false,
+            callbacks: 0,
+            until: Until::BothSidesEnd,
             meters,
             stopwatch: Stopwatch::default(),
             timer: Box::pin(sleep_until(now)),
             last_progress: now,
             written: 0,
             reason: None,
-            told: false,
-            upstream_ended: false,
-            finish: None,
-            looks: None,
+            delivery_check: None,
             memory: None,
         }
     }
 
-    /// Charges its buffers to `account`, and settles what the account's connections hold whenever the
-    /// session waits.
+    /// Charges its buffers to `account`, and settles the account whenever the session waits.
     pub fn charge(&mut self, account: &Arc<MemoryAccount>) {
-        self.up.charge(account);
-        self.down.charge(account);
+        self.to_kdb.charge(account);
+        self.to_client.charge(account);
         self.memory = Some(Arc::clone(account));
     }
 
-    /// From now on the session ends as soon as nothing is outstanding.
+    /// Ends the session as soon as no request is outstanding, with [`End::Drained`].
     pub fn drain(&mut self) {
-        self.draining = true;
+        if self.until == Until::BothSidesEnd {
+            self.until = Until::Idle;
+        }
     }
 
-    /// Ends the session for the reason `end` as soon as both sides have what was received for them, and
-    /// at the `deadline` at the latest. Nothing that comes after this is relayed. Call
-    /// [`run`](Self::run) again for the end.
-    pub fn finish(&mut self, end: End, deadline: Instant) {
-        self.reason = Some(end);
-        self.finish = Some(Finish { deadline });
+    /// Ends the session with [`End::Finished`] as soon as both sides have received what the relay holds
+    /// for them, and at the `deadline` at the latest. The relay reads nothing that arrives later. Call
+    /// [`run`](Self::run) again to wait for the end.
+    pub fn finish(&mut self, farewell: Farewell, deadline: Instant) {
+        self.reason = Some(End::Finished(farewell));
+        self.until = Until::Delivered(deadline);
     }
 
     /// Relays until the session ends. Cancel-safe.
@@ -173,42 +173,46 @@ where
         poll_fn(|context| self.poll(context)).await
     }
 
-    /// The same, but returns once without an end: when the client has ended its side of the stream
-    /// and the session goes on. Cancel-safe.
+    /// Relays until the session ends, or until the client has ended its side of the stream and the
+    /// session goes on: then the result is None. Cancel-safe.
     pub async fn run_until_client_ends(&mut self) -> Option<End> {
         poll_fn(|context| match self.poll(context) {
             Poll::Ready(end) => Poll::Ready(Some(end)),
-            Poll::Pending if self.up.read_done && !self.told => {
-                self.told = true;
-                Poll::Ready(None)
-            }
+            Poll::Pending if self.to_kdb.is_read_out() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         })
         .await
     }
 
-    /// The client's connection and the cluster's.
+    /// The client's connection and the connection to kdb+.
     pub fn connections(&self) -> (&C, &U) {
         (self.client, self.upstream)
     }
 
-    /// Whether all that there was to say to either side has been handed to its socket, the end of
-    /// what the client says included, and only the cluster may have something to add.
-    pub fn is_up_to_the_cluster(&self) -> bool {
-        let client_has_all = self.down.is_over() || self.down.is_drained() && !self.down.read_done;
-        self.up.read_done
-            && self.up.outlet == Outlet::Shut
+    /// Whether only kdb+ can still add something: hopend has written everything to both sockets, the end
+    /// of the client's stream included.
+    pub fn waits_for_kdb_only(&self) -> bool {
+        let client_has_all = self.to_client.is_over()
+            || self.to_client.is_drained() && !self.to_client.is_read_out();
+        self.to_kdb.is_read_out()
+            && self.to_kdb.outlet() == Outlet::Shut
             && client_has_all
-            && !self.upstream_ended
+            && !self.to_client.sender_has_ended()
     }
 
-    /// The client has closed, and takes nothing in any more.
+    /// Ends the session of a client that has closed its connection and receives nothing any more.
     pub fn lose_client(&mut self) -> End {
         self.count_losses();
         match (self.reason.take(), self.outstanding) {
             (None | Some(End::ClientClosed), 1..) => End::ClientGone(self.outstanding),
             (reason, _) => reason.unwrap_or(End::ClientClosed),
         }
+    }
+
+    /// Whether no side waits for anything and no message is under way.
+    pub fn is_idle(&self) -> bool {
+        let to_client_is_quiet = self.client_is_gone() || self.to_client.is_quiet();
+        self.outstanding == 0 && self.callbacks == 0 && self.to_kdb.is_quiet() && to_client_is_quiet
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
@@ -225,603 +229,111 @@ where
             if self.written >= BYTES_IN_A_ROW {
                 break;
             }
-            match self.step(context) {
-                Ok(true) => {
-                    // What is thrown away for want of a receiver is no progress.
-                    let discards = self.down.read_done && self.written == 0;
-                    if !(self.down.is_over() || discards) {
-                        self.last_progress = Instant::now();
-                    }
-                }
-                Ok(false) => match self.poll_timer(context) {
+            let now = Instant::now();
+            match self.step(context, now) {
+                Step::Progress => self.note_progress(now),
+                Step::Still => match self.poll_timer(context, now) {
                     Poll::Ready(Some(end)) => return Poll::Ready(end),
                     Poll::Ready(None) => {}
                     Poll::Pending => return Poll::Pending,
                 },
-                Err(end) => {
+                Step::Over(end) => {
                     self.count_losses();
                     return Poll::Ready(self.reason.take().unwrap_or(end));
                 }
             }
         }
-        // A session that moves gigabytes lets others go on in between, those too whose sockets have
-        // yet to be looked at: a plain wake-up would come before that.
+        // A session that moves gigabytes lets others go on in between, also those whose sockets the
+        // runtime has not looked at. A plain wake-up would come before that look.
         let _ = pin!(yield_now()).poll(context);
         Poll::Pending
     }
 
-    fn step(&mut self, context: &mut Context<'_>) -> Step {
-        let mut progress = self.read_client(context);
-        progress |= self.write_upstream(context);
+    fn step(&mut self, context: &mut Context<'_>, now: Instant) -> Step {
+        let mut progress = self.read_client(context, now);
+        progress |= self.write_upstream(context, now);
         progress |= self.read_upstream(context);
-        progress |= self.write_client(context);
-        progress |= self.ping();
-        if self.is_ending() && self.is_over() && self.has_delivered() {
-            return Err(End::ClientClosed);
+        progress |= self.write_client(context, now);
+        progress |= self.ping(now);
+        if self.is_ending() && self.is_over() && self.has_delivered(now) {
+            return Step::Over(End::ClientClosed);
         }
-        if self.draining && !progress && self.is_idle() && self.has_delivered() {
-            return Err(End::Drained);
+        let drained = self.until == Until::Idle && !progress && self.is_idle();
+        if drained && self.has_delivered(now) {
+            return Step::Over(End::Drained);
         }
-        Ok(progress)
+        Step::of(progress)
     }
 
-    /// Whether nothing is left to read, to write or to wait for, but for the kernels.
-    fn is_over(&self) -> bool {
-        if self.resets_client() {
-            let client_has_all = self.down.read_done && self.down.is_drained();
-            return (self.up.is_over() || self.cluster_is_gone())
-                && (client_has_all || self.client_is_gone());
-        }
-        // A cluster that hangs may not even take the end of the stream.
-        let hangs = self.up.read_done && matches!(self.reason, Some(End::PingUnanswered { .. }));
-        let nothing_more = self.upstream_ended || self.up.outlet == Outlet::Broken;
-        (self.up.is_over() || hangs)
-            && self.down.is_over()
-            && (nothing_more || hangs || self.finish.is_some())
-    }
-
-    fn read_client(&mut self, context: &mut Context<'_>) -> bool {
-        if self.up.is_over() && !self.down.is_drained() {
-            // The cluster hears nothing any more, and the client has yet to take what it said last: one
-            // that only writes waits, rather than writes into nothing.
-            return false;
-        }
-        let progress = match self.up.poll_read(context, Pin::new(&mut *self.client)) {
-            Poll::Pending => {
-                // What comes from now on is not received any more.
-                self.up.read_done |= self.finish.is_some() && !self.up.is_full();
-                false
-            }
-            Poll::Ready(Ok(0)) => {
-                self.reason.get_or_insert(End::ClientClosed);
-                true
-            }
-            Poll::Ready(Ok(_)) => {
-                self.stopwatch.heard(self.meters.active());
-                true
-            }
-            Poll::Ready(Err(error)) => {
-                self.up.read_done = true;
-                self.break_client(error);
-                true
-            }
-        };
-        if self.up.is_over() {
-            // The cluster hears nothing any more; reading on lets the client finish.
-            let lost = self.up.discard();
-            self.meters.to_cluster.add_lost(Loss::ReceiverGone, lost);
-            return progress | self.up.has_room_again();
-        }
-        let (keepalive, meters, stopwatch) =
-            (&mut self.keepalive, self.meters, &mut self.stopwatch);
-        let (outstanding, asked) = (&mut self.outstanding, &mut self.asked);
-        let cleared = self.up.clear(|header: Header| {
-            match header.message_type {
-                MessageType::Response => *asked = asked.saturating_sub(1),
-                _ if keepalive.awaiting_answer() => {
-                    keepalive.blocked(Instant::now().into_std());
-                    return Verdict::Hold;
-                }
-                MessageType::Sync => {
-                    stopwatch.asked(*outstanding);
-                    *outstanding += 1;
-                    meters.set_outstanding(*outstanding);
-                }
-                MessageType::Async => {}
-            }
-            meters.to_cluster.add_message(header.message_type);
-            Verdict::Pass
-        });
-        match cleared {
-            Ok(()) => progress | self.up.has_room_again(),
-            Err(error) => {
-                self.refuse_message(error);
-                true
-            }
+    fn note_progress(&mut self, now: Instant) {
+        // Bytes that the relay discards because the receiver is gone are no progress.
+        let discards = self.to_client.is_read_out() && self.written == 0;
+        if !(self.to_client.is_over() || discards) {
+            self.last_progress = now;
         }
     }
 
-    /// The client sent what is no message, or one that is too long. The cluster gets what came before.
-    fn refuse_message(&mut self, error: HeaderError) {
-        let torn = !self.client_is_gone() && !self.down.passed_whole_messages();
-        if torn {
-            // Inside a message of the cluster's no error can be told, only a reset.
-            self.down.stop_reading();
-            self.reason = Some(End::ClientMessage { error, torn });
-        } else {
-            if self.up.waiting_for_answer() {
-                self.outstanding += 1;
-            }
-            let text = format!("hopend: {error}");
-            self.conclude(End::ClientMessage { error, torn }, &text);
-        }
-        self.up.stop_reading();
-    }
-
-    /// The client's connection broke: it takes nothing more. What it sent before is read to its end.
-    fn break_client(&mut self, error: io::Error) {
-        let lost = self.down.discard();
-        self.meters.to_client.add_lost(Loss::ReceiverGone, lost);
-        self.down.outlet = Outlet::Broken;
-        self.reason.get_or_insert(End::ClientLost(error));
-        self.last_progress = Instant::now();
-    }
-
-    fn write_upstream(&mut self, context: &mut Context<'_>) -> bool {
-        if self.up.is_over() {
-            return false;
-        }
-        match self.up.poll_write(context, Pin::new(&mut *self.upstream)) {
-            Poll::Ready(Ok(0)) => {}
-            Poll::Ready(Ok(count)) => {
-                self.meters.to_cluster.add_bytes(count);
-                self.written += count;
-                let now = Instant::now();
-                self.keepalive.sent(now.into_std());
-                if self.down.is_over() {
-                    self.last_progress = now;
-                }
-                return true;
-            }
-            Poll::Ready(Err(_)) => {
-                // What became of the cluster is told by reading, which may bring its last words.
-                self.up.outlet = Outlet::Broken;
-                return true;
-            }
-            Poll::Pending => return false,
-        }
-        if !self.up.read_done || self.up.holds_message() {
-            return false;
-        }
-        if self.up.clear_rest() {
-            return true;
-        }
-        match Pin::new(&mut *self.upstream).poll_shutdown(context) {
-            Poll::Pending => return false,
-            Poll::Ready(Ok(())) => self.up.outlet = Outlet::Shut,
-            Poll::Ready(Err(_)) => self.up.outlet = Outlet::Broken,
-        }
-        self.last_progress = Instant::now();
-        true
-    }
-
-    fn read_upstream(&mut self, context: &mut Context<'_>) -> bool {
-        if self.down.read_done {
-            return self.hear_out(context);
-        }
-        let progress = match self.down.poll_read(context, Pin::new(&mut *self.upstream)) {
-            Poll::Pending => {
-                // A held message of the client's needs the answer to the ping first.
-                let finished = self.finish.is_some() && !self.up.holds_message();
-                self.down.read_done |= finished && !self.down.is_full();
-                false
-            }
-            Poll::Ready(Ok(0)) => {
-                self.end_upstream(None);
-                true
-            }
-            Poll::Ready(Ok(_)) => true,
-            Poll::Ready(Err(error)) => {
-                self.end_upstream(Some(error));
-                true
-            }
-        };
-        let client_is_gone = self.client_is_gone();
-        let (keepalive, meters) = (&mut self.keepalive, self.meters);
-        let stopwatch = &mut self.stopwatch;
-        let (outstanding, asked) = (&mut self.outstanding, &mut self.asked);
-        let cleared = self.down.clear(|header: Header| {
-            match header.message_type {
-                MessageType::Response if keepalive.awaiting_answer() => {
-                    keepalive.answered();
-                    return Verdict::Swallow;
-                }
-                MessageType::Response => {
-                    *outstanding = outstanding.saturating_sub(1);
-                    stopwatch.answered();
-                    meters.set_outstanding(*outstanding);
-                }
-                MessageType::Sync => *asked += 1,
-                MessageType::Async => {}
-            }
-            if !client_is_gone {
-                meters.to_client.add_message(header.message_type);
-            }
-            Verdict::Pass
-        });
-        if client_is_gone {
-            let lost = self.down.discard();
-            self.meters.to_client.add_lost(Loss::ReceiverGone, lost);
-        }
-        match cleared {
-            Ok(()) => progress | self.down.has_room_again(),
-            Err(error) => {
-                let text = format!("hopend: the cluster sent what is no q message: {error}");
-                self.conclude(End::UpstreamMessage(error), &text);
-                true
-            }
-        }
-    }
-
-    /// Reads what the cluster says behind its last message for the client and throws it away: a kdb+
-    /// that nobody reads from stops reading, and unread input would turn the close into a reset.
-    fn hear_out(&mut self, context: &mut Context<'_>) -> bool {
-        self.down.give_back();
-        if self.upstream_ended {
-            return false;
-        }
-        let mut scratch = Buffer::default();
-        let mut space = ReadBuf::new(scratch.lend(LEAN_DIRECTION));
-        match Pin::new(&mut *self.upstream).poll_read(context, &mut space) {
-            Poll::Pending => return false,
-            Poll::Ready(Ok(())) if !space.filled().is_empty() => {}
-            Poll::Ready(_) => self.upstream_ended = true,
-        }
-        true
-    }
-
-    fn write_client(&mut self, context: &mut Context<'_>) -> bool {
-        if self.down.is_over() {
-            return false;
-        }
-        match self.down.poll_write(context, Pin::new(&mut *self.client)) {
-            Poll::Ready(Ok(0)) => {}
-            Poll::Ready(Ok(count)) => {
-                self.meters.to_client.add_bytes(count);
-                self.written += count;
-                if let Some(waited) = self.stopwatch.written(self.meters.active()) {
-                    self.meters.add_round_trip(waited);
-                }
-                return true;
-            }
-            Poll::Ready(Err(error)) => {
-                self.break_client(error);
-                return true;
-            }
-            Poll::Pending => return false,
-        }
-        if !self.down.read_done || self.resets_client() {
-            return false;
-        }
-        match Pin::new(&mut *self.client).poll_shutdown(context) {
-            Poll::Pending => false,
-            Poll::Ready(Err(error)) => {
-                self.break_client(error);
-                true
-            }
-            Poll::Ready(Ok(())) => {
-                self.down.outlet = Outlet::Shut;
-                self.last_progress = Instant::now();
-                true
-            }
-        }
-    }
-
-    /// The cluster's stream is over. A client that has had whole messages only can be told; one that
-    /// is inside of one can't.
-    fn end_upstream(&mut self, error: Option<io::Error>) {
-        self.upstream_ended = true;
-        if self.client_is_gone() || self.finish.is_some() {
-            self.down.stop_reading();
-            return;
-        }
-        let torn = !self.down.passed_whole_messages();
-        let end = if self.down.ends_between_messages() {
-            let outstanding = self.waiting_for_answer();
-            End::UpstreamClosed { outstanding, error }
-        } else {
-            End::UpstreamCut { error, torn }
-        };
-        if torn {
-            // Whole messages may stand before it, which a busy client has yet to take.
-            self.down.stop_reading();
-            self.reason = Some(end);
-            return;
-        }
-        let text = format!("hopend: {end}");
-        self.conclude(end, &text);
-    }
-
-    /// Nothing more comes from the cluster: a client that waits for an answer gets `text` as q's
-    /// error, then the end of the stream.
-    fn conclude(&mut self, end: End, text: &str) {
-        self.tell(text);
-        match (&self.reason, &end) {
-            // A client that only closed its sending side still waited: that is the news.
-            (
-                Some(End::ClientClosed),
-                End::UpstreamClosed {
-                    outstanding: 1.., ..
-                }
-                | End::UpstreamCut { .. },
-            ) => self.reason = Some(end),
-            (Some(_), _) => {}
-            (None, _) => self.reason = Some(end),
-        }
-    }
-
-    fn tell(&mut self, text: &str) {
-        let waits = self.waiting_for_answer() > 0 && !self.down.is_over();
-        self.down.stop_reading();
-        if waits && self.down.passed_whole_messages() {
-            self.down.append(&error_response(text));
-        }
-    }
-
-    /// Whether the client is to see a reset once it has taken what stands before it.
-    fn resets_client(&self) -> bool {
-        self.reason.as_ref().is_some_and(End::resets_client)
-    }
-
-    fn client_is_gone(&self) -> bool {
-        self.down.outlet == Outlet::Broken
-    }
-
-    /// Whether there is nobody to deliver the client's messages to.
-    fn cluster_is_gone(&self) -> bool {
-        matches!(
-            self.reason,
-            Some(End::UpstreamClosed { .. } | End::UpstreamCut { .. } | End::PingUnanswered { .. })
-        )
-    }
-
-    fn waiting_for_answer(&self) -> u64 {
-        self.outstanding + u64::from(self.up.holds_message() && self.up.waiting_for_answer())
-    }
-
-    /// Whether nobody waits for anything, and nothing is under way.
-    pub fn is_idle(&self) -> bool {
-        let down_is_quiet = self.client_is_gone() || self.down.is_quiet();
-        self.outstanding == 0 && self.asked == 0 && self.up.is_quiet() && down_is_quiet
-    }
-
-    /// Whether the kernels of both sides have acknowledged all that was written. Asks hopend's own
-    /// kernel, and where the answer is no, sets the timer for the next time.
-    pub fn has_delivered(&mut self) -> bool {
-        let now = Instant::now();
-        if self.looks.as_ref().is_some_and(|looks| now < looks.next) {
-            return false;
-        }
-        let unsent = self.unsent();
-        if unsent == 0 {
-            if self.looks.take().is_some() {
-                self.last_progress = now;
-            }
-            return true;
-        }
-        let (first, last) = LOOKS;
-        let pause = match &self.looks {
-            Some(looks) if looks.unsent == unsent => (2 * looks.pause).min(last),
-            _ => {
-                self.last_progress = now;
-                first
-            }
-        };
-        self.looks = Some(Looks {
-            next: now + pause,
-            pause,
-            unsent,
-        });
-        false
-    }
-
-    /// Bytes that wait in the kernel for a side that may still take them.
-    fn unsent(&self) -> u64 {
-        self.unsent_to_cluster() + self.unsent_to_client()
-    }
-
-    fn unsent_to_cluster(&self) -> u64 {
-        if self.upstream_ended || self.up.outlet == Outlet::Broken || self.cluster_is_gone() {
-            return 0;
-        }
-        let end = u64::from(self.up.outlet == Outlet::Shut);
-        self.upstream.unsent().saturating_sub(end)
-    }
-
-    fn unsent_to_client(&self) -> u64 {
-        if self.client_is_gone() {
-            return 0;
-        }
-        let end = u64::from(self.down.outlet == Outlet::Shut);
-        self.client.unsent().saturating_sub(end)
-    }
-
-    /// Counts the messages that a session leaves behind in its lanes.
-    fn count_losses(&mut self) {
-        let cluster_is_gone = self.upstream_ended || self.up.outlet == Outlet::Broken;
-        let client_is_gone = self.client_is_gone();
-        for (lane, direction, receiver_is_gone) in [
-            (&mut self.up, &self.meters.to_cluster, cluster_is_gone),
-            (&mut self.down, &self.meters.to_client, client_is_gone),
-        ] {
-            let cause = if receiver_is_gone {
-                Loss::ReceiverGone
-            } else {
-                Loss::Deadline
-            };
-            direction.add_lost(cause, lane.discard());
-        }
-    }
-
-    /// A deadline ends the session. What was received is counted as lost, up to what the senders'
-    /// connections hold by now; what the receivers' kernels have not taken is counted in bytes.
-    fn give_up(&mut self, context: &mut Context<'_>) -> End {
-        let (up, down) = (self.unsent_to_cluster(), self.unsent_to_client());
-        self.meters.to_cluster.add_unacknowledged(up);
-        self.meters.to_client.add_unacknowledged(down);
-        self.count_losses();
-        while let Poll::Ready(Ok(1..)) = self.up.poll_read(context, Pin::new(&mut *self.client)) {
-            self.count_losses();
-        }
-        while let Poll::Ready(Ok(1..)) = self.down.poll_read(context, Pin::new(&mut *self.upstream))
-        {
-            self.count_losses();
-        }
-        self.reason.take().unwrap_or(End::ClientClosed)
-    }
-
-    /// Ends the session of a cluster that leaves a sync ping without an answer while messages of the
-    /// client wait behind it.
-    fn give_up_answer(&mut self) {
-        let limit = self.keepalive.answer_timeout().unwrap_or_default();
-        let torn = !self.client_is_gone() && !self.down.passed_whole_messages();
-        let end = End::PingUnanswered { limit, torn };
-        if torn {
-            self.down.stop_reading();
-        } else {
-            self.tell(&format!("hopend: {end}"));
-        }
-        if self.finish.is_none() {
-            self.reason = Some(end);
-        }
-        let lost = self.up.discard();
-        self.meters.to_cluster.add_lost(Loss::Deadline, lost);
-        self.up.stop_reading();
-        self.keepalive.answered();
-    }
-
-    /// Puts a ping in when one is due and the stream is fit for it.
-    fn ping(&mut self) -> bool {
-        if let Some(due) = self.keepalive.answer_due()
-            && due <= Instant::now().into_std()
-        {
-            self.give_up_answer();
-            return true;
-        }
-        if self.up.read_done || self.up.is_over() || self.down.read_done {
-            return false;
-        }
-        let stream = Stream {
-            between_messages: self.up.between_messages(),
-            outstanding: self.outstanding,
-        };
-        let Some(ping) = self.keepalive.poll(Instant::now().into_std(), stream) else {
-            return false;
-        };
-        self.up.inject(&ping);
-        self.meters.add_ping();
-        true
-    }
-
-    /// Ready with an end when a side that has to finish took too long; ready with nothing when there is
-    /// something to do: a ping, or a question to the kernel.
-    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<Option<End>> {
+    /// Ready with an end when a side took too long to finish; ready without one when there is something
+    /// to do: a ping, or a question to the kernel.
+    fn poll_timer(&mut self, context: &mut Context<'_>, mut now: Instant) -> Poll<Option<End>> {
         loop {
-            let now = Instant::now();
             if self.is_ending()
                 && let Some(end) = self.end_by_time(now, context)
             {
                 return Poll::Ready(Some(end));
             }
-            // A ping that is due already waits for the stream to move, not for the clock.
-            let mut wanted = self
-                .keepalive
-                .due()
-                .map(Instant::from_std)
-                .filter(|&due| due > now);
-            if self.is_ending() || self.keepalive.awaiting_answer() {
-                wanted = self.next_deadline().into_iter().chain(wanted).min();
-            }
-            let Some(wanted) = wanted else {
+            let Some(wanted) = self.next_wake(now) else {
                 return Poll::Pending;
             };
-            // A timer that fires early is set anew then: cheaper than moving it with each message.
+            // To reset a timer that fires early is cheaper than to move it with each message.
             if self.timer.is_elapsed() || self.timer.deadline() > wanted {
                 self.timer.as_mut().reset(wanted);
             }
             if self.timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            if Instant::now() >= wanted {
+            now = Instant::now();
+            if now >= wanted {
                 return Poll::Ready(None);
             }
         }
     }
 
-    /// Whether a side has ended or is about to, so that deadlines run. Asked at each step.
-    fn is_ending(&self) -> bool {
-        self.reason.is_some()
-            || self.finish.is_some()
-            || self.looks.is_some()
-            || self.up.is_over()
-            || self.down.is_over()
+    /// When the relay has to look at its session again, if nothing arrives before.
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
+        // A ping that is due already waits for the stream to move, not for the clock.
+        let ping = self.keepalive.due().map(Instant::from_std);
+        let ping = ping.filter(|&due| due > now);
+        if self.is_ending() || self.keepalive.awaiting_answer() {
+            return self.next_deadline().into_iter().chain(ping).min();
+        }
+        ping
     }
 
-    /// The end, where a deadline has passed.
-    #[cold]
-    fn end_by_time(&mut self, now: Instant, context: &mut Context<'_>) -> Option<End> {
-        let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        if passed(self.finish.as_ref().map(|finish| finish.deadline)) {
-            return Some(self.give_up(context));
-        }
-        // The kernel may still hold what was written: then the wait is for that.
-        if passed(self.close_deadline()) && (self.is_owed() || self.has_delivered()) {
-            return Some(self.give_up(context));
-        }
-        if self.looks.as_ref().is_some_and(|looks| looks.next <= now) {
-            self.has_delivered();
-        }
-        None
+    fn client_is_gone(&self) -> bool {
+        self.to_client.outlet() == Outlet::Broken
     }
 
-    /// The next deadline of a session that ends, or that waits for the answer to a sync ping.
-    #[cold]
-    fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [
-            self.close_deadline(),
-            self.finish.as_ref().map(|finish| finish.deadline),
-            self.keepalive.answer_due().map(Instant::from_std),
-            self.looks.as_ref().map(|looks| looks.next),
-        ];
-        deadlines.into_iter().flatten().min()
+    /// Whether nobody is left who could receive the client's messages.
+    fn kdb_is_gone(&self) -> bool {
+        matches!(
+            self.reason,
+            Some(End::UpstreamClosed { .. } | End::UpstreamCut { .. } | End::PingUnanswered { .. })
+        )
     }
 
-    /// When the side that has not finished yet is given up. Never while the cluster owes an answer to a
-    /// client that has only closed its sending side.
-    fn close_deadline(&self) -> Option<Instant> {
-        if self.is_owed() {
-            let ending = self.reason.is_some();
-            return ending.then(|| self.last_progress + HANG_TIMEOUT);
-        }
-        let waits_for_cluster = self.up.outlet == Outlet::Shut
-            && !self.upstream_ended
-            && (self.outstanding == 0 || self.down.is_over());
-        if waits_for_cluster {
-            return Some(self.last_progress + UPSTREAM_CLOSE_TIMEOUT);
-        }
-        let waits_for_client = match self.down.outlet {
-            Outlet::Open => self.up.outlet == Outlet::Broken && !self.up.read_done,
-            Outlet::Shut => true,
-            Outlet::Broken => false,
-        };
-        waits_for_client.then(|| self.last_progress + CLIENT_CLOSE_TIMEOUT)
+    /// Sync requests of the client without an answer, a held one included.
+    fn unanswered(&self) -> u64 {
+        let holds_request = self.to_kdb.holds_message() && self.to_kdb.holds_request();
+        self.outstanding + u64::from(holds_request)
     }
 
-    /// Whether hopend holds something for a side that may still take it.
-    fn is_owed(&self) -> bool {
-        let up_is_quiet = !self.up.read_done && self.up.is_drained() && !self.up.holds_message();
-        let owed_up = !self.up.is_over() && !self.cluster_is_gone() && !up_is_quiet;
-        let owed_down = !self.down.is_over() && !self.down.is_drained();
-        owed_up || owed_down || self.looks.is_some()
+    /// How much of kdb+'s current message the client has received. A client that is gone waits for nothing.
+    fn client_position(&self) -> ClientPosition {
+        if self.client_is_gone() || self.to_client.passed_whole_messages() {
+            ClientPosition::BetweenMessages
+        } else {
+            ClientPosition::InsideMessage
+        }
     }
 }

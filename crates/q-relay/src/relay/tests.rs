@@ -1,16 +1,17 @@
 //! The relay between two in-memory pipes of a few bytes each, under a paused clock.
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::time::{advance, timeout};
 
+use super::ending::LONGEST_CHECK;
 use super::*;
 use crate::histogram::Histogram;
-use q_ipc::frame::{HEADER_LEN, Piece, Tracker};
+use q_ipc::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
 use q_ipc::message::{error_response, message, text};
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -218,7 +219,7 @@ async fn an_idle_client_sees_a_plain_end_when_the_cluster_closes() {
     drop(pair.client);
     let (end, _) = pair.relay.await.unwrap();
     assert!(matches!(end, End::UpstreamClosed { outstanding: 0, .. }));
-    assert!(!end.resets_client());
+    assert_eq!(end.farewell(), Farewell::EndOfStream);
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,7 +230,7 @@ async fn an_end_inside_a_message_resets_the_client() {
         pair.cluster.write_all(&answer[..cut]).await.unwrap();
         drop(pair.cluster);
         let (end, _) = pair.relay.await.unwrap();
-        assert!(end.resets_client(), "cut at {cut}: {end:?}");
+        assert_eq!(end.farewell(), Farewell::Reset, "cut at {cut}: {end:?}");
         drop(pair.client);
     }
 }
@@ -248,7 +249,7 @@ async fn whole_messages_before_a_torn_one_wait_for_a_busy_client() {
     read_exactly(&mut pair.client, &whole).await;
     read_exactly(&mut pair.client, torn).await;
     let (end, _) = pair.relay.await.unwrap();
-    assert!(end.resets_client(), "{end:?}");
+    assert_eq!(end.farewell(), Farewell::Reset, "{end:?}");
 }
 
 /// The header of a message that is refused ends the session; those before it are on their way.
@@ -309,10 +310,16 @@ async fn an_end_inside_a_header_is_told_to_a_client_that_waits_and_a_plain_end_t
         drop(pair.client);
         let (end, _) = pair.relay.await.unwrap();
         assert!(
-            matches!(end, End::UpstreamCut { torn: false, .. }),
+            matches!(
+                end,
+                End::UpstreamCut {
+                    client: ClientPosition::BetweenMessages,
+                    ..
+                }
+            ),
             "{end:?}"
         );
-        assert!(!end.resets_client());
+        assert_eq!(end.farewell(), Farewell::EndOfStream);
     }
 }
 
@@ -368,7 +375,10 @@ async fn what_is_no_message_ends_the_session_with_its_reason() {
         drop(pair.client);
         assert!(matches!(
             pair.relay.await.unwrap().0,
-            End::ClientMessage { torn: false, .. }
+            End::ClientMessage {
+                client: ClientPosition::BetweenMessages,
+                ..
+            }
         ));
     }
     let mut pair = relayed(plan(None), 256);
@@ -587,8 +597,14 @@ async fn what_is_no_message_while_an_answer_streams_resets_the_client() {
     read_exactly(&mut pair.client, &answer[..12]).await;
     pair.client.write_all(&[9; 8]).await.unwrap();
     let (end, _) = pair.relay.await.unwrap();
-    assert!(matches!(end, End::ClientMessage { torn: true, .. }));
-    assert!(end.resets_client());
+    assert!(matches!(
+        end,
+        End::ClientMessage {
+            client: ClientPosition::InsideMessage,
+            ..
+        }
+    ));
+    assert_eq!(end.farewell(), Farewell::Reset);
 }
 
 #[tokio::test(start_paused = true)]
@@ -603,7 +619,13 @@ async fn a_torn_answer_resets_a_client_that_has_closed_its_sending_side() {
     drop(pair.cluster);
     let (end, _) = pair.relay.await.unwrap();
     assert!(
-        matches!(end, End::UpstreamCut { torn: true, .. }),
+        matches!(
+            end,
+            End::UpstreamCut {
+                client: ClientPosition::InsideMessage,
+                ..
+            }
+        ),
         "{end:?}"
     );
 }
@@ -844,9 +866,9 @@ async fn a_torn_answer_resets_the_client_only_once_its_kernel_has_what_was_writt
     goes_on(&mut pair.relay, Duration::from_secs(3_600)).await;
     read_exactly(&mut pair.client, &answer[..12]).await;
     pair.to_client.store(0, Ordering::Relaxed);
-    let ended = timeout(2 * LOOKS.1, pair.relay).await;
+    let ended = timeout(2 * LONGEST_CHECK, pair.relay).await;
     let end = ended.unwrap().unwrap();
-    assert!(end.resets_client(), "{end:?}");
+    assert_eq!(end.farewell(), Farewell::Reset, "{end:?}");
     assert_eq!(pair.meters.to_client.unacknowledged(), 0);
 }
 
@@ -861,7 +883,7 @@ async fn a_session_outlives_what_lies_in_the_send_queue_to_the_cluster() {
     goes_on(&mut pair.relay, 10 * UPSTREAM_CLOSE_TIMEOUT).await;
     // The end of the stream is left, and no message.
     pair.to_cluster.store(1, Ordering::Relaxed);
-    let limit = UPSTREAM_CLOSE_TIMEOUT + 2 * LOOKS.1;
+    let limit = UPSTREAM_CLOSE_TIMEOUT + 2 * LONGEST_CHECK;
     let end = timeout(limit, pair.relay).await.unwrap().unwrap();
     assert!(matches!(end, End::ClientClosed), "{end:?}");
 }
@@ -890,7 +912,13 @@ async fn what_came_before_what_is_no_message_reaches_a_busy_cluster_though_an_an
     assert!(ended.is_err(), "{ended:?}");
     read_exactly(&mut pair.cluster, &batch).await;
     let (end, _) = pair.relay.await.unwrap();
-    assert!(matches!(end, End::ClientMessage { torn: true, .. }));
+    assert!(matches!(
+        end,
+        End::ClientMessage {
+            client: ClientPosition::InsideMessage,
+            ..
+        }
+    ));
 }
 
 /// The limit runs only while a message of the client waits.
@@ -916,7 +944,13 @@ async fn a_sync_ping_without_an_answer_ends_the_session_once_a_message_has_waite
         drop(pair.client);
         let (end, _) = pair.relay.await.unwrap();
         assert!(
-            matches!(end, End::PingUnanswered { torn: false, .. }),
+            matches!(
+                end,
+                End::PingUnanswered {
+                    client: ClientPosition::BetweenMessages,
+                    ..
+                }
+            ),
             "{end:?}"
         );
     }
@@ -938,8 +972,8 @@ async fn cut_while_stalled(sent: Vec<Vec<u8>>, read: usize, pipe: usize) {
         got.push(cluster.read_u8().await.unwrap());
         let _ = timeout(Duration::from_nanos(1), relay.run()).await;
     }
-    relay.finish(End::Cut, Instant::now() + second);
-    assert!(matches!(relay.run().await, End::Cut));
+    relay.finish(Farewell::Reset, Instant::now() + second);
+    assert!(matches!(relay.run().await, End::Finished(_)));
     drop(cluster_side);
     cluster.read_to_end(&mut got).await.unwrap();
     assert!(sent.concat().starts_with(&got));
@@ -1039,11 +1073,11 @@ async fn a_session_that_is_cut_still_delivers_what_was_received_both_ways() {
     assert!(timeout(second, relay.run()).await.is_err());
     let answer = message(MessageType::Response, b"answer");
     cluster.write_all(&answer).await.unwrap();
-    relay.finish(End::Cut, Instant::now() + second);
+    relay.finish(Farewell::Reset, Instant::now() + second);
     let mut got = Vec::new();
     let (end, read) = tokio::join!(relay.run(), cluster.read_to_end(&mut got));
     read.unwrap();
-    assert!(matches!(end, End::Cut), "{end:?}");
+    assert!(matches!(end, End::Finished(_)), "{end:?}");
     assert_eq!(got, batch);
     read_exactly(&mut client, &answer).await;
     assert_eq!((meters.to_cluster.lost(), meters.to_client.lost()), (0, 0));
@@ -1063,6 +1097,6 @@ async fn a_drain_ends_no_session_with_something_in_a_send_queue() {
     relay.drain();
     assert!(timeout(EVERY, relay.run()).await.is_err());
     unsent.store(0, Ordering::Relaxed);
-    let end = timeout(2 * LOOKS.1, relay.run()).await.unwrap();
+    let end = timeout(2 * LONGEST_CHECK, relay.run()).await.unwrap();
     assert!(matches!(end, End::Drained), "{end:?}");
 }
