@@ -38,7 +38,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::task::JoinError;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::credential::FetchError;
 use crate::primitives::stop::Stopping;
@@ -52,7 +52,7 @@ use q_ipc::compress::decompress;
 use q_ipc::frame::{HEADER_LEN, Header, HeaderError, MessageType};
 use q_ipc::message::{error_response, message};
 use q_ipc::value::{Table, Value, decode_message};
-use q_relay::relay::{End, Meters};
+use q_relay::relay::{ClientPosition, End, Meters};
 use request::Request;
 use viewer::Viewer;
 
@@ -165,13 +165,16 @@ impl Visit<'_> {
         R: AsyncRead + Unpin,
     {
         let lost = |error| (End::ClientLost(error), None);
-        let garbled = |error| End::ClientMessage { error, torn: false };
+        let garbled = |error| End::ClientMessage {
+            error,
+            client: ClientPosition::BetweenMessages,
+        };
         let mut head = [0; HEADER_LEN];
         if reader.read(&mut head[..1]).await.map_err(lost)? == 0 {
             return Err((End::ClientClosed, None));
         }
         reader.read_exact(&mut head[1..]).await.map_err(lost)?;
-        self.meters.active();
+        self.meters.active(Instant::now());
         let header = Header::parse(head).map_err(|error| (garbled(error), None))?;
         if header.message_type == MessageType::Response {
             return Err((End::ClientResponse, None));
@@ -194,7 +197,7 @@ impl Visit<'_> {
         }
         self.meters.to_cluster.add_bytes(bytes.len());
         self.meters.to_cluster.add_message(header.message_type);
-        self.meters.active();
+        self.meters.active(Instant::now());
         Ok(Message { header, bytes })
     }
 
@@ -207,7 +210,7 @@ impl Visit<'_> {
         written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         self.meters.to_client.add_bytes(message.len());
         self.meters.to_client.add_message(MessageType::Response);
-        self.meters.active();
+        self.meters.active(Instant::now());
         Ok(())
     }
 

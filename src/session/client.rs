@@ -73,14 +73,17 @@ impl Detached {
 }
 
 impl ClientStream {
-    /// Expects TLS on it, if it is over TCP.
+    /// Expects TLS from the client, if it comes over TCP.
     ///
     /// # Errors
-    /// rustls does not take the configuration.
-    pub fn with_tls(self, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        match self {
-            Self::Tcp(stream) => Ok(Self::Tls(Box::new(TlsStream::serve(config, stream)?))),
-            other => Ok(other),
+    /// The connection as it was: rustls refused the configuration.
+    pub fn with_tls(self, config: Arc<ServerConfig>) -> Result<Self, Self> {
+        let Self::Tcp(stream) = self else {
+            return Ok(self);
+        };
+        match UnbufferedServerConnection::new(config) {
+            Ok(tls) => Ok(Self::Tls(Box::new(TlsStream::over(stream, tls)))),
+            Err(_) => Err(Self::Tcp(stream)),
         }
     }
 

@@ -2,6 +2,5 @@
 //! shows them; `surface` does.
 
 pub mod audit;
-pub(crate) mod end;
 pub mod live;
 pub mod opening;

@@ -180,7 +180,8 @@ impl TlsStream<UnbufferedServerConnection> {
 }
 
 impl<S: Side> TlsStream<S> {
-    fn over(tcp: TcpStream, tls: S) -> Self {
+    /// Ready for the handshake over this connection.
+    pub fn over(tcp: TcpStream, tls: S) -> Self {
         Self {
             tcp,
             tls,

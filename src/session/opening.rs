@@ -1,0 +1,432 @@
+//! The way of a connection to its session, in three steps that consume each other: an [`Accepted`]
+//! connection becomes [`Identified`], then [`Admitted`], then [`Opened`]. Each step can refuse the client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use q_ipc::handshake::{Hello, common_capability};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use zeroize::Zeroizing;
+
+use super::Session;
+use super::client::ClientStream;
+use super::refusal::Refusal;
+use super::refused::{Refused, RefusedClient, Seat};
+use crate::config::{Endpoint, Target, User};
+use crate::console;
+use crate::identity::{Guess, Peer, PeerError, Proof};
+use crate::limits::{Door, Place};
+use crate::route::Reached;
+use crate::telemetry::audit;
+use crate::telemetry::opening::{Laps, OpenStage, Opening};
+use crate::upstream::{Trail, Upstream};
+
+/// Bytes of the first read of a handshake.
+const FIRST_READ: usize = 512;
+
+/// A client's connection, the session that it asks for, and the record of both.
+pub(super) struct Connection {
+    pub(super) client: ClientStream,
+    pub(super) session: Session,
+    pub(super) record: audit::Record,
+}
+
+/// A connection whose client hopend does not know yet.
+pub(super) struct Accepted {
+    connection: Connection,
+    /// The seat of a client that has not said who it is. None where nobody limits such clients.
+    door: Option<Door>,
+    times: OpeningTimes,
+}
+
+/// A connection whose client is a user of the endpoint.
+struct Identified {
+    connection: Connection,
+    door: Option<Door>,
+    times: OpeningTimes,
+    introduction: Introduction,
+}
+
+/// A connection of a user within the user's limits.
+struct Admitted {
+    connection: Connection,
+    times: OpeningTimes,
+    introduction: Introduction,
+    place: Place,
+}
+
+/// An open session.
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) caller: Caller,
+    /// The session's share of the limits. Its drop gives the share back.
+    pub(super) place: Place,
+    pub(super) server: Server,
+}
+
+/// Which process answers the session's requests.
+pub(super) enum Server {
+    /// kdb+.
+    Kdb {
+        upstream: Upstream,
+        opening: Opening,
+    },
+    /// hopend itself.
+    Console,
+}
+
+/// A user whose client hopend has identified.
+pub(super) struct Caller {
+    pub(super) user: Arc<User>,
+    /// The capability byte of the client's handshake.
+    pub(super) capability: Option<u8>,
+    /// The bytes that the client sent after its handshake.
+    pub(super) early: Vec<u8>,
+}
+
+/// The start of the opening, and how long its stages have taken.
+struct OpeningTimes {
+    begun: Instant,
+    laps: Arc<Laps>,
+}
+
+/// An identified client, what it sent about itself, and its way through hopend's endpoints.
+struct Introduction {
+    caller: Caller,
+    hello: Hello,
+    trail: Arc<Trail>,
+}
+
+impl Accepted {
+    /// Begins a session. On an endpoint with TLS, a client that comes over TCP has to speak TLS.
+    pub(super) async fn begin(client: ClientStream, mut session: Session) -> Result<Self, Refused> {
+        let number = session.services.sessions.next();
+        let name = &session.route.endpoint().name;
+        let record = audit::Record::new(number, name, &session.listen);
+        let (tls, door) = (session.tls.take(), session.door.take());
+        let begun = match tls.filter(|_| client.tcp().is_some()) {
+            None => Ok(client),
+            Some(tls) => match tls.current().await {
+                Some(config) => client.with_tls(config),
+                None => Err(client),
+            },
+        };
+        let connection = |client| Connection {
+            client,
+            session,
+            record,
+        };
+        match begun {
+            Ok(client) => Ok(Self {
+                connection: connection(client),
+                door,
+                times: OpeningTimes {
+                    begun: Instant::now(),
+                    laps: Arc::default(),
+                },
+            }),
+            Err(client) => Err(Refused {
+                connection: connection(client),
+                refusal: Refusal::NoCertificate,
+                client: RefusedClient::Unknown,
+            }),
+        }
+    }
+
+    /// Opens the session.
+    pub(super) async fn open(self) -> Result<Opened, Refused> {
+        self.identify().await?.admit().await?.reach().await
+    }
+
+    /// Finds out which user the client is.
+    async fn identify(mut self) -> Result<Identified, Refused> {
+        let mut stopping = self.connection.session.stopping.clone();
+        let introduced = tokio::select! {
+            introduced = self.introduce() => introduced,
+            () = stopping.cutting() => Err(Refusal::Stopped),
+        };
+        match introduced {
+            Ok(introduction) => Ok(Identified {
+                connection: self.connection,
+                door: self.door,
+                times: self.times,
+                introduction,
+            }),
+            Err(refusal) => Err(Refused {
+                connection: self.connection,
+                refusal,
+                client: RefusedClient::Unknown,
+            }),
+        }
+    }
+
+    async fn introduce(&mut self) -> Result<Introduction, Refusal> {
+        let Connection {
+            client,
+            session,
+            record,
+        } = &mut self.connection;
+        let endpoint = session.route.endpoint();
+        let services = &session.services;
+        let OpeningTimes { begun, laps } = &self.times;
+        let limit = endpoint.handshake_timeout;
+        let peer = timeout_at(*begun + limit, peer_of(client, session.exposed)).await;
+        let peer = peer.map_err(|_| Refusal::HelloTimeout(limit))??;
+        let account = services.authenticator.account(&peer).await;
+        laps.add(OpenStage::Identify, begun.elapsed());
+        record.peer(&peer, client.server(), account);
+        let mut stopping = session.stopping.clone();
+        if let Some(door) = &mut self.door {
+            let admitted = async {
+                door.of(&peer, endpoint).await?;
+                door.admit(endpoint).await
+            };
+            let admitted = tokio::select! {
+                admitted = admitted => admitted?,
+                () = stopping.draining() => return Err(Refusal::Stopped),
+            };
+            client.charge(admitted);
+        }
+        let handshake_begun = Instant::now();
+        let handshake = laps.time(OpenStage::Handshake, async {
+            let names = client.shake_hands().await?;
+            let (hello, early) = read_hello(client, endpoint).await?;
+            Ok::<_, Refusal>((names, hello, early))
+        });
+        let handshake = timeout_at(handshake_begun + limit, handshake);
+        let (names, hello, early) = tokio::select! {
+            handshake = handshake => handshake.unwrap_or(Err(Refusal::HelloTimeout(limit)))?,
+            // A stop does not wait for a client that has not said who it is.
+            () = stopping.draining() => return Err(Refusal::Stopped),
+        };
+        let names = names.as_deref();
+        record.said(&hello, names);
+        let trail = Trail::of(endpoint, client.tcp())?;
+        let proof = Proof {
+            exposed: session.exposed,
+            peer: &peer,
+            certificate: names,
+        };
+        let identified = identify(session, &proof, &hello);
+        let user = laps.time(OpenStage::Identify, identified).await?;
+        record.user(&user, endpoint);
+        Ok(Introduction {
+            caller: Caller {
+                user,
+                capability: hello.capability,
+                early,
+            },
+            hello,
+            trail,
+        })
+    }
+}
+
+impl Identified {
+    /// Takes the session's share of the user's limits.
+    async fn admit(mut self) -> Result<Admitted, Refused> {
+        let Connection {
+            client, session, ..
+        } = &mut self.connection;
+        let endpoint = session.route.endpoint();
+        let user = &self.introduction.caller.user;
+        let place = session.services.limits.place(endpoint, user);
+        let place = self.times.laps.time(OpenStage::Identify, place);
+        let mut stopping = session.stopping.clone();
+        let place = tokio::select! {
+            place = place => place.map_err(Refusal::from),
+            () = stopping.cutting() => Err(Refusal::Stopped),
+        };
+        match place {
+            Ok(place) => {
+                client.charge(place.memory());
+                Ok(Admitted {
+                    connection: self.connection,
+                    times: self.times,
+                    introduction: self.introduction,
+                    place,
+                })
+            }
+            Err(refusal) => Err(Refused {
+                connection: self.connection,
+                refusal,
+                client: RefusedClient::User {
+                    caller: self.introduction.caller,
+                    seat: Seat::Door(self.door),
+                },
+            }),
+        }
+    }
+}
+
+impl Admitted {
+    /// Gets a logged-in connection to kdb+, and answers the client's handshake.
+    async fn reach(mut self) -> Result<Opened, Refused> {
+        let mut stopping = self.connection.session.stopping.clone();
+        let reached = tokio::select! {
+            reached = self.answer_handshake() => reached,
+            () = stopping.cutting() => Err(Refusal::Stopped),
+        };
+        let caller = self.introduction.caller;
+        match reached {
+            Ok(server) => Ok(Opened {
+                connection: self.connection,
+                caller,
+                place: self.place,
+                server,
+            }),
+            Err(refusal) => Err(Refused {
+                connection: self.connection,
+                refusal,
+                client: RefusedClient::User {
+                    caller,
+                    seat: Seat::Session(self.place),
+                },
+            }),
+        }
+    }
+
+    async fn answer_handshake(&mut self) -> Result<Server, Refusal> {
+        let Connection {
+            client,
+            session,
+            record,
+        } = &mut self.connection;
+        let Introduction {
+            caller,
+            hello,
+            trail,
+        } = &self.introduction;
+        let (route, credentials) = (&session.route, &session.services.credentials);
+        let target = &route.endpoint().target;
+        if let Target::Console { .. } = target {
+            record.reached(target, None);
+            accept(client, hello, console::CAPABILITY).await?;
+            return Ok(Server::Console);
+        }
+        let OpeningTimes { begun, laps } = &self.times;
+        let Reached {
+            upstream,
+            node,
+            warm,
+        } = route
+            .open(&caller.user, hello, credentials, laps, trail)
+            .await?;
+        record.reached(upstream.peer, node.as_deref());
+        record.warm(warm);
+        accept(client, hello, upstream.capability).await?;
+        let took = begun.elapsed();
+        // The client does not wait for this.
+        route.keep_warm(&caller.user, hello.capability, credentials);
+        let laps = Arc::clone(laps);
+        Ok(Server::Kdb {
+            upstream,
+            opening: Opening { took, warm, laps },
+        })
+    }
+}
+
+impl Server {
+    /// How long the opening took. None for a console, which opens at once.
+    pub(super) fn opening(&self) -> Option<&Opening> {
+        match self {
+            Self::Kdb { opening, .. } => Some(opening),
+            Self::Console => None,
+        }
+    }
+}
+
+async fn peer_of(client: &ClientStream, exposed: bool) -> Result<Peer, PeerError> {
+    match client {
+        ClientStream::Tcp(stream) => Peer::of_tcp(stream, exposed).await,
+        ClientStream::Tls(stream) => Peer::of_tcp(stream.get_ref().0, exposed).await,
+        ClientStream::Unix(stream) => Peer::of_unix(stream),
+    }
+}
+
+/// Reads the client's q handshake, and returns it with the bytes after it.
+async fn read_hello(
+    client: &mut ClientStream,
+    endpoint: &Endpoint,
+) -> Result<(Hello, Vec<u8>), Refusal> {
+    let limit = endpoint.max_handshake;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FIRST_READ.min(limit)));
+    loop {
+        if let Some((hello, used)) = Hello::parse(&bytes, limit)? {
+            return Ok((hello, bytes[used..].to_vec()));
+        }
+        if bytes.len() == bytes.capacity() {
+            // The old memory, which may hold a part of the password, is wiped.
+            let mut larger = Vec::with_capacity((bytes.capacity() * 2).min(limit));
+            larger.extend_from_slice(&bytes);
+            bytes = Zeroizing::new(larger);
+        }
+        match client.read_buf(&mut *bytes).await {
+            Ok(0) | Err(_) => return Err(Refusal::Vanished),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Answers the client's handshake. The byte goes out alone: some clients hang if a message arrives in the
+/// same read.
+async fn accept(
+    client: &mut ClientStream,
+    hello: &Hello,
+    server_capability: u8,
+) -> Result<(), Refusal> {
+    let answer = common_capability(hello.capability, server_capability);
+    let written = client.write_all(&[answer]).await;
+    written.map_err(|_| Refusal::Vanished)
+}
+
+/// Finds the user that a client proves to be.
+///
+/// Clients that send a password take turns with others of the same origin. If an origin has guessed wrong,
+/// its clients wait before the check; a client that guesses wrong waits for its refusal.
+async fn identify(
+    session: &Session,
+    proof: &Proof<'_>,
+    hello: &Hello,
+) -> Result<Arc<User>, Refusal> {
+    let (services, endpoint) = (&session.services, session.route.endpoint());
+    let (penalties, limit) = (&services.penalties, endpoint.handshake_timeout);
+    let (peer, crowded) = (proof.peer, |_| Refusal::Crowded(limit));
+    let now = || Instant::now().into_std();
+    let arrived = now();
+    // A refusal that waits keeps its turn: the turn lasts until the end of this function.
+    let _turn = if hello.password.is_empty() {
+        None
+    } else {
+        let turn = timeout(limit, penalties.turn(peer)).await;
+        let turn = turn.map_err(crowded)?;
+        pause(penalties.delay(peer, now())).await;
+        Some(turn)
+    };
+    let identified = services.authenticator.identify(endpoint, proof, hello);
+    match timeout(limit, identified).await.map_err(crowded)? {
+        Ok(user) => {
+            penalties.succeeded(peer, &hello.user);
+            Ok(user)
+        }
+        Err(denied) => {
+            if denied.guess {
+                let guess = Guess {
+                    peer,
+                    hello,
+                    arrived,
+                };
+                pause(penalties.refused(&guess, now())).await;
+            }
+            Err(denied.into())
+        }
+    }
+}
+
+/// Sleeps, unless the time is zero: a sleep of zero lasts until the timer's next millisecond.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}

@@ -1,0 +1,105 @@
+//! The end of a connection whose client gets no session.
+
+use std::time::Duration;
+
+use base::error::chain;
+use tokio::time::timeout;
+
+use super::opening::{Caller, Connection};
+use super::refusal::{Refusal, turn_away};
+use super::write_repeats_later;
+use crate::config::Errors;
+use crate::limits::{Door, Place};
+use crate::session::explain::Explanation;
+
+/// A client that gets no session.
+pub(super) struct Refused {
+    pub(super) connection: Connection,
+    pub(super) refusal: Refusal,
+    pub(super) client: RefusedClient,
+}
+
+/// Whether hopend knows a client that gets no session.
+pub(super) enum RefusedClient {
+    /// It has not proven who it is, and never learns a reason.
+    Unknown,
+    /// It is a user of the endpoint, who may learn the reason.
+    User { caller: Caller, seat: Seat },
+}
+
+/// The share of the limits that a refused user occupies while it learns the reason.
+pub(super) enum Seat {
+    /// The seat of a client that has not said who it is, for which others may wait. None where nobody limits
+    /// such clients.
+    Door(Option<Door>),
+    /// A session's share.
+    #[expect(dead_code, reason = "its drop gives the share back")]
+    Session(Place),
+}
+
+impl Seat {
+    /// How long the user may occupy it.
+    fn limit(&self, handshake_timeout: Duration) -> Duration {
+        match self {
+            Self::Door(Some(_)) => handshake_timeout,
+            Self::Door(None) | Self::Session(_) => Duration::MAX,
+        }
+    }
+}
+
+impl Refused {
+    /// Records the refusal and ends the connection. On an endpoint with `errors = "explain"` a user learns
+    /// the reason first.
+    pub(super) async fn end(self) {
+        let reason = self.record();
+        let Self {
+            connection,
+            refusal,
+            client,
+        } = self;
+        let endpoint = connection.session.route.endpoint();
+        let is_explained = endpoint.errors == Errors::Explain
+            && matches!(refusal, Refusal::Open(_) | Refusal::Limit(_));
+        match client {
+            RefusedClient::User { caller, seat } if is_explained => {
+                let explanation = Explanation {
+                    capability: caller.capability,
+                    early: &caller.early,
+                    max_message: endpoint.max_message,
+                    reason: &reason,
+                };
+                let limit = seat.limit(endpoint.handshake_timeout);
+                let stopping = connection.session.stopping.clone();
+                let mut client = connection.client;
+                let mut draining = stopping;
+                let given = tokio::select! {
+                    given = timeout(limit, explanation.give(&mut client)) => given.unwrap_or(Ok(())),
+                    () = draining.draining() => Ok(()),
+                };
+                if let Err(error) = given {
+                    tracing::debug!("the client did not receive the reason: {error}");
+                }
+                client.close().await;
+            }
+            RefusedClient::User { .. } | RefusedClient::Unknown => {
+                turn_away(connection.client, &refusal).await;
+            }
+        }
+    }
+
+    /// Writes the log line and the audit line. Returns the reason.
+    fn record(&self) -> String {
+        let Connection {
+            session, record, ..
+        } = &self.connection;
+        let (kind, noise) = (self.refusal.kind(), self.refusal.is_noise());
+        let reason = chain(&self.refusal);
+        let services = &session.services;
+        let due = record.refused((kind, &reason, noise), &services.repeats, &services.audit);
+        write_repeats_later(services, due);
+        if !noise {
+            services.live.refused(record, kind, &reason);
+        }
+        reason
+    }
+}

@@ -1,0 +1,385 @@
+//! An open session: the relay to kdb+ or the console, its limits, and its end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::error::{chain, with_fix};
+use q_relay::budget::{LEAN_DIRECTION, MemoryAccount};
+use q_relay::relay::{End, Farewell, Meters, Plan, Relay};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::client::ClientStream;
+use super::end::{EndReason, LastResponses};
+use super::opening::{Caller, Connection, Opened, Server};
+use super::watch::Watch;
+use super::{CUT_DELIVERY, GOODBYE, Services, Session, write_lasting_later, write_repeats_later};
+use crate::config::{Endpoint, Target, User};
+use crate::console;
+use crate::telemetry::audit::{self, SessionEnd};
+use crate::telemetry::live::{EndOrder, OpenSession};
+use crate::upstream::{Upstream, UpstreamStream};
+
+/// How long a session whose `max_session_time` is over may wait for its last responses.
+const LAST_RESPONSES: Duration = Duration::from_secs(30);
+/// How often a console session that is over looks whether its last response has left.
+const CHECK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Runs an open session to its end.
+pub(super) async fn run(opened: Opened) {
+    let Opened {
+        connection,
+        caller,
+        place,
+        server,
+    } = opened;
+    let Connection {
+        client,
+        session,
+        record,
+    } = connection;
+    let services = Arc::clone(&session.services);
+    let due = record.opened(&services.repeats, &services.audit);
+    write_lasting_later(&services, due);
+    let entry = services
+        .live
+        .opened(&record, &caller.user, server.opening());
+    let running = Running {
+        limits: TimeLimits::of(session.route.endpoint(), &caller.user),
+        client,
+        session,
+        record,
+        caller,
+        entry,
+    };
+    match server {
+        Server::Kdb { mut upstream, .. } => {
+            upstream.stream.charge(place.memory());
+            running.relay(upstream, place.memory()).await;
+        }
+        Server::Console => running.console().await,
+    }
+    // The session keeps its share of the limits until both connections are closed.
+    drop(place);
+}
+
+/// A session in progress.
+struct Running {
+    client: ClientStream,
+    session: Session,
+    record: audit::Record,
+    caller: Caller,
+    /// Its row among the live sessions.
+    entry: OpenSession,
+    limits: TimeLimits,
+}
+
+/// How long a session may go on.
+#[derive(Debug, Clone, Copy)]
+struct TimeLimits {
+    /// Without use.
+    idle: Option<Duration>,
+    /// From its start to its end.
+    total: Option<Duration>,
+}
+
+impl TimeLimits {
+    /// The shorter ones of the endpoint and the user.
+    fn of(endpoint: &Endpoint, user: &User) -> Self {
+        let shorter = |one: Option<Duration>, other| one.into_iter().chain(other).min();
+        Self {
+            idle: shorter(endpoint.idle_timeout, user.idle_timeout),
+            total: shorter(endpoint.max_session_time, user.max_session_time),
+        }
+    }
+}
+
+/// `max_session_time` of a session.
+#[derive(Debug, Clone, Copy)]
+enum SessionTime {
+    Unlimited,
+    /// The session may send requests until then.
+    Running {
+        limit: Duration,
+        until: Instant,
+    },
+    /// The session waits for its last responses until then.
+    LastResponses {
+        limit: Duration,
+        until: Instant,
+    },
+}
+
+impl SessionTime {
+    fn of(limit: Option<Duration>) -> Self {
+        limit.map_or(Self::Unlimited, |limit| Self::Running {
+            limit,
+            until: Instant::now() + limit,
+        })
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match *self {
+            Self::Unlimited => None,
+            Self::Running { until, .. } | Self::LastResponses { until, .. } => Some(until),
+        }
+    }
+}
+
+/// `idle_timeout` of a session. hopend looks when the time may be over, instead of moving a timer with each
+/// byte.
+#[derive(Debug, Clone, Copy)]
+struct IdleTime {
+    limit: Duration,
+    next_check: Instant,
+}
+
+impl IdleTime {
+    fn of(limit: Duration) -> Self {
+        Self {
+            limit,
+            next_check: Instant::now() + limit,
+        }
+    }
+
+    /// Whether nobody has used the session for the whole time. Sets the next check.
+    fn is_over(&mut self, meters: &Meters) -> bool {
+        let left = self.limit.saturating_sub(meters.idle());
+        let pause = if left.is_zero() { self.limit } else { left };
+        self.next_check = Instant::now() + pause;
+        left.is_zero()
+    }
+}
+
+impl Running {
+    /// Relays between the client and kdb+, then closes both connections.
+    async fn relay(mut self, mut upstream: Upstream, memory: &Arc<MemoryAccount>) {
+        let end = self.relay_until_end(&mut upstream.stream, memory).await;
+        let farewell = end.farewell();
+        let client = self.end(&end);
+        drop(end);
+        // Both sides take their time to notice; neither has to wait for the other.
+        match farewell {
+            Farewell::Reset => {
+                client.reset();
+                say_goodbye(upstream.stream).await;
+            }
+            Farewell::EndOfStream => {
+                tokio::join!(client.close(), say_goodbye(upstream.stream));
+            }
+        }
+    }
+
+    async fn relay_until_end(
+        &mut self,
+        upstream: &mut UpstreamStream,
+        memory: &Arc<MemoryAccount>,
+    ) -> EndReason {
+        let endpoint = self.session.route.endpoint();
+        let plan = Plan {
+            keepalive: endpoint.keepalive.clone(),
+            max_message: endpoint.max_message,
+        };
+        let meters = Arc::clone(self.entry.meters());
+        let early = &self.caller.early;
+        let mut relay = Relay::new(&mut self.client, upstream, early, &plan, &meters);
+        relay.charge(memory);
+        let stopping = &self.session.stopping;
+        let (mut draining, mut cutting) = (stopping.clone(), stopping.clone());
+        let mut daemon_stops = false;
+        let mut idle = self.limits.idle.map(IdleTime::of);
+        let mut time = SessionTime::of(self.limits.total);
+        // Set once the client has ended its side of the stream.
+        let mut watch: Option<Watch> = None;
+        let finish = loop {
+            let client_has_ended = watch.is_some();
+            let relayed = async {
+                if client_has_ended {
+                    Some(relay.run().await)
+                } else {
+                    relay.run_until_client_ends().await
+                }
+            };
+            tokio::select! {
+                // A request that has arrived comes before the end of an idle session.
+                biased;
+                end = relayed => match (end, time) {
+                    (Some(End::Drained), SessionTime::LastResponses { limit, .. })
+                        if !daemon_stops =>
+                    {
+                        return EndReason::TimeUp { limit, responses: LastResponses::Received };
+                    }
+                    (Some(end), _) => return end.into(),
+                    (None, _) => watch = Some(Watch::since(Instant::now())),
+                },
+                () = cutting.cutting() => break EndReason::Cut,
+                order = self.entry.ordered() => break EndReason::from(order),
+                () = at(time.deadline()) => match time {
+                    SessionTime::LastResponses { limit, .. } => {
+                        break EndReason::TimeUp { limit, responses: LastResponses::Missing };
+                    }
+                    SessionTime::Running { limit, until } => {
+                        let until = until + LAST_RESPONSES;
+                        time = SessionTime::LastResponses { limit, until };
+                        relay.drain();
+                    }
+                    SessionTime::Unlimited => {}
+                },
+                () = at(idle.map(|idle| idle.next_check)) => {
+                    if let Some(idle) = &mut idle
+                        && idle.is_over(&meters)
+                        && relay.is_idle()
+                        && relay.has_delivered(Instant::now())
+                    {
+                        return EndReason::Idle(idle.limit);
+                    }
+                }
+                () = draining.draining(), if !daemon_stops => {
+                    daemon_stops = true;
+                    relay.drain();
+                }
+                () = at(watch.as_ref().map(Watch::next)) => {
+                    let Some(watch) = &mut watch else { continue };
+                    let (client, upstream) = relay.connections();
+                    let gone = watch.look((client, self.record.met()), upstream);
+                    if gone && relay.waits_for_kdb_only() {
+                        return relay.lose_client().into();
+                    }
+                }
+            }
+        };
+        // The session ends now, but both sides receive what hopend holds for them.
+        relay.finish(finish.farewell(), Instant::now() + CUT_DELIVERY);
+        match relay.run().await {
+            End::Finished(_) => finish,
+            end => end.into(),
+        }
+    }
+
+    /// Answers the client's requests as a console, then closes the connection.
+    async fn console(mut self) {
+        let services = &self.session.services;
+        let endpoint = self.session.route.endpoint();
+        let status = || Box::pin(Arc::clone(services).look()) as console::Look;
+        let dialled = self
+            .record
+            .server()
+            .map(|server| server.ip().to_canonical());
+        let meters = Arc::clone(self.entry.meters());
+        let visit = console::Visit {
+            user: &self.caller.user.name,
+            environment: match &endpoint.target {
+                Target::Console { environment } => environment.as_ref(),
+                _ => None,
+            },
+            dialled: dialled.filter(|address| !address.is_loopback()),
+            max_message: endpoint.max_message,
+            live: &services.live,
+            lists: &services.lists,
+            status: &status,
+            record: &self.record,
+            meters: &meters,
+        };
+        let stopping = &self.session.stopping;
+        let mut cutting = stopping.clone();
+        let (client, early) = (&mut self.client, &self.caller.early);
+        let end = tokio::select! {
+            biased;
+            end = console::serve(&visit, client, early, stopping.clone()) => end.into(),
+            end = unused(self.limits.idle, &meters) => end,
+            end = time_up(self.limits.total, &meters) => end,
+            () = cutting.cutting() => EndReason::Cut,
+            order = self.entry.ordered() => order.into(),
+        };
+        let client = self.end(&end);
+        match end.farewell() {
+            Farewell::Reset => client.reset(),
+            Farewell::EndOfStream => client.close().await,
+        }
+    }
+
+    /// Records the end of the session. Returns the client's connection, which is still to be closed.
+    fn end(self, end: &EndReason) -> ClientStream {
+        let remedy = end.remedy();
+        let reason = with_fix(chain(end), remedy.unwrap_or_default());
+        let services: &Arc<Services> = &self.session.services;
+        let ended = SessionEnd {
+            kind: end.kind(),
+            reason: &reason,
+            meters: self.entry.meters(),
+        };
+        let due = self
+            .record
+            .ended(&ended, &services.repeats, &services.audit);
+        write_repeats_later(services, due);
+        if let (Some(kind), Some(_)) = (end.kind(), remedy) {
+            services.live.failed(&self.record, kind, &reason);
+        }
+        self.client
+    }
+}
+
+impl From<EndOrder> for EndReason {
+    fn from(order: EndOrder) -> Self {
+        match order {
+            EndOrder::Kill { uid } => Self::Killed { uid },
+            EndOrder::LostAccess(lost) => Self::LostAccess(lost.to_string()),
+        }
+    }
+}
+
+/// Returns at this moment, or never.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends the end of the stream to kdb+ and closes once kdb+ has. hopend reads what kdb+ still sends: a close
+/// over unread input would be a reset, which discards what kdb+'s kernel has yet to take.
+async fn say_goodbye(mut upstream: UpstreamStream) {
+    let goodbye = async {
+        // The relay has mostly done so.
+        let _ = upstream.shutdown().await;
+        // The session's guarantee, which is still charged, covers this buffer.
+        let mut ignored = vec![0; LEAN_DIRECTION];
+        while upstream.read(&mut ignored).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    // A kdb+ that is gone, or that stays, is left either way.
+    let _ = timeout(GOODBYE, goodbye).await;
+}
+
+/// Returns when nobody has used a console for `idle_timeout`, and no request waits.
+async fn unused(idle_timeout: Option<Duration>, meters: &Meters) -> EndReason {
+    let Some(limit) = idle_timeout else {
+        return std::future::pending().await;
+    };
+    let mut idle = IdleTime::of(limit);
+    loop {
+        sleep_until(idle.next_check).await;
+        if idle.is_over(meters) && meters.outstanding() == 0 {
+            return EndReason::Idle(limit);
+        }
+    }
+}
+
+/// Returns when a console has been open for `max_session_time` and owes no response.
+async fn time_up(limit: Option<Duration>, meters: &Meters) -> EndReason {
+    let Some(limit) = limit else {
+        return std::future::pending().await;
+    };
+    sleep(limit).await;
+    let last = Instant::now() + LAST_RESPONSES;
+    while meters.outstanding() > 0 {
+        if Instant::now() >= last {
+            let responses = LastResponses::Missing;
+            return EndReason::TimeUp { limit, responses };
+        }
+        sleep(CHECK_AGAIN).await;
+    }
+    let responses = LastResponses::Received;
+    EndReason::TimeUp { limit, responses }
+}
