@@ -1,27 +1,44 @@
-//! The properties of `fuzz/`, over its corpus and a few thousand changes of it: what the fuzz
-//! targets look for at length is looked for a little at every test.
+//! The properties of `fuzz/` and `fuzz/daemon/`, over their corpora and a few thousand changes of them. The
+//! fuzz targets look for counterexamples at length; each test run looks a little.
 
+#[path = "../fuzz/daemon/src/lib.rs"]
+#[allow(
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "as in the targets"
+)]
+mod daemon;
 #[path = "../fuzz/src/lib.rs"]
 #[allow(
     clippy::print_stdout,
     clippy::cast_possible_truncation,
     reason = "as in the targets"
 )]
-mod properties;
+mod protocol;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use properties::Property;
+use protocol::Property;
 
 /// Always the same, so that a failure comes again.
 const SEED: u64 = 5;
-/// Bytes of what is made of the corpus.
+/// Bytes of the longest input that is made of the corpus.
 const LONGEST: usize = 4_096;
 
 #[test]
 fn handshakes() {
     replay("handshake", 20_000);
+}
+
+#[test]
+fn values() {
+    replay("value", 20_000);
+}
+
+#[test]
+fn compressed_messages() {
+    replay("compression", 10_000);
 }
 
 #[test]
@@ -56,35 +73,45 @@ fn tls_handshakes() {
 
 #[test]
 fn every_target_has_its_property() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
-    let files = std::fs::read_dir(folder).unwrap();
-    let mut targets: Vec<_> = files
-        .map(|file| file.unwrap().path().file_stem().unwrap().to_owned())
-        .collect();
-    targets.sort();
-    let mut properties = properties::ALL.map(|(name, _)| name);
-    properties.sort_unstable();
-    assert_eq!(targets, properties);
+    for (folder, properties) in suites() {
+        let files = std::fs::read_dir(folder.join("fuzz_targets")).unwrap();
+        let mut targets: Vec<_> = files
+            .map(|file| file.unwrap().path().file_stem().unwrap().to_owned())
+            .collect();
+        targets.sort();
+        let mut names: Vec<_> = properties.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        assert_eq!(targets, names);
+    }
+}
+
+/// The folders of both suites, with their properties.
+fn suites() -> [(PathBuf, &'static [(&'static str, Property)]); 2] {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    [
+        (root.join("fuzz"), &protocol::ALL),
+        (root.join("fuzz/daemon"), &daemon::ALL),
+    ]
 }
 
 fn replay(name: &str, changes: usize) {
-    let mut properties = properties::ALL.iter();
-    let (_, property) = properties.find(|(known, _)| *known == name).unwrap();
-    let corpus = corpus(name);
+    let found = suites().into_iter().find_map(|(folder, properties)| {
+        let (_, property) = properties.iter().find(|(known, _)| *known == name)?;
+        Some((folder, *property))
+    });
+    let (folder, property) = found.unwrap();
+    let corpus = corpus(&folder.join("corpus").join(name));
     for bytes in &corpus {
-        check(name, *property, bytes);
+        check(name, property, bytes);
     }
     let mut random = fastrand::Rng::with_seed(SEED);
     for _ in 0..changes {
-        check(name, *property, &changed(&corpus, &mut random));
+        check(name, property, &changed(&corpus, &mut random));
     }
 }
 
-fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/corpus")
-        .join(name);
-    let mut files: Vec<_> = std::fs::read_dir(&folder)
+fn corpus(folder: &Path) -> Vec<Vec<u8>> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|file| file.unwrap().path())
         .collect();

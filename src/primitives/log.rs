@@ -308,7 +308,7 @@ mod tests {
             assert!(ended.unwrap().join().is_err(), "the thread ends as ever");
             return;
         }
-        let test = "log::tests::a_panic_is_one_json_object";
+        let test = "primitives::log::tests::a_panic_is_one_json_object";
         let mut itself = Command::new(env::current_exe().unwrap());
         itself.args(["--exact", test]).env(PANICS, "1");
         let output = itself.env("RUST_BACKTRACE", "1").output().unwrap();
@@ -346,7 +346,7 @@ mod tests {
     /// The pipe holds less than the lines.
     #[test]
     fn the_last_lines_and_a_panic_are_written_before_the_process_ends() {
-        let test = "log::tests::the_last_lines_and_a_panic_are_written_before_the_process_ends";
+        let test = "primitives::log::tests::the_last_lines_and_a_panic_are_written_before_the_process_ends";
         let child = in_a_process(test, || {
             let log = start(LogFormat::Text, LevelFilter::INFO).unwrap();
             for number in 0..2_000 {
@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn a_reader_that_takes_nothing_stops_neither_the_process_nor_its_errors() {
         let test =
-            "log::tests::a_reader_that_takes_nothing_stops_neither_the_process_nor_its_errors";
+            "primitives::log::tests::a_reader_that_takes_nothing_stops_neither_the_process_nor_its_errors";
         let child = in_a_process(test, || {
             let log = start(LogFormat::Json, LevelFilter::INFO).unwrap();
             while log.lost().count() == 0 {
