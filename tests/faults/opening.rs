@@ -196,7 +196,7 @@ faults! {
     the_first_address_is_busy {
         fault: "the first of two addresses accepts and does not answer the login, as a q that computes",
         sees: Sees::Nothing,
-        log: &["WARN", "rests: no answer within 0.1"],
+        log: &["WARN", "rests: no answer within 0."],
         recovers: "the session goes on to the next address after `failover_after`; the first serves again as soon as it answers",
         test(row): first_is_busy(row, "failover_after = \"100ms\""),
     }
