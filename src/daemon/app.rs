@@ -139,7 +139,7 @@ pub async fn serve(app: App, path: &Path, orders: mpsc::Receiver<Order>) -> Summ
     tokio::select! {
         summary = follow(app, path, orders) => summary,
         never = watchdog::feed(turn) => match never {},
-        never = memory::trim_after(&services.sessions) => match never {},
+        never = memory::trim_after(|| services.connection_changes()) => match never {},
     }
 }
 

@@ -66,6 +66,12 @@ impl Services {
         self.looks.take(move || services.status()).await
     }
 
+    /// How many connections have opened, plus how many have ended.
+    pub fn connection_changes(&self) -> u64 {
+        let (opened, open) = (self.sessions.count(), self.tasks.len() as u64);
+        opened + opened.saturating_sub(open)
+    }
+
     /// What the buffers of sessions and handshakes hold.
     pub fn memory(&self) -> MemoryRow {
         let budget = self.limits.memory();
