@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use crate::config::{CertificateName, Endpoint, Errors, ListenAddress, Target, User};
+use crate::config::{CertificateName, Endpoint, Errors, ListenAddress, User};
 use crate::console;
 use crate::credential::Credentials;
 use crate::daemon::workers::Workers;
@@ -25,7 +25,7 @@ use crate::limits::{Door, Exceeded, Limits, Place};
 use crate::primitives::lines::LostLines;
 pub use crate::primitives::numbers::SessionNumbers;
 use crate::primitives::stop::Stopping;
-use crate::route::{OpenError, Reached, Route};
+use crate::route::{KdbConnection, OpenError, PreparedTarget};
 use crate::session::client::{ClientStream, HandshakeError};
 use crate::session::explain::Explanation;
 use crate::session::watch::Watch;
@@ -127,8 +127,8 @@ pub struct Session {
     pub listen: ListenAddress,
     /// Whether others than this host's processes can come in there.
     pub exposed: bool,
-    /// Where it leads.
-    pub route: Arc<Route>,
+    /// The endpoint's target.
+    pub route: PreparedTarget,
     /// What all sessions share.
     pub services: Arc<Services>,
     /// Tells when to end.
@@ -434,22 +434,24 @@ async fn open(
     known.place = Some(place);
     *door = None;
 
-    let (reached, capability) = if let Target::Console { .. } = endpoint.target {
-        record.reached(&endpoint.target, None);
-        (None, console::CAPABILITY)
-    } else {
-        let route = &session.route;
-        let Reached {
-            upstream,
-            node,
-            warm,
-        } = route
-            .open(&user, &hello, &services.credentials, &laps, &trail)
-            .await?;
-        record.reached(upstream.peer, node.as_deref());
-        record.warm(warm);
-        let capability = upstream.capability;
-        (Some((upstream, warm)), capability)
+    let (reached, capability) = match &session.route {
+        PreparedTarget::Console(_) => {
+            record.reached(&endpoint.target, None);
+            (None, console::CAPABILITY)
+        }
+        PreparedTarget::Kdb(route) => {
+            let KdbConnection {
+                upstream,
+                node,
+                warm,
+            } = route
+                .open(&user, &hello, &services.credentials, &laps, &trail)
+                .await?;
+            record.reached(upstream.peer, node.as_deref());
+            record.warm(warm);
+            let capability = upstream.capability;
+            (Some((upstream, warm, route)), capability)
+        }
     };
 
     // By itself: some clients hang when a message arrives in the same read.
@@ -459,11 +461,10 @@ async fn open(
         .await
         .map_err(|_| Refusal::Vanished)?;
     let took = begun.elapsed();
-    let Some((upstream, warm)) = reached else {
+    let Some((upstream, warm, route)) = reached else {
         return Ok(Behind::Console);
     };
     // Nobody waits for this.
-    let route = &session.route;
     route.keep_warm(&user, hello.capability, &services.credentials);
     Ok(Behind::Kdb(upstream, Opening { took, warm, laps }))
 }
@@ -735,9 +736,9 @@ async fn console(
     let meters = Arc::clone(open.meters());
     let visit = console::Visit {
         user: &caller.user.name,
-        environment: match &endpoint.target {
-            Target::Console { environment } => environment.as_ref(),
-            _ => None,
+        environment: match &session.route {
+            PreparedTarget::Console(target) => target.environment(),
+            PreparedTarget::Kdb(_) => None,
         },
         dialled: dialled.filter(|address| !address.is_loopback()),
         max_message: endpoint.max_message,
