@@ -112,8 +112,8 @@ impl AttemptResult {
 /// each refusal would add up. From then on, only candidates whose login is ready are tried.
 ///
 /// # Errors
-/// All attempts have failed, one of them in a way that no other address would change, or there is no
-/// candidate.
+/// All attempts have failed. Or one has failed for a cause that the other addresses share. Or there is no
+/// candidate, because all addresses rest.
 pub(super) async fn open_first<T: PooledTarget>(
     target: &Arc<T>,
     candidates: Vec<T::Candidate>,

@@ -61,7 +61,7 @@ pub enum OpenError {
     #[error(transparent)]
     AllAddressesFailed(AllAddressesFailed),
     /// All addresses or nodes rest, and a connection for a warm pool is not worth an attempt there.
-    #[error("no address was tried: all rest after a failure")]
+    #[error("no address was tried: all of them rest after a failure")]
     AllAddressesRest,
     /// The TLS configuration towards kdb+ is not usable.
     #[error(transparent)]

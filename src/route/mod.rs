@@ -4,7 +4,7 @@
 //! - `pool`, `health` and `pace` choose among several addresses. `attempt` tries them, and `probe` finds
 //!   out when an address that has failed works again.
 //! - `issued` and `password` supply the login, and `dialer` presents it to kdb+.
-//! - `nodes` lists the nodes of FinSpace clusters.
+//! - `nodes` lists the nodes of FinSpace clusters, and `host_zone` tells which of them are near.
 //! - `warm` keeps connections logged in for sessions to come.
 
 mod attempt;
@@ -16,6 +16,7 @@ mod dialer;
 mod error;
 mod failures;
 mod health;
+mod host_zone;
 mod issued;
 pub mod nodes;
 mod pace;

@@ -3,17 +3,17 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
 
+use super::host_zone::HostZone;
 use crate::credential::{FetchError, Retry};
-use base::error::{ErrorKind, with_note};
+use base::error::ErrorKind;
 use finspace::environment::Environment;
 use finspace::{Cluster, Node};
 
@@ -24,9 +24,6 @@ const SHORTEST_REFRESH: Duration = Duration::from_secs(5);
 /// Half the pause after the first refresh that fails. It doubles with each failure, up to
 /// [`REFRESH_EVERY`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The pause between two attempts to learn this host's availability zone.
-const ZONE_EVERY: Duration = Duration::from_secs(60);
-
 /// Lists clusters and nodes, and tells this host's availability zone.
 pub trait Discover: Send + Sync + 'static {
     /// Lists every cluster of an environment, with the daemon's own credentials.
@@ -53,24 +50,13 @@ pub struct Nodes(Arc<NodeLists>);
 struct NodeLists {
     source: Arc<dyn Discover>,
     lists: Mutex<HashMap<ClusterKey, Arc<NodeList>>>,
-    zone: Mutex<HostZone>,
+    zone: Arc<HostZone>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct ClusterKey {
     environment: Arc<Environment>,
     cluster: String,
-}
-
-/// The availability zone of this host.
-#[derive(Default)]
-struct HostZone {
-    /// The zone in the configuration. It overrules the one that AWS tells.
-    configured: Option<Arc<str>>,
-    /// The zone that AWS tells.
-    learned: Option<Arc<str>>,
-    /// The task that asks AWS.
-    asking: Option<AbortOnDropHandle<()>>,
 }
 
 struct NodeList {
@@ -108,7 +94,7 @@ impl Nodes {
         Self(Arc::new(NodeLists {
             source,
             lists: Mutex::default(),
-            zone: Mutex::default(),
+            zone: Arc::default(),
         }))
     }
 
@@ -142,14 +128,10 @@ impl Nodes {
     /// Sets the zone of the configuration. If it has none and an endpoint chooses nodes by zone
     /// (`needed`), hopend asks AWS for the zone.
     pub fn tell_zone(&self, configured: Option<&str>, needed: bool) {
-        let mut zone = lock(&self.0.zone);
-        zone.configured = configured.map(Arc::from);
-        if needed && configured.is_none() && zone.learned.is_none() && zone.asking.is_none() {
-            let asking = tokio::spawn(ask_zone(
-                Arc::downgrade(&self.0),
-                Arc::clone(&self.0.source),
-            ));
-            zone.asking = Some(AbortOnDropHandle::new(asking));
+        let NodeLists { source, zone, .. } = &*self.0;
+        zone.configure(configured);
+        if needed {
+            zone.learn(source);
         }
     }
 }
@@ -193,8 +175,7 @@ impl NodeListing {
 
     /// The availability zone of this host. None until hopend has learned it.
     pub fn zone(&self) -> Option<Arc<str>> {
-        let zone = lock(&self.nodes.0.zone);
-        zone.configured.clone().or_else(|| zone.learned.clone())
+        self.nodes.0.zone.id()
     }
 }
 
@@ -312,31 +293,6 @@ async fn refresh(lists: &NodeLists, key: &ClusterKey) -> Result<Vec<Node>, Fetch
             remedy: "report it, with the panic in the log".into(),
         })
     })
-}
-
-/// Asks AWS for this host's zone until it answers. The first failure is a warning.
-async fn ask_zone(lists: Weak<NodeLists>, source: Arc<dyn Discover>) {
-    let mut has_warned = false;
-    loop {
-        match source.zone().await {
-            Ok(zone) => {
-                tracing::info!(zone, "this host's availability zone");
-                if let Some(lists) = lists.upgrade() {
-                    lock(&lists.zone).learned = Some(zone.into());
-                }
-                return;
-            }
-            Err(error) if !has_warned => {
-                tracing::warn!(
-                    "{}",
-                    with_note(&error, "until then all nodes are equally near")
-                );
-                has_warned = true;
-            }
-            Err(error) => tracing::debug!("{error}"),
-        }
-        sleep(ZONE_EVERY).await;
-    }
 }
 
 /// The nodes with their zones, in one line. A node that is not RUNNING is shown with its status.

@@ -248,3 +248,18 @@ async fn one_address_alone_is_not_probed() {
         .unwrap_err();
     assert_eq!(probes(&route), 0);
 }
+
+#[tokio::test]
+async fn a_console_has_no_route() {
+    let (head, _) = CONFIG.split_once("cluster = ").unwrap();
+    let config = read(&format!("{head}kind = \"console\"\n"));
+    let endpoint = Arc::clone(&config.endpoints[0]);
+    let nodes = Nodes::new(Arc::new(Silent));
+    let target = PreparedTarget::new(endpoint, &TlsConfigs::default(), &nodes);
+    let PreparedTarget::Console(console) = &target else {
+        panic!("a route to kdb+");
+    };
+    assert_eq!(console.environment().unwrap().name, "prod");
+    assert!(target.recipes(&config.users[0]).is_empty());
+    assert!(target.guard().is_none(), "a console has nothing to close");
+}

@@ -99,3 +99,37 @@ impl ClusterTarget {
         opened.map_err(|error| self.cluster.explain_refusal(error, &context.user))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_string_without_an_address_is_no_fault_of_a_login_command() {
+        let cluster = FinSpaceCluster {
+            environment: Arc::new(Environment {
+                name: "prod".into(),
+                id: "abc".into(),
+                region: "us-east-1".into(),
+                profile: None,
+                credentials_file: None,
+                endpoint_url: None,
+                sts_endpoint_url: None,
+                ca_file: None,
+            }),
+            name: "hdb-cluster".into(),
+            node_via: NodeVia::Api,
+            plaintext: false,
+        };
+        let error = cluster.dial_address(None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        let message = error.to_string();
+        assert!(
+            message.contains("cluster hdb-cluster has no address"),
+            "{message}"
+        );
+        let plain: Address = ":kdb.example:5010".parse().unwrap();
+        let error = cluster.dial_address(Some(plain)).unwrap_err();
+        assert!(matches!(error, OpenError::Plaintext(_)), "{error}");
+    }
+}
