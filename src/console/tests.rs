@@ -147,7 +147,7 @@ impl Handle {
 fn shown(bound: crate::telemetry::live::Bound, nodes: &Nodes) -> Shown {
     let listen = bound.listen.into_iter().map(AddressState::Bound);
     Shown {
-        route: PreparedTarget::new(bound.endpoint, &TLS, nodes),
+        route: Arc::new(PreparedTarget::new(bound.endpoint, &TLS, nodes)),
         listen: listen
             .map(|state| watch::Sender::new(state).subscribe())
             .collect(),

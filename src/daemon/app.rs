@@ -589,7 +589,7 @@ impl App {
             }
             if let Some(running) = self.endpoints.get(&bound.endpoint) {
                 bound.served.send_if_modified(|now| {
-                    let same = now.route.is_same(&running.served.route);
+                    let same = Arc::ptr_eq(&now.route, &running.served.route);
                     *now = running.served.clone();
                     !same
                 });
@@ -734,7 +734,7 @@ impl App {
             let addresses = addresses.chain(kept.map(|(_, bound)| bound));
             let addresses = addresses.map(|bound| bound.state.clone());
             Some(Shown {
-                route: running.served.route.clone(),
+                route: Arc::clone(&running.served.route),
                 listen: addresses.collect(),
             })
         });
@@ -819,7 +819,11 @@ fn tell_zone(config: &Config, nodes: &Nodes) {
 
 /// Has the credentials fetched that the nodes of a list need, as the list changes, and those of nodes
 /// that are gone forgotten.
-async fn expect_nodes(mut listing: NodeListing, route: PreparedTarget, services: Arc<Services>) {
+async fn expect_nodes(
+    mut listing: NodeListing,
+    route: Arc<PreparedTarget>,
+    services: Arc<Services>,
+) {
     let mut expected = HashSet::new();
     loop {
         listing.changed().await;

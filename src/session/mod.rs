@@ -128,7 +128,7 @@ pub struct Session {
     /// Whether others than this host's processes can come in there.
     pub exposed: bool,
     /// The endpoint's target.
-    pub route: PreparedTarget,
+    pub route: Arc<PreparedTarget>,
     /// What all sessions share.
     pub services: Arc<Services>,
     /// Tells when to end.
@@ -434,7 +434,7 @@ async fn open(
     known.place = Some(place);
     *door = None;
 
-    let (reached, capability) = match &session.route {
+    let (reached, capability) = match &*session.route {
         PreparedTarget::Console(_) => {
             record.reached(&endpoint.target, None);
             (None, console::CAPABILITY)
@@ -736,7 +736,7 @@ async fn console(
     let meters = Arc::clone(open.meters());
     let visit = console::Visit {
         user: &caller.user.name,
-        environment: match &session.route {
+        environment: match &*session.route {
             PreparedTarget::Console(target) => target.environment(),
             PreparedTarget::Kdb(_) => None,
         },

@@ -237,9 +237,10 @@ pub(super) fn prepare<'k>(
                 let tls = endpoint.tls.as_ref();
                 let certificates = tls.map(|tls| Certificates::new(&endpoint.name, tls));
                 let route = PreparedTarget::new(Arc::clone(endpoint), &authorities_made, nodes);
+                let route = Arc::new(route);
                 let expecting = route.node_listing().map(|listing| {
                     let services = Arc::clone(services);
-                    let expecting = expect_nodes(listing.clone(), route.clone(), services);
+                    let expecting = expect_nodes(listing.clone(), Arc::clone(&route), services);
                     Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
                 });
                 let in_service = route.guard().map(Arc::new);

@@ -37,7 +37,7 @@ pub const BIND_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Served {
     /// The endpoint's target.
-    pub route: PreparedTarget,
+    pub route: Arc<PreparedTarget>,
     /// What TLS is spoken with, to those that come over TCP.
     pub tls: Option<Arc<Certificates>>,
 }
@@ -88,7 +88,7 @@ pub async fn run(
         let session = Session {
             exposed: is_exposed(listener.address()),
             listen: listener.address().clone(),
-            route: served.borrow().route.clone(),
+            route: Arc::clone(&served.borrow().route),
             tls: served.borrow().tls.clone(),
             services: Arc::clone(&services),
             stopping: stopping.clone(),

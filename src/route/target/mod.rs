@@ -28,8 +28,8 @@ use finspace::environment::Environment;
 use nodes::{NodeChoice, NodesTarget};
 use secret::Secret;
 
-/// The target of an endpoint, ready for sessions. Cheap to clone.
-#[derive(Debug, Clone)]
+/// The target of an endpoint, ready for sessions.
+#[derive(Debug)]
 pub enum PreparedTarget {
     /// kdb+.
     Kdb(Arc<Route>),
@@ -38,7 +38,7 @@ pub enum PreparedTarget {
 }
 
 /// The console of hopend.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ConsoleTarget {
     endpoint: Arc<Endpoint>,
     environment: Option<Arc<Environment>>,
@@ -152,17 +152,6 @@ impl PreparedTarget {
         match self {
             Self::Kdb(route) => route.endpoint(),
             Self::Console(console) => &console.endpoint,
-        }
-    }
-
-    /// Whether both are the same preparation of the same endpoint.
-    pub fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Kdb(route), Self::Kdb(other)) => Arc::ptr_eq(route, other),
-            (Self::Console(console), Self::Console(other)) => {
-                Arc::ptr_eq(&console.endpoint, &other.endpoint)
-            }
-            (Self::Kdb(_), Self::Console(_)) | (Self::Console(_), Self::Kdb(_)) => false,
         }
     }
 

@@ -45,7 +45,7 @@ pub struct Live {
 #[derive(Debug, Clone)]
 pub struct Shown {
     /// Its target, and its configuration.
-    pub route: PreparedTarget,
+    pub route: Arc<PreparedTarget>,
     /// Its addresses, bound or not, in the order of the configuration.
     pub listen: Vec<watch::Receiver<AddressState>>,
 }
