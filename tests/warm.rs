@@ -279,7 +279,7 @@ async fn clients_of_different_ages_get_what_they_can_read() {
         works(&mut handle).await;
         drop(handle);
         assert_eq!(were_warm(&log).last(), Some(&warm), "{capability:?}");
-        // One for it has come, and the shelf is full.
+        // One for it has come, and the pool is full.
         stage
             .sim
             .wait_until(|sim| {

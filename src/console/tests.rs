@@ -15,7 +15,7 @@ use crate::config::{ListenAddress, Target};
 use crate::credential::Retry;
 use crate::daemon::listener::AddressState;
 use crate::primitives::stop::Stop;
-use crate::route::Route;
+use crate::route::PreparedTarget;
 use crate::route::nodes::{Discover, Nodes};
 use crate::surface::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow};
 use crate::telemetry::live::Shown;
@@ -147,7 +147,7 @@ impl Handle {
 fn shown(bound: crate::telemetry::live::Bound, nodes: &Nodes) -> Shown {
     let listen = bound.listen.into_iter().map(AddressState::Bound);
     Shown {
-        route: Arc::new(Route::new(bound.endpoint, &TLS, nodes)),
+        route: Arc::new(PreparedTarget::new(bound.endpoint, &TLS, nodes)),
         listen: listen
             .map(|state| watch::Sender::new(state).subscribe())
             .collect(),

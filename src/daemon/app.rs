@@ -35,8 +35,8 @@ use crate::identity::{Authenticator, Penalties};
 use crate::limits::{self, Limits};
 use crate::primitives::lines::LostLines;
 use crate::primitives::stop::Stop;
-use crate::route::Route;
-use crate::route::nodes::Nodes;
+use crate::route::PreparedTarget;
+use crate::route::nodes::{NodeListing, Nodes};
 use crate::session::{self, Services, SessionNumbers};
 use crate::surface::admin::{Admin, PreparedAdmin};
 use crate::surface::control::{BoundControl, Control};
@@ -637,7 +637,7 @@ impl App {
             let _ = timeout(CUT_GRACE, tasks.wait()).await;
         }
         let endpoints = self.endpoints.values();
-        join_all(endpoints.map(|running| running.served.route.cooled_down())).await;
+        join_all(endpoints.map(|running| running.served.route.closed())).await;
         // Until here it could be asked what the drain waits for.
         if let Some(control) = self.control.take() {
             control.stop().await;
@@ -819,10 +819,11 @@ fn tell_zone(config: &Config, nodes: &Nodes) {
 
 /// Has the credentials fetched that the nodes of a list need, as the list changes, and those of nodes
 /// that are gone forgotten.
-async fn expect_nodes(route: Arc<Route>, services: Arc<Services>) {
-    let Some(mut listing) = route.listing().cloned() else {
-        return;
-    };
+async fn expect_nodes(
+    mut listing: NodeListing,
+    route: Arc<PreparedTarget>,
+    services: Arc<Services>,
+) {
     let mut expected = HashSet::new();
     loop {
         listing.changed().await;

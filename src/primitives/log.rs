@@ -367,8 +367,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_takes_nothing_stops_neither_the_process_nor_its_errors() {
-        let test =
-            "primitives::log::tests::a_reader_that_takes_nothing_stops_neither_the_process_nor_its_errors";
+        let test = "primitives::log::tests::a_reader_that_takes_nothing_stops_neither_the_process_nor_its_errors";
         let child = in_a_process(test, || {
             let log = start(LogFormat::Json, LevelFilter::INFO).unwrap();
             while log.lost().count() == 0 {

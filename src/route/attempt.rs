@@ -1,5 +1,5 @@
-//! Attempts to log in at the addresses of an endpoint: they overlap where one takes its time, and the
-//! first that answers is kept.
+//! Attempts to log in at several addresses of a target. They overlap if one is slow, and hopend keeps the
+//! connection of the first that succeeds.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,265 +9,58 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::health::Concerns;
-use super::pace::LONGEST_HEAD_START;
-use super::places::LoginOf;
-use super::tried::Tried;
-use super::{LoggedIn, OpenError, Opened, Purpose, Route, Visit};
+use super::OpenError;
+use super::connection::LoggedInConnection;
+use super::context::{DialContext, DialPurpose};
+use super::dialer::Dialer;
+use super::failures::{FailedAttempt, FailedAttempts};
+use super::health::FailureScope;
+use super::pool::{AddressPool, LoginOwner};
+use super::probe::{ProbePlan, Prober};
 use crate::credential::Retry;
 use crate::primitives::race::{Late, Race, RaceEvent};
 use crate::upstream::{Upstream, UpstreamError};
-use base::address::Address;
-use base::error::{ErrorKind, chain};
-use q_ipc::handshake::Hello;
+use base::error::chain;
 
-/// One attempt, which needs nobody to wait for it: a session that was served elsewhere leaves it to the
-/// prober.
-pub(super) struct Attempt {
-    pub(super) place: String,
-    /// The place, as messages name it.
-    label: String,
-    work: BoxFuture<'static, Result<Opened, OpenError>>,
-}
+/// A target among whose addresses hopend chooses: nodes of a cluster, or the addresses of `connect`.
+pub(super) trait PooledTarget: Send + Sync + Sized + 'static {
+    /// Identifies an address: the address itself, or a node's id.
+    type Candidate: Send;
 
-/// A node that is tried, and where it is told that it takes its time.
-pub(super) struct NodeAttempt {
-    pub(super) id: String,
-    pub(super) late: Late,
-}
+    fn pool(&self) -> &AddressPool;
+    fn prober(&self) -> &Prober;
+    fn dialer(&self) -> &Dialer;
 
-/// What is said to an address, whichever it is.
-pub(super) struct Said {
-    pub(super) hello: Hello,
-    pub(super) login: LoggedIn,
-}
+    /// Whether hopend can try this address without asking AWS for a login first.
+    fn has_login_ready(&self, candidate: &Self::Candidate, context: &DialContext) -> bool;
 
-/// How an attempt ended.
-pub(super) struct AttemptEnded {
-    /// The address or the node, as messages name it.
-    label: String,
-    opened: Result<Opened, OpenError>,
-}
+    /// Whether clients bring the login themselves.
+    fn passes_on_logins(&self) -> bool;
 
-impl Future for Attempt {
-    type Output = AttemptEnded;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.work.poll_unpin(context).map(|opened| AttemptEnded {
-            label: std::mem::take(&mut self.label),
-            opened,
-        })
-    }
-}
-
-impl AttemptEnded {
-    /// The connection, if there is one.
-    pub(super) fn opened(self) -> Option<Opened> {
-        self.opened.ok()
-    }
-}
-
-impl Route {
-    /// The first place that answers. Each has a head start on the next one; a failure starts the next at
-    /// once. Where AWS, or the cluster, gives no login for one node, asking for each of the others in
-    /// turn would add up: those go on whose login `is_ready`.
-    pub(super) async fn first_of<P>(
-        self: &Arc<Self>,
-        places: Vec<P>,
-        visit: &Arc<Visit>,
-        attempt: impl Fn(P, Late) -> Attempt,
-        is_ready: impl Fn(&P) -> bool,
-    ) -> Result<Opened, OpenError> {
-        let mut race = Race::new();
-        let mut waiting = places.into_iter();
-        let mut tried = Tried::default();
-        let mut without_login = false;
-        if let Some(first) = waiting.next() {
-            race.begin(attempt(first, race.late()));
-        }
-        while let Some(event) = race.next().await {
-            match event {
-                RaceEvent::Ended(AttemptEnded {
-                    label,
-                    opened: Err(error),
-                }) if !self.is_final(&error) => {
-                    without_login |= matches!(
-                        &error,
-                        OpenError::Credential(why) if why.retry == Retry::Soon
-                    );
-                    match error {
-                        OpenError::Upstream(UpstreamError::Rejected { .. }) => {
-                            tried.refused(&label, error);
-                        }
-                        _ => tried.failed(&label, error),
-                    }
-                }
-                RaceEvent::Ended(ended) => {
-                    let slow = race.under_way();
-                    for slow in slow.filter(|slow| self.places.rests(&slow.place)) {
-                        self.prober.take_over(self, slow, visit);
-                    }
-                    return ended.opened;
-                }
-                RaceEvent::Late => {}
-            }
-            if let Some(next) = waiting.find(|next| !without_login || is_ready(next)) {
-                race.begin(attempt(next, race.late()));
-            }
-        }
-        Err(tried.into_error())
-    }
-
-    pub(super) fn attempt_at_address(
-        self: &Arc<Self>,
-        address: Address,
-        said: &Arc<Said>,
-        visit: &Arc<Visit>,
-        late: Late,
-    ) -> Attempt {
-        let place = address.to_string();
-        let (route, said, visit) = (Arc::clone(self), Arc::clone(said), Arc::clone(visit));
-        let work = async move { route.open_address(&address, &said, &visit, &late).await };
-        Attempt {
-            label: place.clone(),
-            place,
-            work: work.boxed(),
-        }
-    }
-
-    pub(super) fn attempt_at_node(
-        self: &Arc<Self>,
-        node: NodeAttempt,
-        visit: &Arc<Visit>,
-    ) -> Attempt {
-        let place = node.id.clone();
-        let (route, visit) = (Arc::clone(self), Arc::clone(visit));
-        let work = async move { route.open_node(&node, &visit).await };
-        Attempt {
-            label: format!("node {place}"),
-            place,
-            work: work.boxed(),
-        }
-    }
-
-    /// One address, and what comes of it.
-    async fn open_address(
-        self: &Arc<Self>,
-        address: &Address,
-        said: &Said,
-        visit: &Arc<Visit>,
-        late: &Late,
-    ) -> Result<Opened, OpenError> {
-        let (place, user) = (address.to_string(), &visit.user.name);
-        self.places.trying(&place, user);
-        let login = match said.login {
-            LoggedIn::Fixed(_) => LoginOf::Endpoint,
-            LoggedIn::Client | LoggedIn::Issued(..) => LoginOf::User(user),
-        };
-        let (begun, dial) = (Instant::now(), self.dial_one(address, &said.hello, visit));
-        let dialled = self
-            .with_head_start(&place, login, late, visit.purpose, dial)
-            .await;
-        let judged = self.judged(address, said, visit, dialled);
-        let error = match judged.await {
-            Ok(upstream) => {
-                self.places.succeeded(&place, user);
-                return Ok(Opened {
-                    upstream,
-                    node: None,
-                    place: Some(place),
-                    login: said.login.clone(),
-                });
-            }
-            Err(error) => error,
-        };
-        match (&error, &said.login) {
-            (OpenError::Upstream(UpstreamError::Descriptors { .. }), _)
-            | (OpenError::Upstream(UpstreamError::Capability { .. }), _)
-            | (OpenError::Upstream(UpstreamError::Rejected { .. }), LoggedIn::Client) => {
-                self.places.turned_away(&place, user);
-            }
-            (OpenError::Upstream(UpstreamError::Rejected { .. }), LoggedIn::Issued(..))
-            // What the client itself sent may have been too much for kdb+.
-            | (OpenError::Upstream(UpstreamError::Login { .. }), LoggedIn::Client) => {
-                self.failed(&place, Concerns::User(user), &error, visit);
-            }
-            _ => {
-                let concerns = self.places.concerned(&place, login, begun);
-                self.failed(&place, concerns, &error, visit);
-            }
-        }
-        Err(error)
-    }
-
-    /// One node, and what comes of it.
-    async fn open_node(
-        self: &Arc<Self>,
-        node: &NodeAttempt,
-        visit: &Arc<Visit>,
-    ) -> Result<Opened, OpenError> {
-        let (id, user) = (&node.id, &visit.user.name);
-        self.places.trying(id, user);
-        let begun = Instant::now();
-        let opened = self.open_issued(Some(node), visit).await;
-        match &opened {
-            Ok(_) => self.places.succeeded(id, user),
-            // The node did nothing, or would serve another client.
-            Err(OpenError::Upstream(
-                UpstreamError::Descriptors { .. } | UpstreamError::Capability { .. },
-            )) => {
-                self.places.turned_away(id, user);
-            }
-            Err(error) => {
-                // A login that is not given, or not taken, may be this user's trouble alone.
-                let concerns = match error {
-                    OpenError::Upstream(error) if error.kind() == ErrorKind::Upstream => {
-                        self.places.concerned(id, LoginOf::User(user), begun)
-                    }
-                    _ => Concerns::User(user),
-                };
-                self.failed(id, concerns, error, visit);
-                if let Some(nodes) = &self.nodes {
-                    nodes.doubt();
-                }
-            }
-        }
-        opened
-    }
-
-    /// A dial at one of several places: the others are tried, too, when it has had its head start.
-    pub(super) async fn with_head_start(
+    /// How to probe an address at which the session of `context` has failed.
+    fn probe_plan(
         &self,
-        place: &str,
-        login: LoginOf<'_>,
-        late: &Late,
-        purpose: Purpose,
-        dial: impl Future<Output = Result<Upstream, OpenError>>,
-    ) -> Result<Upstream, OpenError> {
-        let begun = Instant::now();
-        let head_start = match purpose {
-            Purpose::Session => self.places.head_start(),
-            // Nobody waits, and a login more is one more to kdb+.
-            Purpose::Keeping => self
-                .places
-                .head_start()
-                .map(|it| it.max(LONGEST_HEAD_START)),
-        };
-        let dialled = match head_start {
-            Some(head_start) => {
-                let when = || self.places.late(place, login, begun);
-                late.after(head_start, dial, when).await
-            }
-            None => dial.await,
-        };
-        if dialled.is_ok() {
-            self.places.took(begun.elapsed());
+        address: &str,
+        context: &DialContext,
+    ) -> impl Future<Output = Result<ProbePlan, OpenError>> + Send;
+
+    /// Notes that an address has failed for the users in `scope`. If it has failed for all users and a
+    /// session can go elsewhere, probes find out when it works again.
+    fn note_failure(
+        self: &Arc<Self>,
+        address: &str,
+        scope: FailureScope<'_>,
+        error: &OpenError,
+        context: &Arc<DialContext>,
+    ) {
+        self.pool().failed(address, scope, &chain(error));
+        if scope == FailureScope::AllUsers && self.pool().has_alternatives() {
+            self.prober().watch(self, address, context);
         }
-        dialled
     }
 
-    /// Whether another address would fare no better: hopend itself lacks something, or the client's own
-    /// login is wrong, and trying it elsewhere would look like guessing.
+    /// Whether the other addresses would fail as well: hopend itself lacks file descriptors, or kdb+ has
+    /// refused the client's own login. To try that login elsewhere would look like guessing.
     fn is_final(&self, error: &OpenError) -> bool {
         match error {
             OpenError::Upstream(UpstreamError::Descriptors { .. }) => true,
@@ -275,18 +68,131 @@ impl Route {
             _ => false,
         }
     }
+}
 
-    /// A place did not take a session: where there are others it is probed until it does.
-    fn failed(
-        self: &Arc<Self>,
-        place: &str,
-        concerns: Concerns<'_>,
-        error: &OpenError,
-        visit: &Arc<Visit>,
-    ) {
-        self.places.failed(place, concerns, &chain(error));
-        if concerns == Concerns::Everybody && self.places.head_start().is_some() {
-            self.prober.watch(self, place, visit);
+/// An attempt at one address. It owns all that it needs: when a session has found another address, the
+/// prober lets the attempt go on.
+pub(super) struct LoginAttempt {
+    /// The name of the address in the pool.
+    pub(super) address: String,
+    /// The address or the node, as messages name it.
+    pub(super) label: String,
+    pub(super) work: BoxFuture<'static, Result<LoggedInConnection, OpenError>>,
+}
+
+/// The result of an attempt.
+pub(super) struct AttemptResult {
+    /// The address or the node, as messages name it.
+    label: String,
+    result: Result<LoggedInConnection, OpenError>,
+}
+
+impl Future for LoginAttempt {
+    type Output = AttemptResult;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.work.poll_unpin(context).map(|result| AttemptResult {
+            label: std::mem::take(&mut self.label),
+            result,
+        })
+    }
+}
+
+impl AttemptResult {
+    /// The connection, if the attempt has succeeded.
+    pub(super) fn connection(self) -> Option<LoggedInConnection> {
+        self.result.ok()
+    }
+}
+
+/// Tries the candidates in order, and returns the first connection. Each attempt has a head start on the
+/// next one. If an attempt fails, the next one begins at once.
+///
+/// If AWS, or the cluster, gives no login for one node, it may give none for the others, and to wait for
+/// each refusal would add up. From then on, only candidates whose login is ready are tried.
+///
+/// # Errors
+/// All attempts have failed. Or one has failed for a cause that the other addresses share. Or there is no
+/// candidate, because all addresses rest.
+pub(super) async fn open_first<T: PooledTarget>(
+    target: &Arc<T>,
+    candidates: Vec<T::Candidate>,
+    context: &Arc<DialContext>,
+    attempt: impl Fn(T::Candidate, Late) -> LoginAttempt,
+) -> Result<LoggedInConnection, OpenError> {
+    let mut race = Race::new();
+    let mut waiting = candidates.into_iter();
+    let mut failed: Option<FailedAttempts> = None;
+    let mut needs_ready_login = false;
+    if let Some(first) = waiting.next() {
+        race.begin(attempt(first, race.late()));
+    }
+    while let Some(event) = race.next().await {
+        match event {
+            RaceEvent::Ended(AttemptResult {
+                label,
+                result: Err(error),
+            }) if !target.is_final(&error) => {
+                needs_ready_login |= matches!(
+                    &error,
+                    OpenError::Credential(why) if why.retry == Retry::Soon
+                );
+                let failure = FailedAttempt {
+                    label,
+                    refused: matches!(&error, OpenError::Upstream(UpstreamError::Rejected { .. })),
+                    error,
+                };
+                match &mut failed {
+                    Some(failed) => failed.add(failure),
+                    None => failed = Some(failure.into()),
+                }
+            }
+            RaceEvent::Ended(ended) => {
+                let slow = race.under_way();
+                for slow in slow.filter(|slow| target.pool().rests_for_all(&slow.address)) {
+                    target.prober().take_over(target, slow, context);
+                }
+                return ended.result;
+            }
+            RaceEvent::Late => {}
         }
+        let may_try = |next: &_| !needs_ready_login || target.has_login_ready(next, context);
+        if let Some(next) = waiting.find(may_try) {
+            race.begin(attempt(next, race.late()));
+        }
+    }
+    Err(failed.map_or(OpenError::AllAddressesRest, FailedAttempts::into_error))
+}
+
+/// The head start that an attempt at one address has on the next one.
+pub(super) struct HeadStart<'a> {
+    pub(super) pool: &'a AddressPool,
+    /// The name of the address in the pool.
+    pub(super) address: &'a str,
+    pub(super) owner: LoginOwner<'a>,
+    /// Starts the attempt at the next address.
+    pub(super) late: &'a Late,
+    pub(super) purpose: DialPurpose,
+}
+
+impl HeadStart<'_> {
+    /// Dials. If the dial takes longer than the head start, the address counts as late and the attempt
+    /// at the next address begins, while the dial goes on.
+    pub(super) async fn dial(
+        self,
+        dial: impl Future<Output = Result<Upstream, OpenError>>,
+    ) -> Result<Upstream, OpenError> {
+        let begun = Instant::now();
+        let dialed = match self.pool.head_start(self.purpose) {
+            Some(head_start) => {
+                let when_late = || self.pool.late(self.address, self.owner, begun);
+                self.late.after(head_start, dial, when_late).await
+            }
+            None => dial.await,
+        };
+        if dialed.is_ok() {
+            self.pool.learn_pace(begun.elapsed());
+        }
+        dialed
     }
 }

@@ -1,25 +1,22 @@
-//! A kdb+ that closes instead of answering a login may refuse the user, or the capability that the client
-//! announced: these are told apart by what the same login was worth with another capability.
+//! The logins that kdb+ has accepted with a common capability. They show why kdb+ closes instead of
+//! answering the login of an old client: it refuses the user, or the capability that the client announced.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::attempt::Said;
-use super::{LoggedIn, OpenError, Route, Visit};
-use crate::upstream::{Upstream, UpstreamError};
 use base::address::Address;
 use q_ipc::handshake::Hello;
 
-/// What clients of the last decade announce, at the least: some servers refuse less.
-const COMMON: u8 = 3;
-/// Logins that are remembered.
+/// Clients of the last decade announce this capability or a higher one. Some servers refuse lower ones.
+pub(super) const COMMON_CAPABILITY: u8 = 3;
+/// How many logins are remembered.
 const REMEMBERED: usize = 256;
 
-/// Logins that were accepted with the capability [`COMMON`] or more.
+/// Logins that kdb+ has accepted with [`COMMON_CAPABILITY`] or a higher one.
 #[derive(Debug, Default)]
 pub(super) struct AcceptedLogins {
-    /// With a key of this process alone.
+    /// Its key is random, and known to this process alone.
     hasher: RandomState,
     /// The oldest first.
     logins: Mutex<VecDeque<AcceptedLogin>>,
@@ -27,13 +24,14 @@ pub(super) struct AcceptedLogins {
 
 #[derive(Debug, PartialEq, Eq)]
 struct AcceptedLogin {
-    /// User and password, from which neither can be read.
+    /// A keyed hash of user and password. Neither can be read from it.
     digest: u64,
     address: Address,
 }
 
 impl AcceptedLogins {
-    fn add(&self, address: &Address, hello: &Hello) {
+    /// Remembers that `address` has accepted a login, unless an old client made it.
+    pub(super) fn add(&self, address: &Address, hello: &Hello) {
         if is_old(hello) {
             return;
         }
@@ -48,13 +46,14 @@ impl AcceptedLogins {
         logins.push_back(login);
     }
 
-    fn has(&self, address: &Address, hello: &Hello) -> bool {
+    /// Whether `address` has accepted this login.
+    pub(super) fn has(&self, address: &Address, hello: &Hello) -> bool {
         let login = self.login(address, hello);
         self.lock().contains(&login)
     }
 
-    /// The addresses of one endpoint are alike.
-    fn has_at_any(&self, hello: &Hello) -> bool {
+    /// Whether any address has accepted this login: the addresses of one endpoint are alike.
+    pub(super) fn has_at_any(&self, hello: &Hello) -> bool {
         let digest = self.digest(hello);
         self.lock().iter().any(|login| login.digest == digest)
     }
@@ -76,62 +75,11 @@ impl AcceptedLogins {
     }
 }
 
-/// Whether the client announces less than some servers accept.
-fn is_old(hello: &Hello) -> bool {
-    hello.capability.is_none_or(|announced| announced < COMMON)
-}
-
-impl Route {
-    /// What a dial came to. Where kdb+ refused an old client, this tells whether the capability is the
-    /// reason: the same login was accepted there with another one, or is accepted now. A login that the
-    /// client gave is not tried again, as that would look like guessing.
-    pub(super) async fn judged(
-        &self,
-        address: &Address,
-        said: &Said,
-        visit: &Visit,
-        dialled: Result<Upstream, OpenError>,
-    ) -> Result<Upstream, OpenError> {
-        let hello = &said.hello;
-        match dialled {
-            Ok(upstream) => {
-                self.accepted.add(address, hello);
-                Ok(upstream)
-            }
-            Err(OpenError::Upstream(UpstreamError::Rejected { .. }))
-                if is_old(hello) && self.accepts_otherwise(address, said, visit).await =>
-            {
-                Err(OpenError::Upstream(UpstreamError::Capability {
-                    address: address.clone(),
-                    user: hello.user.clone(),
-                    capability: hello.capability,
-                }))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn accepts_otherwise(&self, address: &Address, said: &Said, visit: &Visit) -> bool {
-        let Said { hello, login } = said;
-        if matches!(login, LoggedIn::Client) {
-            return self.accepted.has_at_any(hello);
-        }
-        if self.accepted.has(address, hello) {
-            return true;
-        }
-        let common = Hello {
-            capability: Some(COMMON),
-            ..hello.clone()
-        };
-        match self.dial_one(address, &common, visit).await {
-            Ok(upstream) => {
-                self.accepted.add(address, &common);
-                super::probe::say_goodbye(upstream.stream).await;
-                true
-            }
-            Err(_) => false,
-        }
-    }
+/// Whether the client announces a capability below [`COMMON_CAPABILITY`], or none.
+pub(super) fn is_old(hello: &Hello) -> bool {
+    hello
+        .capability
+        .is_none_or(|announced| announced < COMMON_CAPABILITY)
 }
 
 #[cfg(test)]

@@ -1,102 +1,123 @@
-//! The health of the addresses that an endpoint leads to: an address that fails rests, each time longer,
-//! and an address that does not answer is left alone until its answer is known. Pure: the time is an
-//! argument.
+//! The health of the addresses of one endpoint. Pure: the time is an argument.
+//!
+//! - An address that fails *rests*: sessions try the other addresses first. Each rest is longer than
+//!   the one before, until a login succeeds there.
+//! - An address that has not answered within its head start rests, too, until its answer is known.
+//! - A failure may concern one user only, as when kdb+ refuses that user's login. Then the address
+//!   rests for that user alone.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
-/// The first rest; it doubles with each failure in a row.
-const FIRST_REST: Duration = Duration::from_secs(1);
-/// The longest rest.
-const LONGEST_REST: Duration = Duration::from_secs(60);
+use super::backoff::pause_after;
+
 /// An address that accepted a login within this time is known to answer now.
 const KNOWN_TO_ANSWER: Duration = Duration::from_secs(15);
 
-/// Whom a failure concerns.
+/// Which users a failure concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Concerns<'u> {
-    /// Nobody gets through.
-    Everybody,
-    /// This user was turned away, which says nothing about others.
+pub(super) enum FailureScope<'u> {
+    /// The address fails for all users.
+    AllUsers,
+    /// The address failed for this user. That says nothing about other users.
     User(&'u str),
 }
 
-/// The health of the addresses of one endpoint.
+/// The rests and the latest successful logins of an endpoint's addresses, which are known by name: an
+/// address as the configuration writes it, or a node's id.
 #[derive(Debug, Default)]
-pub(super) struct Health {
-    /// By place, and by user where only the user is concerned. An address that never failed has no entry.
-    rests: HashMap<(String, Option<String>), Rest>,
-    /// When each address accepted a login last.
+pub(super) struct AddressHealth {
+    /// An address that never failed has no entry.
+    rests: HashMap<RestKey, Rest>,
+    /// When each address last accepted a login.
     accepted: HashMap<String, Instant>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct RestKey {
+    address: String,
+    /// None if the rest concerns all users.
+    user: Option<String>,
+}
+
+/// An address that has failed, or that keeps a session waiting, and has accepted no login since.
 #[derive(Debug, Clone)]
 struct Rest {
-    /// In a row. 0 while the first attempt has not answered yet.
+    /// Failures in a row. 0 while the first attempt has neither failed nor succeeded.
     failures: u32,
-    /// The first of these failures.
+    /// When the first of these failures happened, or when the first attempt began.
     since: Instant,
     phase: RestPhase,
+    /// The last failure, for people to read.
     reason: String,
 }
 
-/// What ends a rest.
+/// The event that ends a rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RestPhase {
-    /// Time: a session tries the address from then on.
+    /// The time: from this moment on, a session may try the address.
     Timed(Instant),
-    /// A session tries the address. The result is known by then, and others wait for it.
+    /// The result of a session that tries the address. It is known at this moment at the latest.
     Tried(Instant),
-    /// A probe, the next of which is due then. Sessions wait for its result.
+    /// A probe that succeeds. The next one is due at this moment.
     Probed(Instant),
 }
 
-/// A place that fails for everybody, for people to read.
+/// An address that fails for all users.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Down {
-    /// When it failed first since it last took a session.
+pub(super) struct AddressOutage {
+    /// When the address failed for the first time since its last successful login.
     pub(super) since: Instant,
-    /// When it is tried again, while it rests.
+    /// The end of the rest. None if a session may try the address now.
     pub(super) until: Option<Instant>,
-    /// The last failure.
+    /// The last failure, for people to read.
     pub(super) reason: String,
 }
 
-impl Health {
-    /// Until when `user` had better go elsewhere than to `place`.
-    pub(super) fn resting(&self, place: &str, user: &str, now: Instant) -> Option<Instant> {
-        [None, Some(user)]
-            .into_iter()
-            .filter_map(|user| self.rest(place, user)?.left_alone_until(now))
+/// The rest that a failure has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RestStarted {
+    /// How long the address rests from now on.
+    pub(super) pause: Duration,
+    /// Whether the address worked until now.
+    pub(super) is_first_failure: bool,
+}
+
+impl AddressHealth {
+    /// The end of the rest of `address`, for a session of `user`. None if the session may try it now.
+    pub(super) fn resting(&self, address: &str, user: &str, now: Instant) -> Option<Instant> {
+        RestKey::both(address, user)
+            .iter()
+            .filter_map(|key| self.rests.get(key)?.until(now))
             .max()
     }
 
-    /// Whether `place` fails for everybody: from its first failure until it takes a session.
-    pub(super) fn down(&self, place: &str, now: Instant) -> Option<Down> {
-        let rest = self.rest(place, None)?;
-        Some(Down {
+    /// The outage of `address`, from its first failure until it accepts a login. None if it works.
+    pub(super) fn outage(&self, address: &str, now: Instant) -> Option<AddressOutage> {
+        let rest = self.rest_of_all(address)?;
+        Some(AddressOutage {
             since: rest.since,
-            until: rest.left_alone_until(now),
+            until: rest.until(now),
             reason: rest.reason.clone(),
         })
     }
 
-    /// Whether `place` accepted a login a moment ago and nothing has gone wrong there since.
-    pub(super) fn is_known_to_answer(&self, place: &str, now: Instant) -> bool {
-        let lately = |at: &Instant| now.saturating_duration_since(*at) <= KNOWN_TO_ANSWER;
-        self.rest(place, None).is_none() && self.accepted.get(place).is_some_and(lately)
+    /// Whether `address` accepted a login within the last 15 s and has not failed since.
+    pub(super) fn is_known_to_answer(&self, address: &str, now: Instant) -> bool {
+        let is_recent = |at: &Instant| now.saturating_duration_since(*at) <= KNOWN_TO_ANSWER;
+        self.rest_of_all(address).is_none() && self.accepted.get(address).is_some_and(is_recent)
     }
 
-    /// Whether `place` has accepted a login since then.
-    pub(super) fn has_accepted_since(&self, place: &str, then: Instant) -> bool {
-        self.accepted.get(place).is_some_and(|at| *at >= then)
+    /// Whether `address` has accepted a login since `then`.
+    pub(super) fn has_accepted_since(&self, address: &str, then: Instant) -> bool {
+        self.accepted.get(address).is_some_and(|at| *at >= then)
     }
 
-    /// Somebody is about to try `place`, which takes `limit` at the most. If it failed before, the
-    /// others wait for what comes of it.
-    pub(super) fn trying(&mut self, place: &str, user: &str, now: Instant, limit: Duration) {
-        for key in keys(place, user) {
+    /// A session of `user` tries `address`, for at most `limit`. If the address has failed before, the
+    /// other sessions avoid it until the result is known.
+    pub(super) fn trying(&mut self, address: &str, user: &str, now: Instant, limit: Duration) {
+        for key in RestKey::both(address, user) {
             let Some(rest) = self.rests.get_mut(&key) else {
                 continue;
             };
@@ -109,21 +130,17 @@ impl Health {
         }
     }
 
-    /// An attempt has not answered within its head start, and its result is known `by` then at the
-    /// latest: until then those whom it concerns go elsewhere. Returns whether that is news.
+    /// An attempt has not answered within its head start. Its result is known `by` then at the latest,
+    /// and the users in `scope` avoid the address until then. Returns whether the address worked so far.
     pub(super) fn late(
         &mut self,
-        place: &str,
-        concerns: Concerns<'_>,
+        address: &str,
+        scope: FailureScope<'_>,
         by: Instant,
         reason: &str,
         now: Instant,
     ) -> bool {
-        let user = match concerns {
-            Concerns::Everybody => None,
-            Concerns::User(user) => Some(user.to_owned()),
-        };
-        let Entry::Vacant(vacant) = self.rests.entry((place.to_owned(), user)) else {
+        let Entry::Vacant(vacant) = self.rests.entry(RestKey::of(address, scope)) else {
             return false;
         };
         vacant.insert(Rest {
@@ -135,100 +152,98 @@ impl Health {
         true
     }
 
-    /// It failed. Returns how long it rests, and whether that is news.
+    /// `address` has failed: it rests for the users in `scope`.
     pub(super) fn failed(
         &mut self,
-        place: &str,
-        concerns: Concerns<'_>,
+        address: &str,
+        scope: FailureScope<'_>,
         reason: &str,
         now: Instant,
-    ) -> (Duration, bool) {
-        let user = match concerns {
-            Concerns::Everybody => None,
-            Concerns::User(user) => {
-                // What was tried told nothing about the others: they need not wait for it.
-                self.turned_away(place, user, now);
-                Some(user.to_owned())
-            }
-        };
+    ) -> RestStarted {
+        if let FailureScope::User(user) = scope {
+            // The attempt has shown nothing about other users: they need not wait for its result.
+            self.turned_away(address, user, now);
+        }
         let rest = self
             .rests
-            .entry((place.to_owned(), user))
+            .entry(RestKey::of(address, scope))
             .or_insert_with(|| Rest {
                 failures: 0,
                 since: now,
                 phase: RestPhase::Timed(now),
                 reason: String::new(),
             });
-        // Those that had begun before the rest did fail with it, and not once more.
+        // An attempt that had begun before the rest fails for the same cause: it counts once.
         if let RestPhase::Timed(until) | RestPhase::Probed(until) = rest.phase
             && until > now
         {
-            return (until - now, false);
+            return RestStarted {
+                pause: until - now,
+                is_first_failure: false,
+            };
         }
-        let news = rest.failures == 0;
-        let pause = FIRST_REST
-            .saturating_mul(2_u32.saturating_pow(rest.failures))
-            .min(LONGEST_REST);
-        // Full pauses would bring every host of a cluster back at the same moment.
-        let pause = pause.mul_f64(0.75 + 0.25 * fastrand::f64());
+        let is_first_failure = rest.failures == 0;
+        let pause = pause_after(rest.failures);
         rest.failures = rest.failures.saturating_add(1);
         rest.phase = match rest.phase {
             RestPhase::Probed(_) => RestPhase::Probed(now + pause),
             RestPhase::Timed(_) | RestPhase::Tried(_) => RestPhase::Timed(now + pause),
         };
         reason.clone_into(&mut rest.reason);
-        (pause, news)
+        RestStarted {
+            pause,
+            is_first_failure,
+        }
     }
 
-    /// It took a session of `user`. Returns whether that is news.
-    pub(super) fn succeeded(&mut self, place: &str, user: &str) -> bool {
-        let known = keys(place, user).map(|key| self.rests.remove(&key).is_some());
-        known.contains(&true)
+    /// `address` has accepted a login of `user`. Returns whether it had failed or was late before.
+    pub(super) fn succeeded(&mut self, address: &str, user: &str) -> bool {
+        let ended = RestKey::both(address, user).map(|key| self.rests.remove(&key).is_some());
+        ended.contains(&true)
     }
 
-    /// Whether all that is known against `place` is that it takes its time.
-    pub(super) fn is_only_late(&self, place: &str) -> bool {
-        self.rest(place, None)
+    /// Whether `address` rests only because an attempt has not answered yet.
+    pub(super) fn is_only_late(&self, address: &str) -> bool {
+        self.rest_of_all(address)
             .is_some_and(|rest| rest.failures == 0)
     }
 
-    /// `place` has accepted a login.
-    pub(super) fn accepted(&mut self, place: &str, now: Instant) {
-        self.accepted.insert(place.to_owned(), now);
+    /// Notes the time at which `address` accepted a login.
+    pub(super) fn accepted(&mut self, address: &str, now: Instant) {
+        self.accepted.insert(address.to_owned(), now);
     }
 
-    /// From here on probes end the rest of `place`, and no session does.
-    pub(super) fn probed(&mut self, place: &str) {
-        if let Some(rest) = self.everybodys(place) {
+    /// From now on, a probe ends the rest of `address`. Sessions no longer do.
+    pub(super) fn probing_began(&mut self, address: &str) {
+        if let Some(rest) = self.rests.get_mut(&RestKey::of_all(address)) {
             let (RestPhase::Timed(next) | RestPhase::Tried(next) | RestPhase::Probed(next)) =
                 rest.phase;
             rest.phase = RestPhase::Probed(next);
         }
     }
 
-    /// When the next probe of `place` is due; none where it needs no probe.
-    pub(super) fn next_probe(&self, place: &str) -> Option<Instant> {
-        match self.rest(place, None)?.phase {
+    /// When the next probe of `address` is due. None if it needs no probe.
+    pub(super) fn next_probe(&self, address: &str) -> Option<Instant> {
+        match self.rest_of_all(address)?.phase {
             RestPhase::Probed(next) => Some(next),
             RestPhase::Timed(_) | RestPhase::Tried(_) => None,
         }
     }
 
-    /// Probes end, without an accepted login: the next session tries `place`, and the others wait for the
-    /// result.
-    pub(super) fn unprobed(&mut self, place: &str, now: Instant) {
-        if let Some(rest) = self.everybodys(place)
+    /// Probes of `address` have ended without an accepted login. The next session tries the address,
+    /// and the other sessions avoid it until the result is known.
+    pub(super) fn probing_ended(&mut self, address: &str, now: Instant) {
+        if let Some(rest) = self.rests.get_mut(&RestKey::of_all(address))
             && matches!(rest.phase, RestPhase::Probed(_))
         {
             rest.phase = RestPhase::Timed(now);
         }
     }
 
-    /// The session of `user` that tries `place` was turned away, which tells nothing about others, nor
-    /// whether `place` hangs: the next one may try.
-    pub(super) fn turned_away(&mut self, place: &str, user: &str, now: Instant) {
-        for key in keys(place, user) {
+    /// `address` has turned away a session of `user`. That shows nothing about other users, nor whether
+    /// the address hangs: the next session may try it.
+    pub(super) fn turned_away(&mut self, address: &str, user: &str, now: Instant) {
+        for key in RestKey::both(address, user) {
             let Entry::Occupied(mut rest) = self.rests.entry(key) else {
                 continue;
             };
@@ -243,93 +258,112 @@ impl Health {
         }
     }
 
-    /// Forgets places that there are no more.
-    pub(super) fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
-        self.rests.retain(|(place, _), _| is_there(place));
-        self.accepted.retain(|place, _| is_there(place));
+    /// Forgets all addresses that the target no longer has.
+    pub(super) fn retain(&mut self, exists: impl Fn(&str) -> bool) {
+        self.rests.retain(|key, _| exists(&key.address));
+        self.accepted.retain(|address, _| exists(address));
     }
 
-    fn rest(&self, place: &str, user: Option<&str>) -> Option<&Rest> {
-        self.rests
-            .get(&(place.to_owned(), user.map(ToOwned::to_owned)))
+    fn rest_of_all(&self, address: &str) -> Option<&Rest> {
+        self.rests.get(&RestKey::of_all(address))
+    }
+}
+
+impl RestKey {
+    fn of(address: &str, scope: FailureScope<'_>) -> Self {
+        match scope {
+            FailureScope::AllUsers => Self::of_all(address),
+            FailureScope::User(user) => Self {
+                address: address.to_owned(),
+                user: Some(user.to_owned()),
+            },
+        }
     }
 
-    fn everybodys(&mut self, place: &str) -> Option<&mut Rest> {
-        self.rests.get_mut(&(place.to_owned(), None))
+    fn of_all(address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+            user: None,
+        }
+    }
+
+    /// The two rests that decide whether a session of `user` may try `address`.
+    fn both(address: &str, user: &str) -> [Self; 2] {
+        [
+            Self::of_all(address),
+            Self::of(address, FailureScope::User(user)),
+        ]
     }
 }
 
 impl Rest {
-    /// None where a session may try it.
-    fn left_alone_until(&self, now: Instant) -> Option<Instant> {
+    /// The end of the rest. None if a session may try the address now.
+    fn until(&self, now: Instant) -> Option<Instant> {
         match self.phase {
             RestPhase::Timed(until) | RestPhase::Tried(until) => (until > now).then_some(until),
-            // Also while the probe is under way.
+            // The rest goes on while a probe that was due is under way.
             RestPhase::Probed(next) => Some(next.max(now)),
         }
     }
 }
 
-fn keys(place: &str, user: &str) -> [(String, Option<String>); 2] {
-    [
-        (place.to_owned(), None),
-        (place.to_owned(), Some(user.to_owned())),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::backoff::LONGEST_PAUSE;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_place_that_fails_rests_longer_each_time_and_a_success_ends_that() {
-        let mut health = Health::default();
+    fn an_address_that_fails_rests_longer_each_time_and_a_success_ends_that() {
+        let mut health = AddressHealth::default();
         let mut now = Instant::now();
         let (begun, mut longest) = (now, Duration::ZERO);
         for failure in 0..12 {
-            let (pause, news) = health.failed("a", Concerns::Everybody, "refused", now);
+            let RestStarted {
+                pause,
+                is_first_failure: news,
+            } = health.failed("a", FailureScope::AllUsers, "refused", now);
             assert_eq!(news, failure == 0);
-            assert!(pause > longest.mul_f64(0.74) && pause <= LONGEST_REST);
+            assert!(pause > longest.mul_f64(0.74) && pause <= LONGEST_PAUSE);
             longest = longest.max(pause);
             assert_eq!(health.resting("a", "alice", now), Some(now + pause));
-            let down = health.down("a", now).unwrap();
-            assert_eq!((down.since, down.until), (begun, Some(now + pause)));
-            assert_eq!(down.reason, "refused");
+            let outage = health.outage("a", now).unwrap();
+            assert_eq!((outage.since, outage.until), (begun, Some(now + pause)));
+            assert_eq!(outage.reason, "refused");
             assert_eq!(health.resting("b", "alice", now), None);
             now += pause;
             assert_eq!(health.resting("a", "alice", now), None);
-            // It may be tried, and is down all the same.
-            let down = health.down("a", now).unwrap();
-            assert_eq!((down.since, down.until), (begun, None));
+            // A session may try it, and the outage goes on until a login succeeds.
+            let outage = health.outage("a", now).unwrap();
+            assert_eq!((outage.since, outage.until), (begun, None));
         }
-        assert!(longest > LONGEST_REST / 2);
+        assert!(longest > LONGEST_PAUSE / 2);
         assert!(health.succeeded("a", "alice"));
-        assert_eq!(health.down("a", now), None);
+        assert_eq!(health.outage("a", now), None);
         assert!(!health.succeeded("a", "alice"), "no news");
-        assert!(health.failed("a", Concerns::Everybody, "", now).0 <= SECOND);
+        assert!(health.failed("a", FailureScope::AllUsers, "", now).pause <= SECOND);
     }
 
     #[test]
     fn what_one_user_is_refused_concerns_no_other() {
-        let mut health = Health::default();
+        let mut health = AddressHealth::default();
         let now = Instant::now();
-        health.failed("a", Concerns::User("alice"), "no", now);
+        health.failed("a", FailureScope::User("alice"), "no", now);
         assert!(health.resting("a", "alice", now).is_some());
         assert_eq!(health.resting("a", "bob", now), None);
-        assert_eq!(health.down("a", now), None);
+        assert_eq!(health.outage("a", now), None);
         health.succeeded("a", "bob");
         assert!(health.resting("a", "alice", now).is_some());
     }
 
     #[test]
-    fn after_a_rest_one_tries_and_the_others_wait_for_what_comes_of_it() {
-        let mut health = Health::default();
+    fn after_a_rest_one_session_tries_and_the_others_wait_for_the_result() {
+        let mut health = AddressHealth::default();
         let now = Instant::now();
         health.trying("a", "alice", now, SECOND);
         assert_eq!(health.resting("a", "bob", now), None, "it never failed");
-        health.failed("a", Concerns::Everybody, "", now);
+        health.failed("a", FailureScope::AllUsers, "", now);
         let later = now + SECOND;
         assert_eq!(health.resting("a", "alice", later), None);
         health.trying("a", "alice", later, 5 * SECOND);
@@ -338,52 +372,56 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_gone_is_forgotten() {
-        let mut health = Health::default();
+    fn an_address_that_is_gone_is_forgotten() {
+        let mut health = AddressHealth::default();
         let now = Instant::now();
-        health.failed("a", Concerns::Everybody, "", now);
-        health.failed("b", Concerns::User("bob"), "", now);
-        health.keep(|place| place == "b");
+        health.failed("a", FailureScope::AllUsers, "", now);
+        health.failed("b", FailureScope::User("bob"), "", now);
+        health.retain(|address| address == "b");
         assert_eq!(health.resting("a", "bob", now), None);
         assert!(health.resting("b", "bob", now).is_some());
     }
 
     #[test]
     fn those_that_fail_together_count_once() {
-        let mut health = Health::default();
+        let mut health = AddressHealth::default();
         let now = Instant::now();
         for nth in 0..50 {
-            let (pause, news) = health.failed("a", Concerns::Everybody, "refused", now);
+            let RestStarted {
+                pause,
+                is_first_failure: news,
+            } = health.failed("a", FailureScope::AllUsers, "refused", now);
             assert!(pause <= SECOND, "{pause:?}");
             assert_eq!(news, nth == 0);
         }
         let later = now + SECOND;
         health.trying("a", "alice", later, 5 * SECOND);
-        let (pause, _) = health.failed("a", Concerns::Everybody, "refused", later);
+        let RestStarted { pause, .. } =
+            health.failed("a", FailureScope::AllUsers, "refused", later);
         assert!(pause > SECOND, "a try after the rest counts: {pause:?}");
     }
 
     #[test]
     fn a_try_that_concerned_one_user_only_keeps_nobody_else_away() {
-        let mut health = Health::default();
+        let mut health = AddressHealth::default();
         let now = Instant::now();
-        health.failed("a", Concerns::Everybody, "refused", now);
+        health.failed("a", FailureScope::AllUsers, "refused", now);
         let later = now + SECOND;
         health.trying("a", "alice", later, 10 * SECOND);
-        health.failed("a", Concerns::User("alice"), "denied", later);
+        health.failed("a", FailureScope::User("alice"), "denied", later);
         assert_eq!(health.resting("a", "bob", later), None);
         assert!(health.resting("a", "alice", later).is_some());
     }
 
     #[test]
     fn an_attempt_without_an_answer_keeps_everybody_away_until_it_answers() {
-        let mut health = Health::default();
+        let mut health = AddressHealth::default();
         let now = Instant::now();
         health.accepted("a", now);
         assert!(health.is_known_to_answer("a", now + SECOND));
         assert!(health.late(
             "a",
-            Concerns::Everybody,
+            FailureScope::AllUsers,
             now + 10 * SECOND,
             "no answer",
             now
@@ -391,7 +429,7 @@ mod tests {
         assert!(
             !health.late(
                 "a",
-                Concerns::Everybody,
+                FailureScope::AllUsers,
                 now + 11 * SECOND,
                 "no answer",
                 now
@@ -406,60 +444,66 @@ mod tests {
         assert!(health.is_only_late("a"));
         assert!(health.succeeded("a", "alice"));
         assert_eq!(health.resting("a", "bob", now + SECOND), None);
-        // The same attempt fails: the first failure.
+        // The same attempt fails in the end: this is the first failure.
         health.late(
             "a",
-            Concerns::Everybody,
+            FailureScope::AllUsers,
             now + 10 * SECOND,
             "no answer",
             now,
         );
-        let (pause, news) = health.failed("a", Concerns::Everybody, "slow", now + 9 * SECOND);
+        let RestStarted {
+            pause,
+            is_first_failure: news,
+        } = health.failed("a", FailureScope::AllUsers, "slow", now + 9 * SECOND);
         assert!(news && pause <= SECOND);
-        // It is turned away: whoever is, the address answers.
+        // A login that is refused is an answer, too.
         health.late(
             "b",
-            Concerns::Everybody,
+            FailureScope::AllUsers,
             now + 10 * SECOND,
             "no answer",
             now,
         );
-        health.failed("b", Concerns::User("alice"), "refused", now + SECOND);
+        health.failed("b", FailureScope::User("alice"), "refused", now + SECOND);
         assert_eq!(health.resting("b", "bob", now + SECOND), None);
         assert!(health.resting("b", "alice", now + SECOND).is_some());
     }
 
     #[test]
-    fn while_probes_decide_no_session_tries_it() {
-        let mut health = Health::default();
+    fn while_probes_decide_no_session_tries_the_address() {
+        let mut health = AddressHealth::default();
         let now = Instant::now();
-        let (pause, _) = health.failed("a", Concerns::Everybody, "slow", now);
+        let RestStarted { pause, .. } = health.failed("a", FailureScope::AllUsers, "slow", now);
         assert_eq!(health.next_probe("a"), None);
-        health.probed("a");
+        health.probing_began("a");
         assert_eq!(health.next_probe("a"), Some(now + pause));
         let much_later = now + 100 * SECOND;
         assert_eq!(health.resting("a", "bob", much_later), Some(much_later));
-        assert_eq!(health.down("a", much_later).unwrap().reason, "slow");
-        // The last resort of a session that finds nothing else.
+        assert_eq!(health.outage("a", much_later).unwrap().reason, "slow");
+        // A session that finds no other address tries it all the same.
         health.trying("a", "bob", much_later, SECOND);
-        let (longer, news) = health.failed("a", Concerns::Everybody, "slow", much_later);
+        let RestStarted {
+            pause: longer,
+            is_first_failure: news,
+        } = health.failed("a", FailureScope::AllUsers, "slow", much_later);
         assert!(longer > pause && !news);
         assert_eq!(health.next_probe("a"), Some(much_later + longer));
-        // What is no login says that one session may try.
+        // When probes end without a login, one session may try.
         let then = much_later + longer;
-        health.unprobed("a", then);
+        health.probing_ended("a", then);
         assert_eq!(health.next_probe("a"), None);
         assert_eq!(health.resting("a", "bob", then), None);
         health.trying("a", "bob", then, 10 * SECOND);
         assert!(health.resting("a", "alice", then).is_some());
-        health.probed("a");
+        health.probing_began("a");
         assert!(health.succeeded("a", "bob"));
         assert_eq!(health.next_probe("a"), None);
     }
 
     #[test]
     fn an_answer_is_known_for_a_while_only() {
-        let mut health = Health::default();
+        let mut health = AddressHealth::default();
         let now = Instant::now();
         assert!(!health.is_known_to_answer("a", now), "nobody asked");
         health.accepted("a", now);
@@ -467,9 +511,9 @@ mod tests {
         let later = now + KNOWN_TO_ANSWER + SECOND;
         assert!(!health.is_known_to_answer("a", later));
         health.accepted("a", later);
-        health.failed("a", Concerns::Everybody, "refused", later);
+        health.failed("a", FailureScope::AllUsers, "refused", later);
         assert!(!health.is_known_to_answer("a", later));
-        health.keep(|_| false);
+        health.retain(|_| false);
         assert!(!health.is_known_to_answer("a", later));
     }
 }

@@ -1,5 +1,5 @@
-//! Which nodes a cluster has: lists kept fresh in the background for as long as an endpoint needs
-//! them.
+//! The nodes of FinSpace clusters. hopend lists them in the background for as long as an endpoint needs
+//! them, so that no session waits for a list.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -10,172 +10,181 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::task::AbortOnDropHandle;
 
+use super::host_zone::HostZone;
 use crate::credential::{FetchError, Retry};
-use base::error::{ErrorKind, with_note};
+use base::error::ErrorKind;
 use finspace::environment::Environment;
 use finspace::{Cluster, Node};
 
-/// Between two looks at a list that nobody doubts.
-const EVERY: Duration = Duration::from_secs(60);
-/// Between two looks at the least, however much it is doubted.
-const LEAST: Duration = Duration::from_secs(5);
-/// The first pause after a failed look; it doubles up to [`EVERY`].
+/// How often a list is refreshed, at least. Shortened by up to a fifth at random.
+const REFRESH_EVERY: Duration = Duration::from_secs(60);
+/// The shortest time between two refreshes, however often a session asks for one.
+const SHORTEST_REFRESH: Duration = Duration::from_secs(5);
+/// Half the pause after the first refresh that fails. It doubles with each failure, up to
+/// [`REFRESH_EVERY`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Between two attempts to learn this host's availability zone.
-const ZONE_EVERY: Duration = Duration::from_secs(60);
-
-/// Where lists of nodes come from, and of clusters.
+/// Lists clusters and nodes, and tells this host's availability zone.
 pub trait Discover: Send + Sync + 'static {
-    /// Every cluster of an environment, with the daemon's own credentials.
+    /// Lists every cluster of an environment, with the daemon's own credentials.
     fn clusters<'a>(
         &'a self,
         environment: &'a Arc<Environment>,
     ) -> BoxFuture<'a, Result<Vec<Cluster>, FetchError>>;
 
-    /// Every node of a cluster, with the daemon's own credentials.
+    /// Lists every node of a cluster, with the daemon's own credentials.
     fn nodes<'a>(
         &'a self,
         environment: &'a Arc<Environment>,
         cluster: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Node>, FetchError>>;
 
-    /// The id of the availability zone that this host is in.
+    /// The id of this host's availability zone, such as `use1-az1`.
     fn zone(&self) -> BoxFuture<'_, Result<String, FetchError>>;
 }
 
-/// Every list of this process. Cheap to clone.
+/// The node lists of this process. Cheap to clone.
 #[derive(Clone)]
-pub struct Nodes(Arc<Shared>);
+pub struct Nodes(Arc<NodeLists>);
 
-struct Shared {
+struct NodeLists {
     source: Arc<dyn Discover>,
-    lists: Mutex<HashMap<Key, Arc<List>>>,
-    zone: Mutex<Zone>,
+    lists: Mutex<HashMap<ClusterKey, Arc<NodeList>>>,
+    zone: Arc<HostZone>,
 }
 
-type Key = (Arc<Environment>, String);
-
-#[derive(Default)]
-struct Zone {
-    told: Option<Arc<str>>,
-    learnt: Option<Arc<str>>,
-    asking: Option<AbortOnDropHandle<()>>,
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ClusterKey {
+    environment: Arc<Environment>,
+    cluster: String,
 }
 
-struct List {
-    seen: watch::Sender<Seen>,
-    doubted: Notify,
+struct NodeList {
+    listed: watch::Sender<ListedNodes>,
+    /// Asks for a refresh.
+    refresh: Notify,
 }
 
-/// What the last looks have shown.
+/// The result of the refreshes so far.
 #[derive(Debug, Clone, Default)]
-struct Seen {
-    nodes: Option<Arc<[Node]>>,
-    error: Option<Arc<FetchError>>,
+enum ListedNodes {
+    /// No refresh has ended yet.
+    #[default]
+    Unknown,
+    /// AWS has listed the nodes.
+    Known {
+        nodes: Arc<[Node]>,
+        /// The error of the last refresh. None if it succeeded.
+        error: Option<Arc<FetchError>>,
+    },
+    /// All refreshes have failed, the last one for this cause.
+    Failed(Arc<FetchError>),
 }
 
-/// A cluster's list. It is kept fresh while one of these lives.
-pub struct Listing {
+/// The nodes of one cluster. hopend refreshes the list for as long as one of its listings lives.
+pub struct NodeListing {
     nodes: Nodes,
-    list: Arc<List>,
-    seen: watch::Receiver<Seen>,
+    list: Arc<NodeList>,
+    listed: watch::Receiver<ListedNodes>,
 }
 
 impl Nodes {
-    /// No list yet.
+    /// No lists yet.
     pub fn new(source: Arc<dyn Discover>) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(NodeLists {
             source,
             lists: Mutex::default(),
-            zone: Mutex::default(),
+            zone: Arc::default(),
         }))
     }
 
-    /// The list of a cluster, which is looked at from now on. Must be called within a tokio runtime.
-    pub fn listing(&self, environment: &Arc<Environment>, cluster: &str) -> Listing {
-        let key = (Arc::clone(environment), cluster.to_owned());
+    /// The list of a cluster, which is refreshed from now on. Must be called within a tokio runtime.
+    pub fn listing(&self, environment: &Arc<Environment>, cluster: &str) -> NodeListing {
+        let key = ClusterKey {
+            environment: Arc::clone(environment),
+            cluster: cluster.to_owned(),
+        };
         let mut lists = lock(&self.0.lists);
-        // A list that is there has its keeper: that one ends under the same lock.
+        // A task refreshes each list in the map: the task removes the list under the same lock.
         let known = lists.get(&key).cloned();
         let list = known.clone().unwrap_or_else(|| {
-            Arc::new(List {
-                seen: watch::Sender::default(),
-                doubted: Notify::new(),
+            Arc::new(NodeList {
+                listed: watch::Sender::default(),
+                refresh: Notify::new(),
             })
         });
-        let listing = Listing {
+        let listing = NodeListing {
             nodes: self.clone(),
-            seen: list.seen.subscribe(),
+            listed: list.listed.subscribe(),
             list: Arc::clone(&list),
         };
         if known.is_none() {
             lists.insert(key.clone(), Arc::clone(&list));
-            tokio::spawn(keep(Arc::clone(&self.0), key, list));
+            tokio::spawn(keep_fresh(Arc::clone(&self.0), key, list));
         }
         listing
     }
 
-    /// The zone that the configuration tells, if it does. `needed`: an endpoint goes by zones.
-    pub fn tell_zone(&self, told: Option<&str>, needed: bool) {
-        let mut zone = lock(&self.0.zone);
-        zone.told = told.map(Arc::from);
-        if needed && told.is_none() && zone.learnt.is_none() && zone.asking.is_none() {
-            let asking = tokio::spawn(ask_zone(
-                Arc::downgrade(&self.0),
-                Arc::clone(&self.0.source),
-            ));
-            zone.asking = Some(AbortOnDropHandle::new(asking));
+    /// Sets the zone of the configuration. If it has none and an endpoint chooses nodes by zone
+    /// (`needed`), hopend asks AWS for the zone.
+    pub fn tell_zone(&self, configured: Option<&str>, needed: bool) {
+        let NodeLists { source, zone, .. } = &*self.0;
+        zone.configure(configured);
+        if needed {
+            zone.learn(source);
         }
     }
 }
 
-impl Listing {
-    /// The nodes as last seen; waits for the first look only. Cancel-safe.
+impl NodeListing {
+    /// The nodes, as listed last. Waits only until the first refresh has ended. Cancel-safe.
+    ///
+    /// # Errors
+    /// No refresh has succeeded so far.
     pub async fn nodes(&self) -> Result<Arc<[Node]>, Arc<FetchError>> {
-        let mut seen = self.seen.clone();
-        let looked = seen
-            .wait_for(|seen| seen.nodes.is_some() || seen.error.is_some())
+        let mut listed = self.listed.clone();
+        let listed = listed
+            .wait_for(|listed| !matches!(listed, ListedNodes::Unknown))
             .await;
-        // The sender lives in `self.list`.
-        let seen = looked.map(|seen| seen.clone()).unwrap_or_default();
-        match (seen.nodes, seen.error) {
-            (Some(nodes), _) => Ok(nodes),
-            (None, Some(error)) => Err(error),
-            (None, None) => Ok(Arc::default()),
+        // The sender lives in `self.list`: the wait cannot fail.
+        match listed.map(|listed| listed.clone()).unwrap_or_default() {
+            ListedNodes::Known { nodes, .. } => Ok(nodes),
+            ListedNodes::Failed(error) => Err(error),
+            ListedNodes::Unknown => Ok(Arc::default()),
         }
     }
 
-    /// The nodes as last seen, none before the first look.
+    /// The nodes, as listed last. Empty until a refresh has succeeded.
     pub fn known(&self) -> Arc<[Node]> {
-        self.seen.borrow().nodes.clone().unwrap_or_default()
+        match &*self.listed.borrow() {
+            ListedNodes::Known { nodes, .. } => Arc::clone(nodes),
+            ListedNodes::Unknown | ListedNodes::Failed(_) => Arc::default(),
+        }
     }
 
-    /// Returns when there is something new to see.
+    /// Waits until a refresh changes the list or its error.
     pub async fn changed(&mut self) {
-        // The sender lives in `self.list`.
-        let _ = self.seen.changed().await;
+        // The sender lives in `self.list`: the wait cannot fail.
+        let _ = self.listed.changed().await;
     }
 
-    /// Something does not fit the list: it is looked at again soon.
-    pub fn doubt(&self) {
-        self.list.doubted.notify_one();
+    /// Has the list refreshed soon: a session has met a node that does not fit the list.
+    pub fn refresh_soon(&self) {
+        self.list.refresh.notify_one();
     }
 
-    /// The availability zone of this host, as far as it is known.
+    /// The availability zone of this host. None until hopend has learned it.
     pub fn zone(&self) -> Option<Arc<str>> {
-        let zone = lock(&self.nodes.0.zone);
-        zone.told.clone().or_else(|| zone.learnt.clone())
+        self.nodes.0.zone.id()
     }
 }
 
-impl Clone for Listing {
+impl Clone for NodeListing {
     fn clone(&self) -> Self {
         Self {
             nodes: self.nodes.clone(),
             list: Arc::clone(&self.list),
-            seen: self.seen.clone(),
+            listed: self.listed.clone(),
         }
     }
 }
@@ -186,63 +195,80 @@ impl std::fmt::Debug for Nodes {
     }
 }
 
-impl std::fmt::Debug for Listing {
+impl std::fmt::Debug for NodeListing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Listing")
+        f.write_str("NodeListing")
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl ListedNodes {
+    /// Takes over the nodes of a refresh. Returns whether that changes anything.
+    fn listed(&mut self, listed: Vec<Node>, cluster: &str) -> bool {
+        if let Self::Known { nodes, error: None } = self
+            && **nodes == *listed
+        {
+            return false;
+        }
+        let count = listed.len();
+        tracing::info!(cluster, nodes = count, "nodes: {}", names(&listed));
+        *self = Self::Known {
+            nodes: listed.into(),
+            error: None,
+        };
+        true
+    }
+
+    /// Takes over the error of a refresh, and keeps the nodes. Returns whether that changes anything.
+    fn failed(&mut self, failure: FetchError, cluster: &str) -> bool {
+        let known = match self {
+            Self::Unknown => None,
+            Self::Known { error, .. } => error.as_ref(),
+            Self::Failed(error) => Some(&*error),
+        };
+        if known.is_some_and(|known| **known == failure) {
+            return false;
+        }
+        tracing::warn!(cluster, "{failure}");
+        let failure = Arc::new(failure);
+        match self {
+            Self::Known { error, .. } => *error = Some(failure),
+            Self::Unknown | Self::Failed(_) => *self = Self::Failed(failure),
+        }
+        true
+    }
 }
 
-/// Looks at a list until nobody needs it any more.
-async fn keep(shared: Arc<Shared>, (environment, cluster): Key, list: Arc<List>) {
+/// Refreshes a list until its last listing is dropped.
+async fn keep_fresh(lists: Arc<NodeLists>, key: ClusterKey, list: Arc<NodeList>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let looked = Instant::now();
-        let next = match look(&shared, &environment, &cluster).await {
+        let began = Instant::now();
+        let next = match refresh(&lists, &key).await {
             Ok(nodes) => {
                 pause = FIRST_PAUSE;
-                list.seen.send_if_modified(|seen| {
-                    let same =
-                        seen.error.is_none() && seen.nodes.as_deref() == Some(nodes.as_slice());
-                    if !same {
-                        tracing::info!(cluster, nodes = nodes.len(), "nodes: {}", names(&nodes));
-                        *seen = Seen {
-                            nodes: Some(nodes.into()),
-                            error: None,
-                        };
-                    }
-                    !same
-                });
-                EVERY
+                list.listed
+                    .send_if_modified(|listed| listed.listed(nodes, &key.cluster));
+                REFRESH_EVERY
             }
             Err(error) => {
-                pause = (pause * 2).min(EVERY);
-                list.seen.send_if_modified(|seen| {
-                    let same = seen.error.as_deref() == Some(&error);
-                    if !same {
-                        tracing::warn!(cluster, "{error}");
-                        seen.error = Some(Arc::new(error));
-                    }
-                    !same
-                });
+                pause = (pause * 2).min(REFRESH_EVERY);
+                list.listed
+                    .send_if_modified(|listed| listed.failed(error, &key.cluster));
                 pause
             }
         };
         let next = next.mul_f64(0.8 + 0.2 * fastrand::f64());
-        let doubted = async {
-            list.doubted.notified().await;
-            sleep_until(looked + LEAST).await;
+        let asked = async {
+            list.refresh.notified().await;
+            sleep_until(began + SHORTEST_REFRESH).await;
         };
         tokio::select! {
             () = sleep(next) => {}
-            () = doubted => {}
-            () = list.seen.closed() => {
-                let mut lists = lock(&shared.lists);
-                if list.seen.receiver_count() == 0 {
-                    lists.remove(&(environment, cluster));
+            () = asked => {}
+            () = list.listed.closed() => {
+                let mut lists = lock(&lists.lists);
+                if list.listed.receiver_count() == 0 {
+                    lists.remove(&key);
                     return;
                 }
             }
@@ -250,15 +276,16 @@ async fn keep(shared: Arc<Shared>, (environment, cluster): Key, list: Arc<List>)
     }
 }
 
-/// One look. A source that panics fails like any other: sessions wait for what comes of it.
-async fn look(
-    shared: &Shared,
-    environment: &Arc<Environment>,
-    cluster: &str,
-) -> Result<Vec<Node>, FetchError> {
-    let looking = async { shared.source.nodes(environment, cluster).await };
-    let looked = AssertUnwindSafe(looking).catch_unwind().await;
-    looked.unwrap_or_else(|_| {
+/// Lists the nodes of a cluster once. A panic of the source counts as a failure, as sessions wait for the
+/// result.
+async fn refresh(lists: &NodeLists, key: &ClusterKey) -> Result<Vec<Node>, FetchError> {
+    let ClusterKey {
+        environment,
+        cluster,
+    } = key;
+    let listing = async { lists.source.nodes(environment, cluster).await };
+    let listed = AssertUnwindSafe(listing).catch_unwind().await;
+    listed.unwrap_or_else(|_| {
         Err(FetchError {
             kind: ErrorKind::Internal,
             retry: Retry::Soon,
@@ -268,31 +295,7 @@ async fn look(
     })
 }
 
-async fn ask_zone(shared: std::sync::Weak<Shared>, source: Arc<dyn Discover>) {
-    let mut told = false;
-    loop {
-        match source.zone().await {
-            Ok(found) => {
-                tracing::info!(zone = found, "this host's availability zone");
-                if let Some(shared) = shared.upgrade() {
-                    lock(&shared.zone).learnt = Some(found.into());
-                }
-                return;
-            }
-            Err(error) if !told => {
-                tracing::warn!(
-                    "{}",
-                    with_note(&error, "until then all nodes are equally near")
-                );
-                told = true;
-            }
-            Err(error) => tracing::debug!("{error}"),
-        }
-        sleep(ZONE_EVERY).await;
-    }
-}
-
-/// The nodes in few words.
+/// The nodes with their zones, in one line. A node that is not RUNNING is shown with its status.
 pub(crate) fn names(nodes: &[Node]) -> String {
     if nodes.is_empty() {
         return "none".into();
@@ -310,19 +313,23 @@ pub(crate) fn names(nodes: &[Node]) -> String {
     names.join(", ")
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
 
     use super::*;
 
-    /// Answers as it is told, then with the last answer for ever.
-    struct Script {
+    /// Gives these answers in turn, then the last one for ever.
+    struct ScriptedNodes {
         answers: Mutex<VecDeque<Result<Vec<Node>, FetchError>>>,
-        looks: watch::Sender<usize>,
+        calls: watch::Sender<usize>,
     }
 
-    impl Discover for Script {
+    impl Discover for ScriptedNodes {
         fn clusters<'a>(
             &'a self,
             _: &'a Arc<Environment>,
@@ -335,7 +342,7 @@ mod tests {
             _: &'a Arc<Environment>,
             _: &'a str,
         ) -> BoxFuture<'a, Result<Vec<Node>, FetchError>> {
-            self.looks.send_modify(|looks| *looks += 1);
+            self.calls.send_modify(|calls| *calls += 1);
             let mut answers = lock(&self.answers);
             let answer = answers.pop_front().unwrap();
             if answers.is_empty() {
@@ -371,10 +378,10 @@ mod tests {
 
     fn script(
         answers: impl IntoIterator<Item = Result<Vec<Node>, FetchError>>,
-    ) -> (Nodes, Arc<Script>) {
-        let script = Arc::new(Script {
+    ) -> (Nodes, Arc<ScriptedNodes>) {
+        let script = Arc::new(ScriptedNodes {
             answers: Mutex::new(answers.into_iter().collect()),
-            looks: watch::Sender::new(0),
+            calls: watch::Sender::new(0),
         });
         (Nodes::new(Arc::clone(&script) as _), script)
     }
@@ -397,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_list_is_looked_at_again_each_minute_and_sooner_when_it_is_doubted() {
+    async fn a_list_is_refreshed_each_minute_and_sooner_when_a_session_asks() {
         let (all, script) = script([Ok(nodes(&["a"])), Ok(nodes(&["a", "b"])), Ok(nodes(&["b"]))]);
         let began = Instant::now();
         let mut listing = all.listing(&environment(), "hdb");
@@ -406,18 +413,21 @@ mod tests {
         listing.changed().await;
         listing.changed().await;
         let later = began.elapsed();
-        assert!(later >= EVERY.mul_f64(0.8) && later <= EVERY, "{later:?}");
+        assert!(
+            later >= REFRESH_EVERY.mul_f64(0.8) && later <= REFRESH_EVERY,
+            "{later:?}"
+        );
         assert_eq!(ids(&listing.known()), ["a", "b"]);
         let began = Instant::now();
-        listing.doubt();
+        listing.refresh_soon();
         listing.changed().await;
-        assert_eq!(began.elapsed(), LEAST);
+        assert_eq!(began.elapsed(), SHORTEST_REFRESH);
         assert_eq!(ids(&listing.nodes().await.unwrap()), ["b"]);
-        assert_eq!(*script.looks.borrow(), 3);
+        assert_eq!(*script.calls.borrow(), 3);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failed_look_leaves_the_list_as_it_was() {
+    async fn a_failed_refresh_leaves_the_list_as_it_was() {
         let (all, _) = script([Ok(nodes(&["a"])), Err(failure("denied"))]);
         let mut listing = all.listing(&environment(), "hdb");
         listing.changed().await;
@@ -432,7 +442,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_list_is_shared_and_left_alone_when_nobody_needs_it() {
+    async fn a_list_is_shared_and_no_longer_refreshed_when_nobody_needs_it() {
         let (all, script) = script([Ok(nodes(&["a"]))]);
         let environment = environment();
         let (one, two) = (
@@ -441,19 +451,19 @@ mod tests {
         );
         one.nodes().await.unwrap();
         two.nodes().await.unwrap();
-        assert_eq!(*script.looks.borrow(), 1);
+        assert_eq!(*script.calls.borrow(), 1);
         drop(one);
-        let mut looks = script.looks.subscribe();
-        looks.changed().await.unwrap();
+        let mut calls = script.calls.subscribe();
+        calls.changed().await.unwrap();
         drop(two);
-        let quiet = tokio::time::timeout(10 * EVERY, looks.changed()).await;
+        let quiet = tokio::time::timeout(10 * REFRESH_EVERY, calls.changed()).await;
         assert!(quiet.is_err(), "nobody looks");
         let again = all.listing(&environment, "hdb");
         assert_eq!(ids(&again.nodes().await.unwrap()), ["a"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_zone_that_is_told_goes_before_one_that_is_learnt() {
+    async fn a_configured_zone_overrules_a_learned_one() {
         let (all, _) = script([Ok(Vec::new())]);
         let listing = all.listing(&environment(), "hdb");
         all.tell_zone(None, true);
@@ -463,15 +473,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_look_that_panics_fails_like_any_other() {
+    async fn a_refresh_that_panics_fails_like_any_other() {
         // An empty script is a panic.
         let (all, script) = script([]);
         let listing = all.listing(&environment(), "hdb");
-        let error = tokio::time::timeout(EVERY, listing.nodes()).await;
+        let error = tokio::time::timeout(REFRESH_EVERY, listing.nodes()).await;
         let error = error.expect("a session waits for ever").unwrap_err();
         assert_eq!(error.kind, ErrorKind::Internal);
         lock(&script.answers).push_back(Ok(nodes(&["a"])));
-        sleep(EVERY).await;
+        sleep(REFRESH_EVERY).await;
         assert_eq!(ids(&listing.nodes().await.unwrap()), ["a"]);
     }
 }

@@ -1,10 +1,11 @@
-//! The password file of a fixed login: one that was changed needs no reload, one that was not is
-//! not read again. A thread of its own looks at it, so that a disk that hangs holds no session's thread.
+//! The file with the password of an endpoint's own login. hopend reads the file again only after it has
+//! changed, and a change needs no reload. A thread of its own touches the file, so that a disk that hangs
+//! holds up no session's thread.
 
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,124 +17,136 @@ use base::error::again;
 use base::file_access;
 use secret::Secret;
 
-/// A file that was written this shortly before it was read may have been written once more since,
-/// at the same time by the file system's clock.
-const SETTLED: Duration = Duration::from_millis(100);
+/// The file system's clock is coarse: a file that changed less than this before it was read may have
+/// changed once more since, at the same time by that clock.
+const SETTLED_AFTER: Duration = Duration::from_millis(100);
 /// How long a session waits for the file system.
-const PATIENCE: Duration = Duration::from_secs(2);
+const FILE_LIMIT: Duration = Duration::from_secs(2);
 
-/// What was read last, and the look that is being taken.
+/// The password file of one endpoint.
 #[derive(Debug)]
 pub(super) struct PasswordFile {
-    last: Arc<Mutex<Option<(State, Secret)>>>,
-    looks: SharedAnswers<(), Looked>,
+    path: PathBuf,
+    /// None until a password is known that needs no second reading.
+    last: Arc<Mutex<Option<KnownPassword>>>,
+    reads: SharedAnswers<(), Result<Secret, Arc<io::Error>>>,
 }
 
-type Looked = Result<Secret, Arc<io::Error>>;
+/// A password, and the stamp of the file that it was read from.
+#[derive(Debug, Clone)]
+struct KnownPassword {
+    stamp: FileStamp,
+    password: Secret,
+}
 
-/// What changes when a file is changed or replaced.
+/// Differs from the stamp before if the file was changed or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct State {
+struct FileStamp {
     device: u64,
     inode: u64,
     bytes: u64,
-    written: (i64, i64),
+    /// Seconds and nanoseconds of `mtime`.
+    modified: (i64, i64),
+    /// Seconds and nanoseconds of `ctime`.
     changed: (i64, i64),
 }
 
-impl Default for PasswordFile {
-    fn default() -> Self {
-        Self {
-            last: Arc::default(),
-            // Each session has the file looked at.
-            looks: SharedAnswers::new(|_| false),
-        }
-    }
+/// A password that was read just now.
+struct PasswordRead {
+    password: Secret,
+    /// None if the file may change without a change of its stamp.
+    stamp: Option<FileStamp>,
 }
 
 impl PasswordFile {
-    /// The password that is in the file now. Sessions that ask at the same time share one look. Where
-    /// the file system does not answer, it is the password that was read last.
-    ///
-    /// # Errors
-    /// The file can't be read, or the file system has not answered within [`PATIENCE`] and no password
-    /// is known.
-    pub(super) async fn password(&self, path: &Path) -> Result<Secret, OpenError> {
-        self.password_from(path, look).await
+    /// A file that has not been read yet.
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            last: Arc::default(),
+            // An answer serves only the sessions that asked for it: the next one checks the file anew.
+            reads: SharedAnswers::new(|_| false),
+        }
     }
 
-    async fn password_from<L>(&self, path: &Path, look: L) -> Result<Secret, OpenError>
+    /// The password that the file holds now. Sessions that ask at the same time share one reading. If
+    /// the file system does not answer within [`FILE_LIMIT`], this is the last known password.
+    ///
+    /// # Errors
+    /// hopend cannot read the file. Or the file system does not answer, and no password is known.
+    pub(super) async fn password(&self) -> Result<Secret, OpenError> {
+        self.password_from(read_if_changed).await
+    }
+
+    async fn password_from<R>(&self, read: R) -> Result<Secret, OpenError>
     where
-        L: FnOnce(&Path, Option<(State, Secret)>) -> io::Result<Seen> + Send + 'static,
+        R: FnOnce(&Path, Option<KnownPassword>) -> io::Result<PasswordRead> + Send + 'static,
     {
-        let question = self.looks.ask((), |()| {
-            let (last, path) = (Arc::clone(&self.last), path.to_path_buf());
+        let reading = self.reads.ask((), |()| {
+            let (last, path) = (Arc::clone(&self.last), self.path.clone());
             async move {
-                let known = last_of(&last).clone();
-                let looked = spawn_blocking(move || look(&path, known)).await;
-                let seen = looked
-                    .map_err(io::Error::other)
-                    .flatten()
-                    .map_err(Arc::new)?;
-                *last_of(&last) = seen.state.map(|state| (state, seen.password.clone()));
-                Ok(seen.password)
+                let known = lock(&last).clone();
+                let read = spawn_blocking(move || read(&path, known)).await;
+                let PasswordRead { password, stamp } =
+                    read.map_err(io::Error::other).flatten().map_err(Arc::new)?;
+                *lock(&last) = stamp.map(|stamp| KnownPassword {
+                    stamp,
+                    password: password.clone(),
+                });
+                Ok(password)
             }
         });
-        let late = |source| OpenError::PasswordFile {
-            path: path.to_path_buf(),
-            source,
-        };
-        match question.within(PATIENCE).await {
-            Some(looked) => looked.map_err(|error| failed(path, &error)),
-            None => match &*last_of(&self.last) {
-                Some((_, password)) => Ok(password.clone()),
-                None => Err(late(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!(
-                        "its file system has not answered within {} s",
-                        PATIENCE.as_secs()
+        match reading.within(FILE_LIMIT).await {
+            Some(read) => read.map_err(|error| open_error(&self.path, &error)),
+            None => match &*lock(&self.last) {
+                Some(known) => Ok(known.password.clone()),
+                None => Err(OpenError::PasswordFile {
+                    path: self.path.clone(),
+                    source: io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!(
+                            "its file system has not answered within {} s",
+                            FILE_LIMIT.as_secs()
+                        ),
                     ),
-                ))),
+                }),
             },
         }
     }
 }
 
-fn last_of(last: &Mutex<Option<(State, Secret)>>) -> MutexGuard<'_, Option<(State, Secret)>> {
-    last.lock().unwrap_or_else(PoisonError::into_inner)
+/// The password on the first line of a file.
+pub(crate) async fn read_password(path: &Path) -> Result<Secret, OpenError> {
+    let file = path.to_path_buf();
+    let read = spawn_blocking(move || first_line(&file)).await;
+    let read = read.map_err(io::Error::other).flatten();
+    read.map_err(|source| open_error(path, &source))
 }
 
-/// What a look at the file found.
-struct Seen {
-    password: Secret,
-    /// None where the file may be changed without a trace.
-    state: Option<State>,
-}
-
-/// Reads the file, unless it is as it was. Blocks.
-fn look(path: &Path, known: Option<(State, Secret)>) -> io::Result<Seen> {
+/// Reads the file, unless its stamp is the known one. Blocks.
+fn read_if_changed(path: &Path, known: Option<KnownPassword>) -> io::Result<PasswordRead> {
     let before = std::fs::metadata(path).ok();
-    if let (Some(now), Some((state, password))) = (&before, known)
-        && state == State::of(now)
+    if let (Some(now), Some(known)) = (&before, known)
+        && known.stamp == FileStamp::of(now)
     {
-        return Ok(Seen {
-            password,
-            state: Some(state),
+        return Ok(PasswordRead {
+            password: known.password,
+            stamp: Some(known.stamp),
         });
     }
-    Ok(Seen {
+    Ok(PasswordRead {
         password: first_line(path)?,
-        state: before.filter(is_settled).as_ref().map(State::of),
+        stamp: before.filter(is_settled).as_ref().map(FileStamp::of),
     })
 }
 
-impl State {
+impl FileStamp {
     fn of(file: &Metadata) -> Self {
         Self {
             device: file.dev(),
             inode: file.ino(),
             bytes: file.size(),
-            written: (file.mtime(), file.mtime_nsec()),
+            modified: (file.mtime(), file.mtime_nsec()),
             changed: (file.ctime(), file.ctime_nsec()),
         }
     }
@@ -145,18 +158,21 @@ fn is_settled(file: &Metadata) -> bool {
         u32::try_from(file.ctime_nsec()).unwrap_or_default(),
     );
     let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed);
-    age.is_ok_and(|age| age > SETTLED)
+    age.is_ok_and(|age| age > SETTLED_AFTER)
 }
 
-/// The password on the first line of a file.
-pub(crate) async fn read_password(path: &Path) -> Result<Secret, OpenError> {
-    let file = path.to_path_buf();
-    let read = spawn_blocking(move || first_line(&file)).await;
-    let read = read.map_err(io::Error::other).flatten();
-    read.map_err(|source| failed(path, &source))
+/// The first line of a file, if no other account can read or change the file. Blocks.
+fn first_line(path: &Path) -> io::Result<Secret> {
+    let bytes = file_access::read_secret(path)?;
+    let line = bytes.expose().split(|&b| b == b'\n').next();
+    let line = line.unwrap_or_default().trim_ascii_end();
+    if line.is_empty() {
+        return Err(io::Error::other("its first line is empty"));
+    }
+    Ok(Secret::new(line))
 }
 
-fn failed(path: &Path, error: &io::Error) -> OpenError {
+fn open_error(path: &Path, error: &io::Error) -> OpenError {
     match file_access::exposure(error) {
         Some(exposed) => OpenError::Exposed {
             what: exposed.what(),
@@ -169,15 +185,8 @@ fn failed(path: &Path, error: &io::Error) -> OpenError {
     }
 }
 
-/// Of a file that other accounts can neither change nor read. Blocks.
-fn first_line(path: &Path) -> io::Result<Secret> {
-    let bytes = file_access::read_secret(path)?;
-    let line = bytes.expose().split(|&b| b == b'\n').next();
-    let line = line.unwrap_or_default().trim_ascii_end();
-    if line.is_empty() {
-        return Err(io::Error::other("its first line is empty"));
-    }
-    Ok(Secret::new(line))
+fn lock(last: &Mutex<Option<KnownPassword>>) -> MutexGuard<'_, Option<KnownPassword>> {
+    last.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -188,33 +197,33 @@ mod tests {
     async fn a_file_that_has_settled_is_read_once_until_it_changes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("password");
-        let file = PasswordFile::default();
+        let file = PasswordFile::new(&path);
         let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::write(&path, "").unwrap();
         std::fs::set_permissions(&path, closed).unwrap();
         for password in ["first", "other", "a longer one"] {
             std::fs::write(&path, password).unwrap();
-            let read = file.password(&path).await.unwrap();
+            let read = file.password().await.unwrap();
             assert_eq!(read.expose(), password.as_bytes());
         }
         let known = || file.last.lock().unwrap().is_some();
-        // Long enough ago by the file system's clock: then it is kept.
+        // Once the file has settled, its password is kept.
         while !known() {
             tokio::task::yield_now().await;
-            file.password(&path).await.unwrap();
+            file.password().await.unwrap();
         }
-        let read = file.password(&path).await.unwrap();
+        let read = file.password().await.unwrap();
         assert_eq!(read.expose(), b"a longer one");
         std::fs::remove_file(&path).unwrap();
-        assert!(file.password(&path).await.is_err(), "it is gone");
+        assert!(file.password().await.is_err(), "it is gone");
         std::fs::write(&path, "back again").unwrap();
         let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         std::fs::set_permissions(&path, open).unwrap();
-        let exposed = file.password(&path).await.unwrap_err();
+        let exposed = file.password().await.unwrap_err();
         assert!(matches!(exposed, OpenError::Exposed { .. }), "{exposed}");
         let closed = std::os::unix::fs::PermissionsExt::from_mode(0o640);
         std::fs::set_permissions(&path, closed).unwrap();
-        let read = file.password(&path).await.unwrap();
+        let read = file.password().await.unwrap();
         assert_eq!(read.expose(), b"back again");
     }
 
@@ -228,17 +237,17 @@ mod tests {
         (folder, path)
     }
 
-    /// One thread for all sessions, and none of them waits longer than that.
+    /// All sessions share one thread, and none of them waits longer than the limit.
     #[tokio::test]
     async fn a_file_system_that_hangs_holds_one_thread_and_no_session() {
         let (_folder, path) = secret();
-        let file = PasswordFile::default();
+        let file = PasswordFile::new(&path);
         let (release, hangs) = std::sync::mpsc::channel::<()>();
-        let hung = file.password_from(&path, move |path, known| {
+        let hung = file.password_from(move |path, known| {
             let _ = hangs.recv();
-            look(path, known)
+            read_if_changed(path, known)
         });
-        let others = (0..100).map(|_| file.password(&path));
+        let others = (0..100).map(|_| file.password());
         let (hung, others) = tokio::join!(hung, futures_util::future::join_all(others));
         for late in others.into_iter().chain([hung]) {
             let late = late.unwrap_err();
@@ -246,24 +255,24 @@ mod tests {
             assert!(why.contains("has not answered within 2 s"), "{why}");
         }
         drop(release);
-        // The look that was late is of use to the next.
-        while file.looks.answered(&()).is_none() {
+        // A reading that comes too late for its session serves the next one.
+        while file.reads.answered(&()).is_none() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(file.password(&path).await.unwrap().expose(), b"secret");
+        assert_eq!(file.password().await.unwrap().expose(), b"secret");
     }
 
     #[tokio::test]
     async fn the_last_password_serves_while_the_file_system_hangs() {
         let (_folder, path) = secret();
-        let file = PasswordFile::default();
+        let file = PasswordFile::new(&path);
         while file.last.lock().unwrap().is_none() {
-            file.password(&path).await.unwrap();
+            file.password().await.unwrap();
         }
         let (_release, hangs) = std::sync::mpsc::channel::<()>();
-        let hung = file.password_from(&path, move |path, known| {
+        let hung = file.password_from(move |path, known| {
             let _ = hangs.recv();
-            look(path, known)
+            read_if_changed(path, known)
         });
         assert_eq!(hung.await.unwrap().expose(), b"secret");
     }

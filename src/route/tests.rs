@@ -1,4 +1,4 @@
-//! Endpoints whose logins can't be had.
+//! Endpoints whose logins fail.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,8 +9,10 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::config::{Config, OsUser, parse};
-use crate::credential::{Clock, Fetch, FetchError, Now, Retry};
-use crate::route::nodes::Discover;
+use crate::credential::{Clock, Credential, Fetch, FetchError, Now, Retry};
+use crate::route::nodes::{Discover, Nodes};
+use crate::upstream::UpstreamError;
+use crate::upstream::tls::TlsConfigs;
 use base::error::ErrorKind;
 use finspace::Cluster;
 use finspace::environment::Environment;
@@ -115,8 +117,7 @@ async fn aws_that_is_silent_is_not_waited_for_once_a_node() {
     });
     let credentials = Credentials::new(Arc::new(Silent), clock);
     let nodes = Nodes::new(Arc::new(Silent));
-    let route = Route::new(Arc::clone(endpoint), &TlsConfigs::default(), &nodes);
-    let route = Arc::new(route);
+    let route = route(Arc::clone(endpoint), &nodes);
     let began = Instant::now();
     let error = route
         .open(
@@ -148,7 +149,7 @@ async fn a_reset_that_a_clients_own_login_provoked_keeps_nobody_else_away() {
     ));
     let nodes = Nodes::new(Arc::new(Silent));
     let endpoint = Arc::clone(&config.endpoints[0]);
-    let route = Arc::new(Route::new(endpoint, &TlsConfigs::default(), &nodes));
+    let route = route(endpoint, &nodes);
     let credentials = Credentials::new(Arc::new(Silent), Clock::system());
     let opened = route
         .open(
@@ -162,14 +163,30 @@ async fn a_reset_that_a_clients_own_login_provoked_keeps_nobody_else_away() {
     let error = opened.unwrap_err();
     let broken = matches!(&error, OpenError::Upstream(UpstreamError::Login { .. }));
     assert!(broken, "{error}");
-    assert_eq!(route.places()[0].reason, None, "it rests for everybody");
+    assert_eq!(
+        route.address_rows()[0].reason,
+        None,
+        "it rests for everybody"
+    );
+}
+
+fn route(endpoint: Arc<Endpoint>, nodes: &Nodes) -> Arc<Route> {
+    match PreparedTarget::new(endpoint, &TlsConfigs::default(), nodes) {
+        PreparedTarget::Kdb(route) => route,
+        PreparedTarget::Console(_) => panic!("a console"),
+    }
+}
+
+/// How many addresses have a probe.
+fn probes(route: &Route) -> usize {
+    route.target.prober().map_or(0, probe::Prober::count)
 }
 
 async fn open(
     route: &Arc<Route>,
     user: &Arc<User>,
     credentials: &Credentials,
-) -> Result<Reached, OpenError> {
+) -> Result<KdbConnection, OpenError> {
     route
         .open(
             user,
@@ -199,22 +216,22 @@ async fn each_address_that_fails_has_one_probe_until_the_endpoint_is_served_no_m
     ));
     let nodes = Nodes::new(Arc::new(Silent));
     let endpoint = Arc::clone(&config.endpoints[0]);
-    let route = Arc::new(Route::new(endpoint, &TlsConfigs::default(), &nodes));
+    let route = route(endpoint, &nodes);
     let credentials = Credentials::new(Arc::new(Silent), Clock::system());
     for _ in 0..3 {
         open(&route, &config.users[0], &credentials)
             .await
             .unwrap_err();
-        assert_eq!(route.prober.count(), 2);
+        assert_eq!(probes(&route), 2);
     }
     drop(route.guard());
-    let ended = tokio::time::timeout(Duration::from_secs(60), route.cooled_down());
+    let ended = tokio::time::timeout(Duration::from_secs(60), route.closed());
     ended.await.expect("probes go on");
-    assert_eq!(route.prober.count(), 0);
+    assert_eq!(probes(&route), 0);
     open(&route, &config.users[0], &credentials)
         .await
         .unwrap_err();
-    assert_eq!(route.prober.count(), 0, "the endpoint is gone");
+    assert_eq!(probes(&route), 0, "the endpoint is gone");
 }
 
 #[tokio::test]
@@ -224,10 +241,25 @@ async fn one_address_alone_is_not_probed() {
     let config = read(&format!("{head}connect = \":{one}\"\nlogin = \"client\"\n"));
     let nodes = Nodes::new(Arc::new(Silent));
     let endpoint = Arc::clone(&config.endpoints[0]);
-    let route = Arc::new(Route::new(endpoint, &TlsConfigs::default(), &nodes));
+    let route = route(endpoint, &nodes);
     let credentials = Credentials::new(Arc::new(Silent), Clock::system());
     open(&route, &config.users[0], &credentials)
         .await
         .unwrap_err();
-    assert_eq!(route.prober.count(), 0);
+    assert_eq!(probes(&route), 0);
+}
+
+#[tokio::test]
+async fn a_console_has_no_route() {
+    let (head, _) = CONFIG.split_once("cluster = ").unwrap();
+    let config = read(&format!("{head}kind = \"console\"\n"));
+    let endpoint = Arc::clone(&config.endpoints[0]);
+    let nodes = Nodes::new(Arc::new(Silent));
+    let target = PreparedTarget::new(endpoint, &TlsConfigs::default(), &nodes);
+    let PreparedTarget::Console(console) = &target else {
+        panic!("a route to kdb+");
+    };
+    assert_eq!(console.environment().unwrap().name, "prod");
+    assert!(target.recipes(&config.users[0]).is_empty());
+    assert!(target.guard().is_none(), "a console has nothing to close");
 }

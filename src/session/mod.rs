@@ -21,7 +21,7 @@ use crate::identity::client_tls::Certificates;
 use crate::limits::Door;
 pub use crate::primitives::numbers::SessionNumbers;
 use crate::primitives::stop::Stopping;
-use crate::route::Route;
+use crate::route::PreparedTarget;
 use client::ClientStream;
 use opening::Accepted;
 pub use refusal::Refusal;
@@ -42,8 +42,8 @@ pub struct Session {
     pub listen: ListenAddress,
     /// Whether processes of other hosts can connect to this address.
     pub exposed: bool,
-    /// The endpoint, made ready.
-    pub route: Arc<Route>,
+    /// The endpoint's target, made ready.
+    pub target: Arc<PreparedTarget>,
     /// The parts of the daemon that every session uses.
     pub services: Arc<Services>,
     /// Receives the shutdown signal.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use finspace::environment::Environment;
 use q_ipc::handshake::{Hello, common_capability};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -13,11 +14,11 @@ use super::Session;
 use super::client::ClientStream;
 use super::refusal::Refusal;
 use super::refused::{Refused, RefusedClient, Seat};
-use crate::config::{Endpoint, Target, User};
+use crate::config::{Endpoint, User};
 use crate::console;
 use crate::identity::{Guess, Peer, PeerError, Proof};
 use crate::limits::{Door, Place};
-use crate::route::Reached;
+use crate::route::{KdbConnection, PreparedTarget};
 use crate::telemetry::audit;
 use crate::telemetry::opening::{Laps, OpenStage, Opening};
 use crate::upstream::{Trail, Upstream};
@@ -72,8 +73,8 @@ pub(super) enum Server {
         upstream: Upstream,
         opening: Opening,
     },
-    /// hopend itself.
-    Console,
+    /// hopend itself, which lists the clusters of this environment.
+    Console(Option<Arc<Environment>>),
 }
 
 /// A user whose client hopend has identified.
@@ -102,7 +103,7 @@ impl Accepted {
     /// Begins a session. On an endpoint with TLS, a client that comes over TCP has to speak TLS.
     pub(super) async fn begin(client: ClientStream, mut session: Session) -> Result<Self, Refused> {
         let number = session.services.sessions.next();
-        let name = &session.route.endpoint().name;
+        let name = &session.target.endpoint().name;
         let record = audit::Record::new(number, name, &session.listen);
         let (tls, door) = (session.tls.take(), session.door.take());
         let begun = match tls.filter(|_| client.tcp().is_some()) {
@@ -167,7 +168,7 @@ impl Accepted {
             session,
             record,
         } = &mut self.connection;
-        let endpoint = session.route.endpoint();
+        let endpoint = session.target.endpoint();
         let services = &session.services;
         let OpeningTimes { begun, laps } = &self.times;
         let limit = endpoint.handshake_timeout;
@@ -229,7 +230,7 @@ impl Identified {
         let Connection {
             client, session, ..
         } = &mut self.connection;
-        let endpoint = session.route.endpoint();
+        let endpoint = session.target.endpoint();
         let user = &self.introduction.caller.user;
         let place = session.services.limits.place(endpoint, user);
         let place = self.times.laps.time(OpenStage::Identify, place);
@@ -298,15 +299,17 @@ impl Admitted {
             hello,
             trail,
         } = &self.introduction;
-        let (route, credentials) = (&session.route, &session.services.credentials);
-        let target = &route.endpoint().target;
-        if let Target::Console { .. } = target {
-            record.reached(target, None);
-            accept(client, hello, console::CAPABILITY).await?;
-            return Ok(Server::Console);
-        }
+        let route = match &*session.target {
+            PreparedTarget::Kdb(route) => route,
+            PreparedTarget::Console(console) => {
+                record.reached(&session.target.endpoint().target, None);
+                accept(client, hello, console::CAPABILITY).await?;
+                return Ok(Server::Console(console.environment().cloned()));
+            }
+        };
+        let credentials = &session.services.credentials;
         let OpeningTimes { begun, laps } = &self.times;
-        let Reached {
+        let KdbConnection {
             upstream,
             node,
             warm,
@@ -332,7 +335,7 @@ impl Server {
     pub(super) fn opening(&self) -> Option<&Opening> {
         match self {
             Self::Kdb { opening, .. } => Some(opening),
-            Self::Console => None,
+            Self::Console(_) => None,
         }
     }
 }
@@ -390,7 +393,7 @@ async fn identify(
     proof: &Proof<'_>,
     hello: &Hello,
 ) -> Result<Arc<User>, Refusal> {
-    let (services, endpoint) = (&session.services, session.route.endpoint());
+    let (services, endpoint) = (&session.services, session.target.endpoint());
     let (penalties, limit) = (&services.penalties, endpoint.handshake_timeout);
     let (peer, crowded) = (proof.peer, |_| Refusal::Crowded(limit));
     let now = || Instant::now().into_std();

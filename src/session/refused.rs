@@ -57,7 +57,7 @@ impl Refused {
             refusal,
             client,
         } = self;
-        let endpoint = connection.session.route.endpoint();
+        let endpoint = connection.session.target.endpoint();
         let is_explained = endpoint.errors == Errors::Explain
             && matches!(refusal, Refusal::Open(_) | Refusal::Limit(_));
         match client {

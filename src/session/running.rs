@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::error::{chain, with_fix};
+use finspace::environment::Environment;
 use q_relay::budget::{LEAN_DIRECTION, MemoryAccount};
 use q_relay::relay::{End, Farewell, Meters, Plan, Relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +16,7 @@ use super::end::{EndReason, LastResponses};
 use super::opening::{Caller, Connection, Opened, Server};
 use super::watch::Watch;
 use super::{CUT_DELIVERY, GOODBYE, Services, Session, write_lasting_later, write_repeats_later};
-use crate::config::{Endpoint, Target, User};
+use crate::config::{Endpoint, User};
 use crate::console;
 use crate::telemetry::audit::{self, SessionEnd};
 use crate::telemetry::live::{EndOrder, OpenSession};
@@ -46,7 +47,7 @@ pub(super) async fn run(opened: Opened) {
         .live
         .opened(&record, &caller.user, server.opening());
     let running = Running {
-        limits: TimeLimits::of(session.route.endpoint(), &caller.user),
+        limits: TimeLimits::of(session.target.endpoint(), &caller.user),
         client,
         session,
         record,
@@ -58,7 +59,7 @@ pub(super) async fn run(opened: Opened) {
             upstream.stream.charge(place.memory());
             running.relay(upstream, place.memory()).await;
         }
-        Server::Console => running.console().await,
+        Server::Console(environment) => running.console(environment.as_ref()).await,
     }
     // The session keeps its share of the limits until both connections are closed.
     drop(place);
@@ -176,7 +177,7 @@ impl Running {
         upstream: &mut UpstreamStream,
         memory: &Arc<MemoryAccount>,
     ) -> EndReason {
-        let endpoint = self.session.route.endpoint();
+        let endpoint = self.session.target.endpoint();
         let plan = Plan {
             keepalive: endpoint.keepalive.clone(),
             max_message: endpoint.max_message,
@@ -258,9 +259,9 @@ impl Running {
     }
 
     /// Answers the client's requests as a console, then closes the connection.
-    async fn console(mut self) {
+    async fn console(mut self, environment: Option<&Arc<Environment>>) {
         let services = &self.session.services;
-        let endpoint = self.session.route.endpoint();
+        let endpoint = self.session.target.endpoint();
         let status = || Box::pin(Arc::clone(services).look()) as console::Look;
         let dialled = self
             .record
@@ -269,10 +270,7 @@ impl Running {
         let meters = Arc::clone(self.entry.meters());
         let visit = console::Visit {
             user: &self.caller.user.name,
-            environment: match &endpoint.target {
-                Target::Console { environment } => environment.as_ref(),
-                _ => None,
-            },
+            environment,
             dialled: dialled.filter(|address| !address.is_loopback()),
             max_message: endpoint.max_message,
             live: &services.live,

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio_util::sync::DropGuard;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Key, ReloadError, Running, expect_nodes, keys, warn_of_hidden, warn_of_plain};
@@ -14,7 +13,7 @@ use crate::config::{self, AccountDatabase, Config, Endpoint, ListenAddress, Load
 use crate::daemon::confine::Confinement;
 use crate::daemon::listener::{BindError, HeldSockets, Listener, Listening, Passed, Served};
 use crate::identity::client_tls::Certificates;
-use crate::route::Route;
+use crate::route::PreparedTarget;
 use crate::route::nodes::Nodes;
 use crate::session::Services;
 use crate::surface::admin::{KnownAdmin, PreparedAdmin};
@@ -237,12 +236,14 @@ pub(super) fn prepare<'k>(
             } else {
                 let tls = endpoint.tls.as_ref();
                 let certificates = tls.map(|tls| Certificates::new(&endpoint.name, tls));
-                let route = Arc::new(Route::new(Arc::clone(endpoint), &authorities_made, nodes));
-                let expecting = route.listing().map(|_| {
-                    let expecting = expect_nodes(Arc::clone(&route), Arc::clone(services));
+                let route = PreparedTarget::new(Arc::clone(endpoint), &authorities_made, nodes);
+                let route = Arc::new(route);
+                let expecting = route.node_listing().map(|listing| {
+                    let services = Arc::clone(services);
+                    let expecting = expect_nodes(listing.clone(), Arc::clone(&route), services);
                     Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
                 });
-                let in_service: Option<Arc<DropGuard>> = Some(Arc::new(route.guard()));
+                let in_service = route.guard().map(Arc::new);
                 Ready::Fresh(Running {
                     endpoint: Arc::clone(endpoint),
                     authorities,

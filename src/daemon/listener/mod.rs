@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::identity::client_tls::Certificates;
 use crate::identity::is_exposed;
 use crate::primitives::stop::Stopping;
-use crate::route::Route;
+use crate::route::PreparedTarget;
 use crate::session::client::{ClientStream, Detached};
 use crate::session::{self, Services, Session};
 use base::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors, with_fix, with_note};
@@ -36,8 +36,8 @@ pub const BIND_EVERY: Duration = Duration::from_secs(5);
 /// What an endpoint's listeners share, and a reload swaps.
 #[derive(Debug, Clone)]
 pub struct Served {
-    /// Where connections go.
-    pub route: Arc<Route>,
+    /// The endpoint's target.
+    pub route: Arc<PreparedTarget>,
     /// What TLS is spoken with, to those that come over TCP.
     pub tls: Option<Arc<Certificates>>,
 }
@@ -88,7 +88,7 @@ pub async fn run(
         let session = Session {
             exposed: is_exposed(listener.address()),
             listen: listener.address().clone(),
-            route: Arc::clone(&served.borrow().route),
+            target: Arc::clone(&served.borrow().route),
             tls: served.borrow().tls.clone(),
             services: Arc::clone(&services),
             stopping: stopping.clone(),

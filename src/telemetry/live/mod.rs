@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::config::{Endpoint, LeftOut, LeftOutCause, ListenAddress, PartKind, User};
 use crate::credential::{Credentials, Recipe, State};
 use crate::daemon::listener::{AddressState, UnboundAddress};
-use crate::route::Route;
+use crate::route::PreparedTarget;
 use crate::surface::status::{CredentialRow, EndpointRow, LeftOutRow, Status, UnboundRow};
 use crate::telemetry::audit::Record;
 use crate::telemetry::opening::Opening;
@@ -44,8 +44,8 @@ pub struct Live {
 /// An endpoint as it is served now.
 #[derive(Debug, Clone)]
 pub struct Shown {
-    /// Where it leads, and its configuration.
-    pub route: Arc<Route>,
+    /// Its target, and its configuration.
+    pub route: Arc<PreparedTarget>,
     /// Its addresses, bound or not, in the order of the configuration.
     pub listen: Vec<watch::Receiver<AddressState>>,
 }
@@ -213,7 +213,7 @@ impl Live {
                 outstanding,
                 carried,
             } = sums.remove(&endpoint.name).unwrap_or_default();
-            let (places, warm) = (shown.route.places(), shown.route.warm());
+            let (places, warm) = (shown.route.address_rows(), shown.route.warm_rows());
             EndpointTotals {
                 name: endpoint.name.clone(),
                 open,
@@ -310,8 +310,8 @@ fn endpoint_row(shown: &Shown, counts: &Counts, sessions: u64) -> EndpointRow {
         max_sessions: endpoint.max_sessions as u64,
         opened: counts.opened,
         refused: counts.refused.sum(),
-        places: shown.route.places(),
-        warm: shown.route.warm(),
+        places: shown.route.address_rows(),
+        warm: shown.route.warm_rows(),
     }
 }
 
