@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
-use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
+use q_ipc::frame::{FrameTracker, HEADER_LEN, MessageType, StreamPart};
 use q_ipc::message::text;
 use simulator::Options;
 use socket2::SockRef;
@@ -45,15 +45,15 @@ fn numbered(number: usize, length: usize) -> Vec<u8> {
 
 /// How many whole messages the bytes begin with.
 fn whole(bytes: &[u8]) -> usize {
-    let (mut tracker, mut at, mut count) = (Tracker::default(), 0, 0);
+    let (mut tracker, mut at, mut count) = (FrameTracker::default(), 0, 0);
     loop {
         match tracker.next(&bytes[at..]).unwrap() {
-            Piece::Header(_) => at += HEADER_LEN,
-            Piece::Body(length) => {
+            StreamPart::Header(_) => at += HEADER_LEN,
+            StreamPart::Body(length) => {
                 at += length;
                 count += usize::from(tracker.at_boundary());
             }
-            Piece::Partial => return count,
+            StreamPart::Incomplete => return count,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::route::Opened;
-use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
+use q_ipc::frame::{FrameTracker, HEADER_LEN, MessageType, StreamPart};
 use q_relay::relay::{Keepalive, KeepaliveSettings, Stream};
 
 /// After this it is renewed: `.z.po` of kdb+ has seen it come, and what that noted grows old; and
@@ -36,7 +36,7 @@ pub(super) struct Kept {
     answer_by: Option<Instant>,
     /// How long that may take.
     patience: Duration,
-    answer: Tracker,
+    answer: FrameTracker,
     /// A part of the answer's header.
     head: Vec<u8>,
 }
@@ -77,7 +77,7 @@ impl Kept {
             pings: Keepalive::new(&sooner(keepalive), now),
             answer_by: None,
             patience,
-            answer: Tracker::default(),
+            answer: FrameTracker::default(),
             head: Vec::new(),
         }
     }
@@ -137,12 +137,12 @@ impl Kept {
                 return Err(Lost::Unasked);
             }
             match self.answer.next(&self.head) {
-                Ok(Piece::Partial) => return Ok(()),
-                Ok(Piece::Header(header)) if header.message_type == MessageType::Response => {
+                Ok(StreamPart::Incomplete) => return Ok(()),
+                Ok(StreamPart::Header(header)) if header.message_type == MessageType::Response => {
                     self.head.drain(..HEADER_LEN);
                 }
-                Ok(Piece::Header(_)) | Err(_) => return Err(Lost::Unasked),
-                Ok(Piece::Body(count)) => {
+                Ok(StreamPart::Header(_)) | Err(_) => return Err(Lost::Unasked),
+                Ok(StreamPart::Body(count)) => {
                     self.head.drain(..count);
                     if self.answer.at_boundary() {
                         self.pings.answered();

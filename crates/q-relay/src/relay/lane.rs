@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::budget::{LEAN_DIRECTION, MemoryAccount};
 use crate::buffer::{Buffer, CHUNK};
-use q_ipc::frame::{HEADER_LEN, Header, HeaderError, Piece, Tracker};
+use q_ipc::frame::{FrameTracker as Tracker, HEADER_LEN, Header, HeaderError, StreamPart as Piece};
 
 /// Bytes on their way from one socket to the other.
 ///
@@ -194,7 +194,7 @@ impl Lane {
             // The tracker counts a header as passed, so what is held is asked of a copy.
             let mut ahead = self.tracker.clone();
             match ahead.next(bytes)? {
-                Piece::Partial => return Ok(()),
+                Piece::Incomplete => return Ok(()),
                 Piece::Body(count) => {
                     self.cleared += count;
                     self.tracker = ahead;
@@ -309,7 +309,7 @@ impl Lane {
             match tracker.next(&self.buffer[at..end]) {
                 Ok(Piece::Header(_)) => at += HEADER_LEN,
                 Ok(Piece::Body(count)) => at += count,
-                Ok(Piece::Partial) => break,
+                Ok(Piece::Incomplete) => break,
                 Err(_) => {
                     at = self.end;
                     break;
@@ -382,7 +382,7 @@ impl Lane {
             match tracker.next(&self.buffer[*at..self.start]) {
                 Ok(Piece::Header(_)) => *at += HEADER_LEN,
                 Ok(Piece::Body(count)) => *at += count,
-                Ok(Piece::Partial) => break,
+                Ok(Piece::Incomplete) => break,
                 // Bytes behind a refused header, which count as no message.
                 Err(_) => *at = self.start,
             }

@@ -10,7 +10,7 @@ use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::histogram::Histogram;
-use q_ipc::frame::{HEADER_LEN, Piece, Tracker};
+use q_ipc::frame::{FrameTracker as Tracker, HEADER_LEN, StreamPart as Piece};
 use q_ipc::message::{error_response, message, text};
 
 const EVERY: Duration = Duration::from_secs(60);
