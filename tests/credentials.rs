@@ -70,7 +70,7 @@ async fn fetched_ahead_for_every_user_and_endpoint_that_can_be_told_apart() {
         .sim
         .assumed()
         .into_iter()
-        .map(|a| (a.1, a.2))
+        .map(|call| (call.session_name, call.source_identity))
         .collect();
     let account = crate::support::account();
     assert!(who.contains(&(account.clone(), Some(account))), "{who:?}");

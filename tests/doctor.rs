@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use simulator::{ApiFault, ClusterFault, Flaw, Options, Simulator, Times};
+use simulator::{ApiFault, CertificateFlaw, ClusterFault, Options, Simulator, Times};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::support::process::command;
@@ -143,19 +143,19 @@ const BROKEN: &[Broken] = &[
         told: &["nothing within", "security groups"] },
     // TLS
     Broken { name: "a certificate of another authority, of a cluster", stage: "TLS", exit: 78,
-        how: |scene| scene.cluster(ClusterFault::Certificate(Flaw::OtherAuthority)),
+        how: |scene| scene.cluster(ClusterFault::Certificate(CertificateFlaw::OtherAuthority)),
         told: &["CN=another CA, who is not trusted", "holds CN=hopend simulator CA", "ca_file of [environment.sim]"] },
     Broken { name: "a certificate of another authority", stage: "TLS", exit: 78,
-        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(Flaw::OtherAuthority)); },
+        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(CertificateFlaw::OtherAuthority)); },
         told: &["CN=another CA, who is not trusted", "ca_file of endpoint \"plain\""] },
     Broken { name: "a certificate for another host", stage: "TLS", exit: 78,
-        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(Flaw::OtherHost)); },
+        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(CertificateFlaw::OtherHost)); },
         told: &["the certificate is for elsewhere.example, not for localhost", "write one of its names in connect"] },
     Broken { name: "an expired certificate", stage: "TLS", exit: 69,
-        how: |scene| scene.cluster(ClusterFault::Certificate(Flaw::Expired)),
+        how: |scene| scene.cluster(ClusterFault::Certificate(CertificateFlaw::Expired)),
         told: &["expired on 2020-01-01", "renew it there"] },
     Broken { name: "a certificate that is not valid yet", stage: "TLS", exit: 69,
-        how: |scene| scene.cluster(ClusterFault::Certificate(Flaw::NotYetValid)),
+        how: |scene| scene.cluster(ClusterFault::Certificate(CertificateFlaw::NotYetValid)),
         told: &["valid from 2099-01-01", "set this host's clock"] },
     Broken { name: "plain kdb+ behind a tcps address", stage: "TLS", exit: 78,
         how: |scene| { let port = scene.speaker(plain_kdb); scene.connect(&format!(":tcps://localhost:{port}")); },
@@ -177,7 +177,7 @@ const BROKEN: &[Broken] = &[
         how: |scene| { scene.plain(); scene.write("plain.password", "mistyped\n", 0o600); },
         told: &["kdb+ refused the login of \"svc\"", "correct the password in"] },
     Broken { name: "TLS behind a plain address", stage: "login", exit: 78,
-        how: |scene| { let (port, ..) = scene.sim.plain(); scene.connect(&format!(":localhost:{port}")); },
+        how: |scene| { let port = scene.sim.plain().port; scene.connect(&format!(":localhost:{port}")); },
         told: &["speaks TLS", "write :tcps://localhost:"] },
     Broken { name: "a cluster that does not answer the login", stage: "login", exit: 69,
         how: |scene| scene.cluster(ClusterFault::StallAfterLogin),
@@ -396,7 +396,7 @@ async fn a_clock_that_is_wrong_is_told_and_the_other_stages_go_on() {
 async fn least_privilege_is_no_fault_and_a_certificate_that_ends_soon_is_a_warning() {
     let mut scene = Scene::new().await;
     scene.sim.faults().deny("*", "finspace:List*", "*");
-    scene.cluster(ClusterFault::Certificate(Flaw::EndsSoon));
+    scene.cluster(ClusterFault::Certificate(CertificateFlaw::EndsSoon));
     let (code, printed) = scene.doctor(&[]).await;
     assert_eq!(code, Some(0), "{printed}");
     let line = |stage: &str| printed.lines().find(|line| line.contains(stage)).unwrap();
@@ -439,7 +439,7 @@ async fn a_plain_address_has_no_tls_stage() {
 async fn the_clients_own_login_is_tried_with_a_password_that_is_asked_for() {
     let mut scene = Scene::new().await;
     scene.plain();
-    let (_, user, password) = scene.sim.plain();
+    let simulator::PlainServer { user, password, .. } = scene.sim.plain();
     let (user, password) = (user.to_owned(), password.to_owned());
     scene.edit("name = \"alice\"", &format!("name = \"{user}\""));
     let begin = scene.toml.find("login = {").unwrap();
@@ -561,7 +561,7 @@ impl Scene {
     /// The same, leading elsewhere.
     fn connect(&mut self, address: &str) {
         self.plain();
-        let (port, ..) = self.sim.plain();
+        let port = self.sim.plain().port;
         self.edit(&format!(":tcps://localhost:{port}"), address);
     }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use q_ipc::value::Value;
-use simulator::{Ended, Options};
+use simulator::{ConnectionEnd, Options};
 
 use crate::support::{Stage, any_ports};
 
@@ -73,7 +73,10 @@ async fn without_keepalives_both_are_lost() {
     assert!(lost.contains("hopend: the cluster closed"), "{lost}");
     assert!(idle.sees_end().await);
     let ended: Vec<_> = stage.sim.connections().iter().map(|r| r.ended).collect();
-    assert_eq!(ended, [Some(Ended::Idle), Some(Ended::Idle)]);
+    assert_eq!(
+        ended,
+        [Some(ConnectionEnd::Idle), Some(ConnectionEnd::Idle)]
+    );
 }
 
 #[tokio::test]

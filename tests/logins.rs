@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use q_ipc::value::Value;
-use simulator::{ClusterFault, Flaw, Options, Times};
+use simulator::{CertificateFlaw, ClusterFault, Options, Times};
 
 use crate::support::qclient::Refused;
 use crate::support::{Log, QClient, Stage, account, any_ports};
@@ -165,7 +165,7 @@ async fn a_login_without_tls_is_sent_only_where_that_is_said() {
 #[tokio::test]
 async fn a_reload_notices_that_the_authorities_changed_in_their_file() {
     let mut stage = Stage::with(Options::default(), any_ports).await;
-    let flaw = ClusterFault::Certificate(Flaw::OtherAuthority);
+    let flaw = ClusterFault::Certificate(CertificateFlaw::OtherAuthority);
     stage.sim.faults().cluster("plain", flaw, Times::Always);
     let file = stage.folder.path().join("ca.pem");
     let right = std::fs::read_to_string(&file).unwrap();

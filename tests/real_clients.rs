@@ -4,7 +4,7 @@ mod kdb_codec;
 
 use std::time::Duration;
 
-use simulator::{ClusterFault, Cut, Ended, Options, Times};
+use simulator::{ClusterFault, ConnectionEnd, Cut, Options, Times};
 
 use crate::support::python::Script;
 use crate::support::{Stage, account, any_ports};
@@ -162,7 +162,7 @@ impl Client {
         self.start(&stage, "idle").await.succeeds().await;
         stage.sim.wait_for_connections("hdb-cluster", 0).await;
         let connection = stage.sim.connections().remove(0);
-        assert_eq!(connection.ended, Some(Ended::ByClient));
+        assert_eq!(connection.ended, Some(ConnectionEnd::ByClient));
         assert!(connection.pings >= 8, "{connection:?}");
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use q_ipc::frame::MessageType;
 use q_ipc::message;
 use q_ipc::value::Value;
-use simulator::{ClusterFault, Cut, Ended, Options, Simulator, Times};
+use simulator::{ClusterFault, ConnectionEnd, Cut, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -162,7 +162,8 @@ async fn those_that_wait_are_kept_alive() {
             .wait_until(|_| began.elapsed() > 3 * IDLE_LIMIT)
             .await;
         let records = stage.sim.connections();
-        let lost = |record: &&simulator::ConnectionRecord| record.ended == Some(Ended::Idle);
+        let lost =
+            |record: &&simulator::ConnectionRecord| record.ended == Some(ConnectionEnd::Idle);
         assert_eq!(records.iter().find(lost), None, "{ping}");
         assert_eq!(records.len(), 1 + WARM, "{ping}: none was made anew");
         let mut handle = stage.open("hdb").await;
@@ -236,7 +237,8 @@ async fn a_login_that_was_renewed_renews_what_waits() {
         })
         .await;
     let ends: Vec<_> = stage.sim.connections().iter().map(|r| r.ended).collect();
-    let in_order = |end: &Option<Ended>| matches!(end, None | Some(Ended::ByClient));
+    let in_order =
+        |end: &Option<ConnectionEnd>| matches!(end, None | Some(ConnectionEnd::ByClient));
     assert!(ends.iter().all(in_order), "{ends:?}");
 }
 
@@ -311,7 +313,8 @@ async fn a_reload_that_changes_the_endpoint_or_its_users_ends_what_waits_there()
         stage.sim.wait_for_connections(HDB, 0).await;
     }
     let records = stage.sim.connections();
-    let by_client = |record: &simulator::ConnectionRecord| record.ended == Some(Ended::ByClient);
+    let by_client =
+        |record: &simulator::ConnectionRecord| record.ended == Some(ConnectionEnd::ByClient);
     assert!(records.iter().all(by_client), "{records:?}");
 }
 
@@ -326,7 +329,7 @@ async fn a_stop_ends_what_waits_in_order_and_waits_for_nothing() {
     assert_eq!((summary.open, summary.cut), (0, 0));
     sim.wait_for_connections(HDB, 0).await;
     let ends: Vec<_> = sim.connections().iter().map(|r| r.ended).collect();
-    assert_eq!(ends, [Some(Ended::ByClient); 1 + WARM]);
+    assert_eq!(ends, [Some(ConnectionEnd::ByClient); 1 + WARM]);
 }
 
 #[tokio::test]
@@ -390,7 +393,7 @@ async fn door(to: u16) -> Door {
 async fn they_go_back_to_the_first_address_when_it_works_again() {
     let (log, _guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();
-    let (port, _, _) = sim.plain();
+    let port = sim.plain().port;
     let door = door(port).await;
     let first = format!("connect = [\":tcps://localhost:{}\", ", door.address.port());
     let stage = Stage::before(sim, |text| {
@@ -542,6 +545,6 @@ async fn they_move_to_the_runtime_of_the_session() {
     assert!(warm >= 10, "{warm} of 20");
     sim.wait_for_connections(HDB, 0).await;
     let ends: Vec<_> = sim.connections().iter().map(|r| r.ended).collect();
-    let in_order = |end: &Option<Ended>| *end == Some(Ended::ByClient);
+    let in_order = |end: &Option<ConnectionEnd>| *end == Some(ConnectionEnd::ByClient);
     assert!(ends.iter().all(in_order), "{ends:?}");
 }

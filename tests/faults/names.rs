@@ -68,7 +68,7 @@ async fn gone(row: &Row) {
     let Some(mut daemon) = daemon(folder.path()).await else {
         return;
     };
-    other_address(daemon.sim.plain().0).await;
+    other_address(daemon.sim.plain().port).await;
     let mut live = daemon.open("plain").await;
     fs::write(folder.path().join("hosts"), "").unwrap();
     // What was found a moment ago still counts, for a second.
@@ -93,7 +93,7 @@ async fn changed(row: &Row) {
     let Some(mut daemon) = daemon(folder.path()).await else {
         return;
     };
-    other_address(daemon.sim.plain().0).await;
+    other_address(daemon.sim.plain().port).await;
     let mut live = daemon.open("plain").await;
     daemon.process.line_with("to=127.0.0.2:");
     fs::write(folder.path().join("hosts"), "127.0.0.1 kdb.test\n").unwrap();

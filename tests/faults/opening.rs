@@ -40,7 +40,7 @@ async fn dialling(row: &Row, break_it: impl FnOnce(TcpListener) -> Option<TcpLis
     row.logged(&case.log).await;
     case.stage.open("hdb").await;
     drop(held);
-    let (there, ..) = case.stage.sim.plain();
+    let there = case.stage.sim.plain().port;
     let changes = case
         .stage
         .reload(|text| text.replace(&port.to_string(), &there.to_string()));
