@@ -8,7 +8,6 @@ use std::time::Duration;
 use fastrand::Rng;
 use q_ipc::frame::{FrameTracker, HEADER_LEN, MessageType, StreamPart};
 use q_ipc::message::text;
-use simulator::Options;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::support::kdb::{Kdb, Wire, tcp};
 use crate::support::process::hopend;
-use crate::support::{Log, Stage, any_ports};
+use crate::support::{Log, Stage};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,8 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub const PUBLISHED: (usize, usize) = (100, 10_000);
 
 async fn stage_before(kdb: &Kdb) -> Stage {
-    let options = Options::default();
-    Stage::with(options, |text| kdb.behind_plain(&any_ports(text))).await
+    Stage::builder()
+        .endpoint("plain", |plain| kdb.behind_plain(plain))
+        .start()
+        .await
 }
 
 /// A client's handle and kdb+'s end of it.

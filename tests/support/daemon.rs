@@ -8,7 +8,7 @@ use std::process::Command;
 use simulator::{Options, Simulator};
 use tempfile::TempDir;
 
-use super::{Process, QClient, account, process};
+use super::{Configuration, Process, QClient, account, process, write_configuration};
 
 /// Needs a test of more than one thread: its lines are waited for where they are asked for.
 pub struct Daemon {
@@ -19,14 +19,38 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Comes back when it is ready. `shell` runs before it in the same process, and may `exec` it
-    /// itself as `"$@"`.
-    pub async fn start(shell: &str, edit: impl FnOnce(String) -> String) -> Self {
+    /// With the simulator's configuration. Returns once it is ready.
+    pub async fn start() -> Self {
+        Self::with(|config| config).await
+    }
+
+    /// With the simulator's configuration, changed.
+    pub async fn with(change: impl FnOnce(Configuration) -> Configuration) -> Self {
+        Self::under_shell("", change).await
+    }
+
+    /// The same, at the fixed ports that the simulator has chosen: a daemon that is started again has the
+    /// same addresses.
+    pub async fn at_fixed_ports(change: impl FnOnce(Configuration) -> Configuration) -> Self {
         let sim = Simulator::start(Options::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = sim.write_files(folder.path(), &account()).unwrap();
-        let text = edit(std::fs::read_to_string(&path).unwrap());
-        std::fs::write(&path, text).unwrap();
+        change(Configuration::read(&path)).write(&path);
+        Self::before(sim, folder, "")
+    }
+
+    /// As [`Daemon::with`]; `shell` runs before the daemon in the same process, and may `exec` it itself as `"$@"`.
+    pub async fn under_shell(
+        shell: &str,
+        change: impl FnOnce(Configuration) -> Configuration,
+    ) -> Self {
+        let sim = Simulator::start(Options::default()).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        write_configuration(&sim, folder.path(), change);
+        Self::before(sim, folder, shell)
+    }
+
+    fn before(sim: Simulator, folder: TempDir, shell: &str) -> Self {
         let (process, addresses) = ready(&folder, shell);
         Self {
             sim,
@@ -43,6 +67,16 @@ impl Daemon {
 
     pub fn config_path(&self) -> PathBuf {
         self.folder.path().join("hopend.toml")
+    }
+
+    /// The configuration as it is in the file.
+    pub fn configuration(&self) -> Configuration {
+        Configuration::read(&self.config_path())
+    }
+
+    /// Changes the configuration file. The daemon reads it at the next reload.
+    pub fn rewrite(&self, change: impl FnOnce(Configuration) -> Configuration) {
+        change(self.configuration()).write(&self.config_path());
     }
 
     /// Where an endpoint listens.

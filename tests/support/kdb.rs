@@ -9,6 +9,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
 use super::certificates::Authority;
+use super::configuration::EndpointTable;
 
 /// A connection that hopend has logged in on.
 pub type Wire = Either<TcpStream, TlsStream<TcpStream>>;
@@ -40,24 +41,17 @@ impl Kdb {
         }
     }
 
-    /// Puts it behind endpoint `plain` of a simulator's configuration.
-    pub fn behind_plain(&self, text: &str) -> String {
+    /// Puts it behind the endpoint `plain` of a simulator's configuration.
+    pub fn behind_plain(&self, plain: EndpointTable) -> EndpointTable {
         let port = self.listener.local_addr().unwrap().port();
-        let (before, plain) = text.split_once("name = \"plain\"").unwrap();
-        let mut lines = Vec::new();
-        for line in plain.lines() {
-            let starts = |key: &str| line.starts_with(&format!("{key} = "));
-            lines.push(match &self.tls {
-                Some(_) if starts("connect") => format!("connect = [\":tcps://localhost:{port}\"]"),
-                None if starts("connect") => format!("connect = [\":localhost:{port}\"]"),
-                Some((_, file)) if starts("ca_file") => {
-                    format!("ca_file = {:?}", file.path().display().to_string())
-                }
-                None if starts("ca_file") => String::new(),
-                _ => line.to_owned(),
-            });
+        match &self.tls {
+            Some((_, file)) => plain
+                .connect(format!(":tcps://localhost:{port}"))
+                .ca_file(file.path().to_str().unwrap()),
+            None => plain
+                .connect(format!(":localhost:{port}"))
+                .without("ca_file"),
         }
-        format!("{before}name = \"plain\"{}\n", lines.join("\n"))
     }
 
     /// The next connection, its login accepted.
