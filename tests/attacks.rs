@@ -25,7 +25,7 @@ use crate::client_tls::Tls;
 use crate::support::certificates::Authority;
 use crate::support::qclient::Refused;
 use crate::support::root::is_root;
-use crate::support::{Log, Process, QClient, Stage, account};
+use crate::support::{Configuration, Log, Process, QClient, Stage, account};
 
 /// An account that is nobody of the configuration.
 pub const STRANGER: &str = "65534";
@@ -640,11 +640,11 @@ async fn by_reading_the_daemons_memory() {
         folder.path().join("hopend.toml"),
     );
     std::fs::copy(env!("CARGO_BIN_EXE_hopend"), &program).unwrap();
-    let text = format!(
-        "[[user]]\nname = \"a\"\nos_user = \"{STRANGER}\"\n[[endpoint]]\nname = \"rdb\"\nlisten = \
-         \"127.0.0.1:0\"\nconnect = \":127.0.0.1:1\"\nlogin = \"client\"\n[daemon]\ncontrol = \"off\"\n"
-    );
-    std::fs::write(&path, text).unwrap();
+    Configuration::default()
+        .add_user("a", |a| a.os_user(STRANGER))
+        .add_endpoint("rdb", |rdb| rdb.connect(":127.0.0.1:1").login("client"))
+        .daemon(|daemon| daemon.control("off"))
+        .write(&path);
     std::fs::set_permissions(&path, all(0o644)).unwrap();
     // Root reads everything: the account of both is another one then.
     let as_account = |program: &Path| {

@@ -1,9 +1,8 @@
 //! A reload that hangs, as on a mount that does not answer, delays nothing else.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -18,20 +17,10 @@ pub fn hang(daemon: &Daemon) {
     mkfifo(&daemon.config_path(), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
 }
 
-/// Comes back once the daemon waits for what the pipe says, with the end that says it.
+/// Opens the pipe for writing. Returns once the daemon reads from it: the system holds the call back
+/// until then.
 pub fn writer(pipe: &Path) -> File {
-    loop {
-        // Without a reader it can't be opened.
-        let opened = File::options()
-            .write(true)
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open(pipe);
-        match opened {
-            Ok(writer) => return writer,
-            Err(error) => assert_eq!(error.raw_os_error(), Some(nix::libc::ENXIO)),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    File::options().write(true).open(pipe).unwrap()
 }
 
 /// Puts a file in the place of the pipe.

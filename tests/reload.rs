@@ -1,10 +1,11 @@
 //! A reload changes what the file changed, and nothing else.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use q_ipc::value::Value;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::support::qclient::Refused;
 use crate::support::{Configuration, Log, QClient, Stage};
@@ -21,30 +22,32 @@ fn without_rdb_and_hdb_elsewhere(config: Configuration) -> Configuration {
 async fn under_load_no_live_session_is_disturbed() {
     let mut stage = Stage::start().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::new(AtomicU64::new(0));
+    let asked = watch::Sender::new(0_u64);
     let mut sessions = Vec::new();
     for endpoint in ["hdb", "rdb", "plain"].repeat(8) {
         let mut handle = stage.open(endpoint).await;
-        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        let (stop, asked) = (Arc::clone(&stop), asked.clone());
         sessions.push(tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
-                asked.fetch_add(1, Ordering::Relaxed);
+                asked.send_modify(|count| *count += 1);
             }
             handle
         }));
     }
     let original = stage.configuration();
     for round in 0..20 {
-        let before = asked.load(Ordering::Relaxed);
+        let before = *asked.borrow();
         let changes = stage.reload(without_rdb_and_hdb_elsewhere);
         assert_eq!(changes.changed, ["hdb"], "round {round}");
         assert_eq!(changes.removed, ["rdb"]);
         let changes = stage.reload(|_| original.clone());
         assert_eq!(changes.added, ["rdb"]);
-        while asked.load(Ordering::Relaxed) < before + 24 {
-            tokio::task::yield_now().await;
-        }
+        let mut asking = asked.subscribe();
+        asking
+            .wait_for(|count| *count >= before + 24)
+            .await
+            .unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     for session in sessions {

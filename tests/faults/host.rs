@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +14,7 @@ use q_ipc::frame::MessageType;
 use q_ipc::value::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::{Row, Sees, keeps_secrets};
@@ -315,19 +316,17 @@ async fn under_load(row: &Row) {
     let mut daemon = Daemon::start().await;
     let original = daemon.configuration();
     let other = to_gateway(original.clone(), "rdb");
-    let (stop, asked) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicU64::new(0)),
-    );
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = watch::Sender::new(0_u64);
     let mut tasks = Vec::new();
     for (number, endpoint) in ["hdb", "rdb", "plain"].repeat(4).into_iter().enumerate() {
         let address = daemon.address(endpoint);
-        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        let (stop, asked) = (Arc::clone(&stop), asked.clone());
         tasks.push(tokio::spawn(async move {
             let mut handle = QClient::open(address, "", "").await.unwrap();
             while !stop.load(Ordering::Relaxed) {
                 assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
-                asked.fetch_add(1, Ordering::Relaxed);
+                asked.send_modify(|count| *count += 1);
                 if number % 2 == 0 {
                     handle = QClient::open(address, "", "").await.unwrap();
                 }
@@ -335,14 +334,16 @@ async fn under_load(row: &Row) {
         }));
     }
     for round in 0..10 {
-        let before = asked.load(Ordering::Relaxed);
+        let before = *asked.borrow();
         let content = if round % 2 == 0 { &other } else { &original };
         rewrite(&daemon, content);
         daemon.process.signal(Signal::SIGHUP);
         row.logged_by(&mut daemon.process);
-        while asked.load(Ordering::Relaxed) < before + 24 {
-            tokio::task::yield_now().await;
-        }
+        let mut asking = asked.subscribe();
+        asking
+            .wait_for(|count| *count >= before + 24)
+            .await
+            .unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
