@@ -1,4 +1,4 @@
-//! A daemon that is a process of its own, in front of a simulator of the test's.
+//! A daemon in a process of its own, in front of a simulator in the test.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::{Configuration, Process, QClient, account, process, write_configuration};
 
-/// Needs a test of more than one thread: its lines are waited for where they are asked for.
+/// A running daemon and its simulator. A test that uses it needs more than one thread: waiting for a log
+/// line blocks the thread that waits.
 pub struct Daemon {
     pub sim: Simulator,
     pub folder: TempDir,
@@ -19,18 +20,19 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// With the simulator's configuration. Returns once it is ready.
+    /// Starts a daemon with the simulator's configuration, at ports that the system chooses. Returns once
+    /// it is ready.
     pub async fn start() -> Self {
         Self::with(|config| config).await
     }
 
-    /// With the simulator's configuration, changed.
+    /// Starts a daemon with a changed configuration.
     pub async fn with(change: impl FnOnce(Configuration) -> Configuration) -> Self {
         Self::under_shell("", change).await
     }
 
-    /// The same, at the fixed ports that the simulator has chosen: a daemon that is started again has the
-    /// same addresses.
+    /// Starts a daemon at the fixed ports that the simulator has chosen. After [`Daemon::start_again`] it has
+    /// the same addresses.
     pub async fn at_fixed_ports(change: impl FnOnce(Configuration) -> Configuration) -> Self {
         let sim = Simulator::start(Options::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -39,7 +41,8 @@ impl Daemon {
         Self::before(sim, folder, "")
     }
 
-    /// As [`Daemon::with`]; `shell` runs before the daemon in the same process, and may `exec` it itself as `"$@"`.
+    /// Starts a daemon after a line of shell, which runs in the same process. The line may `exec` the daemon
+    /// itself as `"$@"`.
     pub async fn under_shell(
         shell: &str,
         change: impl FnOnce(Configuration) -> Configuration,
@@ -60,7 +63,7 @@ impl Daemon {
         }
     }
 
-    /// The next daemon with the same configuration, in place of one that has ended.
+    /// Starts the next daemon with the same configuration, after this one has ended.
     pub fn start_again(&mut self) {
         (self.process, self.addresses) = ready(&self.folder, "");
     }
@@ -79,12 +82,12 @@ impl Daemon {
         change(self.configuration()).write(&self.config_path());
     }
 
-    /// Where an endpoint listens.
+    /// The TCP address of an endpoint.
     pub fn address(&self, endpoint: &str) -> SocketAddr {
         self.addresses[endpoint]
     }
 
-    /// A handle as the account that runs this.
+    /// Opens a handle as the account that runs the test.
     pub async fn open(&self, endpoint: &str) -> QClient {
         QClient::open(self.address(endpoint), "", "").await.unwrap()
     }
@@ -105,7 +108,7 @@ fn ready(folder: &TempDir, shell: &str) -> (Process, HashMap<String, SocketAddr>
     let mut process = Process::spawn(&mut command);
     let mut addresses = HashMap::new();
     loop {
-        // Every line: whatever comes behind the last address is no address.
+        // The addresses come first, then the line that says "ready".
         let line = process.line_with("");
         if line.contains("ready endpoints=") {
             return (process, addresses);

@@ -1,4 +1,4 @@
-//! A kdb+ that a test plays itself, byte by byte, behind endpoint `plain`.
+//! A kdb+ that the test plays itself, byte by byte, behind the endpoint `plain`.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use tokio_util::either::Either;
 use super::certificates::Authority;
 use super::configuration::EndpointTable;
 
-/// A connection that hopend has logged in on.
+/// A connection on which hopend has logged in.
 pub type Wire = Either<TcpStream, TlsStream<TcpStream>>;
 
-/// Listens as a kdb+ does.
+/// A listener that takes the part of kdb+, with TLS or without.
 pub struct Kdb {
     listener: TcpListener,
     tls: Option<(TlsAcceptor, tempfile::NamedTempFile)>,
@@ -41,7 +41,7 @@ impl Kdb {
         }
     }
 
-    /// Puts it behind the endpoint `plain` of a simulator's configuration.
+    /// Has an endpoint lead to this listener.
     pub fn behind_plain(&self, plain: EndpointTable) -> EndpointTable {
         let port = self.listener.local_addr().unwrap().port();
         match &self.tls {
@@ -54,7 +54,7 @@ impl Kdb {
         }
     }
 
-    /// The next connection, its login accepted.
+    /// Accepts the next connection and its login.
     pub async fn accept(&self) -> Wire {
         let (tcp, _) = self.listener.accept().await.unwrap();
         let mut wire = match &self.tls {
@@ -68,7 +68,7 @@ impl Kdb {
     }
 }
 
-/// The TCP connection under it.
+/// The TCP connection under a connection with or without TLS.
 pub fn tcp(wire: &Wire) -> &TcpStream {
     match wire {
         Either::Left(tcp) => tcp,

@@ -1,5 +1,5 @@
-//! What every behaviour needs: a simulated FinSpace with a daemon in front of it, and a q client of
-//! a few lines.
+//! Test fixtures: a simulated FinSpace with a daemon in front of it ([`Stage`], [`Daemon`]), its
+//! configuration ([`Configuration`]), and a small q client ([`QClient`]).
 
 pub mod busy_kdb;
 pub mod certificates;
@@ -31,7 +31,7 @@ pub use qclient::QClient;
 
 use configuration::{DaemonTable, EndpointTable, UserTable};
 
-/// A simulated FinSpace and a daemon in this process, at ports of their own.
+/// A simulated FinSpace and a daemon, both in the process of the test.
 pub struct Stage {
     pub sim: Simulator,
     pub app: App,
@@ -143,7 +143,7 @@ impl Stage {
         }
     }
 
-    /// With the simulator's defaults.
+    /// Starts a simulator and a daemon with the defaults.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
@@ -167,18 +167,18 @@ impl Stage {
         self.app.reload(config).unwrap()
     }
 
-    /// Where an endpoint listens.
+    /// The TCP address of an endpoint.
     pub fn address(&self, endpoint: &str) -> SocketAddr {
         address_of(&self.app, endpoint)
     }
 
-    /// Alice's password.
+    /// The password of the user `alice`.
     pub fn password(&self) -> String {
         let path = self.folder.path().join("alice.password");
         std::fs::read_to_string(path).unwrap().trim_end().to_owned()
     }
 
-    /// A handle as the account that runs this.
+    /// Opens a handle as the account that runs the test.
     pub async fn open(&self, endpoint: &str) -> QClient {
         QClient::open(self.address(endpoint), "", "").await.unwrap()
     }
@@ -196,7 +196,7 @@ pub fn write_configuration(
     path
 }
 
-/// Where an endpoint of a daemon listens.
+/// The first TCP address of an endpoint.
 pub fn address_of(app: &App, endpoint: &str) -> SocketAddr {
     let addresses = app.addresses();
     let found = addresses.iter().find_map(|(name, address)| match address {
@@ -209,14 +209,13 @@ pub fn address_of(app: &App, endpoint: &str) -> SocketAddr {
     found.unwrap_or_else(|| panic!("no {endpoint} in {addresses:?}"))
 }
 
-/// The account that runs this.
+/// The name of the account that runs the test.
 pub fn account() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap();
     user.unwrap().name
 }
 
-/// From here on this socket takes in no packet: to its peer, or to those who dial it, it has vanished
-/// without a word.
+/// Makes a socket drop every packet that it receives. To its peer it looks as if its host had vanished.
 pub fn vanish(socket: &SockRef<'_>) {
     // BPF_RET | BPF_K: keep nothing of the packet.
     let drop_all = SockFilter::new(0x06, 0, 0, 0);
