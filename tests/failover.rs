@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::configuration::EndpointTable;
+use crate::support::configuration::{Change, EndpointTable};
 use crate::support::{BusyKdb, Log, QClient, Stage, account};
 
 /// What a client gives hopen, as many do.
@@ -85,7 +85,7 @@ async fn clients_with_a_timeout_never_fail_while_the_first_address_hangs() {
 
 #[tokio::test]
 async fn an_address_that_answers_later_serves_again() {
-    let policies: [(&str, fn(EndpointTable) -> EndpointTable); 2] = [
+    let policies: [(&str, Change<EndpointTable>); 2] = [
         ("failover", |plain| plain.failover_after("50ms")),
         ("spread", |plain| plain.policy("spread")),
     ];

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use q_ipc::value::Value;
 use simulator::{Options, Simulator};
 
-use crate::support::configuration::UserTable;
+use crate::support::configuration::{Change, UserTable};
 use crate::support::qclient::Refused;
 use crate::support::{
     Configuration, Daemon, QClient, account, address_of, process, write_configuration,
@@ -126,7 +126,7 @@ async fn a_user_who_is_removed_from_an_endpoint_loses_the_sessions_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_becomes_somebody_else_loses_the_sessions() {
-    let changes: [(&str, fn(UserTable) -> UserTable); 5] = [
+    let changes: [(&str, Change<UserTable>); 5] = [
         ("kx_user", |alice| alice.kx_user("other")),
         ("os_user", |alice| alice.os_user("65534")),
         ("certificate", |alice| alice.certificate("CN=alice")),
@@ -160,7 +160,7 @@ fn another_password(alice: UserTable) -> UserTable {
 async fn nothing_else_ends_a_session() {
     let mut all = sessions().await;
     let original = all.daemon.configuration();
-    let changes: [(&str, fn(Configuration) -> Configuration); 7] = [
+    let changes: [(&str, Change<Configuration>); 7] = [
         ("a broken user", |config| {
             config.user("alice", |alice| alice.key("zzz", 1))
         }),

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::configuration::{EndpointTable, table};
+use crate::support::configuration::{Change, EndpointTable, table};
 use crate::support::{
     Configuration, Log, Process, QClient, Stage, account, process, write_configuration,
 };
@@ -298,7 +298,7 @@ async fn clients_of_different_ages_get_what_they_can_read() {
 async fn a_reload_that_changes_the_endpoint_or_its_users_ends_what_waits_there() {
     let mut stage = stage(Options::default()).await;
     // A user who is removed loses the live session, too.
-    let changes: [(fn(EndpointTable) -> EndpointTable, usize); 2] = [
+    let changes: [(Change<EndpointTable>, usize); 2] = [
         (|hdb| hdb.connect_timeout("9s"), 1),
         (|hdb| hdb.users("alice"), 0),
     ];

@@ -133,7 +133,7 @@ fn cut_anywhere(bytes: &[u8]) {
                 Ok(StreamPart::Body(count)) => at += count,
                 Ok(StreamPart::Incomplete) if shown == bytes.len() => return (headers, None),
                 Ok(StreamPart::Incomplete) => {
-                    shown = (shown + at_hand(shown).max(1)).min(bytes.len())
+                    shown = (shown + at_hand(shown).max(1)).min(bytes.len());
                 }
             }
         }

@@ -29,7 +29,10 @@ pub struct EnvironmentTable(Table);
 #[derive(Debug, Clone)]
 pub struct DaemonTable(Table);
 
-/// Texts of a key that takes one or several.
+/// A change of a table, for tests with a list of changes.
+pub type Change<T> = fn(T) -> T;
+
+/// The texts of a key that takes one or several.
 pub struct Texts(Vec<String>);
 
 impl Configuration {
