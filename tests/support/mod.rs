@@ -44,12 +44,12 @@ pub struct StageBuilder<'a> {
     options: Options,
     simulator: Option<Simulator>,
     fixed_ports: bool,
-    changes: Vec<Change<'a>>,
+    changes: Vec<ConfigurationChange<'a>>,
     source: Arc<dyn Source>,
     clock: Clock,
 }
 
-type Change<'a> = Box<dyn FnOnce(Configuration) -> Configuration + 'a>;
+type ConfigurationChange<'a> = Box<dyn FnOnce(Configuration) -> Configuration + 'a>;
 
 impl<'a> StageBuilder<'a> {
     /// The options of the simulator that is started.
