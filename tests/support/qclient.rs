@@ -17,7 +17,7 @@ pub struct QClient<S = TcpStream> {
 /// The reason why a handle could not be opened, as far as a q client can tell.
 #[derive(Debug)]
 pub enum Refused {
-    /// The server closed the connection in place of an answer: q signals `'access`.
+    /// The server closed the connection instead of an answer: q signals `'access`.
     Access,
     /// The connection failed.
     Broken(io::Error),

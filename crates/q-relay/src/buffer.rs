@@ -45,7 +45,7 @@ impl Buffer {
         buffer
     }
 
-    /// Charges the buffer to `account` from now on, in place of its previous account.
+    /// Charges the buffer to `account` from now on, instead of its previous account.
     pub(crate) fn charge(&mut self, account: &Arc<MemoryAccount>) {
         if let Some(before) = self.account.replace(Arc::clone(account)) {
             before.release(self.len());

@@ -188,7 +188,7 @@ fn respond(service: Service, status: u16, code: Option<&str>, text: String) -> R
     builder.body(Body::from(text)).unwrap_or_default()
 }
 
-/// Requests that the HTTP connection is reset in place of an answer.
+/// Requests that the HTTP connection is reset instead of an answer.
 #[derive(Clone)]
 struct ConnectionReset(Arc<AtomicBool>);
 

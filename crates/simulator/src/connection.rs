@@ -188,7 +188,7 @@ pub(crate) struct SocketMeter {
 }
 
 impl SocketMeter {
-    /// Makes the socket send RST in place of FIN when it is closed.
+    /// Makes the socket send RST instead of FIN when it is closed.
     pub(crate) fn reset_on_close(&self) {
         self.reset.store(true, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! Reads and writes messages. Memory is bounded: long requests are counted in place of kept, and long
+//! Reads and writes messages. Memory is bounded: long requests are counted instead of kept, and long
 //! responses are generated while they are sent.
 
 use std::io;
