@@ -10,10 +10,10 @@ use std::process::{Child, Command, Stdio};
 use hopend::primitives::stop::Stop;
 use nix::sys::signal::Signal;
 use q_ipc::value::Value;
-use simulator::Options;
 
 use crate::attacks::STRANGER;
-use crate::support::{Log, Process, QClient, Stage, account, any_ports, process, root};
+use crate::support::configuration::{Configuration, Texts};
+use crate::support::{Log, Process, QClient, Stage, account, process, root};
 use crate::telemetry::{admin, ask};
 
 /// A port that is free in both families, held by nobody. Below those that the system gives away, and
@@ -28,10 +28,12 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// A simulator's configuration whose first endpoint listens at these addresses.
-fn first_listens(addresses: &str) -> impl FnOnce(String) -> String {
-    let listen = format!("listen = {addresses}");
-    move |text| any_ports(text).replacen("listen = [\"127.0.0.1:0\"]", &listen, 1)
+/// A stage whose endpoint `hdb` listens on these addresses.
+async fn listening(addresses: impl Into<Texts>) -> Stage {
+    Stage::builder()
+        .endpoint("hdb", |hdb| hdb.listen(addresses))
+        .start()
+        .await
 }
 
 async fn open(ip: impl Into<std::net::IpAddr>, port: u16) -> QClient {
@@ -43,11 +45,7 @@ async fn open(ip: impl Into<std::net::IpAddr>, port: u16) -> QClient {
 async fn localhost_is_both_families_at_one_port_that_nobody_else_can_bind() {
     let fixed = free_port().to_string();
     for port in ["0", fixed.as_str()] {
-        let stage = Stage::with(
-            Options::default(),
-            first_listens(&format!("[\"localhost:{port}\"]")),
-        )
-        .await;
+        let stage = listening(format!("localhost:{port}")).await;
         let port = stage.address("hdb").port();
         let mut v4 = open(Ipv4Addr::LOCALHOST, port).await;
         let mut v6 = open(Ipv6Addr::LOCALHOST, port).await;
@@ -68,7 +66,7 @@ async fn of_localhost_hopend_has_both_or_neither() {
     ] {
         let port = free_port();
         let other = TcpListener::bind((taken, port)).unwrap();
-        let stage = Stage::with(Options::default(), first_listens(&format!("[\"{port}\"]"))).await;
+        let stage = listening(port.to_string()).await;
         let free: std::net::IpAddr = match taken {
             std::net::IpAddr::V4(_) => Ipv6Addr::LOCALHOST.into(),
             std::net::IpAddr::V6(_) => Ipv4Addr::LOCALHOST.into(),
@@ -94,13 +92,13 @@ async fn of_localhost_hopend_has_both_or_neither() {
 #[tokio::test]
 async fn a_reload_from_one_family_to_localhost_and_back_keeps_the_port() {
     let port = free_port();
-    let one = format!("[\"127.0.0.1:{port}\"]");
-    let both = format!("[\"localhost:{port}\"]");
-    let mut stage = Stage::with(Options::default(), first_listens(&one)).await;
-    stage.reload(|text| text.replacen(&one, &both, 1));
+    let one = format!("127.0.0.1:{port}");
+    let both = format!("localhost:{port}");
+    let mut stage = listening(&one).await;
+    stage.reload(|config| config.endpoint("hdb", |hdb| hdb.listen(&both)));
     open(Ipv4Addr::LOCALHOST, port).await;
     open(Ipv6Addr::LOCALHOST, port).await;
-    stage.reload(|text| text.replacen(&both, &one, 1));
+    stage.reload(|config| config.endpoint("hdb", |hdb| hdb.listen(&one)));
     open(Ipv4Addr::LOCALHOST, port).await;
     // The listener of the other family ends with its task.
     while TcpListener::bind((Ipv6Addr::LOCALHOST, port)).is_err() {
@@ -187,11 +185,7 @@ async fn an_address_that_another_account_has_is_told_everywhere() {
         }
     };
     let (uid, pid) = (squatter.uid, squatter.pid());
-    let stage = Stage::with(
-        Options::default(),
-        first_listens(&format!("[\"localhost:{port}\", \"unix:{name}\"]")),
-    )
-    .await;
+    let stage = listening([format!("localhost:{port}"), format!("unix:{name}")]).await;
     let told = format!("uid {uid} (python3[{pid}]) holds [::1]:{port}");
     let told_name = format!("uid {uid} (python3[{}]) holds unix:{name}", at_name.pid());
     log.line_with(&["ERROR", "endpoint=\"hdb\"", &told]).await;
@@ -262,16 +256,16 @@ async fn an_address_that_another_account_has_is_told_everywhere() {
     open(Ipv6Addr::LOCALHOST, port).await;
 }
 
-/// A console that listens at these addresses: nothing lies behind it that `hopend doctor` would ask.
-fn console(folder: &Path, listen: &str) -> PathBuf {
+/// A console that listens on this address: nothing lies behind it that `hopend doctor` would ask.
+fn console(folder: &Path, listen: impl Into<Texts>) -> PathBuf {
     let config = folder.join("hopend.toml");
-    let text = format!(
-        "[[user]]\nname = \"me\"\nos_user = \"{}\"\n[[endpoint]]\nname = \"console\"\n\
-         kind = \"console\"\nlisten = {listen}\n[daemon]\ncontrol = \"{}\"\n",
-        account(),
-        folder.join("control").display()
-    );
-    std::fs::write(&config, text).unwrap();
+    Configuration::default()
+        .add_user("me", |me| me.os_user(account()))
+        .add_endpoint("console", |console| {
+            console.key("kind", "console").listen(listen)
+        })
+        .daemon(|daemon| daemon.control(folder.join("control").to_str().unwrap()))
+        .write(&config);
     config
 }
 
@@ -292,7 +286,7 @@ fn a_daemon_whose_every_address_another_account_has_runs_and_tells() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let squatter = Squatter::at_v6(port);
-    let config = console(folder.path(), &format!("\"{port}\""));
+    let config = console(folder.path(), port.to_string());
     let mut daemon = Process::start(&["run", "--config", config.to_str().unwrap()]);
     daemon.line_with(&format!("uid {STRANGER}"));
     daemon.line_with("ready");
@@ -337,7 +331,7 @@ fn at_the_abstract_name_of_an_endpoint_doctor_finds_another_account() {
     // A name of this process's own: abstract names are shared by the whole host.
     let name = 1 + u16::try_from(std::process::id() % 60_000).unwrap();
     let squatter = Squatter::at_name(name);
-    let config = console(folder.path(), &format!("\"unix:{name}\""));
+    let config = console(folder.path(), format!("unix:{name}"));
     let (code, said) = doctor(&config);
     assert_eq!(code, Some(69), "{said}");
     let told = format!(
@@ -355,7 +349,7 @@ fn at_the_other_family_of_a_single_address_doctor_finds_another_account() {
     }
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let config = console(folder.path(), &format!("\"127.0.0.1:{port}\""));
+    let config = console(folder.path(), format!("127.0.0.1:{port}"));
     let mut daemon = Process::start(&["run", "--config", config.to_str().unwrap()]);
     daemon.line_with("ready");
     let (code, said) = doctor(&config);

@@ -10,13 +10,13 @@ use hopend::identity::client_tls::Certificates;
 use hopend::primitives::stop::Stop;
 use hopend::surface::admin::{self, Audience};
 use nix::sys::signal::Signal;
-use simulator::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::support::certificates::Authority;
-use crate::support::{Daemon, Stage, any_ports, daemon_keys, python};
+use crate::support::configuration::table;
+use crate::support::{Daemon, Stage, python};
 use crate::telemetry::{ask, ask_with};
 
 const OPEN_METRICS: &str = "Accept: application/openmetrics-text; version=1.0.0\r\n";
@@ -51,7 +51,7 @@ async fn status(address: SocketAddr, path: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_hosts_see_what_is_exposed_and_no_user_names() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     stage.open("hdb").await.ask("1+1").await.unwrap();
     let stop = Stop::default();
     let (sender, audience) = watch::channel(Audience {
@@ -121,11 +121,12 @@ async fn other_hosts_see_what_is_exposed_and_no_user_names() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_takes_an_exposed_page_back() {
-    let mut daemon = Daemon::start("", |text| {
-        let admin = "admin = { listen = \"0.0.0.0:0\", expose = [\"/livez\"] }";
-        daemon_keys(&any_ports(text), admin)
-    })
-    .await;
+    let exposes = |page: &str| {
+        let expose = vec![page.to_owned()];
+        table::<toml::Value, 2>([("listen", "0.0.0.0:0".into()), ("expose", expose.into())])
+    };
+    let mut daemon =
+        Daemon::with(|config| config.daemon(|daemon| daemon.admin(exposes("/livez")))).await;
     let seen = daemon.process.seen();
     let address = seen.split("admin address=").nth(1).unwrap();
     let address: SocketAddr = address.lines().next().unwrap().parse().unwrap();
@@ -133,9 +134,7 @@ async fn a_reload_takes_an_exposed_page_back() {
     assert_eq!(status(beyond, "/livez").await, "200");
     assert_eq!(status(beyond, "/readyz").await, "403");
 
-    let path = daemon.config_path();
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("[\"/livez\"]", "[\"/readyz\"]")).unwrap();
+    daemon.rewrite(|config| config.daemon(|daemon| daemon.admin(exposes("/readyz"))));
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("reloaded: ");
     assert_eq!(status(beyond, "/livez").await, "403");
@@ -160,7 +159,7 @@ fn over_tls(folder: &Path, client_ca: Option<PathBuf>) -> Audience {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     let folder = stage.folder.path();
     let authority = Authority::new("admin CA");
     authority.server().write(folder);
@@ -190,7 +189,7 @@ async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_client_ca_only_holders_of_a_certificate_see_it() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     let folder = stage.folder.path();
     let authority = Authority::new("admin CA");
     authority.server().write(folder);
@@ -244,7 +243,7 @@ async fn samples(stage: &Stage, exposition: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_formats_hold_the_same_samples() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     let [text, openmetrics] = expositions(&stage).await;
     assert!(
         !text.contains("# EOF") && !text.contains("# UNIT"),
@@ -263,7 +262,7 @@ async fn both_formats_hold_the_same_samples() {
 #[ignore = "needs promtool at $HOPEND_PROMTOOL, as .ci/run runs it"]
 async fn promtool_takes_both_formats() {
     let promtool = PathBuf::from(std::env::var_os("HOPEND_PROMTOOL").expect("HOPEND_PROMTOOL"));
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     let [text, openmetrics] = expositions(&stage).await;
     let run = async |arguments: &[&str], input: &str| {
         let mut child = tokio::process::Command::new(&promtool)

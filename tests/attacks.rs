@@ -16,7 +16,6 @@ use hopend::primitives::stop::Stop;
 use q_ipc::frame::MessageType;
 use q_ipc::message::message;
 use q_ipc::value::{self, Value};
-use simulator::Options;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,7 +25,7 @@ use crate::client_tls::Tls;
 use crate::support::certificates::Authority;
 use crate::support::qclient::Refused;
 use crate::support::root::is_root;
-use crate::support::{Log, Process, QClient, Stage, account, any_ports};
+use crate::support::{Configuration, Log, Process, QClient, Stage, account};
 
 /// An account that is nobody of the configuration.
 pub const STRANGER: &str = "65534";
@@ -60,7 +59,7 @@ async fn hopen_as_stranger(port: u16, hello: &str) -> Option<String> {
 }
 
 async fn stage() -> Stage {
-    Stage::with(Options::default(), any_ports).await
+    Stage::start().await
 }
 
 #[tokio::test]
@@ -103,11 +102,10 @@ async fn by_password_guess() {
 #[tokio::test]
 async fn by_many_guesses_at_once() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), |text| {
-        let timeout = "handshake_timeout = \"2s\"\ncluster = ";
-        any_ports(text).replacen("cluster = ", timeout, 1)
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.handshake_timeout("2s"))
+        .start()
+        .await;
     let (address, password) = (stage.address("hdb"), stage.password());
     // The last one would be right: 100 ms, 200, 400, 800 and 1,600 keep it out.
     let wrong = (0..40).map(|number| format!("guess{number}"));
@@ -290,15 +288,14 @@ async fn through_the_console() {
     if !is_root() {
         return;
     }
-    let stage = Stage::with(Options::default(), |text| {
-        let users = format!("users = [\"{}\", \"alice\"]\n", account());
-        let text = any_ports(text)
-            .replace("\ncluster = ", &format!("\n{users}cluster = "))
-            .replace("\nconnect = ", &format!("\n{users}connect = "));
-        assert_eq!(text.matches(&users).count(), 3, "{text}");
-        text + &format!("\n[[user]]\nname = \"mallory\"\nos_user = \"{STRANGER}\"\n")
-    })
-    .await;
+    let stage = Stage::builder()
+        .configure(|config| {
+            config
+                .every_kdb_endpoint(|kdb| kdb.users([account(), "alice".into()]))
+                .add_user("mallory", |mallory| mallory.os_user(STRANGER))
+        })
+        .start()
+        .await;
     let mut mine = stage.open("hdb").await;
     mine.ask("1+1").await.unwrap();
     let mut hers = QClient::open(stage.address("plain"), "alice", &stage.password())
@@ -412,11 +409,11 @@ async fn through_the_unix_socket() {
     let path = folder.path().join("hdb");
     // A number of this process's own: abstract names are shared by the whole host.
     let number = 1 + std::process::id() % 65_000;
-    let listen = format!("listen = [\"unix:{number}\", \"unix:{}\"]", path.display());
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replacen("listen = [\"127.0.0.1:0\"]", &listen, 1)
-    })
-    .await;
+    let listen = [format!("unix:{number}"), format!("unix:{}", path.display())];
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.listen(listen))
+        .start()
+        .await;
     let dial = |name: String, hello: &str| {
         format!(
             "exec python3 -c \"import socket; s = socket.socket(socket.AF_UNIX); s.connect({name}); \
@@ -443,7 +440,7 @@ async fn through_the_unix_socket() {
 /// The loopback counts for nothing on an address that others reach too.
 #[tokio::test]
 async fn through_an_exposed_port() {
-    let tls = Tls::with(false, "").await;
+    let tls = Tls::with(false, |hdb| hdb).await;
     for (user, password) in [
         ("", ""),
         (&*account(), ""),
@@ -459,7 +456,7 @@ async fn through_an_exposed_port() {
 #[tokio::test]
 async fn with_somebody_elses_client_certificate() {
     let (log, _guard) = Log::capture();
-    let tls = Tls::with(true, "").await;
+    let tls = Tls::with(true, |hdb| hdb).await;
     let password = tls.stage.password();
     let bob = tls.authority.client("bob");
     // With alice's password as well, should it be known.
@@ -488,7 +485,7 @@ async fn with_somebody_elses_client_certificate() {
 #[tokio::test]
 async fn with_ones_own_certificate_and_somebody_elses_name() {
     let (log, _guard) = Log::capture();
-    let tls = Tls::with(true, "users = [\"alice\"]").await;
+    let tls = Tls::with(true, |hdb| hdb.users("alice")).await;
     let (alice, other) = (tls.authority.client("alice"), account());
     for password in ["", &tls.stage.password()] {
         let refused = tls.open(Some(&alice), &other, password).await;
@@ -526,7 +523,7 @@ async fn by_guesses_without_a_capability_byte() {
 
 #[tokio::test]
 async fn with_a_certificate_of_another_authority() {
-    let tls = Tls::with(true, "").await;
+    let tls = Tls::with(true, |hdb| hdb).await;
     // Of the same name as the right one.
     let other = Authority::new("test CA");
     for shown in [other.client("alice"), other.server()] {
@@ -588,7 +585,7 @@ async fn by_silence_at_the_admin_address() {
 #[tokio::test]
 async fn by_a_broken_tls_handshake() {
     let (log, _guard) = Log::capture();
-    let tls = Tls::with(false, "").await;
+    let tls = Tls::with(false, |hdb| hdb).await;
     let broken: [&[u8]; 2] = [
         b"\x16\x03\x01\x00\x04\x01\xff\xff\xff",
         b"\x16\x03\x01\x00\x01\x01\x14\x03\x01\x00\x01\x01",
@@ -610,7 +607,7 @@ async fn by_a_broken_tls_handshake() {
 async fn by_filling_the_disk() {
     const SESSIONS: u64 = 100;
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     for _ in 0..SESSIONS {
         let mut console = stage.open("console").await;
         console.ask("endpoints").await.unwrap();
@@ -643,11 +640,11 @@ async fn by_reading_the_daemons_memory() {
         folder.path().join("hopend.toml"),
     );
     std::fs::copy(env!("CARGO_BIN_EXE_hopend"), &program).unwrap();
-    let text = format!(
-        "[[user]]\nname = \"a\"\nos_user = \"{STRANGER}\"\n[[endpoint]]\nname = \"rdb\"\nlisten = \
-         \"127.0.0.1:0\"\nconnect = \":127.0.0.1:1\"\nlogin = \"client\"\n[daemon]\ncontrol = \"off\"\n"
-    );
-    std::fs::write(&path, text).unwrap();
+    Configuration::default()
+        .add_user("a", |a| a.os_user(STRANGER))
+        .add_endpoint("rdb", |rdb| rdb.connect(":127.0.0.1:1").login("client"))
+        .daemon(|daemon| daemon.control("off"))
+        .write(&path);
     std::fs::set_permissions(&path, all(0o644)).unwrap();
     // Root reads everything: the account of both is another one then.
     let as_account = |program: &Path| {

@@ -14,17 +14,17 @@ use serde_json::Value;
 
 use crate::support::process::hopend;
 use crate::support::root::is_root;
-use crate::support::{Daemon, QClient, any_ports, daemon_keys};
+use crate::support::{Configuration, Daemon, QClient};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn start() -> Daemon {
-    Daemon::start("", |text| audited(&any_ports(text))).await
+    Daemon::with(audited).await
 }
 
-fn audited(text: &str) -> String {
-    daemon_keys(text, "audit = \"audit.log\"")
+fn audited(config: Configuration) -> Configuration {
+    config.daemon(|daemon| daemon.audit("audit.log"))
 }
 
 fn file(daemon: &Daemon) -> PathBuf {
@@ -255,7 +255,7 @@ async fn short_sessions_that_repeat_have_one_line_together_and_long_ones_their_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_a_unix_socket_the_process_is_told_and_the_console_is_audited() {
-    let daemon = Daemon::start("", |text| audited(&text)).await;
+    let daemon = Daemon::at_fixed_ports(audited).await;
     let config = fs::read_to_string(daemon.config_path()).unwrap();
     drop(daemon.open("console").await);
     let lines = lines_with(&file(&daemon), "ended", 1).await;
@@ -338,9 +338,7 @@ async fn a_rotated_file_is_followed_by_the_next_line_and_by_a_reload() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_is_not_there_is_told_by_check_by_a_start_and_by_a_reload() {
     let mut daemon = start().await;
-    let text = fs::read_to_string(daemon.config_path()).unwrap();
-    let wrong = text.replace("\"audit.log\"", "\"none/audit.log\"");
-    fs::write(daemon.config_path(), wrong).unwrap();
+    daemon.rewrite(|config| config.daemon(|daemon| daemon.audit("none/audit.log")));
     daemon.process.signal(Signal::SIGHUP);
     let said = daemon.process.line_with("reload changed nothing");
     assert!(

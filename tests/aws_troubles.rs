@@ -6,13 +6,13 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::support::qclient::Refused;
-use crate::support::{Log, QClient, Stage, account, any_ports};
+use crate::support::{Log, QClient, Stage, account};
 
 async fn denied(action: &str) -> (Stage, Log, crate::support::log::Capture) {
     let (log, guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();
     sim.faults().deny("*", action, "*");
-    (Stage::before(sim, any_ports).await, log, guard)
+    (Stage::builder().simulator(sim).start().await, log, guard)
 }
 
 async fn hopen(stage: &Stage) -> Refused {
@@ -48,10 +48,10 @@ async fn access_denied_at_each_of_the_three_calls_names_action_role_and_resource
 #[tokio::test]
 async fn a_cluster_that_is_not_there() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replace("\"hdb-cluster\"", "\"no-such-cluster\"")
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.cluster("no-such-cluster"))
+        .start()
+        .await;
     assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
     log.line_with(&[
         "session refused",
@@ -69,7 +69,7 @@ async fn throttled_is_told_and_tried_again() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     sim.faults()
         .api("AssumeRole", ApiFault::Throttle, Times::Always);
-    let stage = Stage::before(sim, any_ports).await;
+    let stage = Stage::builder().simulator(sim).start().await;
     log.line_with(&["sts:AssumeRole", "Throttling", "goes on trying"])
         .await;
     assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
@@ -85,7 +85,7 @@ async fn an_answer_that_is_no_connection_string_is_never_shown() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     sim.faults()
         .api("GetKxConnectionString", ApiFault::Garbage, Times::Always);
-    let stage = Stage::before(sim, any_ports).await;
+    let stage = Stage::builder().simulator(sim).start().await;
     assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
     log.line_with(&["session refused", "GetKxConnectionString"])
         .await;
@@ -94,10 +94,10 @@ async fn an_answer_that_is_no_connection_string_is_never_shown() {
 #[tokio::test]
 async fn no_aws_credentials_at_all() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replace("profile = \"sim\"", "profile = \"not-there\"")
-    })
-    .await;
+    let stage = Stage::builder()
+        .configure(|config| config.environment(|sim| sim.profile("not-there")))
+        .start()
+        .await;
     let file = stage.folder.path().join("credentials");
     assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
     log.line_with(&[
@@ -123,17 +123,12 @@ async fn credentials_that_aws_does_not_accept() {
     let file = folder.path().join("credentials");
     std::fs::write(&file, wrong).unwrap();
     std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    let stage = Stage::before(sim, |text| {
-        let lines = text.lines().map(|line| {
-            if line.starts_with("credentials_file = ") {
-                format!("credentials_file = {file:?}\n")
-            } else {
-                format!("{line}\n")
-            }
-        });
-        any_ports(lines.collect())
-    })
-    .await;
+    let file = file.to_str().unwrap();
+    let stage = Stage::builder()
+        .simulator(sim)
+        .configure(|config| config.environment(|sim| sim.credentials_file(file)))
+        .start()
+        .await;
     assert!(matches!(hopen(&stage).await, Refused::Broken(_)));
     log.line_with(&[
         "session refused",
@@ -148,7 +143,7 @@ async fn trouble_with_one_cluster_does_not_disturb_another() {
     let (_log, _guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();
     sim.faults().deny("*", "*", "*hdb-cluster*");
-    let stage = Stage::before(sim, any_ports).await;
+    let stage = Stage::builder().simulator(sim).start().await;
     assert!(matches!(hopen(&stage).await, Refused::Access));
     stage.open("rdb").await;
     stage.open("plain").await;
@@ -170,17 +165,10 @@ async fn an_answer_without_a_code_names_the_status_and_the_key_of_the_service() 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, proxy).await });
-        let stage = Stage::with(Options::default(), |text| {
-            let lines = any_ports(text);
-            let lines = lines.lines().map(|line| {
-                if line.split(['=', ' ']).next() == Some(key) {
-                    return format!("{key} = {url:?}\n");
-                }
-                format!("{line}\n")
-            });
-            lines.collect()
-        })
-        .await;
+        let stage = Stage::builder()
+            .configure(|config| config.environment(|sim| sim.key(key, url)))
+            .start()
+            .await;
         assert!(matches!(hopen(&stage).await, Refused::Broken(_)), "{key}");
         let line = log
             .line_with(&["session refused", action, "HTTP 503"])

@@ -3,11 +3,11 @@
 use hopend::config::ListenAddress;
 use q_ipc::frame::{Header, MessageType};
 use q_ipc::message;
-use simulator::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Log, QClient, Stage, any_ports};
+use crate::support::configuration::EndpointTable;
+use crate::support::{Log, QClient, Stage};
 
 /// What a client reads until the end after it has sent `bytes`.
 async fn answer_to(stage: &Stage, bytes: &[u8]) -> Vec<u8> {
@@ -19,14 +19,14 @@ async fn answer_to(stage: &Stage, bytes: &[u8]) -> Vec<u8> {
 }
 
 async fn strict() -> Stage {
-    Stage::with(Options::default(), |text| {
-        any_ports(text).replacen(
-            "cluster = ",
-            "max_handshake = 1024\nhandshake_timeout = \"300ms\"\nmax_message = \"1MiB\"\ncluster = ",
-            1,
-        )
-    })
-    .await
+    Stage::builder()
+        .endpoint("hdb", |hdb| {
+            hdb.max_handshake(1024)
+                .handshake_timeout("300ms")
+                .max_message("1MiB")
+        })
+        .start()
+        .await
 }
 
 #[tokio::test]
@@ -141,14 +141,12 @@ async fn the_forms_of_handshake_that_clients_have() {
 /// An endpoint of two addresses and one place: whichever is dialled has it.
 #[tokio::test]
 async fn the_last_place_of_an_endpoint_is_free_at_each_of_its_addresses() {
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replacen(
-            "listen = [\"127.0.0.1:0\"]",
-            "listen = [\"127.0.0.1:0\", \"[::1]:0\"]\nmax_sessions = 1",
-            1,
-        )
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| {
+            hdb.listen(["127.0.0.1:0", "[::1]:0"]).max_sessions(1)
+        })
+        .start()
+        .await;
     let addresses: Vec<_> = stage
         .app
         .addresses()
@@ -170,21 +168,23 @@ async fn the_last_place_of_an_endpoint_is_free_at_each_of_its_addresses() {
 #[tokio::test]
 async fn an_endpoint_that_leads_back_to_itself_refuses_the_second_turn() {
     let (log, _guard) = Log::capture();
-    let endpoint = |name: &str, connect: &str| {
-        format!(
-            "\n[[endpoint]]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\nconnect = \":{connect}\"\n\
-             login = \"client\"\nerrors = \"explain\"\n"
-        )
+    let to = |connect: &str| {
+        let connect = format!(":{connect}");
+        |endpoint: EndpointTable| endpoint.connect(connect).login("client").errors("explain")
     };
-    let nowhere = ["192.0.2.1:1", "192.0.2.1:2"];
-    let mut stage = Stage::with(Options::default(), |text| {
-        any_ports(text) + &endpoint("first", nowhere[0]) + &endpoint("second", nowhere[1])
-    })
-    .await;
+    let mut stage = Stage::builder()
+        .configure(|config| {
+            config
+                .add_endpoint("first", to("192.0.2.1:1"))
+                .add_endpoint("second", to("192.0.2.1:2"))
+        })
+        .start()
+        .await;
     let [first, second] = ["first", "second"].map(|name| stage.address(name).to_string());
-    stage.reload(|text| {
-        text.replace(nowhere[0], &second)
-            .replace(nowhere[1], &first)
+    stage.reload(|config| {
+        config
+            .endpoint("first", to(&second))
+            .endpoint("second", to(&first))
     });
     let mut handle = stage.open("first").await;
     let said = handle.ask("1+1").await.unwrap_err();

@@ -6,7 +6,7 @@ use q_ipc::value::Value;
 use simulator::{Options, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Process, QClient, Stage, account, any_ports};
+use crate::support::{Process, QClient, Stage, write_configuration};
 
 /// More than 4 GiB, so that byte 3 of the header is in use.
 const FIVE_GB: u64 = 5_000_000_000;
@@ -19,9 +19,7 @@ const MEMORY_LIMIT: u64 = 64 * 1024;
 async fn a_response_of_five_gigabytes_passes_with_little_memory() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = any_ports(std::fs::read_to_string(&path).unwrap());
-    std::fs::write(&path, text).unwrap();
+    let path = write_configuration(&sim, folder.path(), |config| config);
     let mut daemon = Process::start(&["run", "--config", path.to_str().unwrap()]);
     let line = daemon.line_with("endpoint=\"hdb\" address=127.0.0.1:");
     daemon.line_with("ready");
@@ -57,7 +55,7 @@ async fn a_response_of_five_gigabytes_passes_with_little_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_megabytes_there_and_back_are_the_same() {
     const COUNT: usize = 100_000_000;
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     let mut handle = stage.open("hdb").await;
     let bytes: Vec<u8> = (0..COUNT)
         .map(|i| (i.wrapping_mul(31) >> 3).to_le_bytes()[0])

@@ -2,13 +2,12 @@
 
 use q_ipc::frame::MessageType;
 use q_ipc::value::Value;
-use simulator::Options;
 
-use crate::support::{Stage, any_ports};
+use crate::support::Stage;
 
 #[tokio::test]
 async fn calls_of_the_cluster_to_its_client_pass_both_ways() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     let mut handle = stage.open("hdb").await;
     handle.send(MessageType::Sync, "ask[\"2+2\"]").await;
     let (asked, _) = handle.message().await.unwrap();

@@ -1,5 +1,6 @@
 //! TLS towards clients: real handshakes, certificates that name users, and files that change.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::certificates::{Authority, Certificate, dial_with};
+use crate::support::configuration::{EndpointTable, table};
 use crate::support::qclient::Refused;
-use crate::support::{Log, QClient, Stage, account, any_ports};
+use crate::support::{Log, QClient, Stage, account, write_configuration};
 
 /// What the files of the endpoint were made from.
 pub struct Tls {
@@ -25,35 +27,32 @@ pub struct Tls {
     folder: tempfile::TempDir,
 }
 
+/// The server's certificate and key, and the authority that signed them, in a folder.
+fn files(folder: &Path) -> [String; 3] {
+    ["server.pem", "server.key", "ca.pem"]
+        .map(|name| folder.join(name).to_str().unwrap().to_owned())
+}
+
 impl Tls {
     /// `hdb` on all addresses, with TLS, and `keys` more of it; alice's certificate is `CN=alice`.
-    pub async fn with(client_ca: bool, keys: &str) -> Self {
+    /// An exposed endpoint `hdb` with more keys.
+    pub async fn with(client_ca: bool, hdb: impl FnOnce(EndpointTable) -> EndpointTable) -> Self {
         let authority = Authority::new("test CA");
         let folder = tempfile::tempdir().unwrap();
         authority.server().write(folder.path());
         std::fs::write(folder.path().join("ca.pem"), &authority.pem).unwrap();
-        let at = folder.path().display();
-        let client_ca = if client_ca {
-            format!(", client_ca = \"{at}/ca.pem\"")
-        } else {
-            String::new()
+        let [cert, key, authorities] = files(folder.path());
+        let tls = match client_ca {
+            true => table([("cert", cert), ("key", key), ("client_ca", authorities)]),
+            false => table([("cert", cert), ("key", key)]),
         };
-        let tls =
-            format!("tls = {{ cert = \"{at}/server.pem\", key = \"{at}/server.key\"{client_ca} }}");
-        let stage = Stage::with(Options::default(), |text| {
-            let text = any_ports(text).replacen(
-                "listen = [\"127.0.0.1:0\"]",
-                &format!("listen = [\"0.0.0.0:0\"]\nexpose = true\n{tls}\n{keys}"),
-                1,
-            );
-            assert!(text.contains("name = \"alice\"\n"), "{text}");
-            text.replacen(
-                "name = \"alice\"\n",
-                "name = \"alice\"\ncertificate = \"CN=alice\"\n",
-                1,
-            )
-        })
-        .await;
+        let stage = Stage::builder()
+            .endpoint("hdb", |endpoint| {
+                hdb(endpoint.listen("0.0.0.0:0").expose(true).tls(tls))
+            })
+            .user("alice", |alice| alice.certificate("CN=alice"))
+            .start()
+            .await;
         Self {
             stage,
             authority,
@@ -83,7 +82,7 @@ impl Tls {
 #[tokio::test]
 async fn a_handle_over_tls_is_a_handle() {
     let (log, _guard) = Log::capture();
-    let tls = Tls::with(false, "").await;
+    let tls = Tls::with(false, |hdb| hdb).await;
     let password = tls.stage.password();
     let mut handle = tls.open(None, "alice", &password).await.unwrap();
     assert_eq!(handle.ask(".z.u").await, Ok(Value::Symbol("alice".into())));
@@ -104,7 +103,7 @@ async fn a_handle_over_tls_is_a_handle() {
 /// Python's ssl is OpenSSL, as q's is.
 #[tokio::test]
 async fn openssl_opens_a_handle_with_each_version_of_tls() {
-    let tls = Tls::with(false, "").await;
+    let tls = Tls::with(false, |hdb| hdb).await;
     for version in ["TLSv1_2", "TLSv1_3"] {
         let script = format!(
             "import socket, ssl\n\
@@ -138,7 +137,7 @@ async fn openssl_opens_a_handle_with_each_version_of_tls() {
 #[tokio::test]
 async fn a_certificate_names_the_user_and_none_gets_no_further_than_tls() {
     let (log, _guard) = Log::capture();
-    let tls = Tls::with(true, "").await;
+    let tls = Tls::with(true, |hdb| hdb).await;
     let (hers, password) = (tls.authority.client("alice"), tls.stage.password());
     for (user, password) in [
         ("", ""),
@@ -177,7 +176,7 @@ async fn a_certificate_names_the_user_and_none_gets_no_further_than_tls() {
 /// The certificate is shown and checked at each hopen, also by a client that would resume a session.
 #[tokio::test]
 async fn with_client_ca_no_session_of_tls_is_resumed() {
-    let tls = Tls::with(true, "").await;
+    let tls = Tls::with(true, |hdb| hdb).await;
     let hers = tls.authority.client("alice");
     for version in [&TLS12, &TLS13] {
         let config = tls.authority.client_config(Some(&hers), &[version]);
@@ -195,10 +194,11 @@ async fn with_client_ca_no_session_of_tls_is_resumed() {
 /// Whoever is somebody else elsewhere is nobody here, whatever the password.
 #[tokio::test]
 async fn a_certificate_of_a_user_of_other_endpoints_tries_no_password() {
-    let mut tls = Tls::with(true, "users = [\"alice\"]").await;
-    tls.stage.reload(|text| {
-        text.replacen("certificate = \"CN=alice\"\n", "", 1)
-            + "\n[[user]]\nname = \"carol\"\ncertificate = \"CN=carol\"\n"
+    let mut tls = Tls::with(true, |hdb| hdb.users("alice")).await;
+    tls.stage.reload(|config| {
+        config
+            .user("alice", |alice| alice.without("certificate"))
+            .add_user("carol", |carol| carol.certificate("CN=carol"))
     });
     let password = tls.stage.password();
     let [carols, nobodys] = ["carol", "host7"].map(|name| tls.authority.client(name));
@@ -210,7 +210,7 @@ async fn a_certificate_of_a_user_of_other_endpoints_tries_no_password() {
 #[tokio::test]
 async fn each_side_that_expects_the_other_protocol_is_told() {
     let (log, _guard) = Log::capture();
-    let tls = Tls::with(false, "").await;
+    let tls = Tls::with(false, |hdb| hdb).await;
     let plain = QClient::open(tls.address(), "alice", &tls.stage.password()).await;
     assert!(matches!(plain, Err(Refused::Broken(_))));
     log.line_with(&["does not speak TLS to a TLS port", ":tcps://host:port"])
@@ -223,7 +223,7 @@ async fn each_side_that_expects_the_other_protocol_is_told() {
 #[tokio::test]
 async fn a_slow_handshake_is_given_up_and_holds_nobody_up() {
     let (log, _guard) = Log::capture();
-    let tls = Tls::with(false, "handshake_timeout = \"1s\"").await;
+    let tls = Tls::with(false, |hdb| hdb.handshake_timeout("1s")).await;
     let mut slow = TcpStream::connect(tls.address()).await.unwrap();
     slow.write_all(&[0x16, 3, 1]).await.unwrap();
     let password = tls.stage.password();
@@ -238,7 +238,7 @@ async fn a_slow_handshake_is_given_up_and_holds_nobody_up() {
 #[tokio::test]
 async fn files_that_change_are_read_anew_and_broken_ones_are_not_taken() {
     let (log, _guard) = Log::capture();
-    let mut tls = Tls::with(false, "").await;
+    let mut tls = Tls::with(false, |hdb| hdb).await;
     let shown = async |tls: &Tls| {
         let stream = tls.authority.dial(tls.address(), None).await.unwrap();
         stream.get_ref().1.peer_certificates().unwrap()[0].clone()
@@ -306,15 +306,12 @@ async fn without_a_certificate_that_can_be_used_a_client_sees_a_reset() {
     let (log, _guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let files = folder.path().display();
     Authority::new("test CA").server().write(folder.path());
-    let tls = format!(
-        "listen = [\"127.0.0.1:0\"]\ntls = {{ cert = \"{files}/server.pem\", key = \"{files}/server.key\" }}"
-    );
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = any_ports(std::fs::read_to_string(&path).unwrap());
-    let text = text.replacen("listen = [\"127.0.0.1:0\"]", &tls, 1);
-    std::fs::write(&path, text).unwrap();
+    let [cert, key, _] = files(folder.path());
+    let tls = table([("cert", cert), ("key", key)]);
+    let path = write_configuration(&sim, folder.path(), |config| {
+        config.endpoint("hdb", |hdb| hdb.tls(tls))
+    });
     let config = hopend::config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
     // After it was checked, before it is used.
     std::fs::write(folder.path().join("server.pem"), "half a fi").unwrap();
@@ -330,10 +327,10 @@ async fn without_a_certificate_that_can_be_used_a_client_sees_a_reset() {
 #[tokio::test]
 async fn an_endpoint_that_is_exposed_without_tls_is_warned_of() {
     let (log, _guard) = Log::capture();
-    let _stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replacen("[\"127.0.0.1:0\"]", "[\"0.0.0.0:0\"]\nexpose = true", 1)
-    })
-    .await;
+    let _stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.listen("0.0.0.0:0").expose(true))
+        .start()
+        .await;
     log.line_with(&[
         "WARN",
         "reachable from other hosts without TLS",
@@ -345,10 +342,11 @@ async fn an_endpoint_that_is_exposed_without_tls_is_warned_of() {
 
 #[tokio::test]
 async fn only_tls_1_3_where_it_is_asked_for() {
-    let tls = Tls::with(false, "").await;
+    let tls = Tls::with(false, |hdb| hdb).await;
     let mut stage = tls.stage;
-    stage
-        .reload(|text| text.replacen("server.key\" }", "server.key\", min_version = \"1.3\" }", 1));
+    let [cert, key, _] = files(tls.folder.path());
+    let only_1_3 = table([("cert", &*cert), ("key", &*key), ("min_version", "1.3")]);
+    stage.reload(|config| config.endpoint("hdb", |hdb| hdb.tls(only_1_3)));
     let script = format!(
         "import socket, ssl\n\
          c = ssl.create_default_context(cafile='{}')\n\

@@ -11,7 +11,8 @@ use q_ipc::value::Value;
 use simulator::{Options, Simulator};
 use tempfile::TempDir;
 
-use crate::support::{Process, QClient, account, any_ports, daemon_keys};
+use crate::support::configuration::{Configuration, EndpointTable, table};
+use crate::support::{Process, QClient, write_configuration};
 
 /// Names the configuration for the half of a test that runs in a process of its own.
 const CONFIG: &str = "HOPEND_TEST_CONFINED_TO";
@@ -24,12 +25,10 @@ struct Daemon {
     path: PathBuf,
 }
 
-async fn simulator(edit: impl FnOnce(String) -> String) -> Daemon {
+async fn simulator(change: impl FnOnce(Configuration) -> Configuration) -> Daemon {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = edit(any_ports(std::fs::read_to_string(&path).unwrap()));
-    std::fs::write(&path, text).unwrap();
+    let path = write_configuration(&sim, folder.path(), change);
     Daemon { sim, folder, path }
 }
 
@@ -111,8 +110,7 @@ fn confined_without_programs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_needed_is_refused() {
-    let strict = |text: String| daemon_keys(&text, "confine = \"strict\"");
-    let daemon = simulator(strict).await;
+    let daemon = simulator(|config| config.daemon(|daemon| daemon.confine("strict"))).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let outside = elsewhere.path().join("file");
     std::fs::write(&outside, "not hopend's").unwrap();
@@ -122,7 +120,7 @@ async fn what_is_not_needed_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_thread_of_the_daemon_is_confined_and_serves() {
-    let daemon = simulator(|text| text).await;
+    let daemon = simulator(|config| config).await;
     let mut process = run(&daemon.path);
     process.line_with("confined: files (Landlock), system calls (seccomp), no programs");
     let line = process.line_with("endpoint=\"hdb\" address=");
@@ -145,15 +143,15 @@ async fn every_thread_of_the_daemon_is_confined_and_serves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_needs_more_is_told_to_restart_and_others_work() {
-    let daemon = simulator(|text| text).await;
+    let daemon = simulator(|config| config).await;
     let mut process = run(&daemon.path);
     process.line_with("ready");
-    let text = std::fs::read_to_string(&daemon.path).unwrap();
-    let reload = |process: &Process, text: String| {
+    let original = Configuration::read(&daemon.path);
+    let reload = |process: &Process, config: Configuration| {
         // As editors do: another file in its place.
         let fresh = daemon.folder.path().join("hopend.toml.new");
         std::fs::copy(&daemon.path, &fresh).unwrap();
-        std::fs::write(&fresh, text).unwrap();
+        config.write(&fresh);
         std::fs::rename(&fresh, &daemon.path).unwrap();
         process.signal(Signal::SIGHUP);
     };
@@ -163,28 +161,29 @@ async fn a_reload_that_needs_more_is_told_to_restart_and_others_work() {
     std::fs::write(&password, "secret\n").unwrap();
     let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&password, closed).unwrap();
-    let endpoint = |login: &str| {
-        format!(
-            "{text}\n[[endpoint]]\nname = \"new\"\nlisten = \"127.0.0.1:0\"\n\
-             connect = \":localhost:1\"\nlogin = {login}\n"
-        )
+    let endpoint = |change: &dyn Fn(EndpointTable) -> EndpointTable| {
+        let original = original.clone();
+        original.add_endpoint("new", |new| change(new.connect(":localhost:1")))
     };
-    let file = format!("{{ user = \"u\", password_file = {password:?} }}");
-    reload(&process, endpoint(&file));
+    let login = |file: &str| table([("user", "u"), ("password_file", file)]);
+    let file = login(password.to_str().unwrap());
+    reload(&process, endpoint(&|new| new.login(file.clone())));
     let said = process.line_with("reload changed nothing");
     assert!(said.contains(password.to_str().unwrap()), "{said}");
     assert!(said.contains("systemctl restart hopend"), "{said}");
 
-    reload(&process, endpoint("{ command = [\"/bin/true\"] }"));
+    let command = Path::new("/bin/true");
+    reload(&process, endpoint(&|new| new.login_command(command)));
     let said = process.line_with("reload changed nothing");
     assert!(said.contains("a login command can't be run"), "{said}");
     assert!(said.contains("systemctl restart hopend"), "{said}");
 
     let socket = elsewhere.path().join("socket");
-    let listen = format!("listen = [\"unix:{}\"]", socket.display());
+    let listen = format!("unix:{}", socket.display());
+    let elsewhere = original.clone();
     reload(
         &process,
-        text.replacen("listen = [\"127.0.0.1:0\"]", &listen, 1),
+        elsewhere.endpoint("hdb", |hdb| hdb.listen(listen)),
     );
     let said = process.line_with("reload changed nothing");
     assert!(said.contains("a socket can't be made at"), "{said}");
@@ -192,27 +191,23 @@ async fn a_reload_that_needs_more_is_told_to_restart_and_others_work() {
     // A file beside the configuration, and another port, are no more than it had.
     let beside = daemon.folder.path().join("beside");
     std::fs::copy(&password, &beside).unwrap();
-    reload(
-        &process,
-        endpoint("{ user = \"u\", password_file = \"beside\" }"),
-    );
+    reload(&process, endpoint(&|new| new.login(login("beside"))));
     process.line_with("reloaded: added new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_login_command_programs_can_be_run() {
-    let daemon = simulator(|text| text).await;
-    let text = std::fs::read_to_string(&daemon.path).unwrap();
+    let daemon = simulator(|config| config).await;
     let program = daemon.folder.path().join("login");
     let script = "#!/bin/sh\nprintf '{\"user\": \"%s\", \"password\": \"x\"}' \"$(id -un)\"\n";
     std::fs::write(&program, script).unwrap();
     let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&program, may_run).unwrap();
-    let text = format!(
-        "{text}\n[[endpoint]]\nname = \"new\"\nlisten = \"127.0.0.1:0\"\n\
-         connect = \":localhost:1\"\nlogin = {{ command = [{program:?}] }}\n"
-    );
-    std::fs::write(&daemon.path, text).unwrap();
+    Configuration::read(&daemon.path)
+        .add_endpoint("new", |new| {
+            new.connect(":localhost:1").login_command(&program)
+        })
+        .write(&daemon.path);
     let mut process = run(&daemon.path);
     process.line_with("confined: files (Landlock), system calls (seccomp)");
     let line = process.line_with("endpoint=\"new\" address=");
@@ -227,7 +222,7 @@ async fn with_a_login_command_programs_can_be_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn off_is_off() {
-    let daemon = simulator(|text| daemon_keys(&text, "confine = \"off\"")).await;
+    let daemon = simulator(|config| config.daemon(|daemon| daemon.confine("off"))).await;
     let mut process = run(&daemon.path);
     process.line_with("not confined");
     process.line_with("ready");

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::process::command;
 use crate::support::qclient::Refused;
-use crate::support::{Log, QClient, Stage, account, any_ports};
+use crate::support::{Log, QClient, Stage, account};
 
 const DISCOVERY: [&str; 2] = [
     ".aws.list_kx_clusters[]",
@@ -22,7 +22,7 @@ const CHARS: u8 = 10;
 const TIMESTAMPS: u8 = 12;
 
 async fn stage() -> Stage {
-    Stage::with(Options::default(), any_ports).await
+    Stage::start().await
 }
 
 async fn as_alice(stage: &Stage, endpoint: &str) -> Result<QClient, Refused> {
@@ -109,12 +109,14 @@ async fn discovery_has_the_columns_and_types_that_a_cluster_has() {
 
 #[tokio::test]
 async fn a_connection_string_is_what_hopen_takes_without_a_password() {
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text)
-            + "\n[[endpoint]]\nname = \"second\"\nlisten = \"127.0.0.1:0\"\n\
-               cluster = \"hdb-cluster\"\nnode = \"sim-hdb-node-2\"\n"
-    })
-    .await;
+    let stage = Stage::builder()
+        .configure(|config| {
+            config.add_endpoint("second", |second| {
+                second.cluster("hdb-cluster").node("sim-hdb-node-2")
+            })
+        })
+        .start()
+        .await;
     let mut console = stage.open("console").await;
     for (request, endpoint, node) in [
         (
@@ -154,11 +156,10 @@ async fn a_connection_string_is_what_hopen_takes_without_a_password() {
 
 #[tokio::test]
 async fn who_may_see_all_does_and_others_see_their_own() {
-    let only_mine = |text: String| {
-        let users = format!("cluster = \"rdb-cluster\"\nusers = [\"{}\"]", account());
-        any_ports(text).replace("cluster = \"rdb-cluster\"", &users)
-    };
-    let stage = Stage::with(Options::default(), only_mine).await;
+    let stage = Stage::builder()
+        .endpoint("rdb", |rdb| rdb.users(account()))
+        .start()
+        .await;
     stage.sim.wait_for_calls("GetKxConnectionString", 3).await;
     let (_mine, _hers) = (stage.open("hdb").await, as_alice(&stage, "hdb").await);
     assert!(as_alice(&stage, "rdb").await.is_err());
@@ -211,7 +212,7 @@ async fn a_reload_takes_rights_from_sessions_that_are_open() {
     let _hers = as_alice(&stage, "hdb").await;
     let mut console = stage.open("console").await;
     assert_eq!(table(&mut console, "sessions").await.rows(), 2);
-    stage.reload(|text| text.replace("console = true", "console = false"));
+    stage.reload(|config| config.user(&account(), |own| own.console(false)));
     assert_eq!(
         texts(&table(&mut console, "sessions").await, "user"),
         [account()]
@@ -330,14 +331,11 @@ async fn check_and_a_file_without_finspace() {
         "{output}"
     );
 
-    let plain = |text: String| {
-        let environment = text.find("[environment.sim]").unwrap();
-        let users = text.find("[[user]]").unwrap();
-        let endpoints = text.find("[[endpoint]]").unwrap();
-        let console = text.rfind("[[endpoint]]").unwrap();
-        any_ports(text[..environment].to_owned() + &text[users..endpoints] + &text[console..])
-    };
-    let stage = Stage::before(sim, plain).await;
+    let stage = Stage::builder()
+        .simulator(sim)
+        .configure(|config| config.without_environments().only_endpoints(&["console"]))
+        .start()
+        .await;
     let mut console = stage.open("console").await;
     assert_eq!(table(&mut console, "endpoints").await.rows(), 1);
     let told = console.ask(DISCOVERY[0]).await.unwrap_err();

@@ -9,24 +9,26 @@ use q_ipc::value::Value;
 use simulator::{ApiFault, ClusterFault, Options, Simulator, Times};
 
 use crate::support::qclient::Refused;
-use crate::support::{Log, QClient, Stage, any_ports};
+use crate::support::{Configuration, Log, QClient, Stage, account};
 
 /// A simulator whose first calls take a second, so that they are under way when everybody comes.
 async fn slow_to_answer() -> Stage {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let slow = ApiFault::Delay(Duration::from_secs(1));
     sim.faults().api("AssumeRole", slow, Times::Always);
-    Stage::before(sim, |text| only_hdb_of_one_user(&any_ports(text))).await
+    Stage::builder()
+        .simulator(sim)
+        .configure(only_hdb_of_one_user)
+        .start()
+        .await
 }
 
 /// The first endpoint and the first user only: one credential in all.
-fn only_hdb_of_one_user(text: &str) -> String {
-    let end = text.match_indices("[[endpoint]]").nth(1).unwrap().0;
-    let (start, stop) = (
-        text.match_indices("[[user]]").nth(1).unwrap().0,
-        text.find("[[endpoint]]").unwrap(),
-    );
-    format!("{}{}", &text[..start], &text[stop..end])
+pub fn only_hdb_of_one_user(config: Configuration) -> Configuration {
+    config
+        .only_endpoints(&["hdb"])
+        .only_users(&[&account()])
+        .daemon(|daemon| daemon.control("off"))
 }
 
 #[tokio::test]
@@ -49,7 +51,7 @@ async fn a_thousand_hopens_on_a_cold_cache_make_one_assume_role_and_one_connecti
 
 #[tokio::test]
 async fn fetched_ahead_for_every_user_and_endpoint_that_can_be_told_apart() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     // Two users, two FinSpace endpoints.
     stage.sim.wait_for_calls("GetKxConnectionString", 4).await;
     let slow = ApiFault::Hang;
@@ -70,7 +72,7 @@ async fn fetched_ahead_for_every_user_and_endpoint_that_can_be_told_apart() {
         .sim
         .assumed()
         .into_iter()
-        .map(|a| (a.1, a.2))
+        .map(|call| (call.session_name, call.source_identity))
         .collect();
     let account = crate::support::account();
     assert!(who.contains(&(account.clone(), Some(account))), "{who:?}");
@@ -82,7 +84,7 @@ async fn fetched_ahead_for_every_user_and_endpoint_that_can_be_told_apart() {
 
 #[tokio::test]
 async fn a_refused_login_is_fetched_anew_and_tried_once_more() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     stage.open("hdb").await;
     let before = stage.sim.calls("GetKxConnectionString");
     stage
@@ -96,7 +98,7 @@ async fn a_refused_login_is_fetched_anew_and_tried_once_more() {
 
 #[tokio::test]
 async fn a_login_refused_twice_is_an_access_error() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     let mut live = stage.open("hdb").await;
     stage
         .sim
@@ -117,7 +119,11 @@ async fn strings_of_a_second_are_replaced_again_and_again() {
         string_life: Duration::from_secs(4),
         ..Options::default()
     };
-    let stage = Stage::with(options, |text| only_hdb_of_one_user(&any_ports(text))).await;
+    let stage = Stage::builder()
+        .options(options)
+        .configure(only_hdb_of_one_user)
+        .start()
+        .await;
     stage.open("hdb").await;
     let first = stage.sim.calls("GetKxConnectionString");
     stage
@@ -147,7 +153,11 @@ async fn a_clock_that_is_off_by_an_hour_stops_no_hopen_and_makes_no_string_live_
             ..Options::default()
         };
         let sim = Simulator::start(options).await.unwrap();
-        let stage = Stage::before(sim, |text| only_hdb_of_one_user(&any_ports(text))).await;
+        let stage = Stage::builder()
+            .simulator(sim)
+            .configure(only_hdb_of_one_user)
+            .start()
+            .await;
         let mut handle = stage.open("hdb").await;
         assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)), "{told}");
         log.line_with(&["WARN", told, "Fix: set this host's clock"])

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
-use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
+use q_ipc::frame::{FrameTracker, HEADER_LEN, MessageType, StreamPart};
 use q_ipc::message::text;
-use simulator::Options;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::support::kdb::{Kdb, Wire, tcp};
 use crate::support::process::hopend;
-use crate::support::{Log, Stage, any_ports};
+use crate::support::{Log, Stage};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,8 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub const PUBLISHED: (usize, usize) = (100, 10_000);
 
 async fn stage_before(kdb: &Kdb) -> Stage {
-    let options = Options::default();
-    Stage::with(options, |text| kdb.behind_plain(&any_ports(text))).await
+    Stage::builder()
+        .endpoint("plain", |plain| kdb.behind_plain(plain))
+        .start()
+        .await
 }
 
 /// A client's handle and kdb+'s end of it.
@@ -45,15 +46,15 @@ fn numbered(number: usize, length: usize) -> Vec<u8> {
 
 /// How many whole messages the bytes begin with.
 fn whole(bytes: &[u8]) -> usize {
-    let (mut tracker, mut at, mut count) = (Tracker::default(), 0, 0);
+    let (mut tracker, mut at, mut count) = (FrameTracker::default(), 0, 0);
     loop {
         match tracker.next(&bytes[at..]).unwrap() {
-            Piece::Header(_) => at += HEADER_LEN,
-            Piece::Body(length) => {
+            StreamPart::Header(_) => at += HEADER_LEN,
+            StreamPart::Body(length) => {
                 at += length;
                 count += usize::from(tracker.at_boundary());
             }
-            Piece::Partial => return count,
+            StreamPart::Incomplete => return count,
         }
     }
 }

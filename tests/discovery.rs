@@ -78,7 +78,7 @@ async fn clusters_and_nodes_as_tables_and_as_json_all_pages_of_them() {
     );
     let assumed = sim.assumed();
     assert_eq!(assumed[before..].len(), 1, "{assumed:?}");
-    assert!(assumed[before].0.ends_with("/user-alice"), "{assumed:?}");
+    assert!(assumed[before].role.ends_with("/user-alice"), "{assumed:?}");
     let as_nobody = ["clusters", "--user", "carol", "--config", &config];
     assert_eq!(hopend(&as_nobody).await.0, Some(78));
 

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use simulator::{ApiFault, ClusterFault, Flaw, Options, Simulator, Times};
+use simulator::{ApiFault, CertificateFlaw, ClusterFault, Options, Simulator, Times};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::support::configuration::{Configuration, EndpointTable};
 use crate::support::process::command;
-use crate::support::{Process, account, any_ports};
+use crate::support::{Process, account, write_configuration};
 
 /// A set-up that something is wrong with.
 struct Broken {
@@ -37,24 +38,24 @@ const ROLE: &str = "arn:aws:iam::111122223333:role/user-alice";
 const BROKEN: &[Broken] = &[
     // configuration
     Broken { name: "a mistyped key", stage: "configuration", exit: 78,
-        how: |scene| scene.edit("cluster = \"hdb-cluster\"", "clutser = \"hdb-cluster\""),
+        how: |scene| scene.hdb(|hdb| hdb.rename("cluster", "clutser")),
         told: &["hopend.toml:", "did you mean `cluster`?"] },
     Broken { name: "an endpoint that is not there", stage: "configuration", exit: 78,
         how: |scene| scene.ask(&["hbd"]),
         told: &["no [[endpoint]] is called \"hbd\"", "hdb rdb plain"] },
     Broken { name: "a user who may not use the endpoint", stage: "configuration", exit: 77,
-        how: |scene| scene.edit("cluster = \"hdb-cluster\"", "cluster = \"hdb-cluster\"\nusers = [\"root\"]"),
+        how: |scene| scene.hdb(|hdb| hdb.users("root")),
         told: &["alice may not use endpoint hdb", "add the name to users"] },
     Broken { name: "a password file that is not there", stage: "configuration", exit: 78,
         how: |scene| { scene.plain(); std::fs::remove_file(scene.path("plain.password")).unwrap(); },
         told: &["plain.password does not exist. Fix: create it"] },
     // audit file
     Broken { name: "an audit file in a folder that is not there", stage: "audit file", exit: 78,
-        how: |scene| scene.edit("[daemon]", "[daemon]\naudit = \"logs/audit.log\""),
+        how: |scene| scene.change(|config| config.daemon(|daemon| daemon.audit("logs/audit.log"))),
         told: &["/logs/audit.log: No such file or directory", "make its folder"] },
     // base credentials
     Broken { name: "an unknown profile", stage: "base credentials", exit: 78,
-        how: |scene| scene.edit("profile = \"sim\"", "profile = \"nobody\""),
+        how: |scene| scene.change(|config| config.environment(|sim| sim.profile("nobody"))),
         told: &["no AWS credentials", "set profile"] },
     Broken { name: "a wrong secret key", stage: "base credentials", exit: 77,
         how: |scene| scene.credentials("{key}", "wrong"),
@@ -69,7 +70,7 @@ const BROKEN: &[Broken] = &[
         how: |scene| scene.answer("GetCallerIdentity", 403, "SignatureDoesNotMatch", "Signature expired: 20260101T000000Z is now earlier than 20260101T001000Z"),
         told: &["clock is wrong"] },
     Broken { name: "STS that can't be reached", stage: "base credentials", exit: 69,
-        how: |scene| { let to = format!("sts_endpoint_url = \"http://127.0.0.1:{}\"", closed()); scene.edit(&format!("sts_endpoint_url = \"{}\"", scene.sim.sts_url()), &to); },
+        how: |scene| scene.change(|config| config.environment(|sim| sim.sts_endpoint_url(format!("http://127.0.0.1:{}", closed())))),
         told: &["can't be reached", "VPC endpoint"] },
     Broken { name: "STS that does not answer", stage: "base credentials", exit: 69,
         how: |scene| scene.sim.faults().api("GetCallerIdentity", ApiFault::Hang, Times::Always),
@@ -79,10 +80,10 @@ const BROKEN: &[Broken] = &[
         how: |scene| scene.sim.faults().deny("*", "finspace:GetKxUser", "*"),
         told: &["set role_arn on user alice", "\"Action\":[\"finspace:GetKxUser\"]", "/kxUser/alice\"]", "\"identity\":\"arn:aws:iam::111122223333:user/hopend\""] },
     Broken { name: "a FinSpace user that is not there", stage: "GetKxUser", exit: 78,
-        how: |scene| scene.edit("name = \"alice\"", "name = \"alice\"\nkx_user = \"nobody\""),
+        how: |scene| scene.change(|config| config.user("alice", |alice| alice.kx_user("nobody"))),
         told: &["user nobody", "check the name"] },
     Broken { name: "FinSpace's API that can't be reached", stage: "GetKxUser", exit: 69,
-        how: |scene| { let to = format!("\nendpoint_url = \"http://127.0.0.1:{}\"", closed()); scene.edit(&format!("\nendpoint_url = \"{}\"", scene.sim.api_url()), &to); },
+        how: |scene| scene.change(|config| config.environment(|sim| sim.endpoint_url(format!("http://127.0.0.1:{}", closed())))),
         told: &["can't be reached", "endpoint_url"] },
     Broken { name: "AssumeRole denied by the daemon's own policies", stage: "AssumeRole", exit: 77,
         how: |scene| scene.sim.faults().deny("*", "sts:AssumeRole", "*"),
@@ -112,23 +113,23 @@ const BROKEN: &[Broken] = &[
         told: &["ThrottlingException", "higher rate"] },
     // cluster and nodes
     Broken { name: "a mistyped cluster", stage: "cluster", exit: 78,
-        how: |scene| scene.edit("\"hdb-cluster\"", "\"hdb-clustr\""),
+        how: |scene| scene.hdb(|hdb| hdb.cluster("hdb-clustr")),
         told: &["there are: gateway-cluster, hdb-cluster, rdb-cluster", "did you mean hdb-cluster?"] },
     Broken { name: "a cluster that does not run", stage: "cluster", exit: 69,
         how: |scene| scene.sim.set_status("hdb-cluster", "CREATE_FAILED"),
         told: &["hdb-cluster is CREATE_FAILED", "wait until it is RUNNING"] },
     Broken { name: "a node that is not there", stage: "nodes", exit: 78,
-        how: |scene| scene.edit("\"hdb-cluster\"", "\"hdb-cluster\"\nnode = \"sim-hdb-node-9\""),
+        how: |scene| scene.hdb(|hdb| hdb.node("sim-hdb-node-9")),
         told: &["sim-hdb-node-9 is not in cluster hdb-cluster", "sim-hdb-node-1", "set node"] },
     Broken { name: "nodes that may not be listed", stage: "nodes", exit: 77,
-        how: |scene| { scene.edit("\"hdb-cluster\"", "\"hdb-cluster\"\nnode = \"spread\""); scene.sim.faults().deny("*", "finspace:ListKxClusterNodes", "*"); },
+        how: |scene| { scene.hdb(|hdb| hdb.node("spread")); scene.sim.faults().deny("*", "finspace:ListKxClusterNodes", "*"); },
         told: &["\"Action\":[\"finspace:ListKxClusterNodes\"]", "/kxCluster/hdb-cluster\"]"] },
     // the local side
     Broken { name: "an address that this host does not have", stage: "listen", exit: 69,
-        how: |scene| { let toml = scene.toml.replacen("listen = [\"127.0.0.1:0\"]", "listen = [\"192.0.2.1:5010\"]\nexpose = true", 1); scene.toml = toml; },
+        how: |scene| scene.hdb(|hdb| hdb.listen("192.0.2.1:5010").expose(true)),
         told: &["this host has no such address"] },
     Broken { name: "a socket in a folder that is not there", stage: "listen", exit: 78,
-        how: |scene| { let toml = scene.toml.replacen("listen = [\"127.0.0.1:0\"]", "listen = [\"unix:/nonexistent/hopend/hdb\"]", 1); scene.toml = toml; },
+        how: |scene| scene.hdb(|hdb| hdb.listen("unix:/nonexistent/hopend/hdb")),
         told: &["unix:/nonexistent/hopend/hdb can't be made", "create that folder"] },
     // the way
     Broken { name: "a host that does not resolve", stage: "DNS", exit: 78,
@@ -143,19 +144,19 @@ const BROKEN: &[Broken] = &[
         told: &["nothing within", "security groups"] },
     // TLS
     Broken { name: "a certificate of another authority, of a cluster", stage: "TLS", exit: 78,
-        how: |scene| scene.cluster(ClusterFault::Certificate(Flaw::OtherAuthority)),
+        how: |scene| scene.cluster(ClusterFault::Certificate(CertificateFlaw::OtherAuthority)),
         told: &["CN=another CA, who is not trusted", "holds CN=hopend simulator CA", "ca_file of [environment.sim]"] },
     Broken { name: "a certificate of another authority", stage: "TLS", exit: 78,
-        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(Flaw::OtherAuthority)); },
+        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(CertificateFlaw::OtherAuthority)); },
         told: &["CN=another CA, who is not trusted", "ca_file of endpoint \"plain\""] },
     Broken { name: "a certificate for another host", stage: "TLS", exit: 78,
-        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(Flaw::OtherHost)); },
+        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(CertificateFlaw::OtherHost)); },
         told: &["the certificate is for elsewhere.example, not for localhost", "write one of its names in connect"] },
     Broken { name: "an expired certificate", stage: "TLS", exit: 69,
-        how: |scene| scene.cluster(ClusterFault::Certificate(Flaw::Expired)),
+        how: |scene| scene.cluster(ClusterFault::Certificate(CertificateFlaw::Expired)),
         told: &["expired on 2020-01-01", "renew it there"] },
     Broken { name: "a certificate that is not valid yet", stage: "TLS", exit: 69,
-        how: |scene| scene.cluster(ClusterFault::Certificate(Flaw::NotYetValid)),
+        how: |scene| scene.cluster(ClusterFault::Certificate(CertificateFlaw::NotYetValid)),
         told: &["valid from 2099-01-01", "set this host's clock"] },
     Broken { name: "plain kdb+ behind a tcps address", stage: "TLS", exit: 78,
         how: |scene| { let port = scene.speaker(plain_kdb); scene.connect(&format!(":tcps://localhost:{port}")); },
@@ -177,7 +178,7 @@ const BROKEN: &[Broken] = &[
         how: |scene| { scene.plain(); scene.write("plain.password", "mistyped\n", 0o600); },
         told: &["kdb+ refused the login of \"svc\"", "correct the password in"] },
     Broken { name: "TLS behind a plain address", stage: "login", exit: 78,
-        how: |scene| { let (port, ..) = scene.sim.plain(); scene.connect(&format!(":localhost:{port}")); },
+        how: |scene| { let port = scene.sim.plain().port; scene.connect(&format!(":localhost:{port}")); },
         told: &["speaks TLS", "write :tcps://localhost:"] },
     Broken { name: "a cluster that does not answer the login", stage: "login", exit: 69,
         how: |scene| scene.cluster(ClusterFault::StallAfterLogin),
@@ -268,23 +269,16 @@ async fn judge(broken: &'static Broken) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_all_is_well_every_stage_passes_and_no_secret_is_shown() {
     let mut scene = Scene::new().await;
-    for (name, more) in [
-        (
-            "node",
-            "cluster = \"hdb-cluster\"\nnode = \"sim-hdb-node-2\"",
-        ),
-        (
-            "via",
-            "cluster = \"hdb-cluster\"\nnode = \"zone\"\nnode_via = \"cluster\"",
-        ),
-    ] {
-        let text =
-            format!("\n[[endpoint]]\nname = \"{name}\"\nlisten = [\"127.0.0.1:0\"]\n{more}\n");
-        scene.toml += &text;
-    }
-    scene.toml = scene
-        .toml
-        .replace("\n[daemon]\n", "\n[daemon]\nzone = \"use1-az2\"\n");
+    scene.change(|config| {
+        config
+            .add_endpoint("node", |node| {
+                node.cluster("hdb-cluster").node("sim-hdb-node-2")
+            })
+            .add_endpoint("via", |via| {
+                via.cluster("hdb-cluster").node("zone").node_via("cluster")
+            })
+            .daemon(|daemon| daemon.zone("use1-az2"))
+    });
     scene.arguments.clear();
     let (code, printed) = scene.doctor(&[]).await;
     assert_eq!(code, Some(0), "{printed}");
@@ -396,7 +390,7 @@ async fn a_clock_that_is_wrong_is_told_and_the_other_stages_go_on() {
 async fn least_privilege_is_no_fault_and_a_certificate_that_ends_soon_is_a_warning() {
     let mut scene = Scene::new().await;
     scene.sim.faults().deny("*", "finspace:List*", "*");
-    scene.cluster(ClusterFault::Certificate(Flaw::EndsSoon));
+    scene.cluster(ClusterFault::Certificate(CertificateFlaw::EndsSoon));
     let (code, printed) = scene.doctor(&[]).await;
     assert_eq!(code, Some(0), "{printed}");
     let line = |stage: &str| printed.lines().find(|line| line.contains(stage)).unwrap();
@@ -439,12 +433,13 @@ async fn a_plain_address_has_no_tls_stage() {
 async fn the_clients_own_login_is_tried_with_a_password_that_is_asked_for() {
     let mut scene = Scene::new().await;
     scene.plain();
-    let (_, user, password) = scene.sim.plain();
+    let simulator::PlainServer { user, password, .. } = scene.sim.plain();
     let (user, password) = (user.to_owned(), password.to_owned());
-    scene.edit("name = \"alice\"", &format!("name = \"{user}\""));
-    let begin = scene.toml.find("login = {").unwrap();
-    let end = begin + scene.toml[begin..].find('\n').unwrap();
-    scene.toml.replace_range(begin..end, "login = \"client\"");
+    scene.change(|config| {
+        config
+            .user("alice", |alice| alice.name(&*user))
+            .endpoint("plain", |plain| plain.login("client"))
+    });
     let outcomes = scene.outcomes().await;
     assert!(
         outcomes.contains(&("login".into(), "skipped".into())),
@@ -465,17 +460,9 @@ async fn the_clients_own_login_is_tried_with_a_password_that_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_daemon_is_seen_at_its_addresses() {
-    let scene = Scene::new().await;
-    let folder = scene.folder.path().to_owned();
-    let toml = scene.toml.replacen(
-        "listen = [\"127.0.0.1:0\"]",
-        &format!(
-            "listen = [{:?}]",
-            format!("unix:{}", folder.join("hdb").display())
-        ),
-        1,
-    );
-    let scene = Scene { toml, ..scene };
+    let mut scene = Scene::new().await;
+    let listen = format!("unix:{}", scene.path("hdb").display());
+    scene.hdb(|hdb| hdb.listen(listen));
     let config = scene.save();
     let (code, before) = scene.doctor(&[]).await;
     assert_eq!(code, Some(0), "{before}");
@@ -502,7 +489,7 @@ async fn a_running_daemon_is_seen_at_its_addresses() {
 struct Scene {
     sim: Simulator,
     folder: tempfile::TempDir,
-    toml: String,
+    config: Configuration,
     arguments: Vec<String>,
     input: String,
     /// What has to live as long.
@@ -517,12 +504,11 @@ impl Scene {
 
     fn of(sim: Simulator) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = sim.write_files(folder.path(), &account()).unwrap();
-        let toml = any_ports(std::fs::read_to_string(path).unwrap());
+        let path = write_configuration(&sim, folder.path(), |config| config);
         Self {
             sim,
             folder,
-            toml,
+            config: Configuration::read(&path),
             arguments: ["hdb", "--user", "alice"].map(String::from).into(),
             input: String::new(),
             held: Vec::new(),
@@ -541,12 +527,15 @@ impl Scene {
     }
 
     fn save(&self) -> PathBuf {
-        self.write("hopend.toml", &self.toml, 0o600)
+        self.write("hopend.toml", &self.config.to_string(), 0o600)
     }
 
-    fn edit(&mut self, from: &str, to: &str) {
-        assert!(self.toml.contains(from), "no {from} in\n{}", self.toml);
-        self.toml = self.toml.replacen(from, to, 1);
+    fn change(&mut self, change: impl FnOnce(Configuration) -> Configuration) {
+        self.config = change(std::mem::take(&mut self.config));
+    }
+
+    fn hdb(&mut self, change: impl FnOnce(EndpointTable) -> EndpointTable) {
+        self.change(|config| config.endpoint("hdb", change));
     }
 
     fn ask(&mut self, arguments: &[&str]) {
@@ -561,18 +550,14 @@ impl Scene {
     /// The same, leading elsewhere.
     fn connect(&mut self, address: &str) {
         self.plain();
-        let (port, ..) = self.sim.plain();
-        self.edit(&format!(":tcps://localhost:{port}"), address);
+        self.change(|config| config.endpoint("plain", |plain| plain.connect(address)));
     }
 
     /// The same, with a shell script for its login.
     fn login_command(&mut self, script: &str) {
         self.ask(&["plain", "--user", "alice"]);
-        let begin = self.toml.find("login = {").unwrap();
-        let end = begin + self.toml[begin..].find('\n').unwrap();
         let script = self.write("login", &format!("#!/bin/sh\n{script}\n"), 0o700);
-        let login = format!("login = {{ command = [{script:?}] }}");
-        self.toml.replace_range(begin..end, &login);
+        self.change(|config| config.endpoint("plain", |plain| plain.login_command(&script)));
     }
 
     fn credentials(&mut self, key: &str, secret: &str) {

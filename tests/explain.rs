@@ -10,20 +10,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::qclient::Refused;
-use crate::support::{Log, QClient, Stage, account, any_ports, python};
+use crate::support::{Configuration, Log, QClient, Stage, account, python};
 
-/// The first endpoint explains itself.
-fn explaining(text: String) -> String {
-    let text = any_ports(text);
-    text.replacen("cluster = ", "errors = \"explain\"\ncluster = ", 1)
+/// The endpoint `hdb` explains failures.
+fn explaining(config: Configuration) -> Configuration {
+    config.endpoint("hdb", |hdb| hdb.errors("explain"))
 }
 
 /// GetKxConnectionString is denied.
-async fn denied(edit: impl FnOnce(String) -> String) -> Stage {
+async fn denied(change: impl FnOnce(Configuration) -> Configuration) -> Stage {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let action = "finspace:GetKxConnectionString";
     sim.faults().deny("*", action, "*");
-    Stage::before(sim, edit).await
+    Stage::builder()
+        .simulator(sim)
+        .configure(change)
+        .start()
+        .await
 }
 
 #[tokio::test]
@@ -60,7 +63,7 @@ async fn what_aws_denies_is_told_with_the_remedy_and_then_the_handle_closes() {
 
 #[tokio::test]
 async fn each_way_that_kdb_can_be_gone_is_told() {
-    let stage = Stage::with(Options::default(), explaining).await;
+    let stage = Stage::builder().configure(explaining).start().await;
     for (fault, reason) in [
         (ClusterFault::RefuseLogin, "refused the login"),
         (
@@ -87,14 +90,10 @@ async fn each_address_that_was_tried_is_named_and_so_it_is_in_the_log() {
     let held = ["127.0.0.1:0"; 2].map(|any| std::net::TcpListener::bind(any).unwrap());
     let addresses = held.each_ref().map(|held| held.local_addr().unwrap());
     let [a, b] = addresses.map(|address| format!(":{address}"));
-    let stage = Stage::with(Options::default(), |text| {
-        let text = any_ports(text);
-        let at = text.find("connect = ").unwrap();
-        let end = at + text[at..].find('\n').unwrap();
-        let connect = format!("errors = \"explain\"\nconnect = [\"{a}\", \"{b}\"]");
-        [&text[..at], &connect, &text[end..]].concat()
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("plain", |plain| plain.errors("explain").connect([&*a, &*b]))
+        .start()
+        .await;
     drop(held);
     let mut handle = stage.open("plain").await;
     let told = handle.ask("1+1").await.unwrap_err();
@@ -140,7 +139,7 @@ async fn who_is_nobody_here_is_told_nothing() {
 
 #[tokio::test]
 async fn it_has_to_be_asked_for() {
-    let stage = denied(any_ports).await;
+    let stage = denied(|config| config).await;
     let refused = QClient::open(stage.address("hdb"), "", "").await;
     assert!(matches!(refused, Err(Refused::Access)));
 }

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use q_ipc::value::Value;
-use simulator::{ClusterFault, ConnectionRecord, Options, Times};
+use simulator::{ClusterFault, ConnectionRecord, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{BusyKdb, Log, QClient, Stage, account, any_ports};
+use crate::support::configuration::{Change, EndpointTable};
+use crate::support::{BusyKdb, Log, QClient, Stage, account};
 
 /// What a client gives hopen, as many do.
 const CLIENTS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,28 +19,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const HDB_NODE: &str = "sim-hdb-node-1";
 
-/// The endpoint `plain` in front of these, with more lines.
-async fn stage(addresses: &[&BusyKdb], lines: &str) -> Stage {
-    let connect: Vec<_> = addresses
-        .iter()
-        .map(|kdb| format!("{:?}", kdb.connect()))
-        .collect();
-    let connect = format!("connect = [{}]\n{lines}", connect.join(", "));
-    Stage::with(Options::default(), |text| {
-        let at = text.find("name = \"plain\"").unwrap();
-        let (before, plain) = text.split_at(at);
-        let lines = plain.lines().filter(|line| !line.starts_with("ca_file = "));
-        let lines = lines.map(|line| {
-            let is_login = line.starts_with("login = ") && connect.contains("login = ");
-            match line {
-                line if line.starts_with("connect = ") => format!("{connect}\n"),
-                _ if is_login => String::new(),
-                line => format!("{line}\n"),
-            }
-        });
-        any_ports(before.to_owned() + &lines.collect::<String>())
-    })
-    .await
+/// The endpoint `plain` in front of these, with more keys.
+async fn stage(
+    addresses: &[&BusyKdb],
+    plain: impl FnOnce(EndpointTable) -> EndpointTable,
+) -> Stage {
+    let connect: Vec<_> = addresses.iter().map(|kdb| kdb.connect()).collect();
+    Stage::builder()
+        .endpoint("plain", |endpoint| {
+            plain(endpoint.connect(connect).without("ca_file"))
+        })
+        .start()
+        .await
 }
 
 /// `hopen` with the timeout of a client that is not patient.
@@ -74,7 +65,7 @@ async fn until_served_by(stage: &Stage, wanted: i64) {
 async fn clients_with_a_timeout_never_fail_while_the_first_address_hangs() {
     for policy in ["failover", "spread"] {
         let (first, second) = (BusyKdb::answering(1).await, BusyKdb::answering(2).await);
-        let stage = stage(&[&first, &second], &format!("policy = \"{policy}\"")).await;
+        let stage = stage(&[&first, &second], |plain| plain.policy(policy)).await;
         first.set_busy(true);
         let all = (0..8).map(|_| served_by(&stage));
         let all = futures_util::future::join_all(all).await;
@@ -94,20 +85,24 @@ async fn clients_with_a_timeout_never_fail_while_the_first_address_hangs() {
 
 #[tokio::test]
 async fn an_address_that_answers_later_serves_again() {
-    for lines in ["failover_after = \"50ms\"", "policy = \"spread\""] {
+    let policies: [(&str, Change<EndpointTable>); 2] = [
+        ("failover", |plain| plain.failover_after("50ms")),
+        ("spread", |plain| plain.policy("spread")),
+    ];
+    for (policy, keys) in policies {
         let (log, _guard) = Log::capture();
         let (first, second) = (BusyKdb::answering(1).await, BusyKdb::answering(2).await);
-        let stage = stage(&[&first, &second], lines).await;
+        let stage = stage(&[&first, &second], keys).await;
         first.set_busy(true);
         while first.seen().logins == 0 {
-            assert_eq!(served_by(&stage).await, 2, "{lines}");
+            assert_eq!(served_by(&stage).await, 2, "{policy}");
         }
         // The login that nobody waits for any more is answered.
         first.set_busy(false);
         until_served_by(&stage, 1).await;
         assert_eq!(
             log.find(&["WARN", "rests: "]).is_some(),
-            lines.starts_with("failover")
+            policy == "failover"
         );
     }
 }
@@ -115,8 +110,8 @@ async fn an_address_that_answers_later_serves_again() {
 #[tokio::test]
 async fn an_address_that_rests_is_asked_by_hopend_and_by_no_session() {
     let (first, second) = (BusyKdb::answering(1).await, BusyKdb::answering(2).await);
-    let lines = "failover_after = \"50ms\"\nconnect_timeout = \"300ms\"";
-    let stage = stage(&[&first, &second], lines).await;
+    let keys = |plain: EndpointTable| plain.failover_after("50ms").connect_timeout("300ms");
+    let stage = stage(&[&first, &second], keys).await;
     first.set_busy(true);
     assert_eq!(served_by(&stage).await, 2);
     // The session's own, and those behind it.
@@ -131,8 +126,13 @@ async fn an_address_that_rests_is_asked_by_hopend_and_by_no_session() {
 #[tokio::test]
 async fn without_a_login_of_its_own_hopend_lets_one_session_try() {
     let (first, second) = (BusyKdb::answering(1).await, BusyKdb::answering(2).await);
-    let lines = "failover_after = \"50ms\"\nconnect_timeout = \"300ms\"\nlogin = \"client\"";
-    let stage = stage(&[&first, &second], lines).await;
+    let keys = |plain: EndpointTable| {
+        plain
+            .failover_after("50ms")
+            .connect_timeout("300ms")
+            .login("client")
+    };
+    let stage = stage(&[&first, &second], keys).await;
     first.set_busy(true);
     assert_eq!(served_by(&stage).await, 2);
     for tries in 1..3 {
@@ -153,8 +153,8 @@ async fn without_a_login_of_its_own_hopend_lets_one_session_try() {
 #[tokio::test]
 async fn what_waits_at_an_address_that_hangs_is_given_to_nobody() {
     let (first, second) = (BusyKdb::answering(1).await, BusyKdb::answering(2).await);
-    let lines = "warm = 3\nconnect_timeout = \"1s\"";
-    let stage = stage(&[&first, &second], lines).await;
+    let keys = |plain: EndpointTable| plain.warm(3).connect_timeout("1s");
+    let stage = stage(&[&first, &second], keys).await;
     assert_eq!(served_by(&stage).await, 1);
     let status = || {
         let status = stage.app.status();
@@ -191,11 +191,10 @@ async fn what_waits_at_an_address_that_hangs_is_given_to_nobody() {
 
 #[tokio::test]
 async fn a_node_that_hangs_costs_no_open_and_is_used_again_when_it_answers() {
-    let stage = Stage::with(Options::default(), |text| {
-        let lines = "node = \"spread\"\nconnect_timeout = \"8s\"\ncluster = ";
-        any_ports(text).replacen("cluster = ", lines, 1)
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.node("spread").connect_timeout("8s"))
+        .start()
+        .await;
     let faults = stage.sim.faults();
     faults.cluster(HDB_NODE, ClusterFault::StallAfterLogin, Times::Always);
     let node = async || {
@@ -240,11 +239,11 @@ async fn a_capability_that_kdb_refuses_is_no_refused_login_and_nothing_rests_for
             first.refuse(capability);
             second.refuse(capability);
         }
-        let lines = match login {
-            "client" => "login = \"client\"",
-            _ => "",
+        let keys = |plain: EndpointTable| match login {
+            "client" => plain.login("client"),
+            _ => plain,
         };
-        let stage = stage(&[&first, &second], lines).await;
+        let stage = stage(&[&first, &second], keys).await;
         if others_first {
             assert_eq!(served_by(&stage).await, 1);
         }
@@ -271,7 +270,7 @@ async fn a_capability_that_kdb_refuses_is_no_refused_login_and_nothing_rests_for
 async fn an_old_client_is_served_where_kdb_serves_it() {
     let (first, second) = (BusyKdb::answering(1).await, BusyKdb::answering(2).await);
     first.refuse(Some(1));
-    let stage = stage(&[&first, &second], "").await;
+    let stage = stage(&[&first, &second], |plain| plain).await;
     assert!(says(&stage, Some(1)).await);
     assert_eq!(served_by(&stage).await, 1, "it rests");
 }

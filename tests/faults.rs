@@ -48,8 +48,8 @@ use std::fmt;
 use std::io::ErrorKind;
 
 use crate::support::qclient::Refused;
-use crate::support::{Log, Process, QClient, Stage, any_ports};
-use simulator::{ClusterFault, Options, Times};
+use crate::support::{Configuration, Log, Process, QClient, Stage};
+use simulator::{ClusterFault, Times};
 
 /// The page that is written from the rows.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/README.md");
@@ -170,12 +170,17 @@ pub struct Case {
 impl Case {
     /// With a dial that is given up after a second.
     pub async fn start() -> Self {
-        Self::with(Options::default(), |text| text).await
+        Self::with(|config| config).await
     }
 
-    pub async fn with(options: Options, edit: impl FnOnce(String) -> String) -> Self {
+    /// With a dial that is given up after a second, and more changes of the configuration.
+    pub async fn with(change: impl FnOnce(Configuration) -> Configuration) -> Self {
         let (log, guard) = Log::capture();
-        let stage = Stage::with(options, |text| edit(impatient(&any_ports(text)))).await;
+        let stage = Stage::builder()
+            .configure(|config| config.every_kdb_endpoint(|kdb| kdb.connect_timeout("1s")))
+            .configure(change)
+            .start()
+            .await;
         Self::of(stage, log, guard)
     }
 
@@ -211,12 +216,6 @@ pub fn keeps_secrets(log: &str, secrets: &[String]) {
         let line = log.lines().find(|line| line.contains(&head));
         assert_eq!(line, None, "a secret was logged");
     }
-}
-
-fn impatient(text: &str) -> String {
-    let limit = |key: &str| format!("connect_timeout = \"1s\"\n{key}");
-    let text = text.replace("cluster = ", &limit("cluster = "));
-    text.replace("connect = ", &limit("connect = "))
 }
 
 fn page() -> String {

@@ -1,16 +1,15 @@
 //! A reload that hangs, as on a mount that does not answer, delays nothing else.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use q_ipc::value::Value;
 
-use crate::support::{Daemon, QClient, any_ports};
+use crate::support::{Configuration, Daemon, QClient};
 
 /// Puts a pipe in the place of the configuration: to read it waits until somebody writes.
 pub fn hang(daemon: &Daemon) {
@@ -18,33 +17,28 @@ pub fn hang(daemon: &Daemon) {
     mkfifo(&daemon.config_path(), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
 }
 
-/// Comes back once the daemon waits for what the pipe says, with the end that says it.
+/// Opens the pipe for writing. Returns once the daemon reads from it: the system holds the call back
+/// until then.
 pub fn writer(pipe: &Path) -> File {
-    loop {
-        // Without a reader it can't be opened.
-        let opened = File::options()
-            .write(true)
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open(pipe);
-        match opened {
-            Ok(writer) => return writer,
-            Err(error) => assert_eq!(error.raw_os_error(), Some(nix::libc::ENXIO)),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    File::options().write(true).open(pipe).unwrap()
 }
 
 /// Puts a file in the place of the pipe.
-fn write(daemon: &Daemon, text: &str) {
+fn write(daemon: &Daemon, config: &Configuration) {
     let fresh = daemon.folder.path().join("fresh");
-    fs::write(&fresh, text).unwrap();
+    config.write(&fresh);
     fs::set_permissions(&fresh, Permissions::from_mode(0o600)).unwrap();
     fs::rename(&fresh, daemon.config_path()).unwrap();
 }
 
+/// Has an endpoint lead to the gateway cluster.
+pub fn to_gateway(config: Configuration, endpoint: &str) -> Configuration {
+    config.endpoint(endpoint, |endpoint| endpoint.cluster("gateway-cluster"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_during_a_reload_that_hangs_wins() {
-    let mut daemon = Daemon::start("", any_ports).await;
+    let mut daemon = Daemon::start().await;
     let mut live = daemon.open("hdb").await;
     hang(&daemon);
     daemon.process.signal(Signal::SIGHUP);
@@ -63,17 +57,14 @@ async fn a_stop_during_a_reload_that_hangs_wins() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_behind_one_that_hangs_is_begun_beside_it() {
-    let mut daemon = Daemon::start("", any_ports).await;
-    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    let mut daemon = Daemon::start().await;
+    let config = daemon.configuration();
     hang(&daemon);
     daemon.process.signal(Signal::SIGHUP);
     daemon
         .process
         .line_with("the reload has not come back for 10 s");
-    write(
-        &daemon,
-        &text.replace("\"hdb-cluster\"", "\"gateway-cluster\""),
-    );
+    write(&daemon, &to_gateway(config, "hdb"));
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("reloaded: changed hdb");
     let mut handle = QClient::open(daemon.address("hdb"), "", "").await.unwrap();
@@ -85,22 +76,19 @@ async fn a_reload_behind_one_that_hangs_is_begun_beside_it() {
 /// meanwhile reads the file that is there by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_file_says_last_is_served() {
-    let mut daemon = Daemon::start("", any_ports).await;
-    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    let mut daemon = Daemon::start().await;
+    let config = daemon.configuration();
     let pipe = daemon.folder.path().join("pipe");
     hang(&daemon);
     fs::hard_link(daemon.config_path(), &pipe).unwrap();
     daemon.process.signal(Signal::SIGHUP);
     let mut writer = writer(&pipe);
-    let first = text.replace("\"rdb-cluster\"", "\"gateway-cluster\"");
+    let first = to_gateway(config.clone(), "rdb").to_string();
     for _ in 0..3 {
         daemon.process.signal(Signal::SIGHUP);
         daemon.process.line_with("a reload is under way");
     }
-    write(
-        &daemon,
-        &text.replace("\"hdb-cluster\"", "\"gateway-cluster\""),
-    );
+    write(&daemon, &to_gateway(config, "hdb"));
     std::io::Write::write_all(&mut writer, first.as_bytes()).unwrap();
     drop(writer);
     daemon.process.line_with("reloaded: changed rdb");

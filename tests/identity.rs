@@ -8,16 +8,15 @@ use hopend::config::ListenAddress;
 use hopend::identity::Peer;
 use nix::unistd::User;
 use q_ipc::value::Value;
-use simulator::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::attacks::{STRANGER, as_stranger, open_folder};
 use crate::support::qclient::Refused;
-use crate::support::{Daemon, Log, QClient, Stage, account, any_ports};
+use crate::support::{Daemon, Log, QClient, Stage, account};
 
 async fn stage() -> Stage {
-    Stage::with(Options::default(), any_ports).await
+    Stage::start().await
 }
 
 async fn user_of(handle: &mut QClient) -> Value {
@@ -57,16 +56,14 @@ async fn another_account_comes_in_by_a_socket_file() {
     let folder = tempfile::tempdir().unwrap();
     open_folder(folder.path());
     let path = folder.path().join("hdb");
-    let listen = format!("listen = [\"127.0.0.1:0\", \"unix:{}\"]", path.display());
-    let own = format!("os_user = \"{}\"", account());
+    let listen = ["127.0.0.1:0".to_owned(), format!("unix:{}", path.display())];
     let stranger = User::from_uid(STRANGER.parse::<u32>().unwrap().into())
         .unwrap()
         .unwrap();
-    let _daemon = Daemon::start("", |text| {
-        assert!(text.contains(&own), "{text}");
-        any_ports(text)
-            .replacen("listen = [\"127.0.0.1:0\"]", &listen, 1)
-            .replace(&own, &format!("os_user = \"{}\"", stranger.name))
+    let _daemon = Daemon::with(|config| {
+        config
+            .endpoint("hdb", |hdb| hdb.listen(listen))
+            .user(&account(), |own| own.os_user(stranger.name))
     })
     .await;
     let dial = format!(
@@ -83,7 +80,7 @@ async fn another_account_comes_in_by_a_socket_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_memory_of_a_password_check_goes_back() {
     const KEPT_BY_ONE: u64 = 19 << 10;
-    let daemon = Daemon::start("", any_ports).await;
+    let daemon = Daemon::start().await;
     let password = std::fs::read_to_string(daemon.folder.path().join("alice.password")).unwrap();
     let before = daemon.process.own_memory();
     for _ in 0..4 {
@@ -103,14 +100,15 @@ async fn over_ipv6_and_both_kinds_of_unix_sockets() {
     let path = folder.path().join("hdb");
     // A number of this process's own: abstract names are shared by the whole host.
     let number = 1 + std::process::id() % 65_000;
-    let listen = format!(
-        "listen = [\"[::1]:0\", \"unix:{number}\", \"unix:{}\"]",
-        path.display()
-    );
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replacen("listen = [\"127.0.0.1:0\"]", &listen, 1)
-    })
-    .await;
+    let listen = [
+        "[::1]:0".to_owned(),
+        format!("unix:{number}"),
+        format!("unix:{}", path.display()),
+    ];
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.listen(listen))
+        .start()
+        .await;
     let mut v6 = stage.open("hdb").await;
     assert_eq!(user_of(&mut v6).await, Value::Symbol(account()));
 
@@ -156,10 +154,10 @@ async fn another_account_is_refused_and_never_taken_for_the_one_that_runs_the_da
 
 #[tokio::test]
 async fn users_of_an_endpoint_are_its_users_only() {
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replacen("cluster = ", "users = [\"alice\"]\ncluster = ", 1)
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.users("alice"))
+        .start()
+        .await;
     let refused = QClient::open(stage.address("hdb"), "", "").await;
     assert!(matches!(refused, Err(Refused::Access)));
     stage.open("rdb").await;
@@ -167,14 +165,10 @@ async fn users_of_an_endpoint_are_its_users_only() {
 
 #[tokio::test]
 async fn an_exposed_endpoint_counts_passwords_only() {
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replacen(
-            "listen = [\"127.0.0.1:0\"]",
-            "listen = [\"0.0.0.0:0\"]\nexpose = true",
-            1,
-        )
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.listen("0.0.0.0:0").expose(true))
+        .start()
+        .await;
     let mut address = stage.address("hdb");
     address.set_ip("127.0.0.1".parse().unwrap());
     for user in ["", &account()] {
@@ -190,12 +184,10 @@ async fn an_exposed_endpoint_counts_passwords_only() {
 #[tokio::test]
 async fn the_name_that_a_client_sends_by_itself_counts_as_none() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), |text| {
-        let text = any_ports(text);
-        let own_list = "default_user_names = [\"kdb\"]\nconnect = ";
-        text.replacen("connect = ", own_list, 1)
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("plain", |plain| plain.default_user_names("kdb"))
+        .start()
+        .await;
     let say = async |endpoint: &str, hello: &[u8]| {
         let mut stream = TcpStream::connect(stage.address(endpoint)).await.unwrap();
         stream.write_all(hello).await.unwrap();

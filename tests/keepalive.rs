@@ -4,34 +4,27 @@
 use std::time::{Duration, Instant};
 
 use q_ipc::value::Value;
-use simulator::{Ended, Options};
+use simulator::{ConnectionEnd, Options};
 
-use crate::support::{Stage, any_ports};
+use crate::support::Stage;
+use crate::support::configuration::table;
 
 const IDLE_LIMIT: Duration = Duration::from_millis(400);
 
 /// Short enough that a busy machine still keeps it.
-const EVERY: &str = "keepalive = \"100ms\"";
+const EVERY: &str = "100ms";
 
-async fn stage(keepalive: &str) -> Stage {
+async fn stage(keepalive: impl Into<toml::Value>) -> Stage {
     let options = Options {
         idle_limit: IDLE_LIMIT,
         ..Options::default()
     };
-    Stage::with(options, |text| {
-        let lines: Vec<_> = text
-            .lines()
-            .map(|line| {
-                if line.starts_with("keepalive = ") {
-                    keepalive
-                } else {
-                    line
-                }
-            })
-            .collect();
-        any_ports(lines.join("\n"))
-    })
-    .await
+    let keepalive = keepalive.into();
+    Stage::builder()
+        .options(options)
+        .configure(|config| config.every_kdb_endpoint(|kdb| kdb.keepalive(keepalive.clone())))
+        .start()
+        .await
 }
 
 #[tokio::test]
@@ -67,19 +60,26 @@ async fn an_idle_handle_outlives_ten_limits() {
 
 #[tokio::test]
 async fn without_keepalives_both_are_lost() {
-    let stage = stage("keepalive = \"off\"").await;
+    let stage = stage("off").await;
     let (mut idle, mut busy) = (stage.open("hdb").await, stage.open("hdb").await);
     let lost = busy.ask("system\"sleep 1.5\"").await.unwrap_err();
     assert!(lost.contains("hopend: the cluster closed"), "{lost}");
     assert!(idle.sees_end().await);
     let ended: Vec<_> = stage.sim.connections().iter().map(|r| r.ended).collect();
-    assert_eq!(ended, [Some(Ended::Idle), Some(Ended::Idle)]);
+    assert_eq!(
+        ended,
+        [Some(ConnectionEnd::Idle), Some(ConnectionEnd::Idle)]
+    );
 }
 
 #[tokio::test]
 async fn a_sync_ping_is_answered_and_its_answer_kept_from_the_client() {
-    let stage =
-        stage("keepalive = { every = \"100ms\", message = \"1+1\", mode = \"sync\" }").await;
+    let stage = stage(table([
+        ("every", EVERY),
+        ("message", "1+1"),
+        ("mode", "sync"),
+    ]))
+    .await;
     let mut handle = stage.open("hdb").await;
     stage
         .sim

@@ -13,16 +13,22 @@ use q_ipc::value::Value;
 use simulator::{Options, Simulator};
 
 use crate::attacks::as_stranger;
+use crate::support::configuration::{Configuration, EndpointTable, table};
 use crate::support::qclient::Refused;
-use crate::support::{Daemon, Log, QClient, account, address_of, any_ports, daemon_keys, process};
+use crate::support::{Daemon, Log, QClient, account, address_of, process, write_configuration};
 use crate::telemetry::ask;
 
 /// An account that no host has.
 pub const NOBODY: &str = "hopend-has-no-such-account";
 
 /// Adds a user whose account does not resolve.
-pub fn with_an_unknown_account(text: String) -> String {
-    text + &format!("\n[[user]]\nname = \"mallory\"\nos_user = \"{NOBODY}\"\n")
+pub fn with_an_unknown_account(config: Configuration) -> Configuration {
+    config.add_user("mallory", |mallory| mallory.os_user(NOBODY))
+}
+
+/// The endpoint `rdb` can't be served: its cluster has a wrong name.
+fn broken(rdb: EndpointTable) -> EndpointTable {
+    rdb.cluster("!")
 }
 
 /// What `hopend status` says is left out: names, and why.
@@ -37,11 +43,8 @@ fn left_out(config: &Path) -> HashMap<String, (String, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_start_every_part_that_is_right_is_served() {
-    let daemon = Daemon::start("", |text| {
-        let text = with_an_unknown_account(any_ports(text));
-        text.replace("\"rdb-cluster\"", "\"!\"")
-    })
-    .await;
+    let change = |config| with_an_unknown_account(config).endpoint("rdb", broken);
+    let daemon = Daemon::with(change).await;
     let said = daemon.process.seen();
     for part in [
         "user \"mallory\" is left out until",
@@ -74,9 +77,10 @@ async fn at_start_every_part_that_is_right_is_served() {
 /// A probe of the endpoint learns that it is not served, rather than that there is none.
 #[tokio::test(flavor = "multi_thread")]
 async fn readyz_names_an_endpoint_that_is_left_out_and_answers_503_for_it_with_the_reason() {
-    let mut daemon = Daemon::start("", |text| {
-        let text = daemon_keys(&any_ports(text), "admin = \"127.0.0.1:0\"");
-        text.replace("\"rdb-cluster\"", "\"!\"")
+    let mut daemon = Daemon::with(|config| {
+        config
+            .daemon(|daemon| daemon.admin("127.0.0.1:0"))
+            .endpoint("rdb", broken)
     })
     .await;
     let seen = daemon.process.seen();
@@ -120,17 +124,14 @@ async fn readyz_names_an_endpoint_that_is_left_out_and_answers_503_for_it_with_t
     );
     assert_eq!(answer("/readyz/nowhere", "localhost").await.0, "404");
 
-    let path = daemon.config_path();
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("\"!\"", "\"rdb-cluster\"")).unwrap();
+    daemon.rewrite(|config| config.endpoint("rdb", |rdb| rdb.cluster("rdb-cluster")));
     daemon.process.signal(nix::sys::signal::Signal::SIGHUP);
     daemon.process.line_with("reloaded: added rdb");
     for page in ["/readyz", "/readyz/rdb"] {
         assert_eq!(answer(page, "localhost").await, told("200", "ready\n"));
     }
     // An endpoint that goes on as it was is served.
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("\"rdb-cluster\"", "\"!\"")).unwrap();
+    daemon.rewrite(|config| config.endpoint("rdb", broken));
     daemon.process.signal(nix::sys::signal::Signal::SIGHUP);
     daemon.process.line_with("reloaded: no endpoint changed");
     for page in ["/readyz", "/readyz/rdb"] {
@@ -142,9 +143,10 @@ async fn readyz_names_an_endpoint_that_is_left_out_and_answers_503_for_it_with_t
 fn a_file_without_an_endpoint_that_can_be_served_starts_no_daemon() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hopend.toml");
-    let user = format!("[[user]]\nname = \"alice\"\nos_user = \"{}\"\n", account());
-    let endpoint = "[[endpoint]]\nname = \"hdb\"\nlisten = \"127.0.0.1:0\"\nclutser = \"hdb\"\n";
-    std::fs::write(&path, user + endpoint).unwrap();
+    Configuration::default()
+        .add_user("alice", |alice| alice.os_user(account()))
+        .add_endpoint("hdb", |hdb| hdb.key("clutser", "hdb"))
+        .write(&path);
     for command in ["check", "run"] {
         let output = process::hopend(&[command, "--config", path.to_str().unwrap()]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -161,12 +163,9 @@ async fn who_is_left_out_for_an_account_is_served_once_it_appears_and_by_no_othe
     let (log, _guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = any_ports(std::fs::read_to_string(&path).unwrap());
-    let alice = "name = \"alice\"";
-    assert!(text.contains(alice));
-    let text = text.replace(alice, &format!("{alice}\nos_user = \"{NOBODY}\""));
-    std::fs::write(&path, text).unwrap();
+    let path = write_configuration(&sim, folder.path(), |config| {
+        config.user("alice", |alice| alice.os_user(NOBODY))
+    });
     let known = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&known);
     let accounts = AccountDatabase::new(move |name| {
@@ -211,10 +210,10 @@ async fn who_is_left_out_for_an_account_is_served_once_it_appears_and_by_no_othe
 async fn an_endpoint_with_a_broken_certificate_is_not_served_in_the_clear() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let tls = "tls = { cert = \"none.pem\", key = \"none.key\" }\ncluster = ";
-    let text = any_ports(std::fs::read_to_string(&path).unwrap());
-    std::fs::write(&path, text.replacen("cluster = ", tls, 1)).unwrap();
+    let tls = table([("cert", "none.pem"), ("key", "none.key")]);
+    let path = write_configuration(&sim, folder.path(), |config| {
+        config.endpoint("hdb", |hdb| hdb.tls(tls))
+    });
     let loaded = config::load_to_serve(&path, &config::system_account, &[]).unwrap();
     let app = App::start(loaded, Arc::new(Sources::default()), Clock::system()).unwrap();
     let addresses = app.addresses();

@@ -4,19 +4,16 @@ use std::time::{Duration, Instant};
 
 use q_ipc::frame::MessageType;
 use q_ipc::value::Value;
-use simulator::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::configuration::{Configuration, EndpointTable};
 use crate::support::qclient::Refused;
-use crate::support::{Log, QClient, Stage, any_ports, daemon_keys};
+use crate::support::{Log, QClient, Stage};
 
 /// With keys for the endpoint `hdb`.
-async fn stage(keys: &str) -> Stage {
-    Stage::with(Options::default(), |text| {
-        any_ports(text).replacen("cluster = ", &format!("{keys}\ncluster = "), 1)
-    })
-    .await
+async fn stage(hdb: impl FnOnce(EndpointTable) -> EndpointTable) -> Stage {
+    Stage::builder().endpoint("hdb", hdb).start().await
 }
 
 async fn alice(stage: &Stage) -> Result<QClient, Refused> {
@@ -26,7 +23,7 @@ async fn alice(stage: &Stage) -> Result<QClient, Refused> {
 #[tokio::test]
 async fn one_user_cannot_take_all_of_an_endpoints_places() {
     let (log, _guard) = Log::capture();
-    let stage = stage("max_sessions = 4").await;
+    let stage = stage(|hdb| hdb.max_sessions(4)).await;
     let mut mine = Vec::new();
     for _ in 0..3 {
         mine.push(stage.open("hdb").await);
@@ -68,7 +65,7 @@ async fn one_user_cannot_take_all_of_an_endpoints_places() {
 
 #[tokio::test]
 async fn who_is_refused_for_a_limit_is_told_why_where_errors_are_explained() {
-    let stage = stage("max_sessions = 1\nerrors = \"explain\"").await;
+    let stage = stage(|hdb| hdb.max_sessions(1).errors("explain")).await;
     let _first = stage.open("hdb").await;
     let mut second = stage.open("hdb").await;
     let reason = second.ask("1+1").await.unwrap_err();
@@ -81,7 +78,11 @@ async fn who_is_refused_for_a_limit_is_told_why_where_errors_are_explained() {
 /// It keeps the place of those that are not known yet.
 #[tokio::test]
 async fn who_is_refused_for_a_limit_and_asks_nothing_is_let_go_soon() {
-    let keys = "max_sessions = 1\nerrors = \"explain\"\nhandshake_timeout = \"500ms\"";
+    let keys = |hdb: EndpointTable| {
+        hdb.max_sessions(1)
+            .errors("explain")
+            .handshake_timeout("500ms")
+    };
     let stage = stage(keys).await;
     let _first = stage.open("hdb").await;
     let mut second = stage.open("hdb").await;
@@ -93,13 +94,11 @@ async fn who_is_refused_for_a_limit_and_asks_nothing_is_let_go_soon() {
 #[tokio::test]
 async fn a_users_and_the_daemons_sessions_count_on_all_endpoints() {
     let (log, _guard) = Log::capture();
-    let mut stage = Stage::with(Options::default(), |text| {
-        let name = format!("name = \"{}\"\n", crate::support::account());
-        let text = any_ports(text);
-        assert!(text.contains(&name), "{text}");
-        text.replacen(&name, &format!("{name}max_sessions = 2\n"), 1)
-    })
-    .await;
+    let own = crate::support::account();
+    let mut stage = Stage::builder()
+        .user(&own, |own| own.max_sessions(2))
+        .start()
+        .await;
     let _mine = (stage.open("hdb").await, stage.open("rdb").await);
     let refused = QClient::open(stage.address("plain"), "", "").await;
     assert!(matches!(refused, Err(Refused::Broken(_))));
@@ -108,7 +107,7 @@ async fn a_users_and_the_daemons_sessions_count_on_all_endpoints() {
     alice(&stage).await.unwrap();
 
     // Sessions that run count against limits that come with a reload.
-    stage.reload(|text| daemon_keys(&text, "max_sessions = 2"));
+    stage.reload(|config| config.daemon(|daemon| daemon.max_sessions(2)));
     assert!(matches!(alice(&stage).await, Err(Refused::Broken(_))));
     log.line_with(&["hopend has 2 sessions, which is max_sessions of [daemon]"])
         .await;
@@ -117,7 +116,7 @@ async fn a_users_and_the_daemons_sessions_count_on_all_endpoints() {
 #[tokio::test]
 async fn opens_beyond_the_pace_wait_for_their_turn_and_then_are_refused() {
     let (log, _guard) = Log::capture();
-    let stage = stage("max_opens_per_second = 5").await;
+    let stage = stage(|hdb| hdb.max_opens_per_second(5)).await;
     let begun = Instant::now();
     let address = stage.address("hdb");
     let opens = (0..30).map(|_| QClient::open(address, "", ""));
@@ -147,7 +146,7 @@ async fn opens_beyond_the_pace_wait_for_their_turn_and_then_are_refused() {
 #[tokio::test]
 async fn an_idle_session_ends_and_keepalives_do_not_keep_it() {
     let (log, _guard) = Log::capture();
-    let stage = stage("idle_timeout = \"500ms\"\nkeepalive = \"100ms\"").await;
+    let stage = stage(|hdb| hdb.idle_timeout("500ms").keepalive("100ms")).await;
     let mut idle = stage.open("hdb").await;
     idle.ask("1+1").await.unwrap();
     let begun = Instant::now();
@@ -165,11 +164,10 @@ async fn an_idle_session_ends_and_keepalives_do_not_keep_it() {
 #[tokio::test]
 async fn an_idle_console_ends_as_well() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), |text| {
-        let console = "kind = \"console\"\n";
-        any_ports(text).replacen(console, &format!("{console}idle_timeout = \"500ms\"\n"), 1)
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("console", |console| console.idle_timeout("500ms"))
+        .start()
+        .await;
     let mut console = stage.open("console").await;
     console.ask("sessions").await.unwrap();
     assert!(console.sees_end().await);
@@ -179,7 +177,7 @@ async fn an_idle_console_ends_as_well() {
 /// The daemon's thread, which is this one, comes late to both.
 #[tokio::test]
 async fn a_request_that_came_before_the_idle_end_was_noticed_is_answered() {
-    let stage = stage("idle_timeout = \"500ms\"").await;
+    let stage = stage(|hdb| hdb.idle_timeout("500ms")).await;
     for _ in 0..8 {
         let mut handle = stage.open("hdb").await;
         handle.ask("1+1").await.unwrap();
@@ -191,7 +189,7 @@ async fn a_request_that_came_before_the_idle_end_was_noticed_is_answered() {
 
 #[tokio::test]
 async fn who_waits_for_an_answer_is_not_idle() {
-    let stage = stage("idle_timeout = \"300ms\"").await;
+    let stage = stage(|hdb| hdb.idle_timeout("300ms")).await;
     let mut waiting = stage.open("hdb").await;
     assert!(waiting.ask("system\"sleep 2\"").await.is_ok());
     assert!(waiting.sees_end().await);
@@ -200,7 +198,7 @@ async fn who_waits_for_an_answer_is_not_idle() {
 /// Clients that say nothing hold doors, and never the places of those that speak.
 #[tokio::test]
 async fn silent_connections_keep_nobody_out() {
-    let stage = stage("max_sessions = 2\nhandshake_timeout = \"30s\"").await;
+    let stage = stage(|hdb| hdb.max_sessions(2).handshake_timeout("30s")).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         let mut stream = TcpStream::connect(stage.address("hdb")).await.unwrap();
@@ -220,14 +218,12 @@ fn descriptors_are_raised_and_what_they_do_not_suffice_for_is_told() {
     use crate::support::Process;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hopend.toml");
-    let text = format!(
-        "[[user]]\nname = \"{}\"\nos_user = \"{}\"\n[[endpoint]]\nname = \"a\"\nlisten = \
-         \"127.0.0.1:0\"\nconnect = \":127.0.0.1:1\"\nlogin = \"client\"\n[daemon]\ncontrol = \
-         \"off\"\nmax_sessions = 100000\n",
-        crate::support::account(),
-        crate::support::account()
-    );
-    std::fs::write(&path, text).unwrap();
+    let own = crate::support::account();
+    Configuration::default()
+        .add_user(&own, |user| user.os_user(&*own))
+        .add_endpoint("a", |a| a.connect(":127.0.0.1:1").login("client"))
+        .daemon(|daemon| daemon.control("off").max_sessions(100_000))
+        .write(&path);
     let mut command = std::process::Command::new("bash");
     command.args([
         "-c",

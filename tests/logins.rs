@@ -5,26 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use q_ipc::value::Value;
-use simulator::{ClusterFault, Flaw, Options, Times};
+use simulator::{CertificateFlaw, ClusterFault, Options, Times};
 
 use crate::support::qclient::Refused;
-use crate::support::{Log, QClient, Stage, account, any_ports};
-
-/// The `plain` endpoint of the simulator with another `connect` and `login`.
-fn plain_with(text: &str, edit: impl Fn(&str) -> Option<String>) -> String {
-    let at = text.find("name = \"plain\"").unwrap();
-    let (before, plain) = text.split_at(at);
-    let lines = plain
-        .lines()
-        .map(|line| edit(line).unwrap_or_else(|| line.into()) + "\n");
-    before.to_owned() + &lines.collect::<String>()
-}
-
-fn login(text: &str, login: &str) -> String {
-    plain_with(text, |line| {
-        line.starts_with("login = ").then(|| login.to_owned())
-    })
-}
+use crate::support::{Log, QClient, Stage, account};
 
 fn script(stage_folder: &std::path::Path, body: &str) -> std::path::PathBuf {
     let path = stage_folder.join("login.sh");
@@ -41,7 +25,7 @@ fn script(stage_folder: &std::path::Path, body: &str) -> std::path::PathBuf {
 
 #[tokio::test]
 async fn a_fixed_login_and_a_password_that_changes() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     let mut handle = stage.open("plain").await;
     assert_eq!(handle.ask(".z.u").await, Ok(Value::Symbol("svc".into())));
     let file = stage.folder.path().join("plain.password");
@@ -57,7 +41,7 @@ async fn a_fixed_login_and_a_password_that_changes() {
 #[tokio::test]
 async fn a_password_file_that_others_can_read_is_used_no_more() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     stage.open("plain").await;
     let file = stage.folder.path().join("plain.password");
     let mode = |mode| std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
@@ -89,8 +73,10 @@ async fn a_login_command_is_told_who_and_run_again_when_its_login_is_refused() {
         )
     };
     let path = script(folder.path(), &body("unknown-yet"));
-    let command = format!("users = [\"alice\"]\nlogin = {{ command = [{path:?}] }}");
-    let stage = Stage::with(Options::default(), |text| login(&any_ports(text), &command)).await;
+    let stage = Stage::builder()
+        .endpoint("plain", |plain| plain.users("alice").login_command(&path))
+        .start()
+        .await;
     let password = std::fs::read_to_string(stage.folder.path().join("plain.password")).unwrap();
     script(folder.path(), &body(password.trim_end()));
     let address = stage.address("plain");
@@ -105,12 +91,11 @@ async fn a_login_command_is_told_who_and_run_again_when_its_login_is_refused() {
 #[tokio::test]
 async fn what_hopen_gave_is_passed_on() {
     let me = account();
-    let stage = Stage::with(Options::default(), |text| {
-        let user = format!("[[user]]\nname = \"svc\"\nos_user = \"{me}\"\n\n[[endpoint]]");
-        let text = any_ports(text).replacen("[[endpoint]]", &user, 1);
-        login(&text, "login = \"client\"\nusers = [\"svc\"]")
-    })
-    .await;
+    let stage = Stage::builder()
+        .configure(|config| config.add_user("svc", |svc| svc.os_user(me)))
+        .endpoint("plain", |plain| plain.users("svc").login("client"))
+        .start()
+        .await;
     let password = std::fs::read_to_string(stage.folder.path().join("plain.password")).unwrap();
     let address = stage.address("plain");
     QClient::open(address, "svc", password.trim_end())
@@ -127,13 +112,17 @@ async fn the_second_address_serves_while_the_first_is_down() {
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         gone.local_addr().unwrap().port()
     };
-    let stage = Stage::with(Options::default(), |text| {
-        plain_with(&any_ports(text), |line| {
-            let live = line.strip_prefix("connect = [")?;
-            Some(format!("connect = [\":tcps://localhost:{dead}\", {live}"))
+    let stage = Stage::builder()
+        .endpoint("plain", |plain| {
+            let connect = [
+                &*format!(":tcps://localhost:{dead}"),
+                plain.texts("connect")[0],
+            ]
+            .map(str::to_owned);
+            plain.connect(connect)
         })
-    })
-    .await;
+        .start()
+        .await;
     stage.open("plain").await;
     log.line_with(&["WARN", &dead.to_string(), "no connection"])
         .await;
@@ -144,16 +133,12 @@ async fn a_login_without_tls_is_sent_only_where_that_is_said() {
     let (log, _guard) = Log::capture();
     let folder = tempfile::tempdir().unwrap();
     let path = script(folder.path(), "echo :localhost:1:svc:secret");
-    let stage = Stage::with(Options::default(), |text| {
-        plain_with(&any_ports(text), |line| {
-            if line.starts_with("connect = ") {
-                return Some(String::new());
-            }
-            line.starts_with("login = ")
-                .then(|| format!("login = {{ command = [{path:?}] }}"))
+    let stage = Stage::builder()
+        .endpoint("plain", |plain| {
+            plain.without("connect").login_command(&path)
         })
-    })
-    .await;
+        .start()
+        .await;
     let refused = QClient::open(stage.address("plain"), "", "").await;
     assert!(matches!(refused, Err(Refused::Broken(_))));
     let line = log
@@ -164,8 +149,8 @@ async fn a_login_without_tls_is_sent_only_where_that_is_said() {
 
 #[tokio::test]
 async fn a_reload_notices_that_the_authorities_changed_in_their_file() {
-    let mut stage = Stage::with(Options::default(), any_ports).await;
-    let flaw = ClusterFault::Certificate(Flaw::OtherAuthority);
+    let mut stage = Stage::start().await;
+    let flaw = ClusterFault::Certificate(CertificateFlaw::OtherAuthority);
     stage.sim.faults().cluster("plain", flaw, Times::Always);
     let file = stage.folder.path().join("ca.pem");
     let right = std::fs::read_to_string(&file).unwrap();
@@ -179,11 +164,11 @@ async fn a_reload_notices_that_the_authorities_changed_in_their_file() {
         .unwrap();
     std::fs::write(&file, other.ca_pem()).unwrap();
     stage.open("plain").await;
-    let changes = stage.reload(|text| text);
+    let changes = stage.reload(|config| config);
     assert_eq!(changes.changed, ["hdb", "plain", "rdb"]);
     let refused = QClient::open(stage.address("plain"), "", "").await;
     assert!(matches!(refused, Err(Refused::Broken(_))));
     std::fs::write(&file, right).unwrap();
-    stage.reload(|text| text);
+    stage.reload(|config| config);
     stage.open("plain").await;
 }

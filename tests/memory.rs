@@ -9,7 +9,6 @@ use q_ipc::value::Value;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use simulator::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -17,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::certificates::Authority;
 use crate::support::qclient::Refused;
-use crate::support::{Daemon, Log, QClient, Stage, any_ports, daemon_keys, process};
+use crate::support::{Daemon, Log, QClient, Stage, process};
 
 /// The header of an async message of 256 GiB, which nobody ever finishes.
 const ENDLESS: [u8; 8] = [1, 0, 0, 0x40, 0, 0, 0, 0];
@@ -106,20 +105,21 @@ async fn one_users_stalled_sessions_stay_within_a_share_and_another_user_goes_on
     let files = tempfile::tempdir().unwrap();
     let ca = files.path().join("ca.pem");
     std::fs::write(&ca, &authority.pem).unwrap();
-    let daemon = Daemon::start("", |text| {
+    let daemon = Daemon::with(|config| {
         let control = files.path().join("control");
-        let keys = format!("max_memory = {BUDGET}\ncontrol = \"{}\"", control.display());
-        let text: String = any_ports(text)
-            .lines()
-            .filter(|line| !line.starts_with("control = "))
-            .map(|line| format!("{line}\n"))
-            .collect();
-        daemon_keys(&text, &keys)
-            + &format!(
-                "[[endpoint]]\nname = \"flood\"\nlisten = \"127.0.0.1:0\"\nconnect = \
-                 \":tcps://localhost:{port}\"\nlogin = \"client\"\nca_file = \"{}\"\nconnect_timeout = \"60s\"\n",
-                ca.display()
-            )
+        config
+            .daemon(|daemon| {
+                daemon
+                    .key("max_memory", i64::try_from(BUDGET).unwrap())
+                    .control(control.to_str().unwrap())
+            })
+            .add_endpoint("flood", |flood| {
+                flood
+                    .connect(format!(":tcps://localhost:{port}"))
+                    .login("client")
+                    .ca_file(ca.to_str().unwrap())
+                    .connect_timeout("60s")
+            })
     })
     .await;
     let before = daemon.process.own_memory();
@@ -168,7 +168,7 @@ async fn one_users_stalled_sessions_stay_within_a_share_and_another_user_goes_on
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_of_128_kib_hold_16_at_most() {
     const CLIENTS: usize = 400;
-    let daemon = Daemon::start("", any_ports).await;
+    let daemon = Daemon::start().await;
     let before = daemon.process.own_memory();
     let mut long = JoinSet::new();
     let mut silent = Vec::new();
@@ -205,10 +205,10 @@ async fn handshakes_of_128_kib_hold_16_at_most() {
 #[tokio::test]
 async fn at_the_limit_handshakes_are_refused_and_live_sessions_go_on() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), |text| {
-        daemon_keys(&any_ports(text), "max_memory = \"16MiB\"")
-    })
-    .await;
+    let stage = Stage::builder()
+        .daemon(|daemon| daemon.max_memory("16MiB"))
+        .start()
+        .await;
     let mut live = stage.open("hdb").await;
     let budget = stage.app.services().limits.memory();
     assert_eq!(budget.limit(), 16 << 20);
@@ -243,10 +243,10 @@ async fn at_the_limit_handshakes_are_refused_and_live_sessions_go_on() {
 #[tokio::test]
 async fn a_user_with_a_full_share_gets_no_further_session_and_others_do() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), |text| {
-        daemon_keys(&any_ports(text), "max_memory = \"16MiB\"")
-    })
-    .await;
+    let stage = Stage::builder()
+        .daemon(|daemon| daemon.max_memory("16MiB"))
+        .start()
+        .await;
     let budget = stage.app.services().limits.memory();
     let mut held = Vec::new();
     let name = crate::support::account();

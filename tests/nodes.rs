@@ -5,23 +5,19 @@ use std::collections::BTreeMap;
 
 use hopend::credential::State;
 use q_ipc::value::Value;
-use simulator::{ApiFault, ClusterFault, Options, Times};
+use simulator::{ApiFault, ClusterFault, Times};
 use tokio::net::TcpListener;
 
+use crate::support::configuration::EndpointTable;
 use crate::support::process::command;
 use crate::support::qclient::Refused;
-use crate::support::{Log, Process, QClient, Stage, any_ports};
+use crate::support::{Log, Process, QClient, Stage};
 
 const NODES: [&str; 3] = ["sim-hdb-node-1", "sim-hdb-node-2", "sim-hdb-node-3"];
 
-/// The endpoint `hdb` with one more line or two.
-async fn stage(lines: &str) -> Stage {
-    Stage::with(Options::default(), |text| with_lines(text, lines)).await
-}
-
-fn with_lines(text: String, lines: &str) -> String {
-    let cluster = "cluster = \"hdb-cluster\"\n";
-    any_ports(text).replacen(cluster, &format!("{cluster}{lines}\n"), 1)
+/// The endpoint `hdb` with more keys.
+async fn stage(hdb: impl FnOnce(EndpointTable) -> EndpointTable) -> Stage {
+    Stage::builder().endpoint("hdb", hdb).start().await
 }
 
 /// Opens a handle, and the node that it leads to.
@@ -43,7 +39,7 @@ async fn opens(stage: &Stage, count: usize) -> BTreeMap<String, usize> {
 
 #[tokio::test]
 async fn spread_is_even_and_every_string_is_there_before_the_first_open() {
-    let stage = stage("node = \"spread\"").await;
+    let stage = stage(|hdb| hdb.node("spread")).await;
     // Three nodes for each of two users, and the other endpoints' own.
     stage
         .sim
@@ -64,7 +60,7 @@ async fn spread_is_even_and_every_string_is_there_before_the_first_open() {
 #[tokio::test]
 async fn a_node_that_dies_costs_no_open_and_is_used_again_when_it_is_back() {
     let (log, _guard) = Log::capture();
-    let stage = stage("node = \"spread\"").await;
+    let stage = stage(|hdb| hdb.node("spread")).await;
     assert_eq!(opens(&stage, 3).await.len(), 3);
     stage.sim.stop_node(NODES[1]).await;
     let counts = opens(&stage, 30).await;
@@ -84,7 +80,7 @@ async fn a_node_that_dies_costs_no_open_and_is_used_again_when_it_is_back() {
 
 #[tokio::test]
 async fn all_nodes_dead_is_an_error_and_one_back_is_enough() {
-    let stage = stage("node = \"spread\"\nconnect_timeout = \"2s\"").await;
+    let stage = stage(|hdb| hdb.node("spread").connect_timeout("2s")).await;
     opens(&stage, 3).await;
     for node in NODES {
         stage.sim.stop_node(node).await;
@@ -100,10 +96,11 @@ async fn all_nodes_dead_is_an_error_and_one_back_is_enough() {
 
 #[tokio::test]
 async fn the_nearest_node_first_and_others_when_it_fails() {
-    let stage = Stage::with(Options::default(), |text| {
-        with_lines(text, "node = \"zone\"").replace("[daemon]", "[daemon]\nzone = \"use1-az2\"")
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.node("zone"))
+        .daemon(|daemon| daemon.zone("use1-az2"))
+        .start()
+        .await;
     assert_eq!(opens(&stage, 5).await, [(NODES[1].to_owned(), 5)].into());
     stage.sim.stop_node(NODES[1]).await;
     let counts = opens(&stage, 6).await;
@@ -129,7 +126,7 @@ async fn the_zone_is_asked_of_instance_metadata() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, metadata).await });
 
-    let stage = stage("node = \"zone\"").await;
+    let stage = stage(|hdb| hdb.node("zone")).await;
     let config = stage.config_path();
     let mut hopend = command(&["run", "--config", config.to_str().unwrap()]);
     hopend.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", url);
@@ -143,10 +140,10 @@ async fn the_zone_is_asked_of_instance_metadata() {
 #[tokio::test]
 async fn one_node_by_its_id_and_what_there_is_when_it_is_gone() {
     let (log, _guard) = Log::capture();
-    let stage = stage("node = \"sim-hdb-node-2\"").await;
+    let stage = stage(|hdb| hdb.node("sim-hdb-node-2")).await;
     assert_eq!(opens(&stage, 3).await, [(NODES[1].to_owned(), 3)].into());
 
-    let gone = self::stage("node = \"sim-hdb-node-9\"").await;
+    let gone = self::stage(|hdb| hdb.node("sim-hdb-node-9")).await;
     let refused = QClient::open(gone.address("hdb"), "", "").await;
     assert!(matches!(refused, Err(Refused::Broken(_))));
     log.line_with(&[
@@ -159,20 +156,20 @@ async fn one_node_by_its_id_and_what_there_is_when_it_is_gone() {
 
 #[tokio::test]
 async fn whoever_may_not_list_nodes_can_still_name_one() {
-    let stage = stage("node = \"sim-hdb-node-2\"").await;
+    let stage = stage(|hdb| hdb.node("sim-hdb-node-2")).await;
     stage
         .sim
         .faults()
         .deny("*", "finspace:ListKxClusterNodes", "*");
     let mut stage = stage;
     // A list that was seen before stays: this one is looked at for the first time.
-    stage.reload(|text| text.replace("node-2", "node-3"));
+    stage.reload(|config| config.endpoint("hdb", |hdb| hdb.node(NODES[2])));
     assert_eq!(node_of(&stage).await, NODES[2]);
 }
 
 #[tokio::test]
 async fn a_nodes_own_string_asked_of_the_cluster() {
-    let stage = stage("node = \"spread\"\nnode_via = \"cluster\"").await;
+    let stage = stage(|hdb| hdb.node("spread").node_via("cluster")).await;
     assert_eq!(opens(&stage, 6).await.len(), 3);
     assert!(
         stage.sim.connections().len() >= 6 + 3,
@@ -185,10 +182,7 @@ async fn a_nodes_own_string_asked_of_the_cluster() {
 #[tokio::test]
 async fn a_cluster_that_gives_no_string_is_named_with_what_to_do() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), |text| {
-        with_lines(text, "node = \"no-such-node\"\nnode_via = \"cluster\"")
-    })
-    .await;
+    let stage = stage(|hdb| hdb.node("no-such-node").node_via("cluster")).await;
     stage
         .sim
         .faults()
@@ -202,7 +196,7 @@ async fn a_cluster_that_gives_no_string_is_named_with_what_to_do() {
 
 #[tokio::test]
 async fn a_refused_login_makes_a_node_rest_for_that_user_only() {
-    let stage = stage("node = \"spread\"").await;
+    let stage = stage(|hdb| hdb.node("spread")).await;
     opens(&stage, 3).await;
     stage
         .sim
@@ -239,13 +233,14 @@ async fn two_addresses(policy: &str) -> (Stage, std::sync::Arc<std::sync::atomic
             drop(stream);
         }
     });
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replace(
-            "connect = [",
-            &format!("policy = \"{policy}\"\nconnect = [\":tcps://{address}\", "),
-        )
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("plain", |plain| {
+            let connect =
+                [&*format!(":tcps://{address}"), plain.texts("connect")[0]].map(str::to_owned);
+            plain.policy(policy).connect(connect)
+        })
+        .start()
+        .await;
     (stage, tried)
 }
 
@@ -275,7 +270,7 @@ fn kept(stage: &Stage) -> Vec<String> {
 
 #[tokio::test]
 async fn logins_of_users_and_nodes_that_are_gone_are_kept_no_longer() {
-    let mut stage = stage("node = \"spread\"").await;
+    let mut stage = stage(|hdb| hdb.node("spread")).await;
     let all = 2 * 3 + 2;
     stage.sim.wait_for_calls("GetKxConnectionString", all).await;
     let of_node = |stage: &Stage| kept(stage).iter().filter(|k| k.contains(NODES[1])).count();
@@ -294,8 +289,11 @@ async fn logins_of_users_and_nodes_that_are_gone_are_kept_no_longer() {
         .await
         .expect("the node's logins stay");
 
-    let mine = format!("users = [\"{}\"]\n", crate::support::account());
-    stage.reload(|text| text.replace("cluster = ", &format!("{mine}cluster = ")));
+    let own = crate::support::account();
+    stage.reload(|config| {
+        let mine = |endpoint: EndpointTable| endpoint.users(&own);
+        config.endpoint("hdb", mine).endpoint("rdb", mine)
+    });
     let gone = async {
         while kept(&stage).iter().any(|kept| kept.starts_with("alice: ")) {
             tokio::task::yield_now().await;

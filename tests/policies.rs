@@ -15,7 +15,9 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::support::process::command;
-use crate::support::{Log, QClient, Stage, account, address_of, any_ports, python};
+use crate::support::{
+    Configuration, Log, QClient, Stage, account, address_of, python, write_configuration,
+};
 
 /// Exit code, standard output and standard error.
 async fn hopend(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -37,12 +39,10 @@ struct Place {
 }
 
 impl Place {
-    async fn with(edit: impl FnOnce(&Simulator, String) -> String) -> Self {
+    async fn with(change: impl FnOnce(&Simulator, Configuration) -> Configuration) -> Self {
         let sim = Simulator::start(Options::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let config = sim.write_files(folder.path(), &account()).unwrap();
-        let text = any_ports(std::fs::read_to_string(&config).unwrap());
-        std::fs::write(&config, edit(&sim, text)).unwrap();
+        let config = write_configuration(&sim, folder.path(), |config| change(&sim, config));
         Self {
             sim,
             folder,
@@ -200,7 +200,7 @@ async fn enough_and_no_more(place: &Place, policies: &Json) -> usize {
 
 #[tokio::test]
 async fn users_whose_role_is_asked_of_finspace_and_a_console() {
-    let place = Place::with(|_, text| text).await;
+    let place = Place::with(|_, config| config).await;
     let policies = place.policies(&["--ask"]).await;
     let tried = enough_and_no_more(&place, &policies).await;
     // Of the daemon an action and two users, two actions and two roles, and for the console two
@@ -220,7 +220,7 @@ async fn where_a_role_is_refused_the_daemons_own_stands_in_for_nobody() {
         message: "not authorized to perform: sts:AssumeRole".into(),
     };
     sim.faults().api("AssumeRole", denied, Times::Always);
-    let stage = Stage::before(sim, any_ports).await;
+    let stage = Stage::builder().simulator(sim).start().await;
     let refused = QClient::open(stage.address("hdb"), "", "").await;
     assert!(refused.is_err());
     assert!(stage.sim.calls("AssumeRole") > 0);
@@ -228,34 +228,21 @@ async fn where_a_role_is_refused_the_daemons_own_stands_in_for_nobody() {
 }
 
 /// Without the endpoint that is a console.
-fn without_console(text: &str) -> String {
-    let name = text.find("name = \"console\"").unwrap();
-    let start = text[..name].rfind("[[endpoint]]").unwrap();
-    let end = text.find("[daemon]").unwrap();
-    format!("{}{}", &text[..start], &text[end..])
+fn without_console(config: Configuration) -> Configuration {
+    config.only_endpoints(&["hdb", "rdb", "plain"])
 }
 
 /// With role_arn for each user, and no console.
-fn with_roles(sim: &Simulator, text: &str) -> String {
-    let text = without_console(text);
-    let mut user = String::new();
-    let lines = text.lines().map(|line| {
-        if let Some(name) = line.strip_prefix("name = ") {
-            user = name.trim_matches('"').to_owned();
-        }
-        let tells = line.starts_with("os_user = ") || line.starts_with("password = ");
-        if tells {
-            format!("{line}\nrole_arn = \"{}\"\n", sim.role_arn(&user))
-        } else {
-            format!("{line}\n")
-        }
-    });
-    lines.collect()
+fn with_roles(sim: &Simulator, config: Configuration) -> Configuration {
+    without_console(config).every_user(|user| {
+        let role = sim.role_arn(user.text("name"));
+        user.role_arn(role)
+    })
 }
 
 #[tokio::test]
 async fn users_whose_role_is_configured_and_a_daemon_that_alone_is_trusted() {
-    let place = Place::with(|sim, text| with_roles(sim, &text)).await;
+    let place = Place::with(with_roles).await;
     let daemon = place.sim.base_arn();
     let policies = place.policies(&["--daemon-role", &daemon]).await;
     let trust = &policies["roles"][0]["trust"]["Statement"][0];
@@ -266,9 +253,10 @@ async fn users_whose_role_is_configured_and_a_daemon_that_alone_is_trusted() {
 
 #[tokio::test]
 async fn nodes_that_are_chosen_here() {
-    let place = Place::with(|sim, text| {
-        let text = with_roles(sim, &text);
-        text.replace("-cluster\"\n", "-cluster\"\nnode = \"spread\"\n")
+    let place = Place::with(|sim, config| {
+        with_roles(sim, config)
+            .endpoint("hdb", |hdb| hdb.node("spread"))
+            .endpoint("rdb", |rdb| rdb.node("spread"))
     })
     .await;
     let policies = place.policies(&[]).await;
@@ -278,14 +266,10 @@ async fn nodes_that_are_chosen_here() {
 
 #[tokio::test]
 async fn a_node_whose_string_the_cluster_gives() {
-    let place = Place::with(|sim, text| {
-        let mut text = with_roles(sim, &text);
-        for short in ["hdb", "rdb"] {
-            let cluster = format!("cluster = \"{short}-cluster\"\n");
-            let node = format!("{cluster}node = \"sim-{short}-node-2\"\nnode_via = \"cluster\"\n");
-            text = text.replace(&cluster, &node);
-        }
-        text
+    let place = Place::with(|sim, config| {
+        with_roles(sim, config)
+            .endpoint("hdb", |hdb| hdb.node("sim-hdb-node-2").node_via("cluster"))
+            .endpoint("rdb", |rdb| rdb.node("sim-rdb-node-2").node_via("cluster"))
     })
     .await;
     let mut policies = place.policies(&[]).await;
@@ -304,7 +288,7 @@ async fn a_node_whose_string_the_cluster_gives() {
 
 #[tokio::test]
 async fn a_policy_that_is_enforced_allows_nothing_else() {
-    let place = Place::with(|_, text| without_console(&text)).await;
+    let place = Place::with(|_, config| without_console(config)).await;
     let config = place.config.to_str().unwrap();
     let (code, ..) = hopend(&["clusters", "--config", config]).await;
     assert_eq!(code, Some(0));
@@ -340,7 +324,7 @@ async fn a_policy_that_is_enforced_allows_nothing_else() {
 
 #[tokio::test]
 async fn a_document_by_itself_is_whole_or_not_printed() {
-    let place = Place::with(|_, text| text).await;
+    let place = Place::with(|_, config| config).await;
     let config = place.config.to_str().unwrap();
     let policy = async |arguments: &[&str]| {
         hopend(&[&["policy", "--config", config], arguments].concat()).await

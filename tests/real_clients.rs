@@ -4,10 +4,10 @@ mod kdb_codec;
 
 use std::time::Duration;
 
-use simulator::{ClusterFault, Cut, Ended, Options, Times};
+use simulator::{ClusterFault, ConnectionEnd, Cut, Options, Times};
 
 use crate::support::python::Script;
-use crate::support::{Stage, account, any_ports};
+use crate::support::{Stage, account};
 
 /// One in Python, by its script.
 struct Client {
@@ -140,7 +140,7 @@ impl Client {
             compress: true,
             ..Options::default()
         };
-        let stage = Stage::with(options, any_ports).await;
+        let stage = Stage::builder().options(options).start().await;
         self.start(&stage, "compressed").await.succeeds().await;
         let sent = stage.sim.connections()[0].bytes_out;
         assert!(sent < 100_000, "{sent} bytes: not compressed");
@@ -158,17 +158,17 @@ impl Client {
             idle_limit: Duration::from_millis(900),
             ..Options::default()
         };
-        let stage = Stage::with(options, any_ports).await;
+        let stage = Stage::builder().options(options).start().await;
         self.start(&stage, "idle").await.succeeds().await;
         stage.sim.wait_for_connections("hdb-cluster", 0).await;
         let connection = stage.sim.connections().remove(0);
-        assert_eq!(connection.ended, Some(Ended::ByClient));
+        assert_eq!(connection.ended, Some(ConnectionEnd::ByClient));
         assert!(connection.pings >= 8, "{connection:?}");
     }
 }
 
 async fn stage() -> Stage {
-    Stage::with(Options::default(), any_ports).await
+    Stage::start().await
 }
 
 /// What FinSpace knows an account as.
@@ -241,7 +241,7 @@ behaviours!(aiokdb, super::AIOKDB);
 #[tokio::test(flavor = "multi_thread")]
 async fn pykx_dials_the_unix_socket() {
     // The simulator's files give the socket the number of the TCP port.
-    let stage = Stage::with(Options::default(), |text| text).await;
+    let stage = Stage::builder().fixed_ports().start().await;
     PYKX.start(&stage, "unix").await.succeeds().await;
 }
 

@@ -1,50 +1,53 @@
 //! A reload changes what the file changed, and nothing else.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use q_ipc::value::Value;
-use simulator::Options;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::support::qclient::Refused;
-use crate::support::{Log, QClient, Stage, any_ports};
+use crate::support::{Configuration, Log, QClient, Stage};
 
-fn without_rdb(text: &str) -> String {
-    let starts: Vec<_> = text.match_indices("[[endpoint]]").map(|m| m.0).collect();
-    format!("{}{}", &text[..starts[1]], &text[starts[2]..])
+/// Without `rdb`, and with `hdb` leading to the gateway cluster.
+fn without_rdb_and_hdb_elsewhere(config: Configuration) -> Configuration {
+    config
+        .without_endpoint("rdb")
+        .endpoint("hdb", |hdb| hdb.cluster("gateway-cluster"))
 }
 
 /// Sessions that ask all the time, on every endpoint, while the file is changed again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_no_live_session_is_disturbed() {
-    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let mut stage = Stage::start().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::new(AtomicU64::new(0));
+    let asked = watch::Sender::new(0_u64);
     let mut sessions = Vec::new();
     for endpoint in ["hdb", "rdb", "plain"].repeat(8) {
         let mut handle = stage.open(endpoint).await;
-        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        let (stop, asked) = (Arc::clone(&stop), asked.clone());
         sessions.push(tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
-                asked.fetch_add(1, Ordering::Relaxed);
+                asked.send_modify(|count| *count += 1);
             }
             handle
         }));
     }
-    let original = std::fs::read_to_string(stage.config_path()).unwrap();
+    let original = stage.configuration();
     for round in 0..20 {
-        let before = asked.load(Ordering::Relaxed);
-        let changed = original.replace("\"hdb-cluster\"", "\"gateway-cluster\"");
-        let changes = stage.reload(|_| without_rdb(&changed));
+        let before = *asked.borrow();
+        let changes = stage.reload(without_rdb_and_hdb_elsewhere);
         assert_eq!(changes.changed, ["hdb"], "round {round}");
         assert_eq!(changes.removed, ["rdb"]);
         let changes = stage.reload(|_| original.clone());
         assert_eq!(changes.added, ["rdb"]);
-        while asked.load(Ordering::Relaxed) < before + 24 {
-            tokio::task::yield_now().await;
-        }
+        let mut asking = asked.subscribe();
+        asking
+            .wait_for(|count| *count >= before + 24)
+            .await
+            .unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     for session in sessions {
@@ -55,11 +58,10 @@ async fn under_load_no_live_session_is_disturbed() {
 
 #[tokio::test]
 async fn a_removed_endpoint_stops_accepting_and_a_changed_one_changes() {
-    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let mut stage = Stage::start().await;
     let (hdb, rdb) = (stage.address("hdb"), stage.address("rdb"));
     let (mut old_hdb, mut old_rdb) = (stage.open("hdb").await, stage.open("rdb").await);
-    let changes =
-        stage.reload(|text| without_rdb(&text).replace("\"hdb-cluster\"", "\"gateway-cluster\""));
+    let changes = stage.reload(without_rdb_and_hdb_elsewhere);
     assert_eq!(
         (changes.changed, changes.removed),
         (vec!["hdb".into()], vec!["rdb".into()])
@@ -81,11 +83,11 @@ async fn a_removed_endpoint_stops_accepting_and_a_changed_one_changes() {
 
 #[tokio::test]
 async fn users_change_too() {
-    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let mut stage = Stage::start().await;
     let address = stage.address("hdb");
     let password = stage.password();
     QClient::open(address, "alice", &password).await.unwrap();
-    stage.reload(|text| text.replacen("cluster = ", "users = [\"alice\"]\ncluster = ", 1));
+    stage.reload(|config| config.endpoint("hdb", |hdb| hdb.users("alice")));
     let refused = QClient::open(address, "", "").await;
     assert!(matches!(refused, Err(Refused::Access)));
     QClient::open(address, "alice", &password).await.unwrap();
@@ -94,12 +96,13 @@ async fn users_change_too() {
 #[tokio::test]
 async fn an_address_that_is_taken_keeps_nothing_else_from_being_reloaded() {
     let (log, _guard) = Log::capture();
-    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let mut stage = Stage::start().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    stage.reload(|text| {
-        text.replacen("127.0.0.1:0", &address.to_string(), 1)
-            .replace("cluster = \"rdb-cluster\"", "cluster = \"gateway-cluster\"")
+    stage.reload(|config| {
+        config
+            .endpoint("hdb", |hdb| hdb.listen(address.to_string()))
+            .endpoint("rdb", |rdb| rdb.cluster("gateway-cluster"))
     });
     let told = ["ERROR", "endpoint=\"hdb\"", "another process listens there"];
     log.line_with(&[&told[..], &["goes on trying"]].concat())
@@ -120,15 +123,11 @@ async fn an_address_that_is_taken_keeps_nothing_else_from_being_reloaded() {
 #[tokio::test]
 async fn no_address_is_given_up_for_one_that_cannot_be_bound() {
     let (log, _guard) = Log::capture();
-    let mut stage = Stage::with(Options::default(), any_ports).await;
+    let mut stage = Stage::start().await;
     let old = stage.address("rdb");
-    let wider = format!("listen = [\"0.0.0.0:{}\"]\nexpose = true", old.port());
-    let before = std::fs::read_to_string(stage.config_path()).unwrap();
-    stage.reload(|text| {
-        let (first, rdb) = text.split_once("name = \"rdb\"").unwrap();
-        let rdb = rdb.replacen("listen = [\"127.0.0.1:0\"]", &wider, 1);
-        format!("{first}name = \"rdb\"{rdb}")
-    });
+    let wider = format!("0.0.0.0:{}", old.port());
+    let before = stage.configuration();
+    stage.reload(|config| config.endpoint("rdb", |rdb| rdb.listen(wider).expose(true)));
     let own = format!("hopend itself listens at {old}. Fix: restart hopend");
     log.line_with(&["ERROR", "endpoint=\"rdb\"", "hopend itself listens at"])
         .await;
@@ -154,10 +153,10 @@ async fn at_start_one_taken_address_keeps_no_other_from_serving() {
     let (log, _guard) = Log::capture();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replacen("127.0.0.1:0", &address, 1)
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.listen(&address))
+        .start()
+        .await;
     stage.open("rdb").await;
     log.line_with(&[
         "ERROR",

@@ -12,8 +12,11 @@ use nix::sys::signal::Signal;
 use q_ipc::value::Value;
 use simulator::{Options, Simulator};
 
+use crate::support::configuration::{Change, UserTable};
 use crate::support::qclient::Refused;
-use crate::support::{Daemon, QClient, account, address_of, any_ports, daemon_keys, process};
+use crate::support::{
+    Configuration, Daemon, QClient, account, address_of, process, write_configuration,
+};
 
 /// alice by her password, and the account that runs this, at `hdb` and `rdb` each.
 struct Sessions {
@@ -30,8 +33,12 @@ async fn alice(daemon: &Daemon, endpoint: &str) -> QClient {
         .unwrap()
 }
 
-async fn sessions(edit: impl FnOnce(String) -> String) -> Sessions {
-    let daemon = Daemon::start("", |text| edit(any_ports(text))).await;
+async fn sessions() -> Sessions {
+    sessions_with(|config| config).await
+}
+
+async fn sessions_with(change: impl FnOnce(Configuration) -> Configuration) -> Sessions {
+    let daemon = Daemon::with(change).await;
     Sessions {
         alice: [alice(&daemon, "hdb").await, alice(&daemon, "rdb").await],
         own: [daemon.open("hdb").await, daemon.open("rdb").await],
@@ -40,11 +47,9 @@ async fn sessions(edit: impl FnOnce(String) -> String) -> Sessions {
 }
 
 impl Sessions {
-    /// Reloads the edited file and waits until it is served.
-    fn reload(&mut self, edit: impl FnOnce(String) -> String) -> String {
-        let path = self.daemon.config_path();
-        let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, edit(text)).unwrap();
+    /// Reloads the changed file and waits until it is served.
+    fn reload(&mut self, change: impl FnOnce(Configuration) -> Configuration) -> String {
+        self.daemon.rewrite(change);
         self.daemon.process.signal(Signal::SIGHUP);
         self.daemon.process.line_with("reloaded: ")
     }
@@ -78,20 +83,13 @@ impl Sessions {
     }
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is an edit of a configuration"
-)]
-fn without_alice(text: String) -> String {
-    let alice = text.find("[[user]]\nname = \"alice\"").unwrap();
-    let rest = &text[alice + 1..];
-    let end = rest.find("\n[").map_or(text.len(), |end| alice + 1 + end);
-    format!("{}{}", &text[..alice], &text[end..])
+fn without_alice(config: Configuration) -> Configuration {
+    config.without_user("alice")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_is_removed_loses_the_live_sessions() {
-    let mut all = sessions(|text| text).await;
+    let mut all = sessions().await;
     let busy = &mut all.alice[0];
     busy.send(q_ipc::frame::MessageType::Sync, "system\"sleep 600\"")
         .await;
@@ -118,62 +116,28 @@ async fn a_user_who_is_removed_loses_the_live_sessions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_is_removed_from_an_endpoint_loses_the_sessions_there() {
-    let mut all = sessions(|text| text).await;
-    let users = format!(
-        "users = [\"{}\"]\ncluster = \"hdb-cluster\"",
-        own_name(&all)
-    );
-    all.reload(|text| text.replacen("cluster = \"hdb-cluster\"", &users, 1));
+    let mut all = sessions().await;
+    all.reload(|config| config.endpoint("hdb", |hdb| hdb.users(account())));
     all.ended("was removed from endpoint \"hdb\"", 1);
     assert!(all.alice[0].ask("1+1").await.is_err());
     assert_eq!(all.alice[1].ask("1+1").await, Ok(Value::Long(2)));
     all.own_go_on().await;
 }
 
-/// What the configuration calls the account that runs this.
-fn own_name(all: &Sessions) -> String {
-    let text = fs::read_to_string(all.daemon.config_path()).unwrap();
-    let users = text.split("[[user]]").nth(1).unwrap();
-    let name = users
-        .lines()
-        .find_map(|line| line.strip_prefix("name = \""));
-    name.unwrap().trim_end_matches('"').to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_becomes_somebody_else_loses_the_sessions() {
-    for (key, from, to) in [
-        (
-            "kx_user",
-            "name = \"alice\"",
-            "name = \"alice\"\nkx_user = \"other\"",
-        ),
-        (
-            "os_user",
-            "name = \"alice\"",
-            "name = \"alice\"\nos_user = \"65534\"",
-        ),
-        (
-            "certificate",
-            "name = \"alice\"",
-            "name = \"alice\"\ncertificate = \"CN=alice\"",
-        ),
-        (
-            "role_arn",
-            "name = \"alice\"",
-            "name = \"alice\"\nrole_arn = \"arn:aws:iam::111122223333:role/other\"",
-        ),
-        ("password", "password = \"$", "password = \"$"),
-    ] {
-        let mut all = sessions(|text| text).await;
-        all.reload(|text| {
-            let text = text.replacen(from, to, 1);
-            if key == "password" {
-                another_password(&text)
-            } else {
-                text
-            }
-        });
+    let changes: [(&str, Change<UserTable>); 5] = [
+        ("kx_user", |alice| alice.kx_user("other")),
+        ("os_user", |alice| alice.os_user("65534")),
+        ("certificate", |alice| alice.certificate("CN=alice")),
+        ("role_arn", |alice| {
+            alice.role_arn("arn:aws:iam::111122223333:role/other")
+        }),
+        ("password", another_password),
+    ];
+    for (key, change) in changes {
+        let mut all = sessions().await;
+        all.reload(|config| config.user("alice", change));
         all.ended(&format!("{key} of user \"alice\" was changed"), 2);
         for handle in &mut all.alice {
             assert!(handle.ask("1+1").await.is_err());
@@ -183,51 +147,42 @@ async fn a_user_who_becomes_somebody_else_loses_the_sessions() {
 }
 
 /// alice's hash with another last character but one.
-fn another_password(text: &str) -> String {
-    let start = text.find("password = \"$argon2id").unwrap() + "password = \"".len();
-    let end = start + text[start..].find('"').unwrap();
-    let hash = &text[start..end];
+fn another_password(alice: UserTable) -> UserTable {
+    let mut hash = alice.text("password").to_owned();
     let at = hash.len() - 5;
     let other = if &hash[at..=at] == "A" { "B" } else { "A" };
-    format!(
-        "{}{}{other}{}{}",
-        &text[..start],
-        &hash[..at],
-        &hash[at + 1..],
-        &text[end..]
-    )
+    hash.replace_range(at..=at, other);
+    alice.password(hash)
 }
 
 /// None of these takes anything away from alice.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_else_ends_a_session() {
-    let mut all = sessions(|text| text).await;
-    let original = fs::read_to_string(all.daemon.config_path()).unwrap();
-    for (what, text) in [
-        (
-            "a broken user",
-            original.replacen("name = \"alice\"", "name = \"alice\"\nzzz = 1", 1),
-        ),
-        (
-            "a user without a name",
-            original.replacen("name = \"alice\"", "nmae = \"alice\"", 1),
-        ),
-        (
-            "a limit",
-            original.replacen("name = \"alice\"", "name = \"alice\"\nmax_sessions = 9", 1),
-        ),
-        ("an endpoint that is gone", without_rdb(&original)),
-        (
-            "an endpoint that is broken",
-            original.replace("\"rdb-cluster\"", "\"!\""),
-        ),
-        (
-            "another target",
-            original.replace("\"rdb-cluster\"", "\"gateway-cluster\""),
-        ),
-        ("the same again", original.clone()),
-    ] {
-        let said = all.reload(|_| text);
+    let mut all = sessions().await;
+    let original = all.daemon.configuration();
+    let changes: [(&str, Change<Configuration>); 7] = [
+        ("a broken user", |config| {
+            config.user("alice", |alice| alice.key("zzz", 1))
+        }),
+        ("a user without a name", |config| {
+            config.user("alice", |alice| alice.rename("name", "nmae"))
+        }),
+        ("a limit", |config| {
+            config.user("alice", |alice| alice.max_sessions(9))
+        }),
+        ("an endpoint that is gone", |config| {
+            config.without_endpoint("rdb")
+        }),
+        ("an endpoint that is broken", |config| {
+            config.endpoint("rdb", |rdb| rdb.cluster("!"))
+        }),
+        ("another target", |config| {
+            config.endpoint("rdb", |rdb| rdb.cluster("gateway-cluster"))
+        }),
+        ("the same again", |config| config),
+    ];
+    for (what, change) in changes {
+        let said = all.reload(|_| change(original.clone()));
         assert!(!said.contains("lost access"), "{what}: {said}");
         for handle in &mut all.alice {
             assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)), "{what}");
@@ -241,9 +196,7 @@ async fn nothing_else_ends_a_session() {
 async fn a_user_whose_account_does_not_resolve_keeps_the_sessions() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = any_ports(fs::read_to_string(&path).unwrap());
-    fs::write(&path, text).unwrap();
+    let path = write_configuration(&sim, folder.path(), |config| config);
     let known = Arc::new(AtomicBool::new(true));
     let asked = Arc::clone(&known);
     let accounts = AccountDatabase::new(move |name| match asked.load(Ordering::SeqCst) {
@@ -267,14 +220,9 @@ async fn a_user_whose_account_does_not_resolve_keeps_the_sessions() {
     assert!(matches!(another, Err(Refused::Access)));
 }
 
-fn without_rdb(text: &str) -> String {
-    let starts: Vec<_> = text.match_indices("[[endpoint]]").map(|m| m.0).collect();
-    format!("{}{}", &text[..starts[1]], &text[starts[2]..])
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_go_on_where_the_configuration_says_so() {
-    let mut all = sessions(|text| daemon_keys(&text, "on_removal = \"keep\"")).await;
+    let mut all = sessions_with(|config| config.daemon(|daemon| daemon.on_removal("keep"))).await;
     all.reload(without_alice);
     for handle in &mut all.alice {
         assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
@@ -283,16 +231,14 @@ async fn sessions_go_on_where_the_configuration_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_how_many_sessions_a_reload_would_end() {
-    let mut all = sessions(|text| text).await;
+    let mut all = sessions().await;
     let (code, said) = all.run(&["check"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(
         said.contains("a reload would end 0 of 4 sessions"),
         "{said}"
     );
-    let path = all.daemon.config_path();
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, without_alice(text)).unwrap();
+    all.daemon.rewrite(without_alice);
     let (_, said) = all.run(&["check"]);
     assert!(
         said.contains("a reload would end 2 of 4 sessions"),
@@ -314,7 +260,7 @@ async fn check_says_how_many_sessions_a_reload_would_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_ends_all_sessions_of_a_user_or_an_endpoint_or_both() {
-    let mut all = sessions(|text| text).await;
+    let mut all = sessions().await;
     let (code, said) = all.run(&["kill", "--user", "alice", "--endpoint", "hdb"]);
     assert_eq!((code, &*said), (Some(0), "1 session has ended\n"));
     assert!(all.alice[0].ask("1+1").await.is_err());
@@ -339,7 +285,7 @@ async fn kill_ends_all_sessions_of_a_user_or_an_endpoint_or_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_number_of_an_earlier_run_is_nobodys() {
-    let mut all = sessions(|text| text).await;
+    let mut all = sessions().await;
     let number = |all: &Sessions| {
         let (_, json) = all.run(&["status", "--json"]);
         let status: Status = serde_json::from_str(&json).unwrap();
@@ -359,9 +305,9 @@ async fn a_session_number_of_an_earlier_run_is_nobodys() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_between_messages_when_its_time_is_up() {
-    let keys = "max_session_time = \"1s\"\ncluster = \"hdb-cluster\"";
-    let edit = |text: String| text.replacen("cluster = \"hdb-cluster\"", keys, 1);
-    let mut daemon = Daemon::start("", |text| edit(any_ports(text))).await;
+    let for_a_second =
+        |config: Configuration| config.endpoint("hdb", |hdb| hdb.max_session_time("1s"));
+    let mut daemon = Daemon::with(for_a_second).await;
     let mut idle = daemon.open("hdb").await;
     let mut busy = daemon.open("hdb").await;
     let mut other = daemon.open("rdb").await;

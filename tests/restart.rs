@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 use crate::addresses::free_port;
 use crate::service::log_in;
-use crate::support::{Process, account, any_ports, process};
+use crate::support::configuration::{Configuration, Texts};
+use crate::support::{Process, process, write_configuration};
 
 /// hopend under a service manager that keeps descriptors: `tests/clients/fd_store.py`.
 struct Managed {
@@ -28,14 +29,12 @@ struct Managed {
 
 impl Managed {
     /// Starts hopend with its first endpoint at these addresses.
-    async fn start(listen: impl FnOnce(&Path) -> String) -> Self {
+    async fn start<L: Into<Texts>>(listen: impl FnOnce(&Path) -> L) -> Self {
         let sim = Simulator::start(Options::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let config = sim.write_files(folder.path(), &account()).unwrap();
-        let listen = format!("listen = {}", listen(folder.path()));
-        let text = any_ports(std::fs::read_to_string(&config).unwrap());
-        let text = text.replacen("listen = [\"127.0.0.1:0\"]", &listen, 1);
-        std::fs::write(&config, text).unwrap();
+        let config = write_configuration(&sim, folder.path(), |config| {
+            config.endpoint("hdb", |hdb| hdb.listen(listen(folder.path())))
+        });
         let hopend = process::command(&["run", "--config", config.to_str().unwrap()]);
         let mut command = Command::new("python3");
         command.arg("tests/clients/fd_store.py");
@@ -80,8 +79,9 @@ impl Managed {
         nix::sys::signal::kill(pid, signal).unwrap();
     }
 
-    fn config(&self) -> String {
-        std::fs::read_to_string(&self.config).unwrap()
+    /// Changes the configuration file.
+    fn rewrite(&self, change: impl FnOnce(Configuration) -> Configuration) {
+        change(Configuration::read(&self.config)).write(&self.config);
     }
 }
 
@@ -161,10 +161,11 @@ async fn survives(signal: &str) {
     let (port, second) = (free_port(), free_port());
     let file = |folder: &Path| folder.join("hdb.socket");
     let mut managed = Managed::start(|folder| {
-        format!(
-            "[\"localhost:{port}\", \"127.0.0.1:{second}\", \"unix:{}\"]",
-            file(folder).display()
-        )
+        [
+            format!("localhost:{port}"),
+            format!("127.0.0.1:{second}"),
+            format!("unix:{}", file(folder).display()),
+        ]
     })
     .await;
     let uid = nix::unistd::geteuid();
@@ -217,11 +218,8 @@ async fn a_crash_refuses_nobody_and_leaves_no_address_to_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_holds_what_the_configuration_names_and_nothing_else() {
     let (port, second) = (free_port(), free_port());
-    let (one, other) = (
-        format!("\"localhost:{port}\""),
-        format!("\"localhost:{second}\""),
-    );
-    let mut managed = Managed::start(|_| format!("[{one}, {other}]")).await;
+    let (one, other) = (format!("localhost:{port}"), format!("localhost:{second}"));
+    let mut managed = Managed::start(|_| [one.clone(), other.clone()]).await;
     let held = managed.held();
     assert!(
         held.contains(&format!("listen/127.0.0.1_{second}")),
@@ -229,10 +227,7 @@ async fn the_store_holds_what_the_configuration_names_and_nothing_else() {
     );
 
     // A reload gives one of them up.
-    let text = managed
-        .config()
-        .replacen(&format!("[{one}, {other}]"), &format!("[{one}]"), 1);
-    std::fs::write(&managed.config, &text).unwrap();
+    managed.rewrite(|config| config.endpoint("hdb", |hdb| hdb.listen(&one)));
     managed.signal_daemon("SIGHUP");
     managed
         .process
@@ -244,7 +239,7 @@ async fn the_store_holds_what_the_configuration_names_and_nothing_else() {
     // The next start has another file.
     managed.order("kill SIGKILL");
     managed.process.line_with("ended ");
-    std::fs::write(&managed.config, text.replacen(&one, &other, 1)).unwrap();
+    managed.rewrite(|config| config.endpoint("hdb", |hdb| hdb.listen(&other)));
     managed.order("start");
     managed.process.line_with("READY=1");
     let held = managed.held();
@@ -263,8 +258,7 @@ async fn the_store_holds_what_the_configuration_names_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_without_its_file_is_replaced_in_the_store() {
     let file = |folder: &Path| folder.join("hdb.socket");
-    let mut managed =
-        Managed::start(|folder| format!("[\"unix:{}\"]", file(folder).display())).await;
+    let mut managed = Managed::start(|folder| format!("unix:{}", file(folder).display())).await;
     let path = file(managed.folder.path());
     for removed in [true, false] {
         managed.order("kill SIGKILL");

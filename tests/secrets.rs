@@ -2,7 +2,8 @@
 
 use simulator::{ApiFault, ClusterFault, Cut, Options, Simulator, Times};
 
-use crate::support::{Process, QClient, account, any_ports, daemon_keys};
+use crate::support::configuration::{Configuration, UserTable};
+use crate::support::{Process, QClient, write_configuration};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_in_any_log_line_at_the_finest_level() {
@@ -29,10 +30,9 @@ async fn no_secret_in_any_log_line_at_the_finest_level() {
 async fn everything_that_logs(format: &str) -> (String, Vec<String>) {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = any_ports(std::fs::read_to_string(&path).unwrap());
-    let text = daemon_keys(&text, &format!("log = \"{format}\"\ndrain = \"100ms\""));
-    std::fs::write(&path, &text).unwrap();
+    let path = write_configuration(&sim, folder.path(), |config| {
+        config.daemon(|daemon| daemon.log(format).drain("100ms"))
+    });
     let mut daemon = Process::start(&[
         "run",
         "--config",
@@ -102,7 +102,12 @@ async fn everything_that_logs(format: &str) -> (String, Vec<String>) {
         let _ = QClient::open(addresses[0], "alice", password.trim_end()).await;
         sim.faults().clear();
     }
-    std::fs::write(&path, text.replace("password = \"$", "password = \"§$")).unwrap();
+    let broken_hash = |alice: UserTable| {
+        let hash = format!("§{}", alice.text("password"));
+        alice.password(hash)
+    };
+    let config = Configuration::read(&path);
+    config.user("alice", broken_hash).write(&path);
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
     daemon.line_with("is left out");
     daemon.line_with("reloaded");

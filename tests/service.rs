@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use simulator::{Options, Simulator};
 use tempfile::TempDir;
 
-use crate::support::{Process, account, any_ports, process};
+use crate::support::{Configuration, Process, account, process, write_configuration};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -77,12 +77,12 @@ impl Manager {
 }
 
 /// A simulator, and a configuration for it that the listen addresses are still to be chosen of.
-async fn simulator(edit: impl FnOnce(String) -> String) -> (Simulator, TempDir, PathBuf) {
+async fn simulator(
+    change: impl FnOnce(Configuration) -> Configuration,
+) -> (Simulator, TempDir, PathBuf) {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = edit(any_ports(std::fs::read_to_string(&path).unwrap()));
-    std::fs::write(&path, text).unwrap();
+    let path = write_configuration(&sim, folder.path(), change);
     (sim, folder, path)
 }
 
@@ -97,7 +97,7 @@ fn run(config: &Path, manager: &Manager, watchdog: Option<Duration>) -> Process 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_reloads_and_the_end_are_told_with_a_line_of_status() {
-    let (_sim, _folder, path) = simulator(|text| text).await;
+    let (_sim, _folder, path) = simulator(|config| config).await;
     let manager = Manager::new();
     let daemon = run(&path, &manager, Some(Duration::from_secs(3)));
 
@@ -120,8 +120,9 @@ async fn readiness_reloads_and_the_end_are_told_with_a_line_of_status() {
     let ready = manager.told_next("READY=1");
     assert!(ready.contains("STATUS=serving 4 endpoints"), "{ready}");
 
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("cluster = ", "clutser = ")).unwrap();
+    Configuration::read(&path)
+        .every_endpoint(|endpoint| endpoint.rename("cluster", "clutser"))
+        .write(&path);
     daemon.signal(Signal::SIGHUP);
     manager.told_next("RELOADING=1");
     let ready = manager.told_next("READY=1");
@@ -163,7 +164,7 @@ impl Drop for Held {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_hangs_keeps_nothing_from_the_watchdog_and_a_stop_wins() {
     let manager = Manager::new();
-    let (_sim, _folder, path) = simulator(|text| text).await;
+    let (_sim, _folder, path) = simulator(|config| config).await;
     let process = run(&path, &manager, Some(Duration::from_secs(1)));
     manager.told_next("READY=1");
     std::fs::remove_file(&path).unwrap();
@@ -195,7 +196,7 @@ fn threads(process: Pid) -> Vec<(Pid, String)> {
 #[test]
 fn the_watchdog_gets_nothing_while_one_loop_hangs() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (_sim, _folder, path) = runtime.block_on(simulator(|text| text));
+    let (_sim, _folder, path) = runtime.block_on(simulator(|config| config));
     let manager = Manager::new();
     let limit = Duration::from_millis(600);
     let mut daemon = run(&path, &manager, Some(limit));
@@ -256,9 +257,9 @@ pub fn log_in<S: Read + Write>(mut stream: S) -> S {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_passed_sockets_a_restart_refuses_nobody() {
     let (tcp, name) = free_ports();
-    let listen = format!("listen = [\"127.0.0.1:{tcp}\", \"unix:{name}\"]");
+    let listen = [format!("127.0.0.1:{tcp}"), format!("unix:{name}")];
     let (_sim, folder, path) =
-        simulator(|text| text.replacen("listen = [\"127.0.0.1:0\"]", &listen, 1)).await;
+        simulator(|config| config.endpoint("hdb", |hdb| hdb.listen(listen))).await;
     let script = folder.path().join("twice");
     let hopend = env!("CARGO_BIN_EXE_hopend");
     let once = format!(
@@ -311,7 +312,7 @@ async fn with_passed_sockets_a_restart_refuses_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_passed_socket_that_no_endpoint_has_is_told_until_a_reload_wants_it() {
     let (tcp, _) = free_ports();
-    let (_sim, _folder, path) = simulator(|text| text).await;
+    let (_sim, _folder, path) = simulator(|config| config).await;
     let mut command = Command::new("systemd-socket-activate");
     command
         .arg(format!("--listen=127.0.0.1:{tcp}"))
@@ -323,13 +324,9 @@ async fn a_passed_socket_that_no_endpoint_has_is_told_until_a_reload_wants_it() 
     activated.line_with(&format!("no endpoint listens at 127.0.0.1:{tcp}"));
     activated.line_with("ready");
 
-    let text = std::fs::read_to_string(&path).unwrap();
-    let listen = format!("listen = [\"127.0.0.1:{tcp}\"]");
-    std::fs::write(
-        &path,
-        text.replacen("listen = [\"127.0.0.1:0\"]", &listen, 1),
-    )
-    .unwrap();
+    Configuration::read(&path)
+        .endpoint("hdb", |hdb| hdb.listen(format!("127.0.0.1:{tcp}")))
+        .write(&path);
     activated.signal(Signal::SIGHUP);
     activated.line_with("reloaded");
     log_in(client);

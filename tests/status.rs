@@ -15,7 +15,10 @@ use simulator::{ClusterFault, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::support::{Process, QClient, Stage, account, any_ports, process};
+use crate::support::configuration::EndpointTable;
+use crate::support::{
+    Configuration, Process, QClient, Stage, account, process, write_configuration,
+};
 
 /// As somebody types it, with the configuration of a stage.
 async fn command(path: &Path, arguments: &[&str]) -> Output {
@@ -41,7 +44,7 @@ async fn status(stage: &Stage) -> Status {
 }
 
 async fn stage() -> Stage {
-    Stage::with(Options::default(), any_ports).await
+    Stage::start().await
 }
 
 /// The only session.
@@ -158,11 +161,11 @@ async fn an_open_session_with_the_process_and_the_program_of_its_client() {
 async fn over_a_unix_socket_the_kernel_names_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hdb");
-    let listen = format!("listen = [\"127.0.0.1:0\", \"unix:{}\"]", path.display());
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replacen("listen = [\"127.0.0.1:0\"]", &listen, 1)
-    })
-    .await;
+    let listen = ["127.0.0.1:0".to_owned(), format!("unix:{}", path.display())];
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.listen(listen))
+        .start()
+        .await;
     let stream = UnixStream::connect(&path).await.unwrap();
     let _handle = QClient::log_in(stream, "", "").await.unwrap();
     let status = status(&stage).await;
@@ -205,9 +208,7 @@ async fn counts_move_and_a_query_that_waits_is_seen() {
 async fn kill_ends_just_that_session_and_the_audit_says_by_whom() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = any_ports(fs::read_to_string(&path).unwrap());
-    fs::write(&path, text).unwrap();
+    let path = write_configuration(&sim, folder.path(), |config| config);
     let mut daemon = Process::start(&["run", "--config", path.to_str().unwrap()]);
     let line = daemon.line_with("endpoint=\"hdb\" address=127.0.0.1:");
     let address = line.rsplit("address=").next().unwrap().parse().unwrap();
@@ -310,7 +311,7 @@ async fn a_credential_that_can_not_be_had_says_why() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let action = "finspace:GetKxConnectionString";
     sim.faults().deny("*", action, "*");
-    let stage = Stage::before(sim, any_ports).await;
+    let stage = Stage::builder().simulator(sim).start().await;
     assert!(QClient::open(stage.address("hdb"), "", "").await.is_err());
     let status = status(&stage).await;
     let row = &status.credentials[0];
@@ -384,7 +385,7 @@ async fn a_reload_brings_back_a_socket_file_that_somebody_removed() {
     fs::remove_file(stage.folder.path().join("control")).unwrap();
     let lost = command(&stage.config_path(), &["status"]).await;
     assert_eq!(lost.status.code(), Some(69));
-    stage.reload(|text| text);
+    stage.reload(|config| config);
     status(&stage).await;
 }
 
@@ -392,10 +393,8 @@ async fn a_reload_brings_back_a_socket_file_that_somebody_removed() {
 async fn a_socket_that_a_killed_daemon_left_is_replaced_and_a_live_ones_is_not() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
+    let path = write_configuration(&sim, folder.path(), |config| config);
     let socket = folder.path().join("control");
-    let text = any_ports(fs::read_to_string(&path).unwrap());
-    fs::write(&path, text).unwrap();
     let start = || {
         let mut daemon = Process::start(&["run", "--config", path.to_str().unwrap()]);
         let output = daemon.line_with(" ready");
@@ -462,7 +461,8 @@ async fn it_moves_with_a_reload_and_a_file_that_is_wrong_now_is_no_reason_not_to
         stage.folder.path().join("control"),
         stage.folder.path().join("moved"),
     );
-    stage.reload(|text| text.replace("/control\"", "/moved\""));
+    let control = new.to_str().unwrap();
+    stage.reload(|config| config.daemon(|daemon| daemon.control(control)));
     status(&stage).await;
     let ask =
         |path: PathBuf| tokio::task::spawn_blocking(move || control::ask(&path, &Request::Status));
@@ -473,16 +473,13 @@ async fn it_moves_with_a_reload_and_a_file_that_is_wrong_now_is_no_reason_not_to
     assert!(ask(old).await.unwrap().is_err());
 
     let path = stage.config_path();
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replace("cluster = ", "clutser = ")).unwrap();
+    let config = stage.configuration();
+    let misspelt = |endpoint: EndpointTable| endpoint.rename("cluster", "clutser");
+    config.clone().every_endpoint(misspelt).write(&path);
     status(&stage).await;
-    fs::write(&path, text).unwrap();
+    config.write(&path);
 
-    stage.reload(|text| {
-        let line = format!("control = \"{}\"", new.display());
-        assert!(text.contains(&line), "{text}");
-        text.replace(&line, "control = \"off\"")
-    });
+    stage.reload(|config| config.daemon(|daemon| daemon.control("off")));
     let off = command(&path, &["status"]).await;
     assert_eq!(off.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&off.stderr).contains("control is \"off\""));
@@ -628,8 +625,10 @@ async fn a_folder_that_is_too_deep_for_a_socket_is_told_and_no_reason_not_to_ser
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("at most 107 bytes"), "{text}");
     hopend::config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
-    let forced = text.replace("\"off\"", &format!("\"{}/control\"", deep.display()));
-    fs::write(&path, forced).unwrap();
+    let control = deep.join("control");
+    Configuration::read(&path)
+        .daemon(|daemon| daemon.control(control.to_str().unwrap()))
+        .write(&path);
     let problems = hopend::config::load(&path).unwrap_err().to_string();
     assert!(problems.contains("too long for a socket"), "{problems}");
 }

@@ -22,7 +22,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::{Daemon, Log, QClient, Stage, account, any_ports, daemon_keys};
+use crate::support::configuration::{Configuration, DaemonTable};
+use crate::support::{Daemon, Log, QClient, Stage, account};
 use crate::telemetry::ask;
 
 /// A user's name that would be more, were it not shown as text.
@@ -109,13 +110,10 @@ async fn page_at(bound: &str, stage: &Stage, stop: &Stop, viewers: Viewers) -> S
 
 /// A daemon at work: sessions that ask all the time, one that waits, and refusals.
 async fn at_work() -> (Stage, JoinSet<()>) {
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replace(
-            "[[endpoint]]\nname = \"rdb\"",
-            "[[endpoint]]\nname = \"rdb\"\nwarm = 2",
-        )
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("rdb", |rdb| rdb.warm(2))
+        .start()
+        .await;
     let mut busy = JoinSet::new();
     for (endpoint, size) in [("hdb", 4_000), ("hdb", 900), ("rdb", 60), ("plain", 250)] {
         let mut handle = stage.open(endpoint).await;
@@ -217,14 +215,16 @@ async fn stranger_sees(address: SocketAddr, path: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_takes_over_the_address_and_its_viewers() {
-    let mut daemon = Daemon::start("", any_ports).await;
+    let mut daemon = Daemon::start().await;
     let path = daemon.config_path();
-    let text = std::fs::read_to_string(&path).unwrap();
-    let write = |keys: &str| std::fs::write(&path, daemon_keys(&text, keys)).unwrap();
+    let original = daemon.configuration();
+    let write = |change: &dyn Fn(DaemonTable) -> DaemonTable| {
+        original.clone().daemon(change).write(&path);
+    };
     let name = User::from_uid(STRANGER.into()).unwrap().unwrap().name;
     let root = crate::support::root::is_root();
 
-    write(&format!("admin = \"127.0.0.1:0\"\nviewers = [\"{name}\"]"));
+    write(&|daemon| daemon.admin("127.0.0.1:0").viewers(&name));
     daemon.process.signal(Signal::SIGHUP);
     let line = daemon.process.line_with("admin address=");
     let address = line.split("admin address=").nth(1).unwrap();
@@ -240,7 +240,7 @@ async fn a_reload_takes_over_the_address_and_its_viewers() {
     };
     sees("200").await;
 
-    write("admin = \"127.0.0.1:0\"\nlog = \"json\"\nconfine = \"off\"");
+    write(&|daemon| daemon.admin("127.0.0.1:0").log("json").confine("off"));
     daemon.process.signal(Signal::SIGHUP);
     daemon
         .process
@@ -248,7 +248,7 @@ async fn a_reload_takes_over_the_address_and_its_viewers() {
     daemon.process.line_with("reloaded: ");
     sees("403").await;
 
-    write("");
+    write(&|daemon| daemon);
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("reloaded: ");
     let gone = async { while TcpStream::connect(address).await.is_ok() {} };
@@ -261,11 +261,10 @@ async fn an_address_that_is_taken_is_served_once_it_is_free() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap();
     let (log, _guard) = Log::capture();
-    let admin = format!("admin = \"{address}\"");
-    let stage = Stage::with(Options::default(), |text| {
-        daemon_keys(&any_ports(text), &admin)
-    });
-    let _stage = stage.await;
+    let _stage = Stage::builder()
+        .daemon(|daemon| daemon.admin(address.to_string()))
+        .start()
+        .await;
     log.line_with(&["can't be bound", "hopend goes on trying"])
         .await;
     drop(taken);
@@ -363,9 +362,6 @@ async fn first_pixel(file: &Path) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "writes the pictures in docs/"]
 async fn the_picture_in_readme() {
-    const HDB: &str =
-        "name = \"hdb\"\nmax_sessions = 6\nusers = [\"reports\", \"alice\", \"quant\"]\n";
-    const RDB: &str = "name = \"rdb\"\nmax_sessions = 40\nwarm = 1\nusers = [\"risk\", \"feed\"]\n";
     let sim = Simulator::start(Options::default()).await.unwrap();
     let accounts = [
         ("risk", "www-data"),
@@ -379,18 +375,22 @@ async fn the_picture_in_readme() {
     let quant = "*:assumed-role/user-quant/*";
     sim.faults()
         .deny(quant, "finspace:GetKxConnectionString", "*");
-    let mut users = String::new();
-    for (user, account) in accounts {
-        users += &format!("[[user]]\nname = \"{user}\"\nos_user = \"{account}\"\n\n");
-    }
-    let own = format!("[[user]]\nname = \"{}\"\n", account());
-    let stage = Stage::before(sim, |text| {
-        any_ports(text)
-            .replacen(&own, &format!("{users}{own}"), 1)
-            .replace("name = \"hdb\"\n", HDB)
-            .replace("name = \"rdb\"\n", RDB)
-    })
-    .await;
+    let with_users = |config: Configuration| {
+        accounts.iter().fold(config, |config, (user, account)| {
+            config.add_user(user, |table| table.os_user(*account))
+        })
+    };
+    let stage = Stage::builder()
+        .simulator(sim)
+        .configure(with_users)
+        .endpoint("hdb", |hdb| {
+            hdb.max_sessions(6).users(["reports", "alice", "quant"])
+        })
+        .endpoint("rdb", |rdb| {
+            rdb.max_sessions(40).warm(1).users(["risk", "feed"])
+        })
+        .start()
+        .await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let script = folder.path().join("at_work.py");

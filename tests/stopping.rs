@@ -11,7 +11,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Process, QClient, account, any_ports, daemon_keys, process};
+use crate::support::configuration::{Configuration, DaemonTable};
+use crate::support::{Process, QClient, process, write_configuration};
 
 /// A daemon of its own in front of a simulator, its log up to `ready` read.
 struct Daemon {
@@ -33,12 +34,13 @@ impl Daemon {
     }
 }
 
-async fn daemon(edit: impl FnOnce(String) -> String, environment: &[(&str, &str)]) -> Daemon {
+async fn daemon(
+    change: impl FnOnce(DaemonTable) -> DaemonTable,
+    environment: &[(&str, &str)],
+) -> Daemon {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = edit(any_ports(std::fs::read_to_string(&path).unwrap()));
-    std::fs::write(&path, text).unwrap();
+    let path = write_configuration(&sim, folder.path(), |config| config.daemon(change));
     let mut command = process::command(&["run", "--config", path.to_str().unwrap()]);
     command.envs(environment.iter().copied());
     let mut process = Process::spawn(&mut command);
@@ -53,14 +55,9 @@ async fn daemon(edit: impl FnOnce(String) -> String, environment: &[(&str, &str)
     }
 }
 
-fn drain(limit: &str) -> impl FnOnce(String) -> String {
-    let drain = format!("drain = \"{limit}\"");
-    move |text| daemon_keys(&text, &drain)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_idle_sessions_and_lets_a_query_finish() {
-    let daemon = daemon(|text| text, &[]).await;
+    let daemon = daemon(|daemon| daemon, &[]).await;
     let mut idle = QClient::open(daemon.hdb, "", "").await.unwrap();
     let mut busy = daemon.busy("system\"sleep 1\"").await;
     daemon.process.signal(Signal::SIGTERM);
@@ -79,7 +76,7 @@ async fn sigterm_ends_idle_sessions_and_lets_a_query_finish() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_finish_within_the_drain_is_cut_and_counted() {
-    let daemon = daemon(drain("200ms"), &[]).await;
+    let daemon = daemon(|daemon| daemon.drain("200ms"), &[]).await;
     let mut busy = daemon.busy("system\"sleep 600\"").await;
     daemon.process.signal(Signal::SIGTERM);
     let lost = busy.answer().await.unwrap_err();
@@ -91,7 +88,7 @@ async fn what_does_not_finish_within_the_drain_is_cut_and_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_sigterm_ends_at_once() {
-    let mut daemon = daemon(drain("1h"), &[]).await;
+    let mut daemon = daemon(|daemon| daemon.drain("1h"), &[]).await;
     let _busy = daemon.busy("system\"sleep 600\"").await;
     daemon.process.signal(Signal::SIGTERM);
     daemon.process.line_with("stopping");
@@ -104,21 +101,22 @@ async fn a_second_sigterm_ends_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_reloads_and_a_broken_endpoint_stays_as_it_was() {
-    let mut daemon = daemon(|text| text, &[]).await;
+    let mut daemon = daemon(|daemon| daemon, &[]).await;
     let path = daemon.folder.path().join("hopend.toml");
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(
-        &path,
-        text.replace("\"hdb-cluster\"", "\"gateway-cluster\""),
-    )
-    .unwrap();
+    let original = Configuration::read(&path);
+    let elsewhere = original.clone();
+    elsewhere
+        .endpoint("hdb", |hdb| hdb.cluster("gateway-cluster"))
+        .write(&path);
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("reloaded: changed hdb");
     let mut handle = QClient::open(daemon.hdb, "", "").await.unwrap();
     let gateway = Ok(Value::Symbol("gateway-cluster".into()));
     assert_eq!(handle.ask("clusterName[]").await, gateway);
 
-    std::fs::write(&path, text.replace("cluster = ", "clutser = ")).unwrap();
+    original
+        .every_endpoint(|endpoint| endpoint.rename("cluster", "clutser"))
+        .write(&path);
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("did you mean `cluster`?");
     daemon.process.line_with("reloaded: no endpoint changed");
@@ -146,7 +144,7 @@ async fn systemd_is_told_ready_reloading_and_stopping() {
         }
     };
     let environment = [("NOTIFY_SOCKET", path.to_str().unwrap())];
-    let daemon = daemon(|text| text, &environment).await;
+    let daemon = daemon(|daemon| daemon, &environment).await;
     assert!(told().contains("READY=1"));
     daemon.process.signal(Signal::SIGHUP);
     let reloading = told();
@@ -163,8 +161,7 @@ async fn health_is_ready_until_the_drain_and_alive_to_the_end() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = free.local_addr().unwrap();
     drop(free);
-    let limited = move |text: String| daemon_keys(&text, &format!("admin = \"{admin}\""));
-    let mut daemon = daemon(limited, &[]).await;
+    let mut daemon = daemon(|daemon| daemon.admin(admin.to_string()), &[]).await;
     let status = async |path: &str| {
         let mut stream = TcpStream::connect(admin).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::support::{Daemon, Log, QClient, Stage, account, any_ports, daemon_keys, python};
+use crate::support::{Daemon, Log, QClient, Stage, account, python};
 
 type Labels<'l> = &'l [(&'l str, &'l str)];
 
@@ -111,7 +111,7 @@ async fn what_sessions_did_is_counted_also_when_they_are_over() {
     // The SDK tries again by itself.
     let throttle = ApiFault::Throttle;
     sim.faults().api("AssumeRole", throttle, Times::Next(1));
-    let stage = Stage::before(sim, any_ports).await;
+    let stage = Stage::builder().simulator(sim).start().await;
 
     let mut first = stage.open("hdb").await;
     let mut second = stage.open("hdb").await;
@@ -198,10 +198,10 @@ fn figure(exposition: &str, begin: &str) -> f64 {
 #[tokio::test]
 async fn a_hopen_that_got_a_warm_connection_is_counted_apart() {
     let (log, _guard) = Log::capture();
-    let stage = Stage::with(Options::default(), |text| {
-        any_ports(text).replacen("cluster = ", "warm = 1\ncluster = ", 1)
-    })
-    .await;
+    let stage = Stage::builder()
+        .endpoint("hdb", |hdb| hdb.warm(1))
+        .start()
+        .await;
     let _first = stage.open("hdb").await;
     let ready = async {
         let kept = |stage: &Stage| {
@@ -234,7 +234,7 @@ async fn what_aws_refuses_is_counted_as_calls_and_as_failures_of_the_credential(
     let (log, _guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();
     sim.faults().deny("*", "finspace:GetKxUser", "*");
-    let stage = Stage::before(sim, any_ports).await;
+    let stage = Stage::builder().simulator(sim).start().await;
     log.line_with(&["AccessDenied", "hdb-cluster"]).await;
     log.line_with(&["AccessDenied", "rdb-cluster"]).await;
     let told = exposition(&stage).await;
@@ -307,7 +307,7 @@ async fn each_way_in_which_aws_fails_has_an_outcome_of_its_own() {
 
 #[tokio::test]
 async fn the_dashboard_the_alerts_and_readme_name_what_there_is() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     stage.open("hdb").await.ask("1+1").await.unwrap();
     let exposition = write(&stage, &exposition(&stage).await).await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -322,10 +322,7 @@ async fn the_dashboard_the_alerts_and_readme_name_what_there_is() {
 /// What confines it leaves it enough to look at itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_confined_daemon_tells_of_its_process() {
-    let daemon = Daemon::start("", |text| {
-        daemon_keys(&any_ports(text), "admin = \"127.0.0.1:0\"")
-    })
-    .await;
+    let daemon = Daemon::with(|config| config.daemon(|daemon| daemon.admin("127.0.0.1:0"))).await;
     let seen = daemon.process.seen();
     let address = seen.split("admin address=").nth(1).unwrap();
     let address = address.lines().next().unwrap().parse().unwrap();
@@ -339,7 +336,7 @@ async fn a_confined_daemon_tells_of_its_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_page_with_a_name_of_its_own_reads_nothing() {
-    let stage = Stage::with(Options::default(), any_ports).await;
+    let stage = Stage::start().await;
     let stop = Stop::default();
     let address = admin(&stage, &stop).await;
     let status = async |request: &str, host: &str| {

@@ -36,15 +36,15 @@ impl Kdb {
         let folder = tempfile::tempdir().unwrap();
         let ca_file = folder.path().join("ca.pem");
         std::fs::write(&ca_file, sim.ca_pem()).unwrap();
-        let (port, user, password) = sim.plain();
+        let plain = sim.plain();
         Self {
             tls: TlsConfigs::default().config(Some(&ca_file)).unwrap(),
             hello: Hello {
-                user: user.into(),
-                password: password.into(),
+                user: plain.user.clone(),
+                password: plain.password.as_str().into(),
                 capability: Some(6),
             },
-            port,
+            port: plain.port,
             _sim: sim,
         }
     }

@@ -9,29 +9,36 @@ use std::time::{Duration, Instant};
 use q_ipc::frame::MessageType;
 use q_ipc::message;
 use q_ipc::value::Value;
-use simulator::{ClusterFault, Cut, Ended, Options, Simulator, Times};
+use simulator::{ClusterFault, ConnectionEnd, Cut, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::{Log, Process, QClient, Stage, account, any_ports, process};
+use crate::support::configuration::{Change, EndpointTable, table};
+use crate::support::{
+    Configuration, Log, Process, QClient, Stage, account, process, write_configuration,
+};
 
 const HDB: &str = "hdb-cluster";
 const WARM: usize = 3;
 
-/// `warm = 3` on every endpoint but the console, and more lines on the first.
-fn edit(lines: &str) -> impl FnOnce(String) -> String {
-    let lines = format!("{lines}\ncluster = ");
-    move |text| {
-        any_ports(text)
-            .replace("cluster = ", "warm = 3\ncluster = ")
-            .replace("connect = ", "warm = 3\nconnect = ")
-            .replacen("cluster = ", &lines, 1)
-    }
+/// Three warm connections on every endpoint but the console.
+fn warm(config: Configuration) -> Configuration {
+    config.every_kdb_endpoint(|kdb| kdb.warm(3))
 }
 
-async fn stage(options: Options, lines: &str) -> Stage {
-    Stage::with(options, edit(lines)).await
+async fn stage(options: Options) -> Stage {
+    stage_with(options, |hdb| hdb).await
+}
+
+/// With more keys of the endpoint `hdb`.
+async fn stage_with(options: Options, hdb: impl FnOnce(EndpointTable) -> EndpointTable) -> Stage {
+    Stage::builder()
+        .options(options)
+        .configure(warm)
+        .endpoint("hdb", hdb)
+        .start()
+        .await
 }
 
 /// How many connections wait for a user.
@@ -88,7 +95,7 @@ async fn works(handle: &mut QClient) {
 #[tokio::test]
 async fn behind_the_first_hopen_all_are_warm_and_what_is_taken_is_made_again() {
     let (log, _guard) = Log::capture();
-    let stage = stage(Options::default(), "").await;
+    let stage = stage(Options::default()).await;
     assert_eq!(ready(&stage, "hdb", &account()), 0, "nobody has come");
     let mut handles = Vec::new();
     for _ in 0..4 {
@@ -108,7 +115,7 @@ async fn behind_the_first_hopen_all_are_warm_and_what_is_taken_is_made_again() {
 #[tokio::test]
 async fn nobody_gets_what_was_made_for_another() {
     let (log, _guard) = Log::capture();
-    let stage = stage(Options::default(), "").await;
+    let stage = stage(Options::default()).await;
     let password = stage.password();
     for endpoint in ["hdb", "plain"] {
         let address = stage.address(endpoint);
@@ -145,15 +152,8 @@ async fn those_that_wait_are_kept_alive() {
             idle_limit: IDLE_LIMIT,
             ..Options::default()
         };
-        let keepalive = format!(
-            "keepalive = {{ every = \"100ms\", message = \"1+1\", mode = \"{ping}\" }}\ncluster = "
-        );
-        let stage = Stage::with(options, |text| {
-            let without = |line: &&str| !line.starts_with("keepalive = ");
-            let lines: Vec<_> = text.lines().filter(without).collect();
-            edit("")(lines.join("\n")).replacen("cluster = ", &keepalive, 1)
-        })
-        .await;
+        let keepalive = table([("every", "100ms"), ("message", "1+1"), ("mode", ping)]);
+        let stage = stage_with(options, |hdb| hdb.keepalive(keepalive)).await;
         drop(stage.open("hdb").await);
         full(&stage, "hdb", &account()).await;
         let began = Instant::now();
@@ -162,7 +162,8 @@ async fn those_that_wait_are_kept_alive() {
             .wait_until(|_| began.elapsed() > 3 * IDLE_LIMIT)
             .await;
         let records = stage.sim.connections();
-        let lost = |record: &&simulator::ConnectionRecord| record.ended == Some(Ended::Idle);
+        let lost =
+            |record: &&simulator::ConnectionRecord| record.ended == Some(ConnectionEnd::Idle);
         assert_eq!(records.iter().find(lost), None, "{ping}");
         assert_eq!(records.len(), 1 + WARM, "{ping}: none was made anew");
         let mut handle = stage.open("hdb").await;
@@ -178,7 +179,7 @@ async fn those_that_wait_are_kept_alive() {
 async fn one_that_has_ended_is_given_to_nobody() {
     for cut in [Cut::Fin, Cut::Reset, Cut::InsideFrame] {
         let (log, _guard) = Log::capture();
-        let stage = stage(Options::default(), "").await;
+        let stage = stage(Options::default()).await;
         drop(stage.open("hdb").await);
         full(&stage, "hdb", &account()).await;
         stage.sim.wait_for_connections(HDB, WARM).await;
@@ -196,7 +197,7 @@ async fn one_that_has_ended_is_given_to_nobody() {
 
 #[tokio::test]
 async fn a_login_that_is_refused_takes_along_what_it_had_opened() {
-    let stage = stage(Options::default(), "").await;
+    let stage = stage(Options::default()).await;
     drop(stage.open("hdb").await);
     full(&stage, "hdb", &account()).await;
     stage.sim.wait_for_connections(HDB, WARM).await;
@@ -224,7 +225,7 @@ async fn a_login_that_was_renewed_renews_what_waits() {
         string_life: Duration::from_secs(6),
         ..Options::default()
     };
-    let stage = stage(options, "").await;
+    let stage = stage(options).await;
     drop(stage.open("hdb").await);
     full(&stage, "hdb", &account()).await;
     stage
@@ -236,7 +237,8 @@ async fn a_login_that_was_renewed_renews_what_waits() {
         })
         .await;
     let ends: Vec<_> = stage.sim.connections().iter().map(|r| r.ended).collect();
-    let in_order = |end: &Option<Ended>| matches!(end, None | Some(Ended::ByClient));
+    let in_order =
+        |end: &Option<ConnectionEnd>| matches!(end, None | Some(ConnectionEnd::ByClient));
     assert!(ends.iter().all(in_order), "{ends:?}");
 }
 
@@ -244,7 +246,7 @@ async fn a_login_that_was_renewed_renews_what_waits() {
 #[tokio::test]
 async fn another_password_in_the_file_makes_the_old_connections_worthless() {
     let (log, _guard) = Log::capture();
-    let stage = stage(Options::default(), "").await;
+    let stage = stage(Options::default()).await;
     drop(stage.open("plain").await);
     full(&stage, "plain", &account()).await;
     let path = stage.folder.path().join("plain.password");
@@ -262,7 +264,7 @@ async fn clients_of_different_ages_get_what_they_can_read() {
         big_endian: true,
         ..Options::default()
     };
-    let stage = stage(options, "").await;
+    let stage = stage(options).await;
     let address = stage.address("hdb");
     // (what it says, what it is answered, whether a connection was there)
     for (capability, answer, warm) in [
@@ -294,14 +296,18 @@ async fn clients_of_different_ages_get_what_they_can_read() {
 
 #[tokio::test]
 async fn a_reload_that_changes_the_endpoint_or_its_users_ends_what_waits_there() {
-    let mut stage = stage(Options::default(), "").await;
+    let mut stage = stage(Options::default()).await;
     // A user who is removed loses the live session, too.
-    for (changed, live) in [("connect_timeout = \"9s\"", 1), ("users = [\"alice\"]", 0)] {
+    let changes: [(Change<EndpointTable>, usize); 2] = [
+        (|hdb| hdb.connect_timeout("9s"), 1),
+        (|hdb| hdb.users("alice"), 0),
+    ];
+    for (change, live) in changes {
         let mut handle = stage.open("hdb").await;
         full(&stage, "hdb", &account()).await;
-        stage.reload(|text| text + "\n");
+        stage.reload(|config| config);
         assert_eq!(ready(&stage, "hdb", &account()), WARM, "nothing changed");
-        stage.reload(|text| text.replacen("cluster = ", &format!("{changed}\ncluster = "), 1));
+        stage.reload(|config| config.endpoint("hdb", change));
         assert_eq!(ready(&stage, "hdb", &account()), 0);
         stage.sim.wait_for_connections(HDB, live).await;
         if live > 0 {
@@ -311,13 +317,14 @@ async fn a_reload_that_changes_the_endpoint_or_its_users_ends_what_waits_there()
         stage.sim.wait_for_connections(HDB, 0).await;
     }
     let records = stage.sim.connections();
-    let by_client = |record: &simulator::ConnectionRecord| record.ended == Some(Ended::ByClient);
+    let by_client =
+        |record: &simulator::ConnectionRecord| record.ended == Some(ConnectionEnd::ByClient);
     assert!(records.iter().all(by_client), "{records:?}");
 }
 
 #[tokio::test]
 async fn a_stop_ends_what_waits_in_order_and_waits_for_nothing() {
-    let stage = stage(Options::default(), "").await;
+    let stage = stage(Options::default()).await;
     drop(stage.open("hdb").await);
     full(&stage, "hdb", &account()).await;
     stage.sim.wait_for_connections(HDB, WARM).await;
@@ -326,12 +333,12 @@ async fn a_stop_ends_what_waits_in_order_and_waits_for_nothing() {
     assert_eq!((summary.open, summary.cut), (0, 0));
     sim.wait_for_connections(HDB, 0).await;
     let ends: Vec<_> = sim.connections().iter().map(|r| r.ended).collect();
-    assert_eq!(ends, [Some(Ended::ByClient); 1 + WARM]);
+    assert_eq!(ends, [Some(ConnectionEnd::ByClient); 1 + WARM]);
 }
 
 #[tokio::test]
 async fn nodes_share_what_waits() {
-    let stage = stage(Options::default(), "node = \"spread\"").await;
+    let stage = stage_with(Options::default(), |hdb| hdb.node("spread")).await;
     drop(stage.open("hdb").await);
     full(&stage, "hdb", &account()).await;
     stage.sim.wait_for_connections(HDB, WARM).await;
@@ -390,13 +397,16 @@ async fn door(to: u16) -> Door {
 async fn they_go_back_to_the_first_address_when_it_works_again() {
     let (log, _guard) = Log::capture();
     let sim = Simulator::start(Options::default()).await.unwrap();
-    let (port, _, _) = sim.plain();
+    let port = sim.plain().port;
     let door = door(port).await;
-    let first = format!("connect = [\":tcps://localhost:{}\", ", door.address.port());
-    let stage = Stage::before(sim, |text| {
-        edit("")(text).replacen("connect = [", &first, 1)
-    })
-    .await;
+    let [first, second] =
+        [door.address.port(), port].map(|port| format!(":tcps://localhost:{port}"));
+    let stage = Stage::builder()
+        .simulator(sim)
+        .configure(warm)
+        .endpoint("plain", |plain| plain.connect([first, second]))
+        .start()
+        .await;
     drop(stage.open("plain").await);
     full(&stage, "plain", &account()).await;
     works(&mut stage.open("plain").await).await;
@@ -419,7 +429,7 @@ async fn they_go_back_to_the_first_address_when_it_works_again() {
 
 #[tokio::test]
 async fn a_cluster_that_is_down_is_asked_less_and_less() {
-    let stage = stage(Options::default(), "").await;
+    let stage = stage(Options::default()).await;
     drop(stage.open("hdb").await);
     full(&stage, "hdb", &account()).await;
     let faults = stage.sim.faults();
@@ -438,7 +448,7 @@ async fn a_cluster_that_is_down_is_asked_less_and_less() {
 
 #[tokio::test]
 async fn status_tells_how_many_wait_for_whom() {
-    let stage = stage(Options::default(), "").await;
+    let stage = stage(Options::default()).await;
     let _handle = stage.open("hdb").await;
     full(&stage, "hdb", &account()).await;
     let config = stage.config_path();
@@ -479,17 +489,11 @@ async fn what_kdb_says_first_is_heard_by_the_client_it_is_meant_for() {
             });
         }
     });
-    let stage = Stage::with(Options::default(), |text| {
-        let plain = text.lines().map(|line| {
-            if line.starts_with("connect = ") {
-                format!("connect = \":{address}\"\n")
-            } else {
-                format!("{line}\n")
-            }
-        });
-        edit("")(plain.collect())
-    })
-    .await;
+    let stage = Stage::builder()
+        .configure(warm)
+        .endpoint("plain", |plain| plain.connect(format!(":{address}")))
+        .start()
+        .await;
     let mut last = 0;
     for _ in 0..3 {
         let mut handle = stage.open("plain").await;
@@ -518,9 +522,7 @@ async fn what_kdb_says_first_is_heard_by_the_client_it_is_meant_for() {
 async fn they_move_to_the_runtime_of_the_session() {
     let sim = Simulator::start(Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = sim.write_files(folder.path(), &account()).unwrap();
-    let text = edit("")(std::fs::read_to_string(&path).unwrap());
-    std::fs::write(&path, text).unwrap();
+    let path = write_configuration(&sim, folder.path(), warm);
     let mut command = process::command(&["run", "--config", path.to_str().unwrap()]);
     let mut daemon = Process::spawn(&mut command);
     let line = daemon.line_with("endpoint=\"hdb\" address=127.0.0.1:");
@@ -542,6 +544,6 @@ async fn they_move_to_the_runtime_of_the_session() {
     assert!(warm >= 10, "{warm} of 20");
     sim.wait_for_connections(HDB, 0).await;
     let ends: Vec<_> = sim.connections().iter().map(|r| r.ended).collect();
-    let in_order = |end: &Option<Ended>| *end == Some(Ended::ByClient);
+    let in_order = |end: &Option<ConnectionEnd>| *end == Some(ConnectionEnd::ByClient);
     assert!(ends.iter().all(in_order), "{ends:?}");
 }

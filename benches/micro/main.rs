@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
+use q_ipc::frame::{FrameTracker, HEADER_LEN, MessageType, StreamPart};
 use q_ipc::message::message;
 use q_relay::relay::keepalive::{Keepalive, Stream};
 use q_relay::relay::{KeepaliveMode, KeepaliveSettings};
@@ -40,16 +40,16 @@ fn tracker(criterion: &mut Criterion) {
 
 /// Walks from header to header, as the relay does, and counts them.
 fn walk(mut stream: &[u8], at_hand: usize) -> usize {
-    let mut tracker = Tracker::default();
+    let mut tracker = FrameTracker::default();
     let mut headers = 0;
     while let Ok(piece) = tracker.next(&stream[..stream.len().min(at_hand)]) {
         match piece {
-            Piece::Header(_) => {
+            StreamPart::Header(_) => {
                 headers += 1;
                 stream = &stream[HEADER_LEN..];
             }
-            Piece::Body(count) => stream = &stream[count..],
-            Piece::Partial => break,
+            StreamPart::Body(count) => stream = &stream[count..],
+            StreamPart::Incomplete => break,
         }
     }
     assert_eq!(headers, MESSAGES);

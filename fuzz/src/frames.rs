@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use q_ipc::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
+use q_ipc::frame::{FrameTracker, HEADER_LEN, Header, MessageType, StreamPart};
 use q_ipc::message;
 use q_relay::relay::{End, KeepaliveMode, KeepaliveSettings, Meters, Plan, Relay, SendQueue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -120,19 +120,21 @@ pub fn holds(bytes: &[u8]) {
 /// The tracker alone: `bytes` as a stream, in pieces that its own bytes tell.
 fn cut_anywhere(bytes: &[u8]) {
     let walk = |mut at_hand: Box<dyn FnMut(usize) -> usize>| {
-        let mut tracker = Tracker::new(Some(1 << 20));
+        let mut tracker = FrameTracker::new(Some(1 << 20));
         let (mut headers, mut at, mut shown) = (Vec::new(), 0, 0);
         loop {
             match tracker.next(&bytes[at..shown]) {
                 Err(error) => return (headers, Some(error)),
-                Ok(Piece::Header(header)) => {
+                Ok(StreamPart::Header(header)) => {
                     assert_eq!(header.encode(), bytes[at..at + HEADER_LEN]);
                     headers.push((at, header));
                     at += HEADER_LEN;
                 }
-                Ok(Piece::Body(count)) => at += count,
-                Ok(Piece::Partial) if shown == bytes.len() => return (headers, None),
-                Ok(Piece::Partial) => shown = (shown + at_hand(shown).max(1)).min(bytes.len()),
+                Ok(StreamPart::Body(count)) => at += count,
+                Ok(StreamPart::Incomplete) if shown == bytes.len() => return (headers, None),
+                Ok(StreamPart::Incomplete) => {
+                    shown = (shown + at_hand(shown).max(1)).min(bytes.len());
+                }
             }
         }
     };

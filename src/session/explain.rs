@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use base::error::FIX;
-use q_ipc::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
+use q_ipc::frame::{FrameTracker, HEADER_LEN, Header, MessageType, StreamPart};
 use q_ipc::handshake::common_capability;
 use q_ipc::message::error_response;
 
@@ -89,7 +89,7 @@ fn shown(reason: &str) -> String {
 
 /// Looks for the end of the first sync request.
 struct Requests {
-    tracker: Tracker,
+    tracker: FrameTracker,
     /// The part of a header that has come.
     partial: Vec<u8>,
     sync: bool,
@@ -98,7 +98,7 @@ struct Requests {
 impl Requests {
     fn new(limit: Option<u64>) -> Self {
         Self {
-            tracker: Tracker::new(limit),
+            tracker: FrameTracker::new(limit),
             partial: Vec::new(),
             sync: false,
         }
@@ -111,15 +111,15 @@ impl Requests {
         loop {
             let piece = self.tracker.next(rest).map_err(io::Error::other)?;
             let count = match piece {
-                Piece::Partial => {
+                StreamPart::Incomplete => {
                     self.partial = rest.to_vec();
                     return Ok(false);
                 }
-                Piece::Header(Header { message_type, .. }) => {
+                StreamPart::Header(Header { message_type, .. }) => {
                     self.sync = message_type == MessageType::Sync;
                     HEADER_LEN
                 }
-                Piece::Body(count) => count,
+                StreamPart::Body(count) => count,
             };
             rest = &rest[count..];
             if self.sync && self.tracker.at_boundary() {

@@ -13,7 +13,8 @@ use q_ipc::value::Value;
 use simulator::{ApiFault, Faults, Options, Simulator, Times};
 
 use super::{Case, Row, Sees};
-use crate::support::{Log, Stage, any_ports};
+use crate::credentials::only_hdb_of_one_user;
+use crate::support::{Log, Stage};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// As often as a string's life ends within two hours.
@@ -115,24 +116,14 @@ async fn with_a_string_of(time: &Time, sources: Sources) -> Case {
         sources,
         time: time.clone(),
     });
-    let stage = Stage::in_time(
-        sim,
-        |text| only_hdb_of_one_user(&any_ports(text)),
-        source,
-        time.clock(),
-    );
+    let stage = Stage::builder()
+        .simulator(sim)
+        .configure(only_hdb_of_one_user)
+        .in_time(source, time.clock())
+        .start()
+        .await;
     log.line_with(&["credential fetched", "hdb-cluster"]).await;
     Case::of(stage, log, guard)
-}
-
-fn only_hdb_of_one_user(text: &str) -> String {
-    let (endpoints, rest) = text.split_at(text.find("[[endpoint]]").unwrap());
-    let first = &rest[..rest.match_indices("[[endpoint]]").nth(1).unwrap().0];
-    let second_user = endpoints.match_indices("[[user]]").nth(1).unwrap().0;
-    format!(
-        "{}{first}\n[daemon]\ncontrol = \"off\"\n",
-        &endpoints[..second_user]
-    )
 }
 
 /// Has the keepers look at the clock now.

@@ -1,12 +1,12 @@
 //! kdb+ shows a certificate that is not to be believed.
 
-use simulator::{ClusterFault, Flaw};
+use simulator::{CertificateFlaw, ClusterFault};
 
 use super::{Case, Row, Sees};
 
 const AT_ONCE: &str = "the next hopen, as soon as the certificate is right";
 
-async fn shown(row: &Row, flaw: Flaw) {
+async fn shown(row: &Row, flaw: CertificateFlaw) {
     let case = Case::start().await;
     // A session that is live stays: it was made with the right one.
     let mut live = case.stage.open("hdb").await;
@@ -26,34 +26,34 @@ faults! {
         sees: Sees::Reset,
         log: &["session refused", "set ca_file to the authority that signed", "kind=\"upstream\""],
         recovers: AT_ONCE,
-        test(row): shown(row, Flaw::OtherAuthority),
+        test(row): shown(row, CertificateFlaw::OtherAuthority),
     }
     of_another_host {
         fault: "for another host",
         sees: Sees::Reset,
         log: &["session refused", "Fix: dial a name that the certificate carries", "kind=\"upstream\""],
         recovers: AT_ONCE,
-        test(row): shown(row, Flaw::OtherHost),
+        test(row): shown(row, CertificateFlaw::OtherHost),
     }
     expired {
         fault: "expired",
         sees: Sees::Reset,
         log: &["session refused", "Fix: renew the certificate there, or correct this host's clock", "kind=\"upstream\""],
         recovers: AT_ONCE,
-        test(row): shown(row, Flaw::Expired),
+        test(row): shown(row, CertificateFlaw::Expired),
     }
     not_yet_valid {
         fault: "not valid yet",
         sees: Sees::Reset,
         log: &["session refused", "Fix: correct this host's clock", "kind=\"upstream\""],
         recovers: AT_ONCE,
-        test(row): shown(row, Flaw::NotYetValid),
+        test(row): shown(row, CertificateFlaw::NotYetValid),
     }
     revoked {
         fault: "in a list of revoked certificates that `ca_file` holds",
         sees: Sees::Reset,
         log: &["session refused", "Fix: renew the certificate there", "kind=\"upstream\""],
         recovers: AT_ONCE,
-        test(row): shown(row, Flaw::Revoked),
+        test(row): shown(row, CertificateFlaw::Revoked),
     }
 }

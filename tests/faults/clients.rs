@@ -6,7 +6,6 @@ use std::time::Duration;
 use q_ipc::frame::MessageType;
 use q_ipc::message;
 use q_ipc::value::Value;
-use simulator::Options;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
@@ -15,7 +14,7 @@ use tokio::time::timeout;
 use super::relay::asked;
 use super::{Case, Row, Sees};
 use crate::support::kdb::Kdb;
-use crate::support::{QClient, vanish};
+use crate::support::{Configuration, QClient, vanish};
 
 /// Long enough for a busy machine, short enough to fail in good time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,10 +25,9 @@ const MUCH: u64 = 64 << 20;
 
 /// A byte now and then, and the deadline of the handshake is of the whole.
 async fn dawdles_at_the_login(row: &Row) {
-    let case = Case::with(Options::default(), |text| {
-        text.replacen("cluster = ", "handshake_timeout = \"300ms\"\ncluster = ", 1)
-    })
-    .await;
+    let change =
+        |config: Configuration| config.endpoint("hdb", |hdb| hdb.handshake_timeout("300ms"));
+    let case = Case::with(change).await;
     let stream = TcpStream::connect(case.stage.address("hdb")).await.unwrap();
     let (mut reader, mut writer) = stream.into_split();
     let drip = tokio::spawn(async move {
@@ -132,8 +130,8 @@ async fn vanishes(row: &Row) {
 }
 
 /// One session at a time: the next one needs its place.
-fn of_one_session(text: &str) -> String {
-    text.replacen("cluster = ", "max_sessions = 1\ncluster = ", 1)
+fn of_one_session(config: Configuration) -> Configuration {
+    config.endpoint("hdb", |hdb| hdb.max_sessions(1))
 }
 
 /// Such a client has closed both ways, which over TCP looks as if it had only ended its own.
@@ -160,7 +158,7 @@ where
 }
 
 async fn is_killed_over_tcp(row: &Row) {
-    let case = Case::with(Options::default(), |text| of_one_session(&text)).await;
+    let case = Case::with(of_one_session).await;
     let handle = case.stage.open("hdb").await;
     is_killed(row, case, handle).await;
 }
@@ -168,11 +166,9 @@ async fn is_killed_over_tcp(row: &Row) {
 async fn is_killed_over_unix(row: &Row) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hdb");
-    let case = Case::with(Options::default(), |text| {
-        let both = format!("[\"127.0.0.1:0\", \"unix:{}\"]", path.display());
-        of_one_session(&text.replacen("[\"127.0.0.1:0\"]", &both, 1))
-    })
-    .await;
+    let both = ["127.0.0.1:0".to_owned(), format!("unix:{}", path.display())];
+    let case =
+        Case::with(|config| of_one_session(config).endpoint("hdb", |hdb| hdb.listen(both))).await;
     let stream = UnixStream::connect(&path).await.unwrap();
     let handle = QClient::log_in(stream, "", "").await.unwrap();
     is_killed(row, case, handle).await;
@@ -199,7 +195,7 @@ async fn ends_its_side(row: &Row) {
 /// that moment is chance, so there are several clients.
 async fn publishes_and_exits(row: &Row) {
     let kdb = Kdb::plain().await;
-    let case = Case::with(Options::default(), |text| kdb.behind_plain(&text)).await;
+    let case = Case::with(|config| config.endpoint("plain", |plain| kdb.behind_plain(plain))).await;
     for reads_at_once in [true, false].repeat(5) {
         let (handle, wire) = tokio::join!(case.stage.open("plain"), kdb.accept());
         let arrived = crate::delivery::publish_and_exit(handle.stream, wire, reads_at_once).await;

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,13 +14,14 @@ use q_ipc::frame::MessageType;
 use q_ipc::value::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::{Row, Sees, keeps_secrets};
-use crate::hanging_reload::{hang, writer};
+use crate::hanging_reload::{hang, to_gateway, writer};
 use crate::support::qclient::Refused;
 use crate::support::root::is_root;
-use crate::support::{Daemon, QClient, any_ports, daemon_keys};
+use crate::support::{Configuration, Daemon, QClient};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,10 +41,9 @@ async fn with_a_small_disk() -> Option<(Daemon, tempfile::TempDir, PathBuf)> {
         return None;
     }
     let mount = format!("exec unshare -m sh -c '{mount} && exec \"$@\"' sh \"$@\"");
-    let daemon = Daemon::start(&mount, |text| {
-        daemon_keys(&any_ports(text), &format!("audit = \"{disk}/audit.log\""))
-    })
-    .await;
+    let audited =
+        |config: Configuration| config.daemon(|daemon| daemon.audit(format!("{disk}/audit.log")));
+    let daemon = Daemon::under_shell(&mount, audited).await;
     let seen = format!("/proc/{}/root{disk}", daemon.process.pid()).into();
     Some((daemon, folder, seen))
 }
@@ -90,9 +90,9 @@ async fn disk_full(row: &Row) {
 }
 
 /// As an editor does it: whoever reads meanwhile has the old file or the new one.
-fn rewrite(daemon: &Daemon, text: &str) {
+fn rewrite(daemon: &Daemon, content: &dyn std::fmt::Display) {
     let fresh = daemon.folder.path().join("fresh");
-    fs::write(&fresh, text).unwrap();
+    fs::write(&fresh, content.to_string()).unwrap();
     fs::set_permissions(&fresh, Permissions::from_mode(0o600)).unwrap();
     fs::rename(&fresh, daemon.config_path()).unwrap();
 }
@@ -103,10 +103,8 @@ fn descriptors(daemon: &Daemon) -> usize {
 }
 
 async fn no_descriptors(row: &Row) {
-    let mut daemon = Daemon::start("", |text| {
-        any_ports(text).replacen("cluster = ", "handshake_timeout = \"10m\"\ncluster = ", 1)
-    })
-    .await;
+    let mut daemon =
+        Daemon::with(|config| config.endpoint("hdb", |hdb| hdb.handshake_timeout("10m"))).await;
     daemon.open("hdb").await;
     daemon.sim.wait_for_connections("hdb-cluster", 0).await;
     let before = descriptors(&daemon);
@@ -164,11 +162,14 @@ async fn no_descriptors(row: &Row) {
 }
 
 async fn broken_endpoint(row: &Row) {
-    let mut daemon = Daemon::start("", any_ports).await;
+    let mut daemon = Daemon::start().await;
     let mut live = daemon.open("hdb").await;
-    let text = fs::read_to_string(daemon.config_path()).unwrap();
-    let changed = text.replacen("\"rdb-cluster\"", "\"gateway-cluster\"", 1);
-    rewrite(&daemon, &changed.replacen("cluster = ", "clutser = ", 1));
+    let changed = to_gateway(daemon.configuration(), "rdb");
+    let misspelt = changed.clone();
+    rewrite(
+        &daemon,
+        &misspelt.endpoint("hdb", |hdb| hdb.rename("cluster", "clutser")),
+    );
     daemon.process.signal(Signal::SIGHUP);
     row.logged_by(&mut daemon.process);
     daemon.process.line_with("reloaded: changed rdb");
@@ -176,8 +177,7 @@ async fn broken_endpoint(row: &Row) {
     row.saw(Sees::of(hopen(&daemon).await));
     let gateway = Ok(Value::Symbol("gateway-cluster".into()));
     assert_eq!(daemon.open("rdb").await.ask("clusterName[]").await, gateway);
-    let mended = changed.replacen("\"hdb-cluster\"", "\"gateway-cluster\"", 1);
-    rewrite(&daemon, &mended);
+    rewrite(&daemon, &to_gateway(changed, "hdb"));
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("reloaded: changed hdb");
     assert_eq!(daemon.open("hdb").await.ask("clusterName[]").await, gateway);
@@ -198,12 +198,8 @@ async fn unknown_account(row: &Row) {
         "exec unshare --mount sh -c 'mount --bind {} /etc/passwd && exec \"$@\"' sh \"$@\"",
         accounts.display()
     );
-    let mut daemon = Daemon::start(&shell, |text| {
-        let account = format!(
-            "name = \"alice\"\nos_user = \"{}\"",
-            crate::left_out::NOBODY
-        );
-        any_ports(text).replacen("name = \"alice\"", &account, 1)
+    let mut daemon = Daemon::under_shell(&shell, |config| {
+        config.user("alice", |alice| alice.os_user(crate::left_out::NOBODY))
     })
     .await;
     let said = daemon.process.seen();
@@ -227,7 +223,7 @@ async fn unknown_account(row: &Row) {
 
 /// A pipe that nobody writes to is read in place of the file: as on a mount that hangs.
 async fn hanging_reload(row: &Row) {
-    let mut daemon = Daemon::start("", any_ports).await;
+    let mut daemon = Daemon::start().await;
     let mut live = daemon.open("hdb").await;
     fs::remove_file(daemon.config_path()).unwrap();
     let mode = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
@@ -244,9 +240,10 @@ async fn hanging_reload(row: &Row) {
 }
 
 async fn broken_file(row: &Row) {
-    let mut daemon = Daemon::start("", any_ports).await;
+    let mut daemon = Daemon::start().await;
     let mut live = daemon.open("hdb").await;
-    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    let config = daemon.configuration();
+    let text = config.to_string();
     for broken in [
         text.replace('"', ""),
         text[..text.len() / 2].to_owned(),
@@ -262,10 +259,7 @@ async fn broken_file(row: &Row) {
     daemon.process.signal(Signal::SIGHUP);
     row.logged_by(&mut daemon.process);
     row.saw(Sees::of(hopen(&daemon).await));
-    rewrite(
-        &daemon,
-        &text.replace("\"rdb-cluster\"", "\"gateway-cluster\""),
-    );
+    rewrite(&daemon, &to_gateway(config, "rdb"));
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("reloaded: changed rdb");
     keeps_secrets(&daemon.process.seen(), &daemon.sim.issued_secrets());
@@ -273,9 +267,9 @@ async fn broken_file(row: &Row) {
 
 /// Orders may come faster than they are carried out: what the file says last counts.
 async fn twice_at_once(row: &Row) {
-    let mut daemon = Daemon::start("", any_ports).await;
-    let text = fs::read_to_string(daemon.config_path()).unwrap();
-    let other = text.replace("\"hdb-cluster\"", "\"gateway-cluster\"");
+    let mut daemon = Daemon::start().await;
+    let original = daemon.configuration();
+    let other = to_gateway(original.clone(), "hdb");
     let mut live = daemon.open("hdb").await;
     // The first reload reads a pipe, and is under way until that is written to.
     let pipe = daemon.folder.path().join("pipe");
@@ -286,18 +280,18 @@ async fn twice_at_once(row: &Row) {
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("a reload is under way");
     rewrite(&daemon, &other);
-    writer.write_all(text.as_bytes()).unwrap();
+    writer.write_all(original.to_string().as_bytes()).unwrap();
     drop(writer);
     daemon.process.line_with("reloaded: no endpoint changed");
     row.logged_by(&mut daemon.process);
-    rewrite(&daemon, &text);
+    rewrite(&daemon, &original);
     daemon.process.signal(Signal::SIGHUP);
     row.logged_by(&mut daemon.process);
 
     for round in 0..10 {
         let (first, last, name) = match round % 2 {
-            0 => (&text, &other, "gateway-cluster"),
-            _ => (&other, &text, "hdb-cluster"),
+            0 => (&original, &other, "gateway-cluster"),
+            _ => (&other, &original, "hdb-cluster"),
         };
         for content in [first, last] {
             rewrite(&daemon, content);
@@ -319,22 +313,20 @@ async fn twice_at_once(row: &Row) {
 
 /// Sessions that ask all the time and others that come and go, while the file changes.
 async fn under_load(row: &Row) {
-    let mut daemon = Daemon::start("", any_ports).await;
-    let text = fs::read_to_string(daemon.config_path()).unwrap();
-    let other = text.replace("\"rdb-cluster\"", "\"gateway-cluster\"");
-    let (stop, asked) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicU64::new(0)),
-    );
+    let mut daemon = Daemon::start().await;
+    let original = daemon.configuration();
+    let other = to_gateway(original.clone(), "rdb");
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = watch::Sender::new(0_u64);
     let mut tasks = Vec::new();
     for (number, endpoint) in ["hdb", "rdb", "plain"].repeat(4).into_iter().enumerate() {
         let address = daemon.address(endpoint);
-        let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+        let (stop, asked) = (Arc::clone(&stop), asked.clone());
         tasks.push(tokio::spawn(async move {
             let mut handle = QClient::open(address, "", "").await.unwrap();
             while !stop.load(Ordering::Relaxed) {
                 assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)));
-                asked.fetch_add(1, Ordering::Relaxed);
+                asked.send_modify(|count| *count += 1);
                 if number % 2 == 0 {
                     handle = QClient::open(address, "", "").await.unwrap();
                 }
@@ -342,14 +334,16 @@ async fn under_load(row: &Row) {
         }));
     }
     for round in 0..10 {
-        let before = asked.load(Ordering::Relaxed);
-        let content = if round % 2 == 0 { &other } else { &text };
+        let before = *asked.borrow();
+        let content = if round % 2 == 0 { &other } else { &original };
         rewrite(&daemon, content);
         daemon.process.signal(Signal::SIGHUP);
         row.logged_by(&mut daemon.process);
-        while asked.load(Ordering::Relaxed) < before + 24 {
-            tokio::task::yield_now().await;
-        }
+        let mut asking = asked.subscribe();
+        asking
+            .wait_for(|count| *count >= before + 24)
+            .await
+            .unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
@@ -361,9 +355,11 @@ async fn under_load(row: &Row) {
 
 /// A client at each stage of its session.
 async fn sigterm(row: &Row) {
-    let mut daemon = Daemon::start("", |text| {
-        let text = daemon_keys(&any_ports(text), "drain = \"60s\"");
-        text.replace("cluster = ", "handshake_timeout = \"10m\"\ncluster = ")
+    let mut daemon = Daemon::with(|config| {
+        config
+            .daemon(|daemon| daemon.drain("60s"))
+            .endpoint("hdb", |hdb| hdb.handshake_timeout("10m"))
+            .endpoint("rdb", |rdb| rdb.handshake_timeout("10m"))
     })
     .await;
     let silent = TcpStream::connect(daemon.address("hdb")).await.unwrap();
@@ -400,9 +396,16 @@ async fn sigterm(row: &Row) {
 async fn sigkill(row: &Row) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("hdb");
-    let mut daemon = Daemon::start("", |text| {
-        let path = format!("\"unix:{}\", \"unix:", socket.display());
-        text.replacen("\"unix:", &path, 1)
+    let mut daemon = Daemon::at_fixed_ports(|config| {
+        config.endpoint("hdb", |hdb| {
+            let mut listen = hdb
+                .texts("listen")
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<Vec<_>>();
+            listen.push(format!("unix:{}", socket.display()));
+            hdb.listen(listen)
+        })
     })
     .await;
     let idle = daemon.open("hdb").await;
@@ -510,8 +513,8 @@ async fn log_unread(row: &Row) {
         LogReader::shell(folder.path()),
         folder.path().display()
     );
-    let mut daemon = Daemon::start(&shell, |text| {
-        daemon_keys(&any_ports(text), "admin = \"127.0.0.1:0\"")
+    let mut daemon = Daemon::under_shell(&shell, |config| {
+        config.daemon(|daemon| daemon.admin("127.0.0.1:0"))
     })
     .await;
     let reader = LogReader::of(folder.path());

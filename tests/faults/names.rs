@@ -12,9 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{interval, timeout};
 
 use super::{Row, Sees, keeps_secrets};
+use crate::support::configuration::EndpointTable;
 use crate::support::qclient::Refused;
 use crate::support::root::is_root;
-use crate::support::{Daemon, QClient, any_ports};
+use crate::support::{Daemon, QClient};
 
 /// Long enough for a busy machine, short enough to fail in good time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,10 +35,15 @@ async fn daemon(folder: &Path) -> Option<Daemon> {
         hosts.display(),
         resolver.display()
     );
-    let daemon = Daemon::start(&shell, |text| {
-        any_ports(text).replace(":tcps://localhost:", ":kdb.test:")
-    })
-    .await;
+    let by_name = |plain: EndpointTable| {
+        let port = plain.texts("connect")[0]
+            .rsplit(':')
+            .next()
+            .unwrap()
+            .to_owned();
+        plain.connect(format!(":kdb.test:{port}"))
+    };
+    let daemon = Daemon::under_shell(&shell, |config| config.endpoint("plain", by_name)).await;
     daemon
         .sim
         .faults()
@@ -68,7 +74,7 @@ async fn gone(row: &Row) {
     let Some(mut daemon) = daemon(folder.path()).await else {
         return;
     };
-    other_address(daemon.sim.plain().0).await;
+    other_address(daemon.sim.plain().port).await;
     let mut live = daemon.open("plain").await;
     fs::write(folder.path().join("hosts"), "").unwrap();
     // What was found a moment ago still counts, for a second.
@@ -93,7 +99,7 @@ async fn changed(row: &Row) {
     let Some(mut daemon) = daemon(folder.path()).await else {
         return;
     };
-    other_address(daemon.sim.plain().0).await;
+    other_address(daemon.sim.plain().port).await;
     let mut live = daemon.open("plain").await;
     daemon.process.line_with("to=127.0.0.2:");
     fs::write(folder.path().join("hosts"), "127.0.0.1 kdb.test\n").unwrap();

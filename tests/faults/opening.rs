@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Case, Row, Sees};
-use crate::support::{BusyKdb, QClient, vanish};
+use crate::support::{BusyKdb, Configuration, QClient, vanish};
 
 const AT_ONCE: &str = "the next hopen, as soon as the fault is gone";
 const AFTER_A_SECOND: &str = "given up after `connect_timeout`; then the next hopen";
@@ -28,39 +28,33 @@ async fn dialling(row: &Row, break_it: impl FnOnce(TcpListener) -> Option<TcpLis
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let held = break_it(listener);
-    let mut case = Case::with(Default::default(), |text| {
-        let start = text.find("connect = ").unwrap();
-        let end = start + text[start..].find('\n').unwrap();
-        let connect = format!("connect = [\":tcps://localhost:{port}\"]");
-        text.replace(&text[start..end], &connect)
-    })
-    .await;
+    let plain_at = |config: Configuration, port: u16| {
+        config.endpoint("plain", |plain| {
+            plain.connect(format!(":tcps://localhost:{port}"))
+        })
+    };
+    let mut case = Case::with(|config| plain_at(config, port)).await;
     let opened = QClient::open(case.stage.address("plain"), "", "").await;
     row.saw(Sees::of(opened));
     row.logged(&case.log).await;
     case.stage.open("hdb").await;
     drop(held);
-    let (there, ..) = case.stage.sim.plain();
-    let changes = case
-        .stage
-        .reload(|text| text.replace(&port.to_string(), &there.to_string()));
+    let there = case.stage.sim.plain().port;
+    let changes = case.stage.reload(|config| plain_at(config, there));
     assert_eq!(changes.changed, ["plain"]);
     case.stage.open("plain").await;
     case.end();
 }
 
 /// The first of two addresses computes, and is done behind the hopen.
-async fn first_is_busy(row: &Row, lines: &str) {
+async fn first_is_busy(row: &Row, failover_after: &str) {
     let (first, second) = (BusyKdb::answering(1).await, BusyKdb::answering(2).await);
-    let case = Case::with(Default::default(), |text| {
-        let start = text.find("connect = ").unwrap();
-        let end = start + text[start..].find('\n').unwrap();
-        let connect = format!(
-            "connect = [{:?}, {:?}]\n{lines}",
-            first.connect(),
-            second.connect()
-        );
-        text.replace(&text[start..end], &connect)
+    let case = Case::with(|config| {
+        config.endpoint("plain", |plain| {
+            plain
+                .connect([first.connect(), second.connect()])
+                .failover_after(failover_after)
+        })
     })
     .await;
     first.set_busy(true);
@@ -75,13 +69,8 @@ async fn first_is_busy(row: &Row, lines: &str) {
 async fn old_client(row: &Row) {
     let kdb = BusyKdb::answering(1).await;
     kdb.refuse(Some(1));
-    let case = Case::with(Default::default(), |text| {
-        let start = text.find("connect = ").unwrap();
-        let end = start + text[start..].find('\n').unwrap();
-        let connect = format!("connect = {:?}", kdb.connect());
-        text.replace(&text[start..end], &connect)
-    })
-    .await;
+    let case =
+        Case::with(|config| config.endpoint("plain", |plain| plain.connect(kdb.connect()))).await;
     let mut stream = TcpStream::connect(case.stage.address("plain"))
         .await
         .unwrap();
@@ -198,14 +187,14 @@ faults! {
         sees: Sees::Nothing,
         log: &["WARN", "rests: no answer within 0."],
         recovers: "the session goes on to the next address after `failover_after`; the first serves again as soon as it answers",
-        test(row): first_is_busy(row, "failover_after = \"100ms\""),
+        test(row): first_is_busy(row, "100ms"),
     }
     the_first_address_does_not_answer_at_all {
         fault: "the same for longer than `connect_timeout`",
         sees: Sees::Nothing,
         log: &["WARN", "rests: ", "nothing within 1 s while logging in"],
         recovers: "hopend asks the address in the background, with growing pauses, and no session waits for it",
-        test(row): first_is_busy(row, "failover_after = \"2s\""),
+        test(row): first_is_busy(row, "2s"),
     }
     old_clients {
         fault: "kdb+ closes on the capability of an old client",

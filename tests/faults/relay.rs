@@ -2,10 +2,11 @@
 
 use q_ipc::frame::MessageType;
 use q_ipc::value::Value;
-use simulator::{ClusterFault, Cut, Options, Simulator};
+use simulator::{ClusterFault, Cut, Simulator};
 
 use super::{Case, Row, Sees};
-use crate::support::QClient;
+use crate::support::configuration::table;
+use crate::support::{Configuration, QClient};
 
 const NEXT: &str = "the next hopen, at once";
 const REMEDY: &str = "look for the reason in the log of kdb+ there, and hopen again";
@@ -56,11 +57,13 @@ async fn silent(row: &Row) {
 }
 
 async fn leaves_a_ping_unanswered(row: &Row) {
-    let keepalive = "keepalive = { every = \"100ms\", mode = \"sync\", answer_timeout = \"1s\" }";
-    let case = Case::with(Options::default(), |text| {
-        text.replacen("cluster = ", &format!("{keepalive}\ncluster = "), 1)
-    })
-    .await;
+    let keepalive = table([
+        ("every", "100ms"),
+        ("mode", "sync"),
+        ("answer_timeout", "1s"),
+    ]);
+    let change = |config: Configuration| config.endpoint("hdb", |hdb| hdb.keepalive(keepalive));
+    let case = Case::with(change).await;
     case.set(ClusterFault::Silent);
     let mut handle = case.stage.open("hdb").await;
     let pinged = |sim: &Simulator| sim.connections().iter().any(|c| c.bytes_in > 0);

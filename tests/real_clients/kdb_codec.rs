@@ -8,7 +8,7 @@ use simulator::{Cut, Options};
 use tokio::time::timeout;
 
 use super::{kx_user, stage};
-use crate::support::{Stage, account, any_ports};
+use crate::support::{Stage, account};
 
 const LARGE: usize = 100_000_000;
 
@@ -112,7 +112,7 @@ async fn is_told_that_the_cluster_went_away_in_a_query() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dials_the_unix_socket() {
     // The simulator's files give the socket the number of the TCP port.
-    let stage = Stage::with(Options::default(), |text| text).await;
+    let stage = Stage::builder().fixed_ports().start().await;
     let number = stage.address("hdb").port();
     let connect = QStream::connect(ConnectionMethod::UDS, "", number, "");
     let mut handle = connect.await.unwrap();
@@ -126,7 +126,7 @@ async fn reads_what_the_cluster_compressed() {
         compress: true,
         ..Options::default()
     };
-    let stage = Stage::with(options, any_ports).await;
+    let stage = Stage::builder().options(options).start().await;
     let mut handle = connect(&stage, "").await.unwrap();
     let numbers = ask(&mut handle, "1000000#7").await;
     let numbers = numbers.as_vec::<i64>().unwrap();

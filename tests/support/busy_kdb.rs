@@ -1,5 +1,5 @@
-//! A kdb+ of a few lines, without TLS, that can be busy as q is: its connections stand, and it answers
-//! neither a login nor a request until it is free.
+//! A kdb+ double without TLS that can be busy as q is. While it is busy, its connections stay open, and it
+//! answers neither logins nor requests.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// It listens as long as this lives.
+/// The double. It listens until it is dropped.
 pub struct BusyKdb {
     pub address: SocketAddr,
     state: Arc<State>,
@@ -20,24 +20,24 @@ pub struct BusyKdb {
 }
 
 struct State {
-    /// What it answers to every request.
+    /// The response to every request.
     answer: i64,
     busy: watch::Sender<bool>,
     seen: watch::Sender<Seen>,
     refused: Mutex<HashSet<Option<u8>>>,
 }
 
-/// How often it was dialled.
+/// Counts of what it has received.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Connections that the kernel took.
+    /// Accepted connections.
     pub connections: usize,
-    /// Logins that were read, answered or not.
+    /// Received logins, answered or not.
     pub logins: usize,
 }
 
 impl BusyKdb {
-    /// Answers every request with `answer`.
+    /// Starts a double that answers every request with `answer`.
     pub async fn answering(answer: i64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -55,17 +55,17 @@ impl BusyKdb {
         }
     }
 
-    /// `connect` of an endpoint.
+    /// Its address, for the key `connect` of an endpoint.
     pub fn connect(&self) -> String {
         format!(":{}", self.address)
     }
 
-    /// It computes for somebody else from now on, or does so no more.
+    /// Makes it busy, or free again.
     pub fn set_busy(&self, busy: bool) {
         self.state.busy.send_replace(busy);
     }
 
-    /// Closes instead of answering a login of this capability.
+    /// Refuses logins with this capability from now on, by closing the connection. `None`: logins without one.
     pub fn refuse(&self, capability: Option<u8>) {
         self.state.refused.lock().unwrap().insert(capability);
     }
@@ -74,7 +74,7 @@ impl BusyKdb {
         *self.state.seen.borrow()
     }
 
-    /// Returns when it has been dialled as often as that.
+    /// Returns once the counts fulfil a condition.
     pub async fn has_seen(&self, enough: impl Fn(&Seen) -> bool) {
         let mut seen = self.state.seen.subscribe();
         seen.wait_for(enough).await.unwrap();

@@ -1,4 +1,4 @@
-//! Authorities and certificates of a test's own, and clients that show them.
+//! Certificate authorities and certificates for tests, and TLS clients that present them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// An authority.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
@@ -44,19 +44,19 @@ impl Authority {
         }
     }
 
-    /// For `localhost` and 127.0.0.1.
+    /// A server certificate for `localhost` and 127.0.0.1.
     pub fn server(&self) -> Certificate {
         let mut params = CertificateParams::new(["localhost".into(), "127.0.0.1".into()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(&params)
     }
 
-    /// For a client of this common name.
+    /// A client certificate with this common name.
     pub fn client(&self, name: &str) -> Certificate {
         self.sign(&client_params(name))
     }
 
-    /// For a client, and over since 2020.
+    /// A client certificate that expired in 2020.
     pub fn expired_client(&self, name: &str) -> Certificate {
         let mut params = client_params(name);
         params.not_before = date_time_ymd(2019, 1, 1);
@@ -64,7 +64,7 @@ impl Authority {
         self.sign(&params)
     }
 
-    /// For a client with an alternative name that is a URI.
+    /// A client certificate with a URI as its alternative name.
     pub fn client_of_uri(&self, uri: &str) -> Certificate {
         let mut params = client_params("some host");
         params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
@@ -82,8 +82,8 @@ impl Authority {
         }
     }
 
-    /// A connection to `localhost` at that address, from a client that believes this authority and
-    /// shows a certificate, or none. With TLS 1.3 a refusal of it is seen with the first read.
+    /// Connects to `localhost` at this address. The client trusts this authority, and presents a certificate
+    /// or none. With TLS 1.3 the first read fails if the server refuses the certificate.
     pub async fn dial(
         &self,
         address: SocketAddr,
@@ -92,8 +92,8 @@ impl Authority {
         dial_with(self.client_config(shown, ALL_VERSIONS), address).await
     }
 
-    /// What a client says that believes this authority and shows a certificate, or none. It keeps the
-    /// sessions that servers offer for resumption.
+    /// The configuration of a client that trusts this authority and presents a certificate or none. It
+    /// stores the sessions that servers offer for resumption.
     pub fn client_config(
         &self,
         shown: Option<&Certificate>,
@@ -117,7 +117,7 @@ impl Authority {
     }
 }
 
-/// A connection to `localhost` at that address.
+/// Connects to `localhost` at this address.
 pub async fn dial_with(
     config: Arc<ClientConfig>,
     address: SocketAddr,
@@ -137,7 +137,7 @@ impl Certificate {
         std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
     }
 
-    /// A server that shows it.
+    /// The configuration of a server that presents this certificate.
     pub fn serves(&self) -> ServerConfig {
         let key = PrivateKeyDer::try_from(self.key.clone()).unwrap();
         ServerConfig::builder_with_provider(q_relay::crypto::provider())
@@ -148,7 +148,7 @@ impl Certificate {
             .unwrap()
     }
 
-    /// What tells it from others.
+    /// Its DER encoding.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }

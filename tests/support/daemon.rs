@@ -1,4 +1,4 @@
-//! A daemon that is a process of its own, in front of a simulator of the test's.
+//! A daemon in a process of its own, in front of a simulator in the test.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,9 +8,10 @@ use std::process::Command;
 use simulator::{Options, Simulator};
 use tempfile::TempDir;
 
-use super::{Process, QClient, account, process};
+use super::{Configuration, Process, QClient, account, process, write_configuration};
 
-/// Needs a test of more than one thread: its lines are waited for where they are asked for.
+/// A running daemon and its simulator. A test that uses it needs more than one thread: waiting for a log
+/// line blocks the thread that waits.
 pub struct Daemon {
     pub sim: Simulator,
     pub folder: TempDir,
@@ -19,14 +20,40 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Comes back when it is ready. `shell` runs before it in the same process, and may `exec` it
-    /// itself as `"$@"`.
-    pub async fn start(shell: &str, edit: impl FnOnce(String) -> String) -> Self {
+    /// Starts a daemon with the simulator's configuration, at ports that the system chooses. Returns once
+    /// it is ready.
+    pub async fn start() -> Self {
+        Self::with(|config| config).await
+    }
+
+    /// Starts a daemon with a changed configuration.
+    pub async fn with(change: impl FnOnce(Configuration) -> Configuration) -> Self {
+        Self::under_shell("", change).await
+    }
+
+    /// Starts a daemon at the fixed ports that the simulator has chosen. After [`Daemon::start_again`] it has
+    /// the same addresses.
+    pub async fn at_fixed_ports(change: impl FnOnce(Configuration) -> Configuration) -> Self {
         let sim = Simulator::start(Options::default()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = sim.write_files(folder.path(), &account()).unwrap();
-        let text = edit(std::fs::read_to_string(&path).unwrap());
-        std::fs::write(&path, text).unwrap();
+        change(Configuration::read(&path)).write(&path);
+        Self::before(sim, folder, "")
+    }
+
+    /// Starts a daemon after a line of shell, which runs in the same process. The line may `exec` the daemon
+    /// itself as `"$@"`.
+    pub async fn under_shell(
+        shell: &str,
+        change: impl FnOnce(Configuration) -> Configuration,
+    ) -> Self {
+        let sim = Simulator::start(Options::default()).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        write_configuration(&sim, folder.path(), change);
+        Self::before(sim, folder, shell)
+    }
+
+    fn before(sim: Simulator, folder: TempDir, shell: &str) -> Self {
         let (process, addresses) = ready(&folder, shell);
         Self {
             sim,
@@ -36,7 +63,7 @@ impl Daemon {
         }
     }
 
-    /// The next daemon with the same configuration, in place of one that has ended.
+    /// Starts the next daemon with the same configuration, after this one has ended.
     pub fn start_again(&mut self) {
         (self.process, self.addresses) = ready(&self.folder, "");
     }
@@ -45,12 +72,22 @@ impl Daemon {
         self.folder.path().join("hopend.toml")
     }
 
-    /// Where an endpoint listens.
+    /// The configuration as it is in the file.
+    pub fn configuration(&self) -> Configuration {
+        Configuration::read(&self.config_path())
+    }
+
+    /// Changes the configuration file. The daemon reads it at the next reload.
+    pub fn rewrite(&self, change: impl FnOnce(Configuration) -> Configuration) {
+        change(self.configuration()).write(&self.config_path());
+    }
+
+    /// The TCP address of an endpoint.
     pub fn address(&self, endpoint: &str) -> SocketAddr {
         self.addresses[endpoint]
     }
 
-    /// A handle as the account that runs this.
+    /// Opens a handle as the account that runs the test.
     pub async fn open(&self, endpoint: &str) -> QClient {
         QClient::open(self.address(endpoint), "", "").await.unwrap()
     }
@@ -71,7 +108,7 @@ fn ready(folder: &TempDir, shell: &str) -> (Process, HashMap<String, SocketAddr>
     let mut process = Process::spawn(&mut command);
     let mut addresses = HashMap::new();
     loop {
-        // Every line: whatever comes behind the last address is no address.
+        // The addresses come first, then the line that says "ready".
         let line = process.line_with("");
         if line.contains("ready endpoints=") {
             return (process, addresses);

@@ -1,4 +1,4 @@
-//! A kdb+ that a test plays itself, byte by byte, behind endpoint `plain`.
+//! A kdb+ that the test plays itself, byte by byte, behind the endpoint `plain`.
 
 use std::sync::Arc;
 
@@ -9,11 +9,12 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
 use super::certificates::Authority;
+use super::configuration::EndpointTable;
 
-/// A connection that hopend has logged in on.
+/// A connection on which hopend has logged in.
 pub type Wire = Either<TcpStream, TlsStream<TcpStream>>;
 
-/// Listens as a kdb+ does.
+/// A listener that takes the part of kdb+, with TLS or without.
 pub struct Kdb {
     listener: TcpListener,
     tls: Option<(TlsAcceptor, tempfile::NamedTempFile)>,
@@ -40,27 +41,20 @@ impl Kdb {
         }
     }
 
-    /// Puts it behind endpoint `plain` of a simulator's configuration.
-    pub fn behind_plain(&self, text: &str) -> String {
+    /// Has an endpoint lead to this listener.
+    pub fn behind_plain(&self, plain: EndpointTable) -> EndpointTable {
         let port = self.listener.local_addr().unwrap().port();
-        let (before, plain) = text.split_once("name = \"plain\"").unwrap();
-        let mut lines = Vec::new();
-        for line in plain.lines() {
-            let starts = |key: &str| line.starts_with(&format!("{key} = "));
-            lines.push(match &self.tls {
-                Some(_) if starts("connect") => format!("connect = [\":tcps://localhost:{port}\"]"),
-                None if starts("connect") => format!("connect = [\":localhost:{port}\"]"),
-                Some((_, file)) if starts("ca_file") => {
-                    format!("ca_file = {:?}", file.path().display().to_string())
-                }
-                None if starts("ca_file") => String::new(),
-                _ => line.to_owned(),
-            });
+        match &self.tls {
+            Some((_, file)) => plain
+                .connect(format!(":tcps://localhost:{port}"))
+                .ca_file(file.path().to_str().unwrap()),
+            None => plain
+                .connect(format!(":localhost:{port}"))
+                .without("ca_file"),
         }
-        format!("{before}name = \"plain\"{}\n", lines.join("\n"))
     }
 
-    /// The next connection, its login accepted.
+    /// Accepts the next connection and its login.
     pub async fn accept(&self) -> Wire {
         let (tcp, _) = self.listener.accept().await.unwrap();
         let mut wire = match &self.tls {
@@ -74,7 +68,7 @@ impl Kdb {
     }
 }
 
-/// The TCP connection under it.
+/// The TCP connection under a connection with or without TLS.
 pub fn tcp(wire: &Wire) -> &TcpStream {
     match wire {
         Either::Left(tcp) => tcp,

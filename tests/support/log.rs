@@ -1,5 +1,5 @@
-//! The log lines of a test's own daemon. Works where the daemon runs on the test's thread, as it
-//! does under `#[tokio::test]`.
+//! Captures the log lines of a daemon in the test. The daemon must run on the thread of the test, as it does
+//! under `#[tokio::test]`.
 
 use std::io;
 use std::sync::{Arc, Mutex, Once};
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines as they would stand in the journal, at the finest level of hopend's own.
+/// The captured lines, as the journal would show them, at hopend's finest level.
 #[derive(Clone, Default)]
 pub struct Log {
     text: Arc<Mutex<String>>,
@@ -41,13 +41,13 @@ impl Log {
         (log, Capture { sink, before })
     }
 
-    /// The first line with all of these, now or soon.
+    /// Returns the first line that contains all parts. Waits up to 30 s for it, then the test fails.
     pub async fn line_with(&self, parts: &[&str]) -> String {
         let found = self.until(|| self.find(parts)).await;
         found.unwrap_or_else(|| panic!("no line with {parts:?} in\n{}", self.text()))
     }
 
-    /// Until there are as many of it.
+    /// Returns once the log contains `part` `count` times. After 30 s the test fails.
     pub async fn times(&self, part: &str, count: usize) {
         let found = || self.text.lock().unwrap().matches(part).count();
         let enough = self.until(|| (found() >= count).then_some(())).await;
@@ -85,14 +85,14 @@ impl Log {
     }
 }
 
-/// Where the lines of a thread go.
+/// The writer for the lines of a thread: into the log that is being captured, if any.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Option<Log>>>);
 
 /// Ends the capture when it is dropped.
 pub struct Capture {
     sink: Sink,
-    /// The log whose capture goes on then.
+    /// The log that was captured before, and is captured again afterwards.
     before: Option<Log>,
 }
 

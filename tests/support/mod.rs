@@ -1,8 +1,9 @@
-//! What every behaviour needs: a simulated FinSpace with a daemon in front of it, and a q client of
-//! a few lines.
+//! Test fixtures: a simulated FinSpace with a daemon in front of it ([`Stage`], [`Daemon`]), its
+//! configuration ([`Configuration`]), and a small q client ([`QClient`]).
 
 pub mod busy_kdb;
 pub mod certificates;
+pub mod configuration;
 pub mod daemon;
 pub mod kdb;
 pub mod log;
@@ -22,74 +23,180 @@ use simulator::{Options, Simulator};
 use socket2::{SockFilter, SockRef};
 
 pub use busy_kdb::BusyKdb;
+pub use configuration::Configuration;
 pub use daemon::Daemon;
 pub use log::Log;
 pub use process::Process;
 pub use qclient::QClient;
 
-/// A simulated FinSpace and a daemon in this process, at ports of their own.
+use configuration::{DaemonTable, EndpointTable, UserTable};
+
+/// A simulated FinSpace and a daemon, both in the process of the test.
 pub struct Stage {
     pub sim: Simulator,
     pub app: App,
     pub folder: tempfile::TempDir,
 }
 
-impl Stage {
-    /// With other options, and the configuration edited.
-    pub async fn with(options: Options, edit: impl FnOnce(String) -> String) -> Self {
-        let sim = Simulator::start(options).await.unwrap();
-        Self::before(sim, edit).await
+/// Builds a [`Stage`]. Unless [`StageBuilder::fixed_ports`] says otherwise, every endpoint listens on
+/// 127.0.0.1 at a port that the system chooses.
+pub struct StageBuilder<'a> {
+    options: Options,
+    simulator: Option<Simulator>,
+    fixed_ports: bool,
+    changes: Vec<ConfigurationChange<'a>>,
+    source: Arc<dyn Source>,
+    clock: Clock,
+}
+
+type ConfigurationChange<'a> = Box<dyn FnOnce(Configuration) -> Configuration + 'a>;
+
+impl<'a> StageBuilder<'a> {
+    /// The options of the simulator that is started.
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
     }
 
-    /// In front of a simulator that has been prepared.
-    pub async fn before(sim: Simulator, edit: impl FnOnce(String) -> String) -> Self {
-        Self::in_time(sim, edit, Arc::new(Sources::default()), Clock::system())
+    /// A simulator that has been prepared.
+    #[must_use]
+    pub fn simulator(mut self, sim: Simulator) -> Self {
+        self.simulator = Some(sim);
+        self
     }
 
-    /// The same by another clock, with what comes from outside by a source that knows of it.
-    pub fn in_time(
-        sim: Simulator,
-        edit: impl FnOnce(String) -> String,
-        source: Arc<dyn Source>,
-        clock: Clock,
+    /// Keeps the addresses that the simulator writes: fixed ports, and a Unix socket for `hdb`.
+    #[must_use]
+    pub fn fixed_ports(mut self) -> Self {
+        self.fixed_ports = true;
+        self
+    }
+
+    /// Another clock of the daemon, with credentials from a source that follows it.
+    #[must_use]
+    pub fn in_time(mut self, source: Arc<dyn Source>, clock: Clock) -> Self {
+        (self.source, self.clock) = (source, clock);
+        self
+    }
+
+    /// Changes the configuration that the simulator writes.
+    #[must_use]
+    pub fn configure(mut self, change: impl FnOnce(Configuration) -> Configuration + 'a) -> Self {
+        self.changes.push(Box::new(change));
+        self
+    }
+
+    /// Changes an endpoint of the configuration.
+    #[must_use]
+    pub fn endpoint(
+        self,
+        name: &'a str,
+        change: impl FnOnce(EndpointTable) -> EndpointTable + 'a,
     ) -> Self {
+        self.configure(move |config| config.endpoint(name, change))
+    }
+
+    /// Changes a user of the configuration.
+    #[must_use]
+    pub fn user(self, name: &'a str, change: impl FnOnce(UserTable) -> UserTable + 'a) -> Self {
+        self.configure(move |config| config.user(name, change))
+    }
+
+    /// Changes the table `[daemon]` of the configuration.
+    #[must_use]
+    pub fn daemon(self, change: impl FnOnce(DaemonTable) -> DaemonTable + 'a) -> Self {
+        self.configure(move |config| config.daemon(change))
+    }
+
+    /// Starts the simulator and the daemon.
+    pub async fn start(self) -> Stage {
+        let sim = match self.simulator {
+            Some(sim) => sim,
+            None => Simulator::start(self.options).await.unwrap(),
+        };
         let folder = tempfile::tempdir().unwrap();
         let path = sim.write_files(folder.path(), &account()).unwrap();
-        edit_file(&path, edit);
+        let mut configuration = Configuration::read(&path);
+        if !self.fixed_ports {
+            configuration = configuration.any_ports();
+        }
+        for change in self.changes {
+            configuration = change(configuration);
+        }
+        configuration.write(&path);
         let config = config::load(&path).unwrap_or_else(|problems| panic!("{problems}"));
-        let app = App::start(config, source, clock).unwrap();
-        Self { sim, app, folder }
+        let app = App::start(config, self.source, self.clock).unwrap();
+        Stage { sim, app, folder }
+    }
+}
+
+impl Stage {
+    pub fn builder<'a>() -> StageBuilder<'a> {
+        StageBuilder {
+            options: Options::default(),
+            simulator: None,
+            fixed_ports: false,
+            changes: Vec::new(),
+            source: Arc::new(Sources::default()),
+            clock: Clock::system(),
+        }
+    }
+
+    /// Starts a simulator and a daemon with the defaults.
+    pub async fn start() -> Self {
+        Self::builder().start().await
     }
 
     pub fn config_path(&self) -> PathBuf {
         self.folder.path().join("hopend.toml")
     }
 
-    /// Changes the configuration and has it taken over.
-    pub fn reload(&mut self, edit: impl FnOnce(String) -> String) -> hopend::daemon::app::Changes {
-        edit_file(&self.config_path(), edit);
+    /// The configuration as it is in the file.
+    pub fn configuration(&self) -> Configuration {
+        Configuration::read(&self.config_path())
+    }
+
+    /// Changes the configuration file and reloads it.
+    pub fn reload(
+        &mut self,
+        change: impl FnOnce(Configuration) -> Configuration,
+    ) -> hopend::daemon::app::Changes {
+        change(self.configuration()).write(&self.config_path());
         let config = config::load(&self.config_path()).unwrap_or_else(|p| panic!("{p}"));
         self.app.reload(config).unwrap()
     }
 
-    /// Where an endpoint listens.
+    /// The TCP address of an endpoint.
     pub fn address(&self, endpoint: &str) -> SocketAddr {
         address_of(&self.app, endpoint)
     }
 
-    /// Alice's password.
+    /// The password of the user `alice`.
     pub fn password(&self) -> String {
         let path = self.folder.path().join("alice.password");
         std::fs::read_to_string(path).unwrap().trim_end().to_owned()
     }
 
-    /// A handle as the account that runs this.
+    /// Opens a handle as the account that runs the test.
     pub async fn open(&self, endpoint: &str) -> QClient {
         QClient::open(self.address(endpoint), "", "").await.unwrap()
     }
 }
 
-/// Where an endpoint of a daemon listens.
+/// Writes a simulator's configuration into a folder, with every endpoint at a port that the system chooses,
+/// and changed. Returns its path.
+pub fn write_configuration(
+    sim: &Simulator,
+    folder: &Path,
+    change: impl FnOnce(Configuration) -> Configuration,
+) -> PathBuf {
+    let path = sim.write_files(folder, &account()).unwrap();
+    change(Configuration::read(&path).any_ports()).write(&path);
+    path
+}
+
+/// The first TCP address of an endpoint.
 pub fn address_of(app: &App, endpoint: &str) -> SocketAddr {
     let addresses = app.addresses();
     let found = addresses.iter().find_map(|(name, address)| match address {
@@ -102,43 +209,15 @@ pub fn address_of(app: &App, endpoint: &str) -> SocketAddr {
     found.unwrap_or_else(|| panic!("no {endpoint} in {addresses:?}"))
 }
 
-/// The account that runs this.
+/// The name of the account that runs the test.
 pub fn account() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap();
     user.unwrap().name
 }
 
-fn edit_file(path: &Path, edit: impl FnOnce(String) -> String) {
-    let text = edit(std::fs::read_to_string(path).unwrap());
-    std::fs::write(path, text).unwrap();
-}
-
-/// Every local address with the port left to the system, so that nobody else can have taken it.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is an edit of `Stage::with`"
-)]
-pub fn any_ports(text: String) -> String {
-    let lines = text.lines().map(|line| {
-        if line.starts_with("listen = ") {
-            "listen = [\"127.0.0.1:0\"]"
-        } else {
-            line
-        }
-    });
-    lines.collect::<Vec<_>>().join("\n") + "\n"
-}
-
-/// From here on this socket takes in no packet: to its peer, or to those who dial it, it has vanished
-/// without a word.
+/// Makes a socket drop every packet that it receives. To its peer it looks as if its host had vanished.
 pub fn vanish(socket: &SockRef<'_>) {
     // BPF_RET | BPF_K: keep nothing of the packet.
     let drop_all = SockFilter::new(0x06, 0, 0, 0);
     socket.attach_filter(&[drop_all]).unwrap();
-}
-
-/// More keys in the `[daemon]` table of a simulator's configuration.
-pub fn daemon_keys(text: &str, keys: &str) -> String {
-    assert!(text.contains("\n[daemon]\n"), "no [daemon] in\n{text}");
-    text.replace("\n[daemon]\n", &format!("\n[daemon]\n{keys}\n"))
 }

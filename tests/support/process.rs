@@ -1,4 +1,4 @@
-//! The `hopend` program, started as a person would start it.
+//! The program `hopend`, started as a process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
@@ -11,14 +11,14 @@ use nix::unistd::Pid;
 /// Long enough for a busy machine, short enough to fail in good time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A running `hopend`, its standard error line by line. Killed when dropped.
+/// A running `hopend`, whose output is read line by line. It is killed when this is dropped.
 pub struct Process {
     child: Child,
     lines: mpsc::Receiver<String>,
     seen: Vec<String>,
 }
 
-/// Runs a command of hopend's to its end.
+/// Runs `hopend` with these arguments until it ends.
 pub fn hopend(arguments: &[&str]) -> Output {
     command(arguments).output().unwrap()
 }
@@ -46,7 +46,7 @@ impl Process {
         Self::of(child.spawn().unwrap())
     }
 
-    /// The same, for a program that reads its orders.
+    /// Spawns a program that reads its standard input.
     pub fn spawn_with_input(command: &mut Command) -> (Self, ChildStdin) {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
@@ -66,7 +66,7 @@ impl Process {
         }
     }
 
-    /// The first line of output with `part` that has not been waited for yet.
+    /// Waits for the next line of output that contains `part`, after the lines that were waited for before.
     pub fn line_with(&mut self, part: &str) -> String {
         loop {
             let Ok(line) = self.lines.recv_timeout(PATIENCE) else {
@@ -79,7 +79,7 @@ impl Process {
         }
     }
 
-    /// The first line of output with all of these that has not been waited for yet.
+    /// Waits for the next line of output that contains all parts.
     pub fn line_with_all(&mut self, parts: &[&str]) -> String {
         loop {
             let line = self.line_with(parts[0]);
@@ -89,7 +89,7 @@ impl Process {
         }
     }
 
-    /// Everything that has been waited for, or passed over meanwhile.
+    /// The lines that were read while waiting.
     pub fn seen(&self) -> String {
         self.seen.join("\n")
     }
@@ -102,7 +102,7 @@ impl Process {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
-    /// Waits for the end; everything printed comes with it.
+    /// Waits for the end of the process. Returns its status and its whole output.
     pub fn end(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
@@ -111,12 +111,12 @@ impl Process {
         (status, self.seen.join("\n"))
     }
 
-    /// The most memory that the process has had, in KiB.
+    /// The peak of the process's resident memory, in KiB.
     pub fn peak_memory(&self) -> u64 {
         self.memory("VmHWM:")
     }
 
-    /// What it has now beyond files, in KiB.
+    /// The process's resident memory without mapped files, in KiB.
     pub fn own_memory(&self) -> u64 {
         self.memory("RssAnon:")
     }

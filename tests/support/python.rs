@@ -13,7 +13,7 @@ use tokio::time::timeout;
 /// Long enough for 100 MB each way on a busy machine, short enough to fail in good time.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A script of `tests/clients` at work. Killed when dropped.
+/// A running script of `tests/clients`. It is killed when this is dropped.
 pub struct Script {
     name: String,
     child: Child,
@@ -23,8 +23,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// Starts a script with arguments and variables; nothing else of the caller's environment but
-    /// `PATH`.
+    /// Starts a script with these arguments and environment variables. It inherits `PATH` only.
     pub async fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let python = tokio::task::spawn_blocking(interpreter).await.unwrap();
         let mut child = tokio::process::Command::new(python)
@@ -59,7 +58,7 @@ impl Script {
         }
     }
 
-    /// Comes back when the script has printed this line.
+    /// Returns once the script has printed this line.
     pub async fn says(&mut self, expected: &str) {
         while let Some(line) = self.line().await {
             if line == expected {
@@ -69,7 +68,7 @@ impl Script {
         self.fail(&format!("ended without {expected:?}")).await;
     }
 
-    /// Waits for the end, which must be a success; what it printed, line by line.
+    /// Waits until the script ends with success. Returns the lines that it printed.
     pub async fn succeeds(mut self) -> Vec<String> {
         while self.line().await.is_some() {}
         let Ok(status) = timeout(PATIENCE, self.child.wait()).await else {
@@ -100,14 +99,14 @@ impl Script {
     }
 }
 
-/// Runs a script to its end, which must be a success; what it printed, line by line.
+/// Runs a script until it ends with success. Returns the lines that it printed.
 pub async fn run(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
     let script = Script::start(name, arguments, variables).await;
     script.succeeds().await
 }
 
-/// The interpreter of the virtual environment, which is made where it is missing, was interrupted,
-/// or has other requirements. Blocks meanwhile, also for another process that makes it.
+/// The interpreter of the virtual environment. If it is missing, incomplete or has other requirements, this
+/// call builds it, or waits for another process that does.
 pub fn interpreter() -> PathBuf {
     let folder = home();
     fs::create_dir_all(&folder).unwrap();

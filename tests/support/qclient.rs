@@ -1,4 +1,4 @@
-//! The least q client: a handshake, and messages as bytes.
+//! A minimal q client: a handshake, and messages as bytes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,17 +14,17 @@ pub struct QClient<S = TcpStream> {
     pub stream: S,
 }
 
-/// How opening a handle failed, as a q client tells it apart.
+/// The reason why a handle could not be opened, as far as a q client can tell.
 #[derive(Debug)]
 pub enum Refused {
-    /// The end of the stream in place of the capability byte: `'access`.
+    /// The server closed the connection instead of an answer: q signals `'access`.
     Access,
-    /// A broken connection.
+    /// The connection failed.
     Broken(io::Error),
 }
 
 impl QClient {
-    /// `hopen` over TCP.
+    /// Opens a handle over TCP.
     pub async fn open(address: SocketAddr, user: &str, password: &str) -> Result<Self, Refused> {
         let stream = TcpStream::connect(address).await.map_err(Refused::Broken)?;
         QClient::log_in(stream, user, password).await
@@ -32,7 +32,7 @@ impl QClient {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> QClient<S> {
-    /// The handshake on a connection that stands.
+    /// Logs in on an established connection.
     pub async fn log_in(mut stream: S, user: &str, password: &str) -> Result<Self, Refused> {
         let hello = format!("{user}:{password}\x06\0");
         // A connection that is refused at once may break under the write; reading tells how.
@@ -45,7 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> QClient<S> {
         }
     }
 
-    /// A sync call: its answer, or q's error.
+    /// Sends a sync request. Returns its response, or the text of the error.
     pub async fn ask(&mut self, text: &str) -> Result<Value, String> {
         let message = message::text(MessageType::Sync, text);
         let sent = self.stream.write_all(&message).await;
@@ -53,13 +53,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> QClient<S> {
         self.answer().await
     }
 
-    /// Sends a text.
+    /// Sends a text, as q does for `h "text"`.
     pub async fn send(&mut self, message_type: MessageType, text: &str) {
         let message = message::text(message_type, text);
         self.stream.write_all(&message).await.unwrap();
     }
 
-    /// Reads until the answer of a sync call, passing over what else the other side sends.
+    /// Reads until the response to a sync request, and skips other messages.
     pub async fn answer(&mut self) -> Result<Value, String> {
         loop {
             let (header, body) = self.message().await.map_err(|error| error.to_string())?;
@@ -74,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> QClient<S> {
         }
     }
 
-    /// One message.
+    /// Reads one message: its header and its body.
     pub async fn message(&mut self) -> io::Result<(Header, Vec<u8>)> {
         let mut head = [0; HEADER_LEN];
         self.stream.read_exact(&mut head).await?;
@@ -85,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> QClient<S> {
         Ok((header, body))
     }
 
-    /// Whether the other side has ended the stream in order, with nothing before.
+    /// Whether the server closes the connection in order, without sending anything before.
     pub async fn sees_end(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]).await, Ok(0))
     }

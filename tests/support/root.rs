@@ -1,14 +1,14 @@
-//! Tests that take root: they become another account, or mount something.
+//! Tests that need root, because they become another account or mount a file system.
 
 use std::io::Write;
 
-/// The variable that leaves these tests out where they cannot run.
+/// The environment variable that skips these tests on a host without root.
 const WITHOUT: &str = "HOPEND_TESTS_WITHOUT_ROOT";
 
-/// Whether the test that calls this may go on.
+/// Whether the calling test can run.
 ///
-/// Without root the test fails. With `HOPEND_TESTS_WITHOUT_ROOT` set it is left out instead, and its
-/// name is printed, also where the test runner captures output.
+/// Without root the test fails. If `HOPEND_TESTS_WITHOUT_ROOT` is set, it is skipped instead, and its name is
+/// printed even if the test runner captures output.
 pub(crate) fn is_root() -> bool {
     if nix::unistd::geteuid().is_root() {
         return true;

@@ -197,11 +197,11 @@ async fn a_connection_string_takes_the_users_own_role() {
     assert_eq!(sim.calls("GetKxConnectionString"), 3);
     assert_eq!(
         sim.assumed()[0],
-        (
-            sim.role_arn("alice"),
-            "hopend-test".into(),
-            Some("alice".into())
-        )
+        AssumedRole {
+            role: sim.role_arn("alice"),
+            session_name: "hopend-test".into(),
+            source_identity: Some("alice".into()),
+        }
     );
     sim.shutdown().await;
 }

@@ -1,48 +1,77 @@
-//! Compression of whole messages, as kdb+ does it towards peers on other hosts.
+//! The compression that kdb+ applies to messages for peers on other hosts.
 //!
-//! A control byte says, lowest bit first, what follows: 0 a literal byte; 1 two bytes, a slot and a
-//! count, for a copy of 2 + count bytes from where the slot points. A slot is the exclusive or of
-//! two neighbours and points to where they were last seen.
+//! ```
+//! use q_ipc::compress::{compress, decompress};
+//! use q_ipc::frame::MessageType;
+//! use q_ipc::message::message;
+//! use q_ipc::value::Value;
 //!
-//! Source: <https://code.kx.com/q/kb/serialization/> and the behaviour of KX's c.java.
+//! let plain = message(MessageType::Response, &Value::Longs(vec![7; 1000]).encode());
+//! let small = compress(&plain).expect("equal items shrink");
+//! assert_eq!(plain.len(), 8014);
+//! assert!(small.len() < 250);
+//!
+//! let limit = 1 << 20; // bytes of the longest plain message to accept
+//! assert_eq!(decompress(&small, limit)?, plain);
+//! # Ok::<(), q_ipc::compress::DecompressError>(())
+//! ```
+//!
+//! # Format
+//!
+//! A compressed message starts with a header whose byte 2 is 1 or 2. The length of the plain message
+//! follows in 4 or 8 bytes, in the sender's byte order. Then groups follow, each of a control byte and
+//! eight items. A bit of the control byte, lowest first, states the form of an item:
+//!
+//! - 0: one literal byte.
+//! - 1: two bytes, a slot and a count. The item stands for 2 + count bytes, copied from the position
+//!   that the slot holds.
+//!
+//! A slot is the exclusive or of two neighbouring bytes. It holds the position in the plain message
+//! where such a pair occurred last.
+//!
+//! Source: <https://code.kx.com/q/kb/serialization/>, and KX's `c.java` for the 8-byte length.
 
 use super::frame::{HEADER_LEN, Header, HeaderError};
 
-/// Messages up to this many bytes are sent plain.
+/// Length of the longest message that kdb+ always sends plain, in bytes.
 pub const THRESHOLD: usize = 2_000;
 
-/// Most bytes that one compressed byte can stand for: eight copies of 257 in 17 bytes.
+/// The greatest ratio of plain to compressed bytes, rounded up: 17 bytes hold eight copies of 257 bytes.
 const MOST_EXPANSION: u64 = 128;
 
-/// Why a message could not be decompressed.
+/// The reason why a message could not be decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecompressError {
-    /// No header.
+    /// The message does not start with a header.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// Byte 2 of the header is 0.
+    /// The message is plain: byte 2 of its header is 0.
     #[error("the message is not compressed")]
     Plain,
-    /// The message ends too early.
+    /// The message ends before the plain message is complete.
     #[error("a compressed message ends too early")]
     Truncated,
-    /// The size it promises is not possible for its length.
+    /// The stated plain length, in bytes, is less than 9 or more than 128 times the compressed length.
+    /// No compressed message of that length can hold it.
     #[error("a compressed message promises {0} bytes, which its length can't hold")]
     Size(u64),
-    /// The size it promises is over the caller's limit.
+    /// The stated plain length is above the caller's limit.
     #[error("a compressed message of {size} bytes (at most {limit} are taken)")]
     TooLong {
-        /// Bytes promised.
+        /// Plain length that the message states, in bytes.
         size: u64,
-        /// Bytes allowed.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// A copy from beyond what was written, or one that runs over the end.
+    /// A copy starts after the bytes that are already decompressed, or ends after the plain length.
     #[error("a compressed message refers to what it does not hold")]
     Reference,
 }
 
-/// A plain message compressed: `None` when it would not shrink below half, as kdb+ decides it.
+/// Compresses a complete plain message.
+///
+/// `None` if the message would not shrink to half its length, which is kdb+'s own condition, and for
+/// bytes that are not one plain message. The caller compares with [`THRESHOLD`].
 pub fn compress(message: &[u8]) -> Option<Vec<u8>> {
     let head = Header::parse(*message.first_chunk::<HEADER_LEN>()?).ok()?;
     let total = message.len();
@@ -58,7 +87,7 @@ pub fn compress(message: &[u8]) -> Option<Vec<u8>> {
     if !head.little_endian {
         out[HEADER_LEN..].reverse();
     }
-    // A control byte and eight pairs always fit below this.
+    // Up to here there is room for one more group: a control byte and eight pairs are 17 bytes.
     let most = (total / 2).checked_sub(17)?;
     let mut slots = [0usize; 256];
     let mut pending = None;
@@ -112,7 +141,13 @@ pub fn compress(message: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The plain message that a compressed one stands for, of `limit` bytes at the most.
+/// Decompresses a complete message whose plain length is at most `limit` bytes.
+///
+/// It allocates memory for the plain length only after it has checked it against `limit` and against
+/// the length of `message`.
+///
+/// # Errors
+/// The bytes are not a compressed message, are damaged, or are too long.
 pub fn decompress(message: &[u8], limit: usize) -> Result<Vec<u8>, DecompressError> {
     let head = message
         .first_chunk::<HEADER_LEN>()

@@ -1,68 +1,101 @@
-//! Message headers, and where in a stream they stand.
+//! The 8-byte header of a message, and the message boundaries of a stream that arrives in pieces.
+//!
+//! A q connection carries one message after the other in each direction. Each message starts with a
+//! [`Header`], which states the length of the whole message in bytes.
+//!
+//! ```
+//! use q_ipc::frame::{FrameTracker, HEADER_LEN, MessageType, StreamPart};
+//! use q_ipc::message;
+//!
+//! let stream = message::text(MessageType::Sync, "1+1");
+//! let mut tracker = FrameTracker::new(Some(1024)); // refuses messages over 1,024 bytes
+//!
+//! // Five bytes are too few for a header. Once all bytes have arrived, the tracker reads it.
+//! assert_eq!(tracker.next(&stream[..5])?, StreamPart::Incomplete);
+//! let StreamPart::Header(header) = tracker.next(&stream)? else {
+//!     panic!("a message starts here");
+//! };
+//! assert_eq!((header.message_type, header.length), (MessageType::Sync, 17));
+//!
+//! // The body may arrive in pieces.
+//! assert_eq!(tracker.next(&stream[HEADER_LEN..12])?, StreamPart::Body(4));
+//! assert_eq!(tracker.next(&stream[12..])?, StreamPart::Body(5));
+//! assert!(tracker.at_boundary());
+//! # Ok::<(), q_ipc::frame::HeaderError>(())
+//! ```
+//!
+//! Source: <https://code.kx.com/q/kb/serialization/>.
 
-/// Bytes of a header.
+/// Length of a header, in bytes.
 pub const HEADER_LEN: usize = 8;
 
-/// The shortest message there is: a header and one byte of body.
+/// Length of the shortest message, in bytes: a header and one byte of body.
 pub const SHORTEST_MESSAGE: u64 = 9;
 
-/// The longest message that 40 bits of length can say, in bytes.
+/// Length of the longest message, in bytes. A header has 40 bits for the length.
 pub const LONGEST_MESSAGE: u64 = (1 << 40) - 1;
 
-/// Byte 1 of a header.
+/// The kind of a message: byte 1 of its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MessageType {
-    /// No answer is expected.
+    /// 0: the sender expects no response.
     Async,
-    /// An answer is expected.
+    /// 1: the sender waits for a response.
     Sync,
-    /// The answer to a sync message.
+    /// 2: the response to a sync message.
     Response,
 }
 
-/// The 8 bytes before each message.
+/// The 8 bytes at the start of each message.
 ///
-/// Source: <https://code.kx.com/q/kb/serialization/>; byte 3 as the top byte of a 40-bit length is
-/// what KX's own library writes beyond 4 GB.
+/// Bytes 4 to 7 hold the length in the sender's byte order. Byte 3 holds the top byte of a 40-bit
+/// length: KX's `c.java` writes it for messages over 4 GB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Whether the sender is little-endian (byte 0 is 1).
+    /// Byte 0: 1 if the sender writes numbers in little-endian order, 0 if in big-endian order. It
+    /// applies to the length in this header and to the body.
     pub little_endian: bool,
-    /// Byte 1.
+    /// Byte 1: async, sync or response.
     pub message_type: MessageType,
-    /// Byte 2: 0 plain, 1 compressed with a 4-byte size, 2 compressed with an 8-byte size.
+    /// Byte 2: 0 for a plain message, 1 for a compressed one that states its plain length in 4 bytes,
+    /// 2 for a compressed one that states it in 8 bytes.
     pub compression: u8,
-    /// Bytes of the whole message, this header included.
+    /// Length of the whole message in bytes, this header included.
     pub length: u64,
 }
 
-/// Why 8 bytes are no header.
+/// The reason why 8 bytes are not the header of an acceptable message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Byte 0 is neither 0 nor 1.
     #[error("byte order {0} in a message header (0 and 1 exist)")]
     ByteOrder(u8),
-    /// Byte 1 is over 2.
+    /// Byte 1 is greater than 2.
     #[error("message type {0} in a message header (0 to 2 exist)")]
     Type(u8),
-    /// Byte 2 is over 2.
+    /// Byte 2 is greater than 2.
     #[error("compression flag {0} in a message header (0 to 2 exist)")]
     Compression(u8),
-    /// Shorter than any message.
+    /// The length is below [`SHORTEST_MESSAGE`].
     #[error("a message length of {0} bytes (a message has at least 9)")]
     TooShort(u64),
-    /// Longer than the endpoint takes.
+    /// The length is above the limit of the [`FrameTracker`]. The message text calls the limit
+    /// `max_message`, after the key of hopend's configuration that sets it.
     #[error("a message of {length} bytes (max_message of the endpoint is {limit})")]
     TooLong {
-        /// Bytes the header promised.
+        /// Length that the header states, in bytes.
         length: u64,
-        /// Bytes allowed.
+        /// The limit, in bytes.
         limit: u64,
     },
 }
 
 impl Header {
-    /// Reads a header, refusing what no q process sends.
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// The bytes are none that a q process sends: an unknown byte order, message type or compression,
+    /// or a length below [`SHORTEST_MESSAGE`].
     pub fn parse(bytes: [u8; HEADER_LEN]) -> Result<Self, HeaderError> {
         let little_endian = match bytes[0] {
             0 => false,
@@ -96,7 +129,7 @@ impl Header {
         })
     }
 
-    /// The 8 bytes of this header.
+    /// Writes this header. A length above [`LONGEST_MESSAGE`] loses its upper bits.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let [_, _, _, top, l3, l2, l1, l0] = self.length.to_be_bytes();
         let low = [l3, l2, l1, l0];
@@ -125,28 +158,32 @@ impl Header {
     }
 }
 
-/// Where one direction of a connection stands: between messages, or inside one.
+/// Follows the message boundaries of one direction of a connection.
 ///
-/// It looks at headers only; bodies are counted, never kept.
+/// It reads headers and counts the bytes of bodies. It keeps no bytes, so its memory does not grow
+/// with the messages.
 #[derive(Debug, Clone, Default)]
-pub struct Tracker {
+pub struct FrameTracker {
+    /// Bytes until the end of the current message; 0 between messages.
     body_left: u64,
+    /// Length of the longest message that is accepted, in bytes.
     limit: Option<u64>,
 }
 
-/// The next piece of a stream, as [`Tracker::next`] cuts it.
+/// What the bytes given to [`FrameTracker::next`] start with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece {
-    /// A message starts here; its header is complete in the bytes at hand.
+pub enum StreamPart {
+    /// The complete header of the next message. The caller skips [`HEADER_LEN`] bytes.
     Header(Header),
-    /// This many bytes belong to the body of the message that has started.
+    /// Bytes of the current message's body: the caller skips this many.
     Body(usize),
-    /// Fewer than 8 bytes of a header are at hand (none, perhaps): wait for more.
-    Partial,
+    /// Too few bytes, from 0 to 7: the caller calls again once more bytes have arrived.
+    Incomplete,
 }
 
-impl Tracker {
-    /// A tracker that refuses messages over `limit` bytes, if one is given.
+impl FrameTracker {
+    /// A tracker at the start of a message. It refuses messages over `limit` bytes; `None` accepts every
+    /// length.
     pub fn new(limit: Option<u64>) -> Self {
         Self {
             body_left: 0,
@@ -154,7 +191,7 @@ impl Tracker {
         }
     }
 
-    /// A tracker without a limit, `body_left` bytes before the end of a message.
+    /// A tracker inside a message that ends after `body_left` more bytes. It accepts every length.
     pub fn inside(body_left: u64) -> Self {
         Self {
             body_left,
@@ -162,34 +199,41 @@ impl Tracker {
         }
     }
 
-    /// Goes on `body_left` bytes before the end of a message, with the same limit.
+    /// Moves the tracker into a message that ends after `body_left` more bytes. The limit stays.
     pub fn resume(&mut self, body_left: u64) {
         self.body_left = body_left;
     }
 
-    /// Whether everything so far ends exactly at the end of a message.
+    /// Whether the stream stands between two messages: no message has started, or the last one is
+    /// complete.
     pub fn at_boundary(&self) -> bool {
         self.body_left == 0
     }
 
-    /// Bytes of body still to come.
+    /// Bytes until the end of the current message; 0 between messages.
     pub fn body_left(&self) -> u64 {
         self.body_left
     }
 
-    /// What the bytes at hand start with. A header counts as passed once it was returned.
-    pub fn next(&mut self, bytes: &[u8]) -> Result<Piece, HeaderError> {
+    /// Reads the next part of the stream from the start of `bytes`, and advances past it.
+    ///
+    /// The caller then skips the same bytes: [`HEADER_LEN`] for a header, the stated count for a body.
+    ///
+    /// # Errors
+    /// [`Header::parse`] refuses the header, or the message is longer than the limit. The tracker does
+    /// not advance.
+    pub fn next(&mut self, bytes: &[u8]) -> Result<StreamPart, HeaderError> {
         if self.body_left > 0 {
             let left = usize::try_from(self.body_left).unwrap_or(usize::MAX);
             let here = bytes.len().min(left);
             if here == 0 {
-                return Ok(Piece::Partial);
+                return Ok(StreamPart::Incomplete);
             }
             self.body_left -= here as u64;
-            return Ok(Piece::Body(here));
+            return Ok(StreamPart::Body(here));
         }
         let Some(head) = bytes.first_chunk::<HEADER_LEN>() else {
-            return Ok(Piece::Partial);
+            return Ok(StreamPart::Incomplete);
         };
         let header = Header::parse(*head)?;
         if let Some(limit) = self.limit.filter(|&limit| header.length > limit) {
@@ -199,7 +243,7 @@ impl Tracker {
             });
         }
         self.body_left = header.length - HEADER_LEN as u64;
-        Ok(Piece::Header(header))
+        Ok(StreamPart::Header(header))
     }
 }
 
@@ -238,7 +282,7 @@ mod tests {
         ] {
             assert_eq!(Header::parse(bytes), Err(error));
         }
-        let mut tracker = Tracker::new(Some(100));
+        let mut tracker = FrameTracker::new(Some(100));
         assert_eq!(
             tracker.next(&[1, 0, 0, 0, 101, 0, 0, 0]),
             Err(HeaderError::TooLong {
@@ -250,20 +294,22 @@ mod tests {
 
     #[test]
     fn a_tracker_walks_from_header_to_header() {
-        let mut tracker = Tracker::default();
+        let mut tracker = FrameTracker::default();
         let stream = [
             1, 0, 0, 0, 10, 0, 0, 0, b'a', b'b', 1, 2, 0, 0, 9, 0, 0, 0, b'c',
         ];
-        assert!(matches!(tracker.next(&stream), Ok(Piece::Header(h)) if h.length == 10));
+        assert!(matches!(tracker.next(&stream), Ok(StreamPart::Header(h)) if h.length == 10));
         assert!(!tracker.at_boundary());
-        assert_eq!(tracker.next(&stream[8..9]), Ok(Piece::Body(1)));
-        assert_eq!(tracker.next(&[]), Ok(Piece::Partial));
-        assert_eq!(tracker.next(&stream[9..]), Ok(Piece::Body(1)));
+        assert_eq!(tracker.next(&stream[8..9]), Ok(StreamPart::Body(1)));
+        assert_eq!(tracker.next(&[]), Ok(StreamPart::Incomplete));
+        assert_eq!(tracker.next(&stream[9..]), Ok(StreamPart::Body(1)));
         assert!(tracker.at_boundary());
-        assert_eq!(tracker.next(&stream[10..17]), Ok(Piece::Partial));
-        assert!(matches!(tracker.next(&stream[10..]), Ok(Piece::Header(h))
-            if h.message_type == MessageType::Response));
-        assert_eq!(tracker.next(&stream[18..]), Ok(Piece::Body(1)));
+        assert_eq!(tracker.next(&stream[10..17]), Ok(StreamPart::Incomplete));
+        assert!(
+            matches!(tracker.next(&stream[10..]), Ok(StreamPart::Header(h))
+            if h.message_type == MessageType::Response)
+        );
+        assert_eq!(tracker.next(&stream[18..]), Ok(StreamPart::Body(1)));
         assert!(tracker.at_boundary());
     }
 }

@@ -1,40 +1,79 @@
-//! The first bytes of a connection: `user:password`, a capability byte, NUL; answered by one byte.
+//! The first bytes of a connection: the client's login, and the server's answer of one byte.
+//!
+//! The client sends `user:password`, a capability byte and a NUL. The capability byte states what the
+//! client supports:
+//!
+//! | byte | messages may contain |
+//! |---|---|
+//! | 0 | neither compression nor timestamps, timespans and guids |
+//! | 1, 2 | compression, timestamps and timespans |
+//! | 3 | guids as well |
+//! | 5 | more than 2 GB as well |
+//! | 6 | vectors of more than 2^31-1 items as well |
+//!
+//! A server that accepts the login answers with the lower of the two capabilities, and both sides
+//! keep to it. A server that refuses the login closes the connection without an answer.
+//!
+//! ```
+//! use q_ipc::handshake::{Hello, common_capability};
+//!
+//! // The client's side.
+//! let hello = Hello {
+//!     user: "bob".into(),
+//!     password: "secret".into(),
+//!     capability: Some(6),
+//! };
+//! let sent = hello.encode();
+//! assert_eq!(sent.expose(), b"bob:secret\x06\0");
+//!
+//! // The server's side. Half a login asks for more bytes.
+//! let limit = 1024; // bytes of the longest login
+//! assert_eq!(Hello::parse(b"bob:sec", limit)?, None);
+//! let (received, used) = Hello::parse(sent.expose(), limit)?.expect("the login is complete");
+//! assert_eq!((received, used), (hello, 12));
+//! assert_eq!(common_capability(Some(6), 3), 3);
+//! # Ok::<(), q_ipc::handshake::HelloError>(())
+//! ```
+//!
+//! Source: <https://code.kx.com/q/basics/ipc/#handshake>.
 
 use secret::Secret;
 
-/// A capability byte is below this; anything else before the NUL belongs to the credentials.
+/// A capability byte is below this. A last byte from here on belongs to the credentials.
 const CAPABILITY_LIMIT: u8 = 0x20;
 
-/// Length of the longest HTTP method that is recognised, with its space.
+/// Length of the longest HTTP method that is recognised, in bytes, with the space after it.
 const LONGEST_METHOD: usize = 8;
 
-/// What a client said when it opened the connection.
+/// The login that a client sends when it opens a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// Before the first colon. Empty when the client gave none.
+    /// The user name: the text before the first colon. It may be empty.
     pub user: String,
-    /// After the first colon; may itself hold colons.
+    /// The password: the bytes after the first colon. It may contain colons, and may be empty.
     pub password: Secret,
-    /// `None` is the form before kdb+ 2.6, `creds NUL`, which carries no capability.
+    /// The capability byte, from 0 to 31. `None` is the form of clients before kdb+ 2.6, which send
+    /// none.
     pub capability: Option<u8>,
 }
 
-/// Why the first bytes are no q handshake.
+/// The reason why the first bytes of a connection are not a q login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
-    /// A TLS ClientHello.
+    /// The client sends a TLS ClientHello.
     #[error("the client speaks TLS to a plain port. Fix: dial it without TLS, as :host:port.")]
     Tls,
-    /// An HTTP or WebSocket request.
+    /// The client sends an HTTP or WebSocket request.
     #[error("the client speaks HTTP to a q port. Fix: dial it with hopen.")]
     Http,
-    /// No NUL within the limit.
+    /// The login is longer than the limit. The message text names `max_handshake`, the key of hopend's
+    /// configuration that sets the limit.
     #[error(
         "the handshake has no NUL within {limit} bytes. Fix: dial this port with hopen, or raise \
          max_handshake."
     )]
     TooLong {
-        /// Bytes that were allowed.
+        /// The limit, in bytes.
         limit: usize,
     },
     /// The user name is not UTF-8.
@@ -43,7 +82,7 @@ pub enum HelloError {
 }
 
 impl Hello {
-    /// The same capability with another login.
+    /// A login with this capability and another user and password.
     pub fn with_login(&self, user: &str, password: Secret) -> Self {
         Self {
             user: user.to_owned(),
@@ -52,17 +91,20 @@ impl Hello {
         }
     }
 
-    /// Reads a handshake from the start of `bytes`.
+    /// Reads a login of at most `limit` bytes, its NUL included, from the start of `bytes`.
     ///
-    /// `Ok(None)` asks for more bytes. `Ok(Some((hello, n)))` used the first `n` of them; what
-    /// follows is the client's first message, sent ahead of the answer.
+    /// Returns the login and its length in bytes. The bytes after it belong to the client's first
+    /// message: a client may send it before the server answers. `Ok(None)` asks for more bytes.
+    ///
+    /// # Errors
+    /// The bytes can't become a login, however many follow.
     pub fn parse(bytes: &[u8], limit: usize) -> Result<Option<(Self, usize)>, HelloError> {
         if bytes.starts_with(&[0x16, 0x03]) {
             return Err(HelloError::Tls);
         }
         let window = &bytes[..bytes.len().min(limit)];
         let nul = window.iter().position(|&b| b == 0);
-        // What a NUL follows may have come before it.
+        // An HTTP request may contain a NUL after its first lines.
         if speaks_http(&window[..nul.unwrap_or(window.len())]) {
             return Err(HelloError::Http);
         }
@@ -89,7 +131,7 @@ impl Hello {
         Ok(Some((hello, nul + 1)))
     }
 
-    /// The bytes that say this to a server.
+    /// The bytes that a client sends, NUL included.
     pub fn encode(&self) -> Secret {
         let mut bytes = Vec::with_capacity(self.user.len() + self.password.expose().len() + 3);
         bytes.extend_from_slice(self.user.as_bytes());
@@ -101,8 +143,8 @@ impl Hello {
     }
 }
 
-/// The capability byte to answer with: the lower of both sides'. A client that sent none is
-/// answered 0.
+/// The capability byte that a server answers with: the lower of the client's and its own. It is 0 for
+/// a client that sent none.
 pub fn common_capability(client: Option<u8>, server: u8) -> u8 {
     client.unwrap_or(0).min(server)
 }
@@ -184,7 +226,7 @@ mod tests {
             Err(HelloError::Http)
         );
         assert_eq!(parse(b"GET / HT"), Ok(None));
-        // However much of it comes at once.
+        // A NUL in the same read changes nothing.
         assert_eq!(parse(b"GET /\r\n\0"), Err(HelloError::Http));
     }
 

@@ -1,4 +1,17 @@
-//! The few messages that hopend writes itself.
+//! Complete messages in little-endian order: a text, an error response, any serialised body.
+//!
+//! ```
+//! use q_ipc::frame::MessageType;
+//! use q_ipc::message;
+//! use q_ipc::value::Value;
+//!
+//! // `h "1+1"` in q
+//! assert_eq!(message::text(MessageType::Sync, "1+1").len(), 17);
+//! // `'rank` as the response
+//! assert_eq!(message::error_response("rank")[8..], *b"\x80rank\0");
+//! // `2` as the response
+//! assert_eq!(message::message(MessageType::Response, &Value::Long(2).encode()).len(), 17);
+//! ```
 
 use super::frame::{HEADER_LEN, Header, MessageType};
 
@@ -7,9 +20,12 @@ const CHAR_VECTOR: u8 = 10;
 /// q's type byte of an error (-128).
 const ERROR: u8 = 0x80;
 
-/// A little-endian message around a serialised body.
+/// A plain little-endian message with this serialised body, as [`Value::encode`] writes one.
 ///
-/// The body must not be empty: a message has at least 9 bytes.
+/// The body has at least one byte: no message is shorter than 9 bytes. Debug builds panic on an empty
+/// body.
+///
+/// [`Value::encode`]: crate::value::Value::encode
 pub fn message(message_type: MessageType, body: &[u8]) -> Vec<u8> {
     debug_assert!(!body.is_empty(), "a message has at least one byte of body");
     let header = Header {
@@ -24,9 +40,10 @@ pub fn message(message_type: MessageType, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `text` as a char vector in a message: what `h "text"` (sync) and `(neg h) "text"` (async) send.
+/// A message with `text` as a char vector: `h "text"` in q for a sync one, `(neg h) "text"` for an
+/// async one.
 ///
-/// Texts over 2 GB are cut, as a char vector's 4-byte count can say no more.
+/// The text is cut after 2^31-1 bytes, the largest count that 4 bytes hold.
 pub fn text(message_type: MessageType, text: &str) -> Vec<u8> {
     let bytes = &text.as_bytes()[..text.len().min(i32::MAX as usize)];
     let count = u32::try_from(bytes.len()).unwrap_or_default();
@@ -36,9 +53,9 @@ pub fn text(message_type: MessageType, text: &str) -> Vec<u8> {
     message(message_type, &body)
 }
 
-/// The response that makes a sync call fail with `'reason`.
+/// The response that makes the caller's sync request fail with `'reason`.
 ///
-/// A NUL ends the text on the wire, so everything from the first one on is left out.
+/// A NUL ends the text on the wire, so the reason is cut before its first NUL.
 pub fn error_response(reason: &str) -> Vec<u8> {
     let reason = reason.split('\0').next().unwrap_or_default();
     let mut body = vec![ERROR];

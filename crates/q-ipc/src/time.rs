@@ -1,14 +1,29 @@
-//! Times as q counts them: nanoseconds in a long, of which the least stands for none.
+//! Rust's times as q's timestamps and timespans.
+//!
+//! Both are nanoseconds in a long: a timestamp since 2000-01-01 00:00 UTC, a timespan without a start.
+//!
+//! ```
+//! use std::time::{Duration, SystemTime};
+//! use q_ipc::time;
+//!
+//! let start_of_2000 = SystemTime::UNIX_EPOCH + Duration::from_secs(946_684_800);
+//! assert_eq!(time::timestamp(start_of_2000 + Duration::from_secs(1)), 1_000_000_000);
+//! assert_eq!(time::timespan(Some(0.5)), 500_000_000);
+//! assert_eq!(time::timespan(None), time::NULL);
+//! ```
+//!
+//! Source: <https://code.kx.com/q/basics/datatypes/>.
 
 use std::time::{Duration, SystemTime};
 
-/// 2000-01-01 in seconds since 1970.
+/// From 1970-01-01, where Unix time starts, to 2000-01-01, where q's time starts.
 const EPOCH: Duration = Duration::from_secs(946_684_800);
 
-/// Of a timestamp or timespan that is not known: `0Np`, `0Nn`.
+/// The null timestamp and timespan, `0Np` and `0Nn` in q: the least long.
 pub const NULL: i64 = i64::MIN;
 
-/// A timestamp: nanoseconds since 2000. Null before that, and from 2292 on.
+/// A time as a q timestamp, in nanoseconds since 2000-01-01. [`NULL`] for times before 2000, and for
+/// times after the year 2292, which a long can't hold.
 pub fn timestamp(time: SystemTime) -> i64 {
     time.duration_since(SystemTime::UNIX_EPOCH + EPOCH)
         .ok()
@@ -16,7 +31,8 @@ pub fn timestamp(time: SystemTime) -> i64 {
         .unwrap_or(NULL)
 }
 
-/// A timespan of so many seconds. Null for what is none, or less than none.
+/// Seconds as a q timespan, in nanoseconds. [`NULL`] for `None`, for a negative number, for NaN, and
+/// for more than 292 years.
 pub fn timespan(seconds: Option<f64>) -> i64 {
     seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())

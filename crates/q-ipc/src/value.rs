@@ -1,7 +1,27 @@
-//! The q types that hopend and its simulator write and read.
+//! The q types as one Rust enum, read and written in both byte orders.
 //!
-//! Source: <https://code.kx.com/q/kb/serialization/>. A vector of more than 2^31-1 items has bit 7
-//! of its attribute byte set and an 8-byte count, as KX's own library writes it.
+//! ```
+//! use q_ipc::value::{Table, Value, decode};
+//!
+//! // ([] sym:`a`b; size:10 20)
+//! let table = Table::new()
+//!     .with("sym", Value::Symbols(vec!["a".into(), "b".into()]))
+//!     .with("size", Value::Longs(vec![10, 20]));
+//! assert_eq!(table.rows(), 2);
+//!
+//! let body = Value::Table(table).encode(); // little-endian, without a message header
+//! let Value::Table(read) = decode(&body, true)? else {
+//!     panic!("a table");
+//! };
+//! assert_eq!(read.column("size"), Some(&Value::Longs(vec![10, 20])));
+//! # Ok::<(), q_ipc::value::DecodeError>(())
+//! ```
+//!
+//! Nulls and infinities are the numbers that q uses for them, such as `i64::MIN` for `0N`. Attributes
+//! (`` `s# `` and others) are skipped when a value is read, and never written.
+//!
+//! Source: <https://code.kx.com/q/kb/serialization/>. A vector of more than 2^31-1 items has bit 7 of
+//! its attribute byte set and an 8-byte count, as KX's `c.java` writes it.
 
 mod decode;
 mod encode;
@@ -9,106 +29,107 @@ mod encode;
 pub use decode::{DecodeError, MAX_DEPTH, decode, decode_message};
 pub use encode::vector_header;
 
-/// A q value.
+/// A q value. Singular variants are atoms, plural ones are vectors of the same type.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// Type -1.
+    /// Type -1, boolean.
     Bool(bool),
-    /// Type -2.
+    /// Type -2, guid: 16 bytes in the order in which q prints them.
     Guid([u8; 16]),
-    /// Type -4.
+    /// Type -4, byte.
     Byte(u8),
-    /// Type -5.
+    /// Type -5, short. Null: `i16::MIN`.
     Short(i16),
-    /// Type -6.
+    /// Type -6, int. Null: `i32::MIN`.
     Int(i32),
-    /// Type -7.
+    /// Type -7, long. Null: `i64::MIN`.
     Long(i64),
-    /// Type -8.
+    /// Type -8, real. Null: NaN.
     Real(f32),
-    /// Type -9.
+    /// Type -9, float. Null: NaN.
     Float(f64),
-    /// Type -10.
+    /// Type -10, char: one byte in the sender's character set.
     Char(u8),
-    /// Type -11. Bytes that are not UTF-8 are replaced when they are read.
+    /// Type -11, symbol. [`decode`] replaces bytes that are not UTF-8 by `U+FFFD`.
     Symbol(String),
-    /// Type -12: nanoseconds since 2000-01-01.
+    /// Type -12, timestamp: nanoseconds since 2000-01-01.
     Timestamp(i64),
-    /// Type -13: months since 2000-01.
+    /// Type -13, month: months since 2000-01.
     Month(i32),
-    /// Type -14: days since 2000-01-01.
+    /// Type -14, date: days since 2000-01-01.
     Date(i32),
-    /// Type -15: days since 2000-01-01.
+    /// Type -15, datetime: days since 2000-01-01, the time of day as their fraction.
     Datetime(f64),
-    /// Type -16: nanoseconds.
+    /// Type -16, timespan: nanoseconds.
     Timespan(i64),
-    /// Type -17.
+    /// Type -17, minute: minutes since midnight.
     Minute(i32),
-    /// Type -18.
+    /// Type -18, second: seconds since midnight.
     Second(i32),
-    /// Type -19: milliseconds.
+    /// Type -19, time: milliseconds since midnight.
     Time(i32),
-    /// Type 1.
+    /// Type 1, booleans.
     Bools(Vec<bool>),
-    /// Type 2.
+    /// Type 2, guids.
     Guids(Vec<[u8; 16]>),
-    /// Type 4.
+    /// Type 4, bytes.
     Bytes(Vec<u8>),
-    /// Type 5.
+    /// Type 5, shorts.
     Shorts(Vec<i16>),
-    /// Type 6.
+    /// Type 6, ints.
     Ints(Vec<i32>),
-    /// Type 7.
+    /// Type 7, longs.
     Longs(Vec<i64>),
-    /// Type 8.
+    /// Type 8, reals.
     Reals(Vec<f32>),
-    /// Type 9.
+    /// Type 9, floats.
     Floats(Vec<f64>),
-    /// Type 10.
+    /// Type 10, chars: a q string.
     Chars(Vec<u8>),
-    /// Type 11.
+    /// Type 11, symbols.
     Symbols(Vec<String>),
-    /// Type 12.
+    /// Type 12, timestamps: nanoseconds since 2000-01-01.
     Timestamps(Vec<i64>),
-    /// Type 13.
+    /// Type 13, months since 2000-01.
     Months(Vec<i32>),
-    /// Type 14.
+    /// Type 14, dates: days since 2000-01-01.
     Dates(Vec<i32>),
-    /// Type 15.
+    /// Type 15, datetimes: days since 2000-01-01, with a fraction.
     Datetimes(Vec<f64>),
-    /// Type 16.
+    /// Type 16, timespans: nanoseconds.
     Timespans(Vec<i64>),
-    /// Type 17.
+    /// Type 17, minutes since midnight.
     Minutes(Vec<i32>),
-    /// Type 18.
+    /// Type 18, seconds since midnight.
     Seconds(Vec<i32>),
-    /// Type 19.
+    /// Type 19, times: milliseconds since midnight.
     Times(Vec<i32>),
-    /// Type 0.
+    /// Type 0, a list of values of any types.
     List(Vec<Value>),
-    /// Type 98.
+    /// Type 98, a table.
     Table(Table),
-    /// Type 99: keys and values of equal count.
+    /// Type 99, a dictionary: its keys and its values. [`decode`] also reads a sorted dictionary, type
+    /// 127, as this. A keyed table is a dictionary of two tables.
     Dict(Box<(Value, Value)>),
-    /// Type 100.
+    /// Type 100, a function written in q.
     Lambda {
-        /// The namespace it was defined in, without the dot.
+        /// The namespace in which it was defined, without the leading dot; empty for the root.
         context: String,
-        /// Its text, with the braces.
+        /// Its source text, with the braces.
         text: String,
     },
-    /// Type 101; 0 is `::`.
+    /// Type 101, a unary primitive by its number; 0 is the generic null `::`.
     Unary(u8),
-    /// Types 102 and 103, an operator or an iterator, by number.
+    /// An operator (type 102) or an iterator (type 103): the type, and the number of the primitive.
     Operator(u8, u8),
-    /// Type -128: what a failed call is answered with.
+    /// Type -128, an error: the response to a request that failed.
     Error(String),
 }
 
-/// Columns of equal count, each with a name.
+/// A q table: named columns with equally many items. Nothing here checks the counts.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Table {
-    /// Name and items of each column.
+    /// Name and items of each column, in order.
     pub columns: Vec<(String, Value)>,
 }
 
@@ -118,14 +139,14 @@ impl Table {
         Self::default()
     }
 
-    /// This table with one column more.
+    /// Adds a column at the right.
     #[must_use]
     pub fn with(mut self, name: &str, items: Value) -> Self {
         self.columns.push((name.to_owned(), items));
         self
     }
 
-    /// The items of a column.
+    /// The items of the first column with this name.
     pub fn column(&self, name: &str) -> Option<&Value> {
         self.columns
             .iter()
@@ -133,7 +154,7 @@ impl Table {
             .map(|(_, items)| items)
     }
 
-    /// Rows, told by the first column.
+    /// Number of rows: the count of the first column, 0 without columns.
     pub fn rows(&self) -> usize {
         self.columns.first().map_or(0, |(_, items)| items.count())
     }
@@ -143,17 +164,18 @@ impl Value {
     /// The generic null, `::`.
     pub const NULL: Self = Self::Unary(0);
 
-    /// A char vector of this text.
+    /// A char vector with this text, in UTF-8.
     pub fn text(text: &str) -> Self {
         Self::Chars(text.as_bytes().to_vec())
     }
 
-    /// A list of char vectors.
+    /// A list of char vectors, one for each text.
     pub fn texts<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
         Self::List(texts.into_iter().map(|t| Self::text(t.as_ref())).collect())
     }
 
-    /// The text of a symbol, a char or a char vector.
+    /// The text of a symbol, a char or a char vector; `None` for other types. Bytes that are not UTF-8
+    /// become `U+FFFD`.
     pub fn as_text(&self) -> Option<String> {
         match self {
             Self::Symbol(text) => Some(text.clone()),
@@ -163,7 +185,8 @@ impl Value {
         }
     }
 
-    /// Texts of a symbol vector or of a list of char vectors and symbols.
+    /// The texts of a symbol vector, or of a list of symbols, chars and char vectors; `None` for other
+    /// types.
     pub fn as_texts(&self) -> Option<Vec<String>> {
         match self {
             Self::Symbols(texts) => Some(texts.clone()),
@@ -172,7 +195,7 @@ impl Value {
         }
     }
 
-    /// What q's `count` says: 1 for atoms, rows for tables, keys for dictionaries.
+    /// The result of q's `count`: 1 for an atom, rows for a table, keys for a dictionary.
     pub fn count(&self) -> usize {
         match self {
             Self::Bools(v) => v.len(),
@@ -196,12 +219,12 @@ impl Value {
         }
     }
 
-    /// The little-endian body of a message with this value.
+    /// Serialises this value in little-endian order, without a message header.
     pub fn encode(&self) -> Vec<u8> {
         self.encode_in(true)
     }
 
-    /// The body of a message, little-endian or big-endian.
+    /// Serialises this value in either byte order, without a message header.
     pub fn encode_in(&self, little_endian: bool) -> Vec<u8> {
         encode::encode(self, little_endian)
     }

@@ -1,13 +1,16 @@
 //! The memory budget: how many bytes the buffers of sessions and handshakes may hold.
 //!
-//! Each session and each handshake has an account. An account is charged its guarantee from its
-//! start to its end, so that a session always makes progress, and what its buffers hold beyond the
-//! guarantee while they hold it.
+//! Each session and each handshake has an account. The budget charges the account's guarantee from its
+//! start to its end, so that a session always makes progress. It also charges the bytes that its buffers
+//! hold beyond the guarantee, while they hold them.
 //!
-//! What one user may have depends on what is free, so that something is always left for the next. A
-//! user gets large buffers while twice as much as the user holds then stays free: one user alone gets a
-//! third of the budget, two get a quarter each, and so on. A user opens sessions while a third of what
-//! the user holds then stays free: alone up to three quarters of the budget.
+//! The share of one user depends on the free part of the budget, so that a part is always left for other
+//! users:
+//!
+//! - A user gets a large buffer if, after it, twice the user's bytes are still free. One user alone gets a
+//!   third of the budget, two users get a quarter each, and so on.
+//! - A user opens a session if, after it, a third of the user's bytes are still free. One user alone gets
+//!   three quarters of the budget.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,77 +18,77 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// What a session may always hold for its two directions, in bytes.
+/// The guarantee of a session for the buffers of its two directions, in bytes.
 pub const DIRECTIONS: usize = 2 * LEAN_DIRECTION;
-/// What a connection that speaks TLS may always hold beside that, in bytes: a record that has come
-/// in part, one that was decrypted, one that rustls keeps, and one that leaves.
+/// The further guarantee for a connection with TLS, in bytes. It covers a partly received record, a
+/// decrypted one, one that rustls keeps, and one that waits to be sent.
 pub const TLS: usize = 64 * 1024;
-/// The least buffer of a direction, in bytes.
+/// Length of the smallest buffer of a direction, in bytes.
 pub const LEAN_DIRECTION: usize = 8 * 1024;
-/// The least buffer for records that arrive, in bytes: the longest record is 18,437 bytes.
+/// Length of the smallest buffer for received TLS records, in bytes. The longest record has 18,437 bytes.
 pub const LEAN_INCOMING: usize = 20 * 1024;
-/// The least buffer for records that leave, in bytes.
+/// Length of the smallest buffer for TLS records to send, in bytes.
 pub const LEAN_OUTGOING: usize = 8 * 1024;
 
-/// The part of the budget that handshakes may hold is one in this many.
+/// Handshakes together may hold this fraction of the budget: a quarter.
 const HANDSHAKES: usize = 4;
-/// The part of the budget that only sessions may hold is one in this many: handshakes are refused
-/// before sessions are.
+/// Only sessions may use this fraction of the budget: a sixteenth. So handshakes are refused before
+/// sessions.
 const KEPT_FOR_SESSIONS: usize = 16;
-/// Where there is one user only, large buffers leave a part of the budget for further sessions: one in
-/// this many.
+/// With one configured user, large buffers leave this fraction of the budget for further sessions: a
+/// quarter.
 const KEPT_FOR_GUARANTEES: usize = 4;
-/// Users without a session are forgotten from this many users on.
+/// From this many users on, users without a session are removed from the table.
 const KEPT_USERS: usize = 1_024;
 
-/// The budget of the daemon. Clones share it.
+/// The memory budget of the daemon. All clones share the same budget.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget(Arc<Ledger>);
 
 #[derive(Debug)]
 struct Ledger {
-    /// In bytes, as are all amounts here.
+    /// Size of the budget. All amounts here are in bytes.
     limit: AtomicUsize,
     used: AtomicUsize,
-    /// Whether there is more than one user to keep a share for.
+    /// Whether more than one user is configured, so that a user's share has a limit.
     several_users: AtomicBool,
     handshakes: Arc<Holder>,
-    /// Of those that wait for memory, one at a time looks for it.
+    /// Held by the first handshake that waits for memory. The others wait for it, in order.
     handshake_turn: tokio::sync::Mutex<()>,
-    /// A handshake has given back its part.
+    /// Wakes the waiting handshake after another one has ended.
     handshake_ended: Notify,
     users: Mutex<HashMap<String, Arc<Holder>>>,
 }
 
-/// One user, or all handshakes together.
+/// The bytes that are charged to one user, or to all handshakes together.
 #[derive(Debug, Default)]
 struct Holder {
     used: AtomicUsize,
 }
 
-/// Why a handshake gets no account now.
+/// The reason why a handshake gets no account now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoHandshake {
-    /// Other handshakes have their whole part of the budget, and give it back.
+    /// Other handshakes use the whole fraction for handshakes. A later attempt can succeed.
     Crowded,
-    /// The budget is used up.
+    /// The budget is used up, apart from the fraction for sessions.
     Refused(OverBudget),
 }
 
-/// Why nothing more is admitted.
+/// The usage of the budget when a session or handshake was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverBudget {
-    /// Bytes that the holder has: the user, or all handshakes.
+    /// Bytes that are charged to the user, or to all handshakes.
     pub held: usize,
-    /// Bytes that all have.
+    /// Bytes that are charged to everybody.
     pub used: usize,
-    /// Bytes of the budget.
+    /// Size of the budget, in bytes.
     pub limit: usize,
 }
 
-/// What is charged for one session or one handshake; given back when it is dropped.
+/// The account of one session or one handshake. Dropping it returns its bytes to the budget.
 ///
-/// One task at a time changes what it holds: the one that runs the session.
+/// Only the task that runs the session changes it.
 #[derive(Debug)]
 pub struct MemoryAccount {
     ledger: Arc<Ledger>,
@@ -96,24 +99,24 @@ pub struct MemoryAccount {
     charged: AtomicUsize,
 }
 
-/// What an account is for.
+/// The purpose of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HeldFor {
-    /// A client that has not said who it is. It never holds more than its guarantee.
+    /// A client that has not logged in. It never holds more than its guarantee.
     Handshake,
     /// A user's session.
     Session,
 }
 
 impl Default for MemoryBudget {
-    /// Without a limit.
+    /// A budget without a limit.
     fn default() -> Self {
         Self::of(usize::MAX)
     }
 }
 
 impl MemoryBudget {
-    /// Of so many bytes.
+    /// A budget of `limit` bytes.
     pub fn of(limit: usize) -> Self {
         Self(Arc::new(Ledger {
             limit: limit.into(),
@@ -126,29 +129,30 @@ impl MemoryBudget {
         }))
     }
 
-    /// Changes the budget. What is held stays held; what is above it shrinks as it is given back.
+    /// Changes the size of the budget. Nothing is taken from sessions: if they hold more than the new
+    /// size, the usage falls as they return bytes.
     pub fn resize(&self, limit: usize, several_users: bool) {
         self.0.limit.store(limit, Ordering::Relaxed);
         self.0.several_users.store(several_users, Ordering::Relaxed);
         self.0.handshake_ended.notify_waiters();
     }
 
-    /// Bytes of the budget.
+    /// Size of the budget, in bytes.
     pub fn limit(&self) -> usize {
         self.0.limit.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are charged to sessions and handshakes now.
+    /// Bytes that are now charged to sessions and handshakes.
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are charged to handshakes now.
+    /// Bytes that are now charged to handshakes.
     pub fn used_by_handshakes(&self) -> usize {
         self.0.handshakes.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are charged to the sessions of `user` now.
+    /// Bytes that are now charged to the sessions of `user`.
     pub fn used_by(&self, user: &str) -> usize {
         let users = self.0.users();
         users
@@ -156,19 +160,19 @@ impl MemoryBudget {
             .map_or(0, |holder| holder.used.load(Ordering::Relaxed))
     }
 
-    /// The account of a client that has not said who it is, and may hold so many bytes until it has. Waits
-    /// while other handshakes have their whole part of the budget.
+    /// Opens the account of a client that has not logged in. It may hold `guarantee` bytes. Waits while
+    /// other handshakes use the whole fraction for handshakes.
     ///
     /// # Errors
-    /// The budget is used up but for what is kept for sessions.
+    /// The budget is used up, apart from the fraction for sessions.
     pub async fn handshake(&self, guarantee: usize) -> Result<MemoryAccount, OverBudget> {
-        if let Some(over) = self.is_short_of(guarantee) {
+        if let Some(over) = self.shortage(guarantee) {
             return Err(over);
         }
-        // First come, first served: a small one does not take what a larger one waits for.
+        // First come, first served: a small handshake does not overtake a larger one.
         let _turn = self.0.handshake_turn.lock().await;
         loop {
-            // Before the look: what is given back in between is not missed.
+            // Registered before the attempt, so that no wake-up is missed.
             let given_back = self.0.handshake_ended.notified();
             match self.try_handshake(guarantee) {
                 Ok(account) => return Ok(account),
@@ -178,15 +182,15 @@ impl MemoryBudget {
         }
     }
 
-    /// The same without a wait.
+    /// Opens the same account without waiting.
     ///
     /// # Errors
-    /// There is no room for it now.
+    /// The budget has no room for it now.
     pub fn try_handshake(&self, guarantee: usize) -> Result<MemoryAccount, NoHandshake> {
-        if let Some(over) = self.is_short_of(guarantee) {
+        if let Some(over) = self.shortage(guarantee) {
             return Err(NoHandshake::Refused(over));
         }
-        // One that is larger than the whole part has it alone.
+        // A guarantee above the whole fraction is granted if no other handshake is running.
         let room = self.limit_of_handshakes();
         let fits = |held: usize| held == 0 || held + guarantee <= room;
         let charge = |held| fits(held).then_some(held + guarantee);
@@ -195,17 +199,17 @@ impl MemoryBudget {
             .map_err(|_| NoHandshake::Crowded)?;
         self.0.used.fetch_add(guarantee, Ordering::Relaxed);
         let holder = Arc::clone(&self.0.handshakes);
-        Ok(self.charged(holder, HeldFor::Handshake, guarantee))
+        Ok(self.account(holder, HeldFor::Handshake, guarantee))
     }
 
-    /// What there is, where a handshake would take what is kept for sessions.
-    fn is_short_of(&self, guarantee: usize) -> Option<OverBudget> {
+    /// The usage, if a handshake with this guarantee would use the fraction for sessions.
+    fn shortage(&self, guarantee: usize) -> Option<OverBudget> {
         let over = self.handshakes();
         let kept = over.limit / KEPT_FOR_SESSIONS;
         (over.used + guarantee > over.limit - kept).then_some(over)
     }
 
-    /// What handshakes hold now.
+    /// The current usage, as a refused handshake would report it.
     pub fn handshakes(&self) -> OverBudget {
         OverBudget {
             held: self.used_by_handshakes(),
@@ -219,10 +223,10 @@ impl MemoryBudget {
         self.limit() / HANDSHAKES
     }
 
-    /// The account of a session of `user`, which may always hold `guarantee` bytes.
+    /// Opens the account of a session of `user`. The session may always hold `guarantee` bytes.
     ///
     /// # Errors
-    /// The budget is used up, or the user has a share of it beyond which there is no room for others.
+    /// The budget is used up, or the session would leave too little for other users.
     pub fn session(&self, user: &str, guarantee: usize) -> Result<MemoryAccount, OverBudget> {
         let holder = {
             let mut users = self.0.users();
@@ -233,13 +237,16 @@ impl MemoryBudget {
         };
         holder.used.fetch_add(guarantee, Ordering::Relaxed);
         self.0.used.fetch_add(guarantee, Ordering::Relaxed);
-        let account = self.charged(holder, HeldFor::Session, guarantee);
-        let full = !account.is_affordable();
-        account.unless(full)
+        let account = self.account(holder, HeldFor::Session, guarantee);
+        if account.is_affordable() {
+            Ok(account)
+        } else {
+            Err(account.refused())
+        }
     }
 
-    /// An account whose guarantee has been charged.
-    fn charged(&self, holder: Arc<Holder>, purpose: HeldFor, guarantee: usize) -> MemoryAccount {
+    /// An account whose guarantee has already been charged.
+    fn account(&self, holder: Arc<Holder>, purpose: HeldFor, guarantee: usize) -> MemoryAccount {
         MemoryAccount {
             ledger: Arc::clone(&self.0),
             holder,
@@ -258,38 +265,40 @@ impl Ledger {
 }
 
 impl MemoryAccount {
-    /// Whether a buffer of so many bytes, which a smaller one could replace, may be lent.
+    /// Whether the account may get a large buffer of `bytes` where a small one would do.
     pub fn has_room_for(&self, bytes: usize) -> bool {
         self.purpose == HeldFor::Session && self.leaves_enough(bytes)
     }
 
-    /// Whether what can't be done in less may hold so many bytes more. A session's need is met
-    /// always; it is rare and bounded, as nobody but the other side's TLS brings it about.
+    /// Whether the account may hold `bytes` more for work that can't be done in less. A session always
+    /// may: such work is rare and bounded, because only the TLS of kdb+ or of the client causes it.
     pub fn allows(&self, bytes: usize) -> bool {
         let held = self.held.load(Ordering::Relaxed);
         self.purpose == HeldFor::Session || held + bytes <= self.guarantee
     }
 
-    /// Whether what its buffers held is a secret.
+    /// Whether its buffers are wiped after use, because they hold a login.
     pub fn keeps_secrets(&self) -> bool {
         self.purpose == HeldFor::Handshake
     }
 
-    /// So many bytes more are held.
+    /// Records that the buffers hold `bytes` more. [`Self::settle`] charges them.
     pub fn hold(&self, bytes: usize) {
         let held = self.held.load(Ordering::Relaxed);
         self.held.store(held + bytes, Ordering::Relaxed);
     }
 
-    /// So many bytes less are held.
+    /// Records that the buffers hold `bytes` less.
     pub fn release(&self, bytes: usize) {
         let held = self.held.load(Ordering::Relaxed);
         self.held
             .store(held.saturating_sub(bytes), Ordering::Relaxed);
     }
 
-    /// Charges what is held now. Called when the task that holds it stops running: what is held in
-    /// between is bounded by the number of threads, and is not worth an atomic operation a message.
+    /// Charges the bytes that the buffers hold now.
+    ///
+    /// The session's task calls it each time it stops running. In between the budget may be exceeded, but
+    /// only by the tasks that run at that moment, one a thread. This saves atomic operations for each message.
     pub fn settle(&self) {
         let now = self.held.load(Ordering::Relaxed).max(self.guarantee);
         let charged = self.charged.load(Ordering::Relaxed);
@@ -306,7 +315,7 @@ impl MemoryAccount {
         }
     }
 
-    /// Whether a large buffer of so many bytes leaves enough for others, and for further sessions.
+    /// Whether a large buffer of `bytes` leaves enough for other users, and for further sessions.
     fn leaves_enough(&self, bytes: usize) -> bool {
         let limit = self.ledger.limit.load(Ordering::Relaxed);
         let kept = if self.ledger.several_users.load(Ordering::Relaxed) {
@@ -318,7 +327,7 @@ impl MemoryAccount {
         used.saturating_add(kept) <= limit
     }
 
-    /// Whether a session, whose guarantee is charged already, leaves enough for others.
+    /// Whether this session, whose guarantee is already charged, leaves enough for other users.
     fn is_affordable(&self) -> bool {
         let kept = if self.ledger.several_users.load(Ordering::Relaxed) {
             self.holder.used.load(Ordering::Relaxed) / 3
@@ -329,17 +338,14 @@ impl MemoryAccount {
         used.saturating_add(kept) <= self.ledger.limit.load(Ordering::Relaxed)
     }
 
-    fn unless(self, full: bool) -> Result<Self, OverBudget> {
-        if !full {
-            return Ok(self);
-        }
-        let [held, used] = [&self.holder.used, &self.ledger.used]
-            .map(|used| used.load(Ordering::Relaxed) - self.guarantee);
-        Err(OverBudget {
-            held,
-            used,
+    /// The usage without this session, which is refused.
+    fn refused(&self) -> OverBudget {
+        let without_it = |used: &AtomicUsize| used.load(Ordering::Relaxed) - self.guarantee;
+        OverBudget {
+            held: without_it(&self.holder.used),
+            used: without_it(&self.ledger.used),
             limit: self.ledger.limit.load(Ordering::Relaxed),
-        })
+        }
     }
 }
 
@@ -363,7 +369,7 @@ mod tests {
 
     const KIB: usize = 1024;
 
-    /// Takes as much as it may, in pieces.
+    /// Has the account hold as much as it may, in pieces.
     fn take_all(account: &MemoryAccount, piece: usize) {
         while account.has_room_for(piece) {
             account.hold(piece);
@@ -383,7 +389,7 @@ mod tests {
         assert!(!first.has_room_for(4 * KIB));
         let third = budget.session("c", 16 * KIB).unwrap();
         assert!(third.has_room_for(4 * KIB));
-        // The first user has sessions of the least size still, and leaves room for those of others.
+        // The first user can still open sessions of the smallest size, and leaves room for other users.
         let mut more = Vec::new();
         let refused = loop {
             match budget.session("a", 16 * KIB) {
@@ -442,7 +448,7 @@ mod tests {
         }
         assert_eq!(handshakes.len(), 8);
         assert_eq!(budget.used_by_handshakes(), 256 * KIB);
-        // The next one waits for one of them.
+        // The next handshake waits until one of them ends.
         let mut context = Context::from_waker(Waker::noop());
         let mut next = pin!(budget.handshake(32 * KIB));
         assert!(next.as_mut().poll(&mut context).is_pending());

@@ -1,4 +1,6 @@
-//! Large buffers that are lent while bytes flow: an idle connection holds none.
+//! Buffers that are lent while bytes flow. An idle connection holds none.
+//!
+//! Each thread keeps a pool of large buffers. A buffer that is given back goes to the pool of its thread.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -8,31 +10,31 @@ use zeroize::Zeroize;
 
 use crate::budget::MemoryAccount;
 
-/// Bytes that are read or encrypted at a time.
+/// Bytes that are read or encrypted at once.
 pub(crate) const CHUNK: usize = 128 * 1024;
-/// Bytes of a large buffer: a chunk, and what TLS adds to its records.
+/// Length of a large buffer, in bytes: a chunk, and the bytes that TLS adds to its records.
 pub(crate) const SIZE: usize = CHUNK + 4 * 1024;
-/// How many a thread keeps for the next who asks; more are given back to the system.
+/// Number of large buffers that the pool of a thread keeps. The allocator gets further ones.
 const KEPT: usize = 8;
 
 thread_local! {
     static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer, or none. What it holds at first is what its last user left in it.
+/// A buffer, or none. A lent buffer still contains the bytes of its last use.
 #[derive(Default)]
 pub(crate) struct Buffer {
     bytes: Option<Box<[u8]>>,
-    /// What it is charged to, where anybody counts.
+    /// The account to which the buffer is charged, if any.
     account: Option<Arc<MemoryAccount>>,
-    /// What passes through it is a secret.
+    /// Whether the buffer is wiped after use, because secrets pass through it.
     secret: bool,
-    /// It is the least that its user can do with.
+    /// Whether it never becomes a large buffer.
     stays_small: bool,
 }
 
 impl Buffer {
-    /// One that begins with `bytes`, of `least` bytes at least; none where there is nothing to hold.
+    /// A buffer of at least `least` bytes that begins with `bytes`; none if `bytes` is empty.
     pub(crate) fn holding(bytes: &[u8], least: usize) -> Self {
         let mut buffer = Self::default();
         if !bytes.is_empty() {
@@ -43,7 +45,7 @@ impl Buffer {
         buffer
     }
 
-    /// Charges it, with what it holds, to `account` from now on.
+    /// Charges the buffer to `account` from now on, instead of its previous account.
     pub(crate) fn charge(&mut self, account: &Arc<MemoryAccount>) {
         if let Some(before) = self.account.replace(Arc::clone(account)) {
             before.release(self.len());
@@ -53,19 +55,18 @@ impl Buffer {
         self.stays_small = false;
     }
 
-    /// From now on it is the least that its user can do with, until an account says what there is room
-    /// for.
+    /// Lends no large buffer from now on, until [`Self::charge`] sets an account that decides it.
     pub(crate) fn stay_small(&mut self) {
         self.stays_small = true;
     }
 
-    /// What passes through it from now on is a secret.
+    /// Wipes the buffer after each use from now on.
     pub(crate) fn keep_secrets(&mut self) {
         self.secret = true;
     }
 
-    /// Makes it a buffer, if it is none yet: one of [`SIZE`] bytes, or one of `least` bytes where its
-    /// account has no room for that.
+    /// Lends a buffer if there is none: one of [`SIZE`] bytes, or one of `least` bytes if the account has no
+    /// room for a large one.
     #[inline]
     pub(crate) fn lend(&mut self, least: usize) -> &mut [u8] {
         if self.bytes.is_none() {
@@ -74,7 +75,7 @@ impl Buffer {
         self
     }
 
-    /// Makes it one of `bytes` at least, and keeps what it holds.
+    /// Makes the buffer at least `bytes` long, and keeps its content.
     pub(crate) fn hold(&mut self, bytes: usize) {
         if self.bytes.is_none() && bytes > 0 {
             self.bytes = Some(self.take(bytes));
@@ -93,7 +94,7 @@ impl Buffer {
         }
     }
 
-    /// The same, unless its account does not allow for it. Says whether it has so many bytes now.
+    /// Makes the buffer at least `bytes` long if its account allows it. Returns whether it does.
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.len());
         let allowed = self
@@ -106,7 +107,7 @@ impl Buffer {
         allowed
     }
 
-    /// Wipes a part that was used, if what passes through it is secret.
+    /// Wipes a used part, if secrets pass through the buffer.
     #[inline]
     pub(crate) fn forget(&mut self, from: usize, to: usize) {
         if self.secret {
@@ -114,7 +115,7 @@ impl Buffer {
         }
     }
 
-    /// Gives it back.
+    /// Gives the buffer back to the pool, or to the allocator.
     #[inline]
     pub(crate) fn give_back(&mut self) {
         let Some(mut buffer) = self.bytes.take() else {
@@ -129,7 +130,7 @@ impl Buffer {
         if buffer.len() != SIZE {
             return;
         }
-        // A thread that ends has no pool any more.
+        // A thread that is ending has no pool: then the buffer is freed.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < KEPT {
@@ -138,7 +139,7 @@ impl Buffer {
         });
     }
 
-    /// A buffer of [`SIZE`] or else of `least` bytes, charged.
+    /// Takes a buffer of [`SIZE`] or of `least` bytes from the pool or the allocator, and charges it.
     fn take(&self, least: usize) -> Box<[u8]> {
         let size = match &self.account {
             _ if least > SIZE || self.stays_small => least,

@@ -1,16 +1,16 @@
-//! The cryptography of every TLS connection that carries q.
+//! The cryptography provider of every TLS connection that carries q.
 //!
-//! Everything is aws-lc's, but for AES-GCM on processors that have the vector AES of AVX2 and not
-//! that of AVX-512 (AMD since Zen 3, Intel's client parts): there aws-lc falls back to AES-NI, and
-//! ring encrypts records in about half the time (16 KiB with AES-256 on such an EPYC: 3.5 µs in
-//! place of 6.7 µs).
+//! aws-lc provides everything, apart from AES-GCM on processors that have vector AES with AVX2 but not
+//! with AVX-512 (AMD since Zen 3, Intel's client processors). On these aws-lc falls back to AES-NI, and
+//! ring encrypts in about half the time: a record of 16 KiB with AES-256 takes 3.5 µs instead of 6.7 µs
+//! on such an EPYC.
 
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
 use rustls::{CipherSuite, SupportedCipherSuite};
 
-/// The cryptography to build a TLS configuration with.
+/// The provider for building a TLS configuration. All calls return the same one.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let cipher_suites = in_order(if ring_is_faster() {
@@ -26,18 +26,20 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// Draws the first random number. aws-lc gathers entropy for it, 50 ms long: time that the first
-/// connection would wait.
+/// Draws a first random number, for which aws-lc gathers entropy for 50 ms. Without this call the first
+/// connection would wait that long.
 pub fn warm_up() {
     let mut number = [0; 8];
-    // Whoever needs one in earnest is told what is wrong.
+    // A failure shows again where a random number is needed, and is reported there.
     let _ = provider().secure_random.fill(&mut number);
 }
 
-/// AES-128 first: AES-256 needs 40 % more rounds, and SHA-384, which few processors have
-/// instructions for. `ChaCha20` before both where AES has none; and in TLS 1.2, where rustls ends a
-/// connection with AES-GCM at 2^24 records, as there are no new keys to be had: a feed of 1,000 messages
-/// a second would break after five hours.
+/// The cipher suites in order of preference.
+///
+/// AES-128 comes before AES-256, which needs 40 % more rounds, and SHA-384, for which few processors
+/// have instructions. `ChaCha20` comes first on processors without AES instructions. It also comes first
+/// in TLS 1.2: rustls ends an AES-GCM connection there after 2^24 records, because TLS 1.2 has no key
+/// update. A feed of 1,000 messages a second would break after five hours.
 fn in_order(suites: &[SupportedCipherSuite]) -> Vec<SupportedCipherSuite> {
     let mut suites = suites.to_vec();
     let has_aes = has_aes();

@@ -1,9 +1,10 @@
-//! How long things took, counted in buckets as `/metrics` tells it.
+//! Histograms of durations, with the buckets that `/metrics` shows.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Where buckets end, in nanoseconds: from a round trip within this host to a query of half an hour.
+/// Upper bounds of the buckets, in nanoseconds: from a round trip within this host (50 µs) to a query of
+/// half an hour.
 const BOUNDS: [u64; 21] = [
     50_000,
     100_000,
@@ -28,17 +29,17 @@ const BOUNDS: [u64; 21] = [
     1_800_000_000_000,
 ];
 
-/// One for each bound, and one for what is longer than the last.
+/// Number of buckets: one for each bound, and one for longer durations.
 const BUCKETS: usize = BOUNDS.len() + 1;
 
-/// How often something took how long.
+/// A histogram of durations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Histogram {
     counts: [u64; BUCKETS],
     sum: Duration,
 }
 
-/// One that is read while it is written.
+/// A histogram that one thread reads while others write it.
 #[derive(Debug, Default)]
 pub struct SharedHistogram {
     counts: [AtomicU64; BUCKETS],
@@ -47,13 +48,13 @@ pub struct SharedHistogram {
 }
 
 impl Histogram {
-    /// One more.
+    /// Counts a duration.
     pub fn add(&mut self, took: Duration) {
         self.counts[bucket(nanoseconds(took))] += 1;
         self.sum += took;
     }
 
-    /// All of `other` as well.
+    /// Adds the counts of another histogram.
     pub fn add_counts(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(other.counts) {
             *count += more;
@@ -61,7 +62,8 @@ impl Histogram {
         self.sum += other.sum;
     }
 
-    /// All of `other` as well, as far as it has been written.
+    /// Adds the counts that a shared histogram has now. A duration that is being counted at this moment may
+    /// be in its bucket and not yet in the sum.
     pub fn add_all(&mut self, other: &SharedHistogram) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more.load(Ordering::Relaxed);
@@ -69,18 +71,19 @@ impl Histogram {
         self.sum += Duration::from_nanos(other.sum.load(Ordering::Relaxed));
     }
 
-    /// How many there are.
+    /// Number of durations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// How long they took together.
+    /// Sum of all durations.
     pub fn sum(&self) -> Duration {
         self.sum
     }
 
-    /// The end of the bucket that holds the shortest time that is no shorter than this share, 0 to 1, of
-    /// all. None where there are none, or where that bucket has no end.
+    /// An upper bound of a quantile: the bound of the bucket that contains it. `share` is from 0 to 1.
+    ///
+    /// `None` for an empty histogram, and if the quantile lies above the last bound.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
         let mut cumulative = 0;
@@ -94,7 +97,8 @@ impl Histogram {
         None
     }
 
-    /// Where each bucket ends, in seconds, and how many are in it and in no bucket before it.
+    /// Upper bound of each bucket in seconds, and the number of durations in that bucket alone. The last
+    /// bound is infinite.
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
         let seconds = |bound| Duration::from_nanos(bound).as_secs_f64();
         let ends = BOUNDS.into_iter().map(seconds).chain([f64::INFINITY]);
@@ -103,7 +107,7 @@ impl Histogram {
 }
 
 impl SharedHistogram {
-    /// One more.
+    /// Counts a duration.
     pub fn add(&self, took: Duration) {
         let took = nanoseconds(took);
         self.counts[bucket(took)].fetch_add(1, Ordering::Relaxed);
@@ -111,7 +115,7 @@ impl SharedHistogram {
     }
 }
 
-/// Most are short, so the search begins there.
+/// Index of the bucket for a duration. The search starts at the short ones, which are the most frequent.
 fn bucket(nanoseconds: u64) -> usize {
     let found = BOUNDS.iter().position(|&bound| nanoseconds <= bound);
     found.unwrap_or(BOUNDS.len())

@@ -1,4 +1,12 @@
-//! A type for values that no log line, error or table may show.
+//! [`Secret`]: a password, token or key that no log line, error or table shows.
+//!
+//! ```
+//! use secret::Secret;
+//!
+//! let password = Secret::from("hunter2");
+//! assert_eq!(format!("{password:?}"), "Secret(…)");
+//! assert_eq!(password.expose(), b"hunter2");
+//! ```
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -8,23 +16,23 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// Bytes that stay out of every output: `Debug` is redacted, there is no `Display`, the memory is
-/// wiped on drop and equality takes the same time whatever the difference.
+/// Secret bytes. `Debug` shows none of them, and there is no `Display`. The memory is wiped on drop.
+/// A comparison takes the same time wherever two secrets of equal length differ.
 #[derive(Clone, Default)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes the bytes over.
+    /// Moves the bytes in. A caller that passes a slice still owns its copy, and wipes that itself.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The bytes themselves, for the one place that has to send or check them.
+    /// The bytes, for the code that sends or checks them.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// Whether there is nothing to keep secret.
+    /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,44 +1,42 @@
-//! Who may do what: the one place that decides it, from policies where they are set.
+//! Decides which principal may perform which action.
 
-use super::ACCOUNT;
-use super::iam::{Policy, PolicyError, Request, Verdict};
-use super::signature::Caller;
-use super::state::Shared;
+use super::arn;
+use super::caller::Caller;
+use super::iam::{AccessRequest, Policy, PolicyError, Verdict};
+use super::state::Simulation;
 
-/// The IAM user that the base credentials are of.
-pub(super) fn base_arn() -> String {
-    format!("arn:aws:iam::{ACCOUNT}:user/hopend")
-}
-
-impl Shared {
-    /// Sets the policy of the base credentials' user, or of a role.
-    pub(super) fn set_policy(&self, principal: &str, document: &str) -> Result<(), PolicyError> {
+impl Simulation {
+    /// Sets the identity policy of a role, or of the IAM user that owns the base credentials.
+    pub(crate) fn set_policy(&self, principal: &str, document: &str) -> Result<(), PolicyError> {
         let policy = Policy::of_identity(document)?;
-        if principal != base_arn() {
+        if principal != arn::base_user() {
             self.known_role(principal)?;
         }
-        self.with(|state| state.policies.insert(principal.to_owned(), policy));
+        self.update(|state| state.policies.insert(principal.to_owned(), policy));
         Ok(())
     }
 
     /// Sets the trust policy of a role.
-    pub(super) fn set_trust(&self, role: &str, document: &str) -> Result<(), PolicyError> {
+    pub(crate) fn set_trust(&self, role: &str, document: &str) -> Result<(), PolicyError> {
         let policy = Policy::of_trust(document)?;
         self.known_role(role)?;
-        self.with(|state| state.trusts.insert(role.to_owned(), policy));
+        self.update(|state| state.trusts.insert(role.to_owned(), policy));
         Ok(())
     }
 
     fn known_role(&self, arn: &str) -> Result<(), PolicyError> {
-        let known = self.look(|state| state.users.values().any(|user| user.role == arn));
+        let known = self.read(|state| state.users.values().any(|user| user.role == arn));
         known.then_some(()).ok_or_else(|| PolicyError::unknown(arn))
     }
 
-    /// Whether the caller may do this; AWS's words if not.
+    /// Checks that the caller may perform an action on a resource.
     ///
-    /// Without a policy, the base principal may do everything except ask for connection strings and
-    /// use them, which takes the user's own role; a role may do that and nothing else.
-    pub(super) fn permit(
+    /// A principal without a policy follows a simple rule. A role may ask for connection strings and use
+    /// them, and nothing else. The base credentials may do everything but that.
+    ///
+    /// # Errors
+    /// The denial in AWS's words.
+    pub(crate) fn permit(
         &self,
         caller: &Caller,
         action: &str,
@@ -47,17 +45,17 @@ impl Shared {
         if self.faults.denies(&caller.arn, action, resource) {
             return Err(not_allowed(caller, action, resource));
         }
-        // AWS answers this one whatever the policies say.
+        // AWS allows this call even where a policy denies it.
         if action == "sts:GetCallerIdentity" {
             return Ok(());
         }
-        let request = Request {
+        let request = AccessRequest {
             principal: caller.principal(),
             action,
             resource,
             context: &[],
         };
-        match self.look(|state| Some(state.policies.get(request.principal)?.verdict(&request))) {
+        match self.read(|state| Some(state.policies.get(request.principal)?.verdict(&request))) {
             Some(Verdict::Allowed) => Ok(()),
             Some(Verdict::NotAllowed) => Err(not_allowed(caller, action, resource)),
             Some(Verdict::Denied) => Err(format!(
@@ -76,9 +74,12 @@ impl Shared {
         }
     }
 
-    /// Whether the caller may take a role: the caller's policy and the role's trust policy both have
-    /// to allow it, as AWS has it for a role that takes another and sets a source identity.
-    pub(super) fn permit_role(
+    /// Checks that the caller may assume a role. Both the caller's policy and the role's trust policy
+    /// must allow it, as on AWS for a role that assumes another one or sets a source identity.
+    ///
+    /// # Errors
+    /// The denial in AWS's words.
+    pub(crate) fn permit_role(
         &self,
         caller: &Caller,
         action: &str,
@@ -86,13 +87,13 @@ impl Shared {
         context: &[(&'static str, &str)],
     ) -> Result<(), String> {
         self.permit(caller, action, role)?;
-        let request = Request {
+        let request = AccessRequest {
             principal: caller.principal(),
             action,
             resource: role,
             context,
         };
-        match self.look(|state| Some(state.trusts.get(role)?.verdict(&request))) {
+        match self.read(|state| Some(state.trusts.get(role)?.verdict(&request))) {
             None | Some(Verdict::Allowed) => Ok(()),
             Some(Verdict::NotAllowed) => Err(format!(
                 "{} because no resource-based policy allows the {action} action",
@@ -106,8 +107,8 @@ impl Shared {
     }
 }
 
-/// AWS's words for what no policy allows.
-pub(super) fn not_allowed(caller: &Caller, action: &str, resource: &str) -> String {
+/// AWS's message for an action that no identity policy allows.
+pub(crate) fn not_allowed(caller: &Caller, action: &str, resource: &str) -> String {
     format!(
         "{} because no identity-based policy allows the {action} action",
         not_authorized(caller, action, resource)

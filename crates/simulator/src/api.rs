@@ -1,4 +1,4 @@
-//! The HTTP side: one listener for the management API and one for STS.
+//! The HTTP servers: one for the management API, one for STS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,112 +19,52 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::call::{ApiError, Call, request_id};
 use super::faults::ApiFault;
-use super::signature::{Caller, Received, Refusal};
-use super::state::{LOWER, Shared, random};
-use super::{access, finspace, operations, sts};
+use super::request_signature::SignedRequest;
+use super::signature::SignatureError;
+use super::state::Simulation;
+use super::{finspace, operations, sts};
 
-/// An error in the terms of AWS.
-#[derive(Debug)]
-pub(super) struct ApiError {
-    pub(super) status: u16,
-    pub(super) code: String,
-    pub(super) message: String,
-}
-
-impl ApiError {
-    pub(super) fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code: code.to_owned(),
-            message: message.into(),
-        }
-    }
-}
-
-/// Which of the two a listener serves.
+/// The service behind a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Service {
+pub(crate) enum Service {
     FinSpace,
     Sts,
 }
 
-/// A call whose signature holds.
-pub(super) struct Call<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) caller: Caller,
-    pub(super) uri: &'a Uri,
-    pub(super) body: &'a [u8],
-}
-
-impl Call<'_> {
-    /// What the query says under this name.
-    pub(super) fn query(&self, name: &str) -> Option<String> {
-        form_urlencoded::parse(self.uri.query().unwrap_or_default().as_bytes())
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.into_owned())
-    }
-
-    /// Whether the caller may do this.
-    pub(super) fn authorize(&self, action: &str, resource: &str) -> Result<(), ApiError> {
-        let permit = self.shared.permit(&self.caller, action, resource);
-        permit.map_err(|why| refusal(action, why))
-    }
-
-    /// Whether the caller may take this role, with these values of condition keys.
-    pub(super) fn authorize_role(
-        &self,
-        action: &str,
-        role: &str,
-        context: &[(&'static str, &str)],
-    ) -> Result<(), ApiError> {
-        let permit = self.shared.permit_role(&self.caller, action, role, context);
-        permit.map_err(|why| refusal(action, why))
-    }
-
-    pub(super) fn denied(&self, action: &str, resource: &str) -> ApiError {
-        refusal(action, access::not_allowed(&self.caller, action, resource))
-    }
-}
-
-fn refusal(action: &str, why: String) -> ApiError {
-    let code = if action.starts_with("sts:") {
-        "AccessDenied"
-    } else {
-        "AccessDeniedException"
-    };
-    ApiError::new(403, code, why)
-}
-
-/// Serves one of the two until told to stop.
-pub(super) async fn serve(
-    shared: Arc<Shared>,
+/// Serves one of the two services until `stop` becomes true.
+pub(crate) async fn serve(
+    simulation: Arc<Simulation>,
     listener: TcpListener,
     service: Service,
     mut stop: watch::Receiver<bool>,
 ) {
-    let router = Router::new().fallback(handle).with_state((shared, service));
-    let make = router.into_make_service_with_connect_info::<Killer>();
-    let served = axum::serve(Resettable(listener), make).with_graceful_shutdown(async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    });
+    let router = Router::new()
+        .fallback(handle)
+        .with_state((simulation, service));
+    let make = router.into_make_service_with_connect_info::<ConnectionReset>();
+    let served =
+        axum::serve(ResettableListener(listener), make).with_graceful_shutdown(async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        });
     if let Err(error) = served.await {
         tracing::warn!(%error, "the simulator's API ended");
     }
 }
 
-/// Each answer tells the time of the simulator's own clock.
+/// Answers a request. The `Date` header follows the clock of the simulation.
 async fn handle(
-    State((shared, service)): State<(Arc<Shared>, Service)>,
-    killer: ConnectInfo<Killer>,
+    State((simulation, service)): State<(Arc<Simulation>, Service)>,
+    reset: ConnectInfo<ConnectionReset>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    let state = State((Arc::clone(&shared), service));
-    let mut answer = answer(state, killer, method, uri, headers, body).await;
-    let now = DateTime::from(shared.now()).fmt(Format::HttpDate);
+    let state = State((Arc::clone(&simulation), service));
+    let mut answer = answer(state, reset, method, uri, headers, body).await;
+    let now = DateTime::from(simulation.now()).fmt(Format::HttpDate);
     if let Some(now) = now.ok().and_then(|now| HeaderValue::from_str(&now).ok()) {
         answer.headers_mut().insert(DATE, now);
     }
@@ -132,8 +72,8 @@ async fn handle(
 }
 
 async fn answer(
-    State((shared, service)): State<(Arc<Shared>, Service)>,
-    ConnectInfo(killer): ConnectInfo<Killer>,
+    State((simulation, service)): State<(Arc<Simulation>, Service)>,
+    ConnectInfo(reset): ConnectInfo<ConnectionReset>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -146,13 +86,13 @@ async fn answer(
         Service::Sts => sts::operation(&body),
     };
     let operation = operation.unwrap_or_else(|| "unknown".into());
-    shared.with(|state| *state.calls.entry(operation.clone()).or_default() += 1);
-    match shared.faults.take_api(&operation) {
+    simulation.update(|state| *state.calls.entry(operation.clone()).or_default() += 1);
+    match simulation.faults.take_api(&operation) {
         None => {}
         Some(ApiFault::Delay(delay)) => tokio::time::sleep(delay).await,
         Some(ApiFault::Hang) => std::future::pending().await,
         Some(ApiFault::Close) => {
-            killer.0.store(true, Ordering::Release);
+            reset.0.store(true, Ordering::Release);
             return Response::new(Body::empty());
         }
         Some(ApiFault::Garbage) => return Response::new(Body::from("<<< }{ garbage")),
@@ -169,7 +109,7 @@ async fn answer(
             message,
         }) => return failure(service, &ApiError::new(status, &code, message)),
     }
-    let request = Received {
+    let request = SignedRequest {
         method: &method,
         uri: &uri,
         headers: &headers,
@@ -179,12 +119,12 @@ async fn answer(
         Service::FinSpace => "finspace",
         Service::Sts => "sts",
     };
-    let caller = match shared.verify(&request, signed_for) {
+    let caller = match simulation.verify_request(&request, signed_for) {
         Ok(caller) => caller,
-        Err(refusal) => return failure(service, &in_words_of(service, refusal)),
+        Err(error) => return failure(service, &signature_error(service, error)),
     };
     let call = Call {
-        shared: &shared,
+        simulation: &simulation,
         caller,
         uri: &uri,
         body: &body,
@@ -199,23 +139,28 @@ async fn answer(
     }
 }
 
-fn in_words_of(service: Service, refusal: Refusal) -> ApiError {
+/// The error of an invalid signature, with the name that this service gives it.
+fn signature_error(service: Service, error: SignatureError) -> ApiError {
     const UNKNOWN: &str = "The security token included in the request is invalid.";
     const EXPIRED: &str = "The security token included in the request is expired";
     const MISSING: &str = "Missing Authentication Token";
-    let (code, message) = match (service, refusal) {
-        (Service::FinSpace, Refusal::Missing) => {
+    let (code, message) = match (service, error) {
+        (Service::FinSpace, SignatureError::Missing) => {
             ("MissingAuthenticationTokenException", MISSING.into())
         }
-        (Service::FinSpace, Refusal::Incomplete(text)) => ("IncompleteSignatureException", text),
-        (Service::FinSpace, Refusal::Unknown) => ("UnrecognizedClientException", UNKNOWN.into()),
-        (Service::FinSpace, Refusal::Expired) => ("ExpiredTokenException", EXPIRED.into()),
-        (Service::FinSpace, Refusal::Mismatch(text)) => ("InvalidSignatureException", text),
-        (Service::Sts, Refusal::Missing) => ("MissingAuthenticationToken", MISSING.into()),
-        (Service::Sts, Refusal::Incomplete(text)) => ("IncompleteSignature", text),
-        (Service::Sts, Refusal::Unknown) => ("InvalidClientTokenId", UNKNOWN.into()),
-        (Service::Sts, Refusal::Expired) => ("ExpiredToken", EXPIRED.into()),
-        (Service::Sts, Refusal::Mismatch(text)) => ("SignatureDoesNotMatch", text),
+        (Service::FinSpace, SignatureError::Incomplete(text)) => {
+            ("IncompleteSignatureException", text)
+        }
+        (Service::FinSpace, SignatureError::Unknown) => {
+            ("UnrecognizedClientException", UNKNOWN.into())
+        }
+        (Service::FinSpace, SignatureError::Expired) => ("ExpiredTokenException", EXPIRED.into()),
+        (Service::FinSpace, SignatureError::Mismatch(text)) => ("InvalidSignatureException", text),
+        (Service::Sts, SignatureError::Missing) => ("MissingAuthenticationToken", MISSING.into()),
+        (Service::Sts, SignatureError::Incomplete(text)) => ("IncompleteSignature", text),
+        (Service::Sts, SignatureError::Unknown) => ("InvalidClientTokenId", UNKNOWN.into()),
+        (Service::Sts, SignatureError::Expired) => ("ExpiredToken", EXPIRED.into()),
+        (Service::Sts, SignatureError::Mismatch(text)) => ("SignatureDoesNotMatch", text),
     };
     ApiError::new(403, code, message)
 }
@@ -243,31 +188,26 @@ fn respond(service: Service, status: u16, code: Option<&str>, text: String) -> R
     builder.body(Body::from(text)).unwrap_or_default()
 }
 
-/// Looks like the ID of a request to AWS.
-pub(super) fn request_id() -> String {
-    [8, 4, 4, 4, 12].map(|n| random(n, LOWER)).join("-")
-}
-
-/// Resets the connection of the request that holds it.
+/// Requests that the HTTP connection is reset instead of an answer.
 #[derive(Clone)]
-struct Killer(Arc<AtomicBool>);
+struct ConnectionReset(Arc<AtomicBool>);
 
-impl Connected<IncomingStream<'_, Resettable>> for Killer {
-    fn connect_info(stream: IncomingStream<'_, Resettable>) -> Self {
-        Self(stream.io().kill.clone())
+impl Connected<IncomingStream<'_, ResettableListener>> for ConnectionReset {
+    fn connect_info(stream: IncomingStream<'_, ResettableListener>) -> Self {
+        Self(stream.io().reset.clone())
     }
 }
 
-struct Resettable(TcpListener);
+struct ResettableListener(TcpListener);
 
-impl Listener for Resettable {
-    type Io = Socket;
+impl Listener for ResettableListener {
+    type Io = ResettableSocket;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Socket, SocketAddr) {
+    async fn accept(&mut self) -> (ResettableSocket, SocketAddr) {
         let (tcp, address) = Listener::accept(&mut self.0).await;
-        let kill = Arc::new(AtomicBool::new(false));
-        (Socket { tcp, kill }, address)
+        let reset = Arc::new(AtomicBool::new(false));
+        (ResettableSocket { tcp, reset }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -275,12 +215,12 @@ impl Listener for Resettable {
     }
 }
 
-struct Socket {
+struct ResettableSocket {
     tcp: TcpStream,
-    kill: Arc<AtomicBool>,
+    reset: Arc<AtomicBool>,
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for ResettableSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -290,13 +230,13 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for ResettableSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.kill.load(Ordering::Acquire) {
+        if self.reset.load(Ordering::Acquire) {
             let _ = self.tcp.set_zero_linger();
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }

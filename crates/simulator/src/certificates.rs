@@ -1,4 +1,4 @@
-//! Authorities and server certificates made for one run.
+//! Certificate authorities and server certificates, generated for one run.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,14 +12,14 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use super::SimError;
+use super::error::SimError;
 
-/// Names that a cluster's certificate is good for.
+/// The names in a cluster's certificate.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// When a certificate is valid.
+/// The validity of a certificate.
 #[derive(Debug, Clone, Copy)]
-enum Life {
+enum Validity {
     Long,
     Over,
     Ahead,
@@ -27,61 +27,76 @@ enum Life {
     Revoked,
 }
 
-/// The serial number of the certificate that is revoked.
+/// The serial number of the revoked certificate.
 const REVOKED: u64 = 4_711;
 
-/// A little more, so that whole days are counted as five.
+/// Five days and an hour, so that a count of whole days gives five.
 const FIVE_DAYS: Duration = Duration::from_secs(5 * 24 * 60 * 60 + 60 * 60);
 
-/// What is wrong with the certificate that a listener shows.
+/// The flaw of a certificate that a listener presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Flaw {
-    /// Signed by an authority that is not in the simulator's CA file.
+pub enum CertificateFlaw {
+    /// An authority signed it that is not in the simulator's CA file.
     OtherAuthority,
-    /// Good for `elsewhere.example` only.
+    /// It names `elsewhere.example` only.
     OtherHost,
-    /// Ended in 2020.
+    /// It expired in 2020.
     Expired,
-    /// Begins in 2099.
+    /// It becomes valid in 2099.
     NotYetValid,
-    /// Ends in five days.
+    /// It expires in five days.
     EndsSoon,
-    /// In the list of revoked certificates behind the authority.
+    /// The authority's revocation list contains it.
     Revoked,
 }
 
-/// The TLS side of every listener.
-pub(super) struct Certificates {
-    /// The authority and its list of revoked certificates, for `ca_file`.
-    pub(super) ca_pem: String,
-    /// What a listener shows when nothing is wrong.
-    pub(super) good: Arc<ServerConfig>,
-    flawed: [(Flaw, Arc<ServerConfig>); 6],
+/// The TLS configurations of the listeners.
+pub(crate) struct Certificates {
+    /// The authority's certificate and its revocation list in PEM, for `ca_file`.
+    pub(crate) ca_pem: String,
+    /// With a valid certificate.
+    pub(crate) good: Arc<ServerConfig>,
+    flawed: [(CertificateFlaw, Arc<ServerConfig>); 6],
 }
 
 impl Certificates {
-    pub(super) fn generate() -> Result<Self, SimError> {
+    pub(crate) fn generate() -> Result<Self, SimError> {
         let (ca, mut ca_pem) = authority("hopend simulator CA")?;
         ca_pem.push_str(&revoked(&ca)?);
         let (other, _) = authority("another CA")?;
         Ok(Self {
             ca_pem,
-            good: server(&ca, &NAMES, Life::Long)?,
+            good: server(&ca, &NAMES, Validity::Long)?,
             flawed: [
-                (Flaw::OtherAuthority, server(&other, &NAMES, Life::Long)?),
                 (
-                    Flaw::OtherHost,
-                    server(&ca, &["elsewhere.example"], Life::Long)?,
+                    CertificateFlaw::OtherAuthority,
+                    server(&other, &NAMES, Validity::Long)?,
                 ),
-                (Flaw::Expired, server(&ca, &NAMES, Life::Over)?),
-                (Flaw::NotYetValid, server(&ca, &NAMES, Life::Ahead)?),
-                (Flaw::EndsSoon, server(&ca, &NAMES, Life::EndsSoon)?),
-                (Flaw::Revoked, server(&ca, &NAMES, Life::Revoked)?),
+                (
+                    CertificateFlaw::OtherHost,
+                    server(&ca, &["elsewhere.example"], Validity::Long)?,
+                ),
+                (
+                    CertificateFlaw::Expired,
+                    server(&ca, &NAMES, Validity::Over)?,
+                ),
+                (
+                    CertificateFlaw::NotYetValid,
+                    server(&ca, &NAMES, Validity::Ahead)?,
+                ),
+                (
+                    CertificateFlaw::EndsSoon,
+                    server(&ca, &NAMES, Validity::EndsSoon)?,
+                ),
+                (
+                    CertificateFlaw::Revoked,
+                    server(&ca, &NAMES, Validity::Revoked)?,
+                ),
             ],
         })
     }
 
-    pub(super) fn flawed(&self, flaw: Flaw) -> Arc<ServerConfig> {
+    pub(crate) fn flawed(&self, flaw: CertificateFlaw) -> Arc<ServerConfig> {
         self.flawed
             .iter()
             .find(|(with, _)| *with == flaw)
@@ -99,7 +114,7 @@ fn authority(name: &str) -> Result<(Issuer<'static, KeyPair>, String), SimError>
     Ok((Issuer::new(params, key), pem))
 }
 
-/// The authority's list of revoked certificates.
+/// The authority's revocation list in PEM.
 fn revoked(authority: &Issuer<'static, KeyPair>) -> Result<String, SimError> {
     let began = date_time_ymd(2025, 1, 1);
     let list = CertificateRevocationListParams {
@@ -121,7 +136,7 @@ fn revoked(authority: &Issuer<'static, KeyPair>) -> Result<String, SimError> {
 fn server(
     authority: &Issuer<'static, KeyPair>,
     names: &[&str],
-    life: Life,
+    life: Validity,
 ) -> Result<Arc<ServerConfig>, SimError> {
     let key = KeyPair::generate()?;
     let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
@@ -133,14 +148,14 @@ fn server(
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     match life {
-        Life::Long => {}
-        Life::Over => {
+        Validity::Long => {}
+        Validity::Over => {
             params.not_before = date_time_ymd(2019, 1, 1);
             params.not_after = date_time_ymd(2020, 1, 1);
         }
-        Life::Ahead => params.not_before = date_time_ymd(2099, 1, 1),
-        Life::Revoked => params.serial_number = Some(REVOKED.into()),
-        Life::EndsSoon => {
+        Validity::Ahead => params.not_before = date_time_ymd(2099, 1, 1),
+        Validity::Revoked => params.serial_number = Some(REVOKED.into()),
+        Validity::EndsSoon => {
             let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             params.not_after = date_time_ymd(1970, 1, 1) + now + FIVE_DAYS;
         }

@@ -1,4 +1,4 @@
-//! What is known of one q connection, and the socket under it.
+//! One q connection: its counters, its end, and the socket under it.
 
 use std::io;
 use std::pin::Pin;
@@ -15,74 +15,75 @@ use tokio::time::Instant;
 use super::faults::Cut;
 use q_ipc::frame::MessageType;
 
-/// How a connection ended.
+/// The way in which a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// The client closed it.
+pub enum ConnectionEnd {
+    /// The client closed the connection.
     ByClient,
-    /// Nothing was said for the idle limit; reset.
+    /// No byte passed for the idle limit, and the node reset the connection.
     Idle,
-    /// A test cut it.
+    /// A test cut the connection in this way.
     Cut(Cut),
-    /// The client sent what is no q message, or the socket failed.
+    /// The client sent bytes that are not a q message, or the socket failed.
     Broken,
 }
 
-/// What a connection that logged in has seen.
+/// A snapshot of a connection that logged in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionRecord {
-    /// The cluster's name.
+    /// The name of the cluster, or `plain`.
     pub cluster: String,
-    /// The node's ID.
+    /// The ID of the node, or `plain`.
     pub node: String,
-    /// Who logged in.
+    /// The user name of the login.
     pub user: String,
-    /// What the client said it can do.
+    /// The capability byte of the login.
     pub capability: Option<u8>,
-    /// Async empty char vectors.
+    /// Number of keepalives: async messages with an empty char vector.
     pub pings: u64,
-    /// Async messages, pings included.
+    /// Number of async messages, pings included.
     pub asyncs: u64,
-    /// Sync messages.
+    /// Number of sync messages.
     pub syncs: u64,
-    /// Responses to the node's own sync messages.
+    /// Number of responses to the node's own sync messages.
     pub responses: u64,
-    /// Bytes from the client, TLS included.
+    /// Bytes received from the client, TLS included.
     pub bytes_in: u64,
-    /// Bytes towards the client, TLS included.
+    /// Bytes sent to the client, TLS included.
     pub bytes_out: u64,
-    /// How it ended; `None` while it lives.
-    pub ended: Option<Ended>,
+    /// The way in which it ended; `None` while it is open.
+    pub ended: Option<ConnectionEnd>,
 }
 
+/// The login of a client, and the node that accepted it.
 #[derive(Debug)]
-pub(super) struct Connection {
-    cluster: String,
-    node: String,
-    user: String,
-    capability: Option<u8>,
-    meter: Arc<Meter>,
+pub(crate) struct ClientLogin {
+    pub(crate) cluster: String,
+    pub(crate) node: String,
+    pub(crate) user: String,
+    pub(crate) capability: Option<u8>,
+}
+
+/// A connection that logged in.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    login: ClientLogin,
+    meter: Arc<SocketMeter>,
     pings: AtomicU64,
     asyncs: AtomicU64,
     syncs: AtomicU64,
     responses: AtomicU64,
+    /// The way in which a test has asked to cut it.
     cut: watch::Sender<Option<Cut>>,
+    /// Whether a message to the client is being written.
     inside_frame: watch::Sender<bool>,
-    ended: Mutex<Option<Ended>>,
+    ended: Mutex<Option<ConnectionEnd>>,
 }
 
 impl Connection {
-    pub(super) fn new(
-        (cluster, node): (&str, &str),
-        user: &str,
-        capability: Option<u8>,
-        meter: Arc<Meter>,
-    ) -> Self {
+    pub(crate) fn new(login: ClientLogin, meter: Arc<SocketMeter>) -> Self {
         Self {
-            cluster: cluster.to_owned(),
-            node: node.to_owned(),
-            user: user.to_owned(),
-            capability,
+            login,
             meter,
             pings: AtomicU64::new(0),
             asyncs: AtomicU64::new(0),
@@ -94,28 +95,28 @@ impl Connection {
         }
     }
 
-    pub(super) fn cluster(&self) -> &str {
-        &self.cluster
+    pub(crate) fn cluster(&self) -> &str {
+        &self.login.cluster
     }
 
-    pub(super) fn node(&self) -> &str {
-        &self.node
+    pub(crate) fn node(&self) -> &str {
+        &self.login.node
     }
 
-    pub(super) fn user(&self) -> &str {
-        &self.user
+    pub(crate) fn user(&self) -> &str {
+        &self.login.user
     }
 
-    pub(super) fn meter(&self) -> &Meter {
+    pub(crate) fn meter(&self) -> &SocketMeter {
         &self.meter
     }
 
-    pub(super) fn record(&self) -> ConnectionRecord {
+    pub(crate) fn record(&self) -> ConnectionRecord {
         ConnectionRecord {
-            cluster: self.cluster.clone(),
-            node: self.node.clone(),
-            user: self.user.clone(),
-            capability: self.capability,
+            cluster: self.login.cluster.clone(),
+            node: self.login.node.clone(),
+            user: self.login.user.clone(),
+            capability: self.login.capability,
             pings: self.pings.load(Ordering::Relaxed),
             asyncs: self.asyncs.load(Ordering::Relaxed),
             syncs: self.syncs.load(Ordering::Relaxed),
@@ -126,15 +127,17 @@ impl Connection {
         }
     }
 
-    pub(super) fn ended(&self) -> Option<Ended> {
+    pub(crate) fn ended(&self) -> Option<ConnectionEnd> {
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn end(&self, how: Ended) {
+    /// Records the end.
+    pub(crate) fn end(&self, how: ConnectionEnd) {
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
     }
 
-    pub(super) fn count(&self, message_type: MessageType, ping: bool) {
+    /// Counts a message from the client.
+    pub(crate) fn count(&self, message_type: MessageType, ping: bool) {
         let counter = match message_type {
             MessageType::Async => &self.asyncs,
             MessageType::Sync => &self.syncs,
@@ -146,20 +149,22 @@ impl Connection {
         }
     }
 
-    pub(super) fn cut(&self, how: Cut) {
+    /// Asks the listener to cut the connection.
+    pub(crate) fn cut(&self, how: Cut) {
         self.cut.send_replace(Some(how));
     }
 
-    pub(super) fn set_inside_frame(&self, inside: bool) {
+    pub(crate) fn set_inside_frame(&self, inside: bool) {
         self.inside_frame.send_replace(inside);
     }
 
-    pub(super) fn is_inside_frame(&self) -> bool {
+    pub(crate) fn is_inside_frame(&self) -> bool {
         *self.inside_frame.borrow()
     }
 
-    /// Comes back when the connection is to be cut, a FIN not before the message under way is out.
-    pub(super) async fn until_cut(&self) -> Cut {
+    /// Returns once a test has asked to cut the connection. For a FIN it first waits until the current
+    /// message is written.
+    pub(crate) async fn until_cut(&self) -> Cut {
         let mut cut = self.cut.subscribe();
         let how = match cut.wait_for(Option::is_some).await {
             Ok(how) => how.unwrap_or(Cut::Fin),
@@ -173,23 +178,23 @@ impl Connection {
     }
 }
 
-/// Counts what passes a socket.
+/// Counts the bytes that pass a socket, and remembers when the last one did.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(crate) struct SocketMeter {
     last: Mutex<Instant>,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     reset: AtomicBool,
 }
 
-impl Meter {
-    /// Makes the close of the socket an RST.
-    pub(super) fn reset_on_close(&self) {
+impl SocketMeter {
+    /// Makes the socket send RST instead of FIN when it is closed.
+    pub(crate) fn reset_on_close(&self) {
         self.reset.store(true, Ordering::Release);
     }
 
-    /// Comes back when no byte has passed for so long.
-    pub(super) async fn until_idle(&self, limit: Duration) {
+    /// Returns once no byte has passed for `limit`.
+    pub(crate) async fn until_idle(&self, limit: Duration) {
         loop {
             let due = *self.last.lock().unwrap_or_else(PoisonError::into_inner) + limit;
             if due <= Instant::now() {
@@ -207,16 +212,16 @@ impl Meter {
     }
 }
 
-/// A TCP connection with its meter.
+/// A TCP connection whose bytes are counted.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct MeteredSocket {
     tcp: TcpStream,
-    meter: Arc<Meter>,
+    meter: Arc<SocketMeter>,
 }
 
-impl Socket {
-    pub(super) fn new(tcp: TcpStream) -> Self {
-        let meter = Meter {
+impl MeteredSocket {
+    pub(crate) fn new(tcp: TcpStream) -> Self {
+        let meter = SocketMeter {
             last: Mutex::new(Instant::now()),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -228,12 +233,12 @@ impl Socket {
         }
     }
 
-    pub(super) fn meter(&self) -> Arc<Meter> {
+    pub(crate) fn meter(&self) -> Arc<SocketMeter> {
         self.meter.clone()
     }
 }
 
-impl Drop for Socket {
+impl Drop for MeteredSocket {
     fn drop(&mut self) {
         if self.meter.reset.load(Ordering::Acquire) {
             let _ = self.tcp.set_zero_linger();
@@ -241,7 +246,7 @@ impl Drop for Socket {
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for MeteredSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -255,7 +260,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for MeteredSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,17 +1,18 @@
-//! The `.aws` functions that FinSpace gives a q process on a cluster.
+//! The `.aws` functions that FinSpace provides to q processes on a cluster.
 
 use std::time::Duration;
 
-use super::state::Shared;
+use super::state::Simulation;
 use q_ipc::time;
 use q_ipc::value::{Table, Value};
 
-/// How long the session lives that a node signs with.
+/// The life of the session with which a node signs connection strings.
 const NODE_SESSION: Duration = Duration::from_secs(3600);
 
-/// `.aws.list_kx_clusters[]`: the columns of the user guide's "q API reference", texts as char vectors.
-pub(super) fn clusters(shared: &Shared) -> Value {
-    let table = shared.look(|state| {
+/// `.aws.list_kx_clusters[]`: a table with the columns that the user guide's "q API reference" lists.
+/// Texts are char vectors.
+pub(crate) fn clusters(simulation: &Simulation) -> Value {
+    let table = simulation.read(|state| {
         let clusters = || state.clusters.values();
         Table::new()
             .with("cluster_name", Value::texts(clusters().map(|c| &c.name)))
@@ -31,9 +32,10 @@ pub(super) fn clusters(shared: &Shared) -> Value {
     Value::Table(table)
 }
 
-/// `.aws.list_kx_cluster_nodes[cluster]`: names and zones as char vectors, launch times as timestamps.
-pub(super) fn nodes(shared: &Shared, cluster: &str) -> Result<Value, String> {
-    shared.look(|state| {
+/// `.aws.list_kx_cluster_nodes[cluster]`: a table with IDs and zones as char vectors and launch times as
+/// timestamps.
+pub(crate) fn nodes(simulation: &Simulation, cluster: &str) -> Result<Value, String> {
+    simulation.read(|state| {
         let cluster = state
             .clusters
             .get(cluster)
@@ -48,40 +50,43 @@ pub(super) fn nodes(shared: &Shared, cluster: &str) -> Result<Value, String> {
     })
 }
 
-/// `.aws.get_kx_connection_string[cluster]` and, with a node,
-/// `.aws.get_kx_node_connection_string[cluster;node]`: signed by a session of the user's role.
-pub(super) fn connection_string(
-    shared: &Shared,
+/// `.aws.get_kx_connection_string[cluster]`, or with a node
+/// `.aws.get_kx_node_connection_string[cluster;node]`. A session of the user's role signs the string.
+///
+/// # Errors
+/// The name and text of AWS's error.
+pub(crate) fn connection_string(
+    simulation: &Simulation,
     user: &str,
     cluster: &str,
     node: Option<&str>,
 ) -> Result<Value, String> {
-    let (role, port) = shared.look(|state| {
+    let (role, port) = simulation.read(|state| {
         let role = state
             .users
             .get(user)
             .map(|user| user.role.clone())
             .ok_or_else(|| format!("ResourceNotFoundException: user {user}"))?;
-        let place = state
+        let cluster = state
             .clusters
             .get(cluster)
             .ok_or_else(|| missing(cluster))?;
         let port = match node {
-            None => place.port,
+            None => cluster.port,
             Some(id) => {
-                let found = place.nodes.iter().find(|node| node.id == id);
+                let found = cluster.nodes.iter().find(|node| node.id == id);
                 Some(found.ok_or_else(|| missing(id))?.port)
             }
         };
         Ok::<_, String>((role, port.ok_or("ValidationException: not RUNNING")?))
     })?;
-    let session = shared.issue_session(&role, "node", NODE_SESSION);
+    let session = simulation.issue_session(&role, "node", NODE_SESSION);
     let action = "finspace:GetKxConnectionString";
-    shared
-        .permit(&session.caller(), action, &shared.cluster_arn(cluster))
+    simulation
+        .permit(&session.caller(), action, &simulation.cluster_arn(cluster))
         .map_err(|why| format!("AccessDeniedException: {why}"))?;
-    let host = shared.inner_host(cluster, node);
-    let password = shared
+    let host = simulation.inner_host(cluster, node);
+    let password = simulation
         .sign_login(&session.access_key, user, &host)
         .ok_or("InternalServerException")?;
     Ok(Value::text(&format!(

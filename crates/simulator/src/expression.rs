@@ -1,14 +1,13 @@
-//! The text of the few expressions that a simulated node knows.
-//!
-//! It reads from right to left without precedence, as q does.
+//! Parses the expressions that a simulated node knows. As in q, operators have no precedence and
+//! associate to the right.
 
 use q_ipc::value::Value;
 
-/// Expressions in expressions that are followed before giving up.
+/// Levels of nested expressions that are parsed.
 const MAX_DEPTH: usize = 64;
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Expression {
+pub(crate) enum Expression {
     Constant(Value),
     Name(String),
     Assign(String, Box<Expression>),
@@ -18,19 +17,19 @@ pub(super) enum Expression {
     Lambda(Lambda),
     List(Vec<Expression>),
     Table(Vec<(String, Expression)>),
-    /// The last one is the result.
+    /// Expressions between semicolons; the last one gives the result.
     Sequence(Vec<Expression>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Lambda {
-    pub(super) text: String,
-    pub(super) parameters: Vec<String>,
-    pub(super) body: Box<Expression>,
+pub(crate) struct Lambda {
+    pub(crate) text: String,
+    pub(crate) parameters: Vec<String>,
+    pub(crate) body: Box<Expression>,
 }
 
-/// `None` for what is no expression here.
-pub(super) fn parse(text: &str) -> Option<Expression> {
+/// Parses an expression; `None` if a node does not know it.
+pub(crate) fn parse(text: &str) -> Option<Expression> {
     let tokens = tokens(text)?;
     let mut parser = Parser {
         text,
@@ -51,10 +50,16 @@ enum Token {
     Mark(char),
 }
 
-/// Each token with where it starts and ends.
-fn tokens(text: &str) -> Option<Vec<(Token, usize, usize)>> {
+/// A token and its position in the text, in bytes.
+struct TokenAt {
+    token: Token,
+    start: usize,
+    end: usize,
+}
+
+fn tokens(text: &str) -> Option<Vec<TokenAt>> {
     let bytes = text.as_bytes();
-    let mut tokens: Vec<(Token, usize, usize)> = Vec::new();
+    let mut tokens: Vec<TokenAt> = Vec::new();
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         let start = at;
@@ -83,7 +88,7 @@ fn tokens(text: &str) -> Option<Vec<(Token, usize, usize)>> {
                 at = run(bytes, at, |b| b.is_ascii_alphanumeric() || b == b'.');
                 Token::Number(number(text.get(start..at)?)?)
             }
-            b'-' if negative(bytes, at, tokens.last()) => {
+            b'-' if is_sign(bytes, at, tokens.last()) => {
                 at = run(bytes, at + 1, |b| b.is_ascii_alphanumeric() || b == b'.');
                 Token::Number(number(text.get(start..at)?)?)
             }
@@ -100,27 +105,37 @@ fn tokens(text: &str) -> Option<Vec<(Token, usize, usize)>> {
             }
             _ => return None,
         };
-        tokens.push((token, start, at));
+        tokens.push(TokenAt {
+            token,
+            start,
+            end: at,
+        });
     }
     Some(tokens)
 }
 
+/// The end of the bytes from `from` on that belong together.
 fn run(bytes: &[u8], from: usize, belongs: impl Fn(u8) -> bool) -> usize {
     let more = bytes[from..].iter().take_while(|&&b| belongs(b)).count();
     from + more
 }
 
-/// Whether a minus belongs to the number after it.
-fn negative(bytes: &[u8], at: usize, before: Option<&(Token, usize, usize)>) -> bool {
+/// Whether the minus at `at` is the sign of a number, and not an operator.
+fn is_sign(bytes: &[u8], at: usize, before: Option<&TokenAt>) -> bool {
     let number_follows = bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
     let noun_before = match before {
-        Some((Token::Mark(mark), _, end)) => matches!(mark, ')' | ']' | '}') && *end == at,
-        Some((_, _, end)) => *end == at,
+        Some(TokenAt {
+            token: Token::Mark(mark),
+            end,
+            ..
+        }) => matches!(mark, ')' | ']' | '}') && *end == at,
+        Some(TokenAt { end, .. }) => *end == at,
         None => false,
     };
     number_follows && !noun_before
 }
 
+/// The content of a string that starts at `at`, and the position after its closing quote.
 fn string(bytes: &[u8], mut at: usize) -> Option<(Vec<u8>, usize)> {
     let mut content = Vec::new();
     loop {
@@ -187,14 +202,15 @@ fn number(text: &str) -> Option<Value> {
 
 struct Parser<'a> {
     text: &'a str,
-    tokens: &'a [(Token, usize, usize)],
+    tokens: &'a [TokenAt],
+    /// Index of the next token.
     at: usize,
     depth: usize,
 }
 
 impl Parser<'_> {
     fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at).map(|(token, _, _)| token)
+        self.tokens.get(self.at).map(|at| &at.token)
     }
 
     fn is(&self, mark: char) -> bool {
@@ -207,7 +223,7 @@ impl Parser<'_> {
         is
     }
 
-    /// Expressions between semicolons, up to `end`, which is left in place.
+    /// Parses expressions between semicolons, up to `end`, which it does not consume.
     fn sequence(&mut self, end: Option<char>) -> Option<Expression> {
         let mut parts = self.items(end)?;
         match parts.len() {
@@ -277,7 +293,7 @@ impl Parser<'_> {
 
     fn term(&mut self) -> Option<Expression> {
         let token = self.peek()?.clone();
-        let start = self.tokens.get(self.at)?.1;
+        let start = self.tokens.get(self.at)?.start;
         self.at += 1;
         let mut term = match token {
             Token::Number(first) => self.numbers(first)?,
@@ -305,7 +321,7 @@ impl Parser<'_> {
         Some(term)
     }
 
-    /// `1 2 3`: numbers side by side are one vector.
+    /// Parses numbers side by side, such as `1 2 3`, as one vector.
     fn numbers(&mut self, first: Value) -> Option<Expression> {
         let mut numbers = vec![first];
         while let Some(Token::Number(next)) = self.peek() {
@@ -360,7 +376,7 @@ impl Parser<'_> {
             parameters = ["x", "y", "z"].map(str::to_owned).to_vec();
         }
         let body = Box::new(self.sequence(Some('}'))?);
-        let end = self.tokens.get(self.at)?.2;
+        let end = self.tokens.get(self.at)?.end;
         self.take('}').then_some(Expression::Lambda(Lambda {
             text: self.text.get(start..end)?.to_owned(),
             parameters,
@@ -369,8 +385,9 @@ impl Parser<'_> {
     }
 }
 
-/// Numbers of one kind as a vector; longs and floats mix into floats.
-pub(super) fn vector(numbers: &[Value]) -> Option<Value> {
+/// A vector of these numbers if they have a common type: longs and ints become ints, longs and floats
+/// become floats.
+pub(crate) fn vector(numbers: &[Value]) -> Option<Value> {
     let longs: Option<Vec<i64>> = numbers
         .iter()
         .map(|number| match number {

@@ -1,182 +1,207 @@
-//! What goes wrong, set at run time.
+//! The faults of the simulation. Tests set and clear them while it runs.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::certificates::Flaw;
+use super::certificates::CertificateFlaw;
 use super::iam::matches;
 
-/// How a call to the management API or to STS goes wrong.
+/// A fault of the management API or of STS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiFault {
-    /// An error in the service's own shape.
+    /// The service answers with this error, in its own format.
     Error {
         /// HTTP status.
         status: u16,
-        /// The error's name, such as `InternalServerException`.
+        /// Name of the error, such as `InternalServerException`.
         code: String,
-        /// Its message.
+        /// Text of the error.
         message: String,
     },
-    /// ThrottlingException, 429 (STS: Throttling, 400).
+    /// The service answers with ThrottlingException and status 429 (STS: Throttling and 400).
     Throttle,
-    /// The answer comes this much later.
+    /// The service delays its answer by this time.
     Delay(Duration),
-    /// The answer never comes.
+    /// The service never answers.
     Hang,
-    /// The connection is reset without an answer.
+    /// The service resets the connection without an answer.
     Close,
-    /// 200 with a body that is neither JSON nor XML.
+    /// The service answers with status 200 and a body that is neither JSON nor XML.
     Garbage,
 }
 
-/// How a cluster or a node goes wrong when a connection comes.
+/// A fault of a cluster or node, for new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClusterFault {
-    /// The login is refused whatever it says: closed without an answer, as q does.
+    /// The node refuses every login: it closes the connection without an answer, as q does.
     RefuseLogin,
-    /// Closed as soon as it is accepted.
+    /// The node closes the connection as soon as it has accepted it.
     CloseAtAccept,
-    /// Reset as soon as it is accepted.
+    /// The node resets the connection as soon as it has accepted it.
     ResetAtAccept,
-    /// Closed in the middle of the TLS handshake.
+    /// The node closes the connection during the TLS handshake.
     CloseAtTls,
-    /// Reset in the middle of the TLS handshake.
+    /// The node resets the connection during the TLS handshake.
     ResetAtTls,
-    /// Closed when TLS stands.
+    /// The node closes the connection after the TLS handshake.
     CloseAfterTls,
-    /// Reset when TLS stands.
+    /// The node resets the connection after the TLS handshake.
     ResetAfterTls,
-    /// Closed after the login was read and before its answer, as a refusal looks.
+    /// The node reads the login and closes the connection. To a client this looks like a refusal.
     CloseAfterLogin,
-    /// Reset after the login was read and before its answer.
+    /// The node reads the login and resets the connection.
     ResetAfterLogin,
-    /// Accepted, and nothing more.
+    /// The node accepts the connection and does nothing more.
     Stall,
-    /// TLS stands, and nothing more.
+    /// The node completes the TLS handshake and does nothing more.
     StallAfterTls,
-    /// The login is read, and nothing more.
+    /// The node reads the login and does nothing more.
     StallAfterLogin,
-    /// The login is accepted, and nothing more.
+    /// The node accepts the login and does nothing more: it neither reads nor answers messages.
     Silent,
-    /// The certificate is wrong.
-    Certificate(Flaw),
-    /// The listener speaks q without TLS.
+    /// The node presents a certificate with this flaw.
+    Certificate(CertificateFlaw),
+    /// The node speaks q without TLS.
     Plaintext,
 }
 
-/// How a live connection ends.
+/// A way to cut a live connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// FIN, after the message that is being written, if one is.
+    /// FIN, after the message that is being written, if any.
     Fin,
     /// RST at once.
     Reset,
-    /// FIN inside a message: the one being written, else a header that announces 1,000 bytes and
-    /// ten of them.
+    /// FIN inside a message: the one that is being written, or else a header that announces 1,000 bytes,
+    /// and ten of them.
     InsideFrame,
-    /// The same with RST.
+    /// RST inside a message, as [`Self::InsideFrame`].
     InsideFrameReset,
 }
 
-/// For how long a fault holds.
+/// The number of calls or connections that a fault affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Times {
-    /// The next so many calls or connections.
+    /// The next calls or connections, this many; at least one.
     Next(usize),
-    /// Until it is cleared.
+    /// All, until the fault is cleared.
     Always,
 }
 
-/// The faults that are set. The names are those of operations (`AssumeRole`), clusters and nodes;
-/// `"*"` means each of them.
+/// The faults that are set, by the name of an operation (such as `AssumeRole`), a cluster or a node. The
+/// name `"*"` stands for all of them.
 #[derive(Debug, Default)]
 pub struct Faults {
-    inner: Mutex<Inner>,
+    settings: Mutex<FaultSettings>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    api: HashMap<String, (ApiFault, Times)>,
-    clusters: HashMap<String, (ClusterFault, Times)>,
-    denials: Vec<[String; 3]>,
+struct FaultSettings {
+    api: HashMap<String, ScheduledFault<ApiFault>>,
+    clusters: HashMap<String, ScheduledFault<ClusterFault>>,
+    denials: Vec<Denial>,
+    /// In place of [`Options::string_life`](super::options::Options::string_life).
     string_life: Option<Duration>,
 }
 
+#[derive(Debug)]
+struct ScheduledFault<F> {
+    fault: F,
+    times: Times,
+}
+
+/// Patterns of the requests that are denied.
+#[derive(Debug)]
+struct Denial {
+    principal: String,
+    action: String,
+    resource: String,
+}
+
 impl Faults {
-    /// Makes an operation go wrong.
+    /// Sets a fault of an operation.
     pub fn api(&self, operation: &str, fault: ApiFault, times: Times) {
-        self.lock().api.insert(operation.to_owned(), (fault, times));
+        let scheduled = ScheduledFault { fault, times };
+        self.lock().api.insert(operation.to_owned(), scheduled);
     }
 
-    /// Makes connections to a cluster's endpoint, or to a node however it was reached, go wrong.
+    /// Sets a fault of a cluster's endpoint, or of a node. A node's fault also affects connections that
+    /// reach it through its cluster's endpoint.
     pub fn cluster(&self, name: &str, fault: ClusterFault, times: Times) {
-        self.lock().clusters.insert(name.to_owned(), (fault, times));
+        let scheduled = ScheduledFault { fault, times };
+        self.lock().clusters.insert(name.to_owned(), scheduled);
     }
 
-    /// Refuses an action, whoever may do it otherwise.
+    /// Denies an action, even where a policy allows it.
     ///
-    /// `principal` is an ARN, `action` reads like `finspace:GetKxConnectionString`, `resource` is
-    /// an ARN; each may hold `*`.
+    /// `principal` and `resource` are ARNs, `action` has the form `finspace:GetKxConnectionString`. Each
+    /// may contain the wildcards `*` and `?`.
     pub fn deny(&self, principal: &str, action: &str, resource: &str) {
-        self.lock()
-            .denials
-            .push([principal, action, resource].map(str::to_owned));
+        self.lock().denials.push(Denial {
+            principal: principal.to_owned(),
+            action: action.to_owned(),
+            resource: resource.to_owned(),
+        });
     }
 
-    /// Gives connection strings another life than the options say.
+    /// Sets the life of connection strings that are signed from now on; `None` returns to
+    /// [`Options::string_life`](super::options::Options::string_life).
     pub fn string_life(&self, life: Option<Duration>) {
         self.lock().string_life = life;
     }
 
-    /// Ends the fault of an operation.
+    /// Clears the fault of an operation.
     pub fn clear_api(&self, operation: &str) {
         self.lock().api.remove(operation);
     }
 
-    /// Ends the fault of a cluster or node.
+    /// Clears the fault of a cluster or node.
     pub fn clear_cluster(&self, name: &str) {
         self.lock().clusters.remove(name);
     }
 
-    /// Ends every fault and denial.
+    /// Clears every fault and denial.
     pub fn clear(&self) {
-        *self.lock() = Inner::default();
+        *self.lock() = FaultSettings::default();
     }
 
-    pub(super) fn take_api(&self, operation: &str) -> Option<ApiFault> {
-        let mut inner = self.lock();
-        take(&mut inner.api, operation).or_else(|| take(&mut inner.api, "*"))
+    /// The fault of the next call of an operation, which counts as used.
+    pub(crate) fn take_api(&self, operation: &str) -> Option<ApiFault> {
+        let mut settings = self.lock();
+        take(&mut settings.api, operation).or_else(|| take(&mut settings.api, "*"))
     }
 
-    pub(super) fn take_cluster(&self, names: &[&str]) -> Option<ClusterFault> {
-        let mut inner = self.lock();
+    /// The fault of the next connection to the first of these names that has one.
+    pub(crate) fn take_cluster(&self, names: &[&str]) -> Option<ClusterFault> {
+        let mut settings = self.lock();
         names
             .iter()
             .chain(&["*"])
-            .find_map(|name| take(&mut inner.clusters, name))
+            .find_map(|name| take(&mut settings.clusters, name))
     }
 
-    pub(super) fn denies(&self, principal: &str, action: &str, resource: &str) -> bool {
-        self.lock().denials.iter().any(|[who, what, which]| {
-            matches(who, principal) && matches(what, action) && matches(which, resource)
+    pub(crate) fn denies(&self, principal: &str, action: &str, resource: &str) -> bool {
+        self.lock().denials.iter().any(|denial| {
+            matches(&denial.principal, principal)
+                && matches(&denial.action, action)
+                && matches(&denial.resource, resource)
         })
     }
 
-    pub(super) fn life(&self) -> Option<Duration> {
+    pub(crate) fn life(&self) -> Option<Duration> {
         self.lock().string_life
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, FaultSettings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn take<F: Clone>(faults: &mut HashMap<String, (F, Times)>, name: &str) -> Option<F> {
-    let (fault, times) = faults.get_mut(name)?;
-    let fault = fault.clone();
-    match times {
+fn take<F: Clone>(faults: &mut HashMap<String, ScheduledFault<F>>, name: &str) -> Option<F> {
+    let scheduled = faults.get_mut(name)?;
+    let fault = scheduled.fault.clone();
+    match &mut scheduled.times {
         Times::Always => {}
         Times::Next(left) => {
             *left = left.saturating_sub(1);

@@ -1,4 +1,4 @@
-//! The files with which `hopend run` finds the simulator.
+//! Writes the files that `hopend run` needs to use the simulator, and chooses the daemon's ports.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions, Permissions};
@@ -13,34 +13,36 @@ use std::time::Duration;
 use argon2::password_hash::PasswordHasher;
 use argon2::{Algorithm, Argon2, Params, Version};
 
+use super::arn::REGION;
+use super::error::SimError;
+use super::simulator::Simulator;
 use super::state::{BASE64, random};
-use super::{REGION, SimError, Simulator};
 
-/// Below Linux's ephemeral ports, which begin at 32768.
+/// The ports to choose from. They are below Linux's ephemeral ports, which start at 32768.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
-/// Bytes of the longest path that a Unix socket can have on Linux.
+/// Length of the longest path of a Unix socket on Linux, in bytes.
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// Ports that are tried before one of the system's choice has to do.
+/// Number of random ports to try before the system chooses one.
 const PORT_TRIES: usize = 100;
 
-/// The keepalive that hopend has of its own accord is short enough from this idle limit on.
-const ROOMY: Duration = Duration::from_secs(120);
+/// hopend's default keepalive is short enough for idle limits from this one on.
+const LONG_IDLE_LIMIT: Duration = Duration::from_secs(120);
 
-/// The ports of this host at which the daemon of a simulator listens.
+/// The ports on which the daemon in front of a simulator listens.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalPorts {
     hdb: u16,
     rdb: u16,
     plain: u16,
     console: u16,
-    /// Of `[daemon] admin`, where the daemon has one.
+    /// The port of `[daemon] admin`; `None` without it.
     admin: Option<u16>,
 }
 
 impl LocalPorts {
-    /// The ports that README names. A port that is taken gives way to one that was free a moment ago.
+    /// The ports that README names. A free port replaces each one that is in use.
     ///
     /// # Errors
     /// The system has no free port.
@@ -54,7 +56,8 @@ impl LocalPorts {
         })
     }
 
-    /// Ports that were free a moment ago, with one for `admin`.
+    /// Ports that are free now, with one for `admin`. Another process may bind one of them before the
+    /// daemon does.
     ///
     /// # Errors
     /// The system has no free port.
@@ -70,14 +73,29 @@ impl LocalPorts {
     }
 }
 
+/// The users in the written configuration.
+struct ConfiguredUsers<'a> {
+    /// The kernel account of the first user.
+    account: &'a str,
+    /// The FinSpace user of the first user.
+    kx_user: &'a str,
+    /// The name of the second user.
+    second: &'a str,
+    /// The hash of the second user's password.
+    hash: &'a str,
+}
+
 impl Simulator {
-    /// Writes `dir/hopend.toml` and all it needs: the CA, the profile with the credentials, the
-    /// passwords.
+    /// Writes `dir/hopend.toml` and the files that it names: the CA, the profile with the credentials
+    /// and the passwords. Returns the path of `hopend.toml`.
     ///
-    /// `account`, which should be the one that runs this, becomes the first user, told by the
-    /// kernel. The second is `alice` (`alice2`, where the account is called `alice`) with the
-    /// password in `dir/alice.password`. Both are added to FinSpace. A FinSpace user's name has
-    /// letters, digits, `_` and `-` only, so other characters of `account` become `-` there.
+    /// The first user is `account`, identified by its kernel account: pass the account that runs the
+    /// clients. The second user is `alice`, or `alice2` if the account is called `alice`, with the
+    /// password in `dir/alice.password`. Both become FinSpace users. The name of a FinSpace user
+    /// consists of letters, digits, `_` and `-`, so `-` replaces other characters of `account`.
+    ///
+    /// # Errors
+    /// A file can't be written, or no port is free.
     pub fn write_files(&self, dir: &Path, account: &str) -> Result<PathBuf, SimError> {
         let ports = LocalPorts::free().map_err(SimError::Listen)?;
         let ports = LocalPorts {
@@ -87,7 +105,7 @@ impl Simulator {
         self.write_files_for(dir, account, &ports)
     }
 
-    /// The same, for a daemon that listens at these ports.
+    /// Writes the same files as [`Self::write_files`], for a daemon that listens on these ports.
     ///
     /// # Errors
     /// A file can't be written.
@@ -110,14 +128,14 @@ impl Simulator {
         self.add_user(&kx_user);
         self.add_user(second);
         let password = random(20, BASE64);
-        self.shared
-            .with(|state| state.secrets.push(password.clone()));
+        self.simulation
+            .update(|state| state.secrets.push(password.clone()));
 
         let (access_key, secret_key) = self.base_credentials();
         let credentials = format!(
             "[sim]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n"
         );
-        let (_, _, plain_password) = self.plain();
+        let plain_password = &self.plain().password;
         for (name, content) in [
             ("ca.pem", self.ca_pem()),
             ("credentials", credentials.as_str()),
@@ -128,20 +146,25 @@ impl Simulator {
         }
 
         let hash = hash(&password)?;
-        let toml = self.toml(&dir, account, &kx_user, (second, &hash), ports);
+        let users = ConfiguredUsers {
+            account,
+            kx_user: &kx_user,
+            second,
+            hash: &hash,
+        };
+        let toml = self.toml(&dir, &users, ports);
         let path = dir.join("hopend.toml");
         write_private(&path, &toml)?;
         Ok(path)
     }
 
-    fn toml(
-        &self,
-        dir: &Path,
-        account: &str,
-        kx_user: &str,
-        (second, hash): (&str, &str),
-        ports: &LocalPorts,
-    ) -> String {
+    fn toml(&self, dir: &Path, users: &ConfiguredUsers<'_>, ports: &LocalPorts) -> String {
+        let ConfiguredUsers {
+            account,
+            kx_user,
+            second,
+            hash,
+        } = users;
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let file = |name: &str| quoted(&dir.join(name).to_string_lossy());
         let LocalPorts {
@@ -151,12 +174,13 @@ impl Simulator {
             console,
             admin,
         } = ports;
-        // A person tries it: it needs no more sessions than any shell's limit of files allows.
+        // A person tries this daemon by hand. 64 sessions fit the usual limit of open files of a shell.
         let admin = admin.map_or_else(String::new, |port| {
             format!("admin = \"127.0.0.1:{port}\"\nmax_sessions = 64\n")
         });
         let keepalive = self.keepalive();
-        let (plain_port, plain_user, _) = self.plain();
+        let plain_port = self.plain().port;
+        let plain_user = &self.plain().user;
         let control = control(&dir.join("control"));
         let mut kx = String::new();
         if kx_user != account {
@@ -217,17 +241,18 @@ listen = ["localhost:{console}"]
         )
     }
 
-    /// A third of the idle limit, where that is short, but no less than hopend takes.
+    /// The `keepalive` line for a short idle limit: a third of it, but at least the 100 ms that hopend
+    /// accepts.
     fn keepalive(&self) -> String {
-        let limit = self.shared.options.idle_limit;
-        if limit >= ROOMY {
+        let limit = self.simulation.options.idle_limit;
+        if limit >= LONG_IDLE_LIMIT {
             return String::new();
         }
         format!("keepalive = \"{}ms\"\n", (limit / 3).as_millis().max(100))
     }
 }
 
-/// Where `hopend status` asks. A folder may be too deep for a socket; the daemon works all the same.
+/// The `control` line. The path may be too long for a Unix socket; then the daemon runs without one.
 fn control(path: &Path) -> String {
     if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
         return format!("control = {}", toml::Value::from(&*path.to_string_lossy()));
@@ -240,13 +265,14 @@ fn control(path: &Path) -> String {
     )
 }
 
-/// The port, if nobody has it on either loopback or as the name of q's Unix socket; else another one.
+/// Returns `port` if it is free on both loopback addresses and as the name of q's Unix socket, and a free
+/// port otherwise.
 fn or_free(port: u16) -> io::Result<u16> {
     let name = UnixAddress::from_abstract_name(format!("/tmp/kx.{port}"))?;
     let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, port));
     let v6 = v6.map(drop).or_else(|error| match error.kind() {
         io::ErrorKind::AddrInUse => Err(error),
-        // The host has no IPv6.
+        // A host without IPv6.
         _ => Ok(()),
     });
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()
@@ -259,8 +285,8 @@ fn or_free(port: u16) -> io::Result<u16> {
     Ok(other)
 }
 
-/// Ports that were free in both families a moment ago, below those that the system gives to
-/// connections: one of those could be taken again before it is listened on.
+/// Ports that are free on both loopback addresses. They are not ephemeral ports, which the system could
+/// give to a connection before the daemon binds them.
 fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];
@@ -281,7 +307,7 @@ fn bind_somewhere() -> io::Result<(u16, Vec<TcpListener>)> {
     bind_both(0)
 }
 
-/// A port of both loopback addresses; of IPv4 alone where the host has no ::1.
+/// Binds a port on both loopback addresses, or on IPv4 alone on a host without `::1`.
 fn bind_both(port: u16) -> io::Result<(u16, Vec<TcpListener>)> {
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     let port = v4.local_addr()?.port();
@@ -306,7 +332,7 @@ fn write_private(path: &Path, content: &str) -> Result<(), SimError> {
     write().map_err(failed(path))
 }
 
-/// Cheap on purpose: it protects nothing.
+/// Hashes a password with cheap parameters: it protects a simulation only.
 fn hash(password: &str) -> Result<String, SimError> {
     let params = Params::new(8 * 1024, 1, 1, None).map_err(|e| SimError::Hash(e.to_string()))?;
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
@@ -315,6 +341,7 @@ fn hash(password: &str) -> Result<String, SimError> {
         .map_err(|error| SimError::Hash(error.to_string()))
 }
 
+/// The FinSpace user name for an account.
 fn kx_name(account: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     account

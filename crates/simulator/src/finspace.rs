@@ -1,4 +1,4 @@
-//! FinSpace's management API for Managed kdb Insights, REST-JSON.
+//! The operations of FinSpace's management API for Managed kdb Insights (REST-JSON).
 //!
 //! Source: the service model `finspace/2021-03-12` of botocore 1.43.
 
@@ -7,18 +7,20 @@ use std::time::SystemTime;
 use axum::http::Method;
 use serde_json::{Value as Json, json};
 
-use super::api::{ApiError, Call};
+use super::arn::{self, ACCOUNT};
+use super::call::{ApiError, Call};
 use super::faults::Cut;
 use super::operations::{Operation, REFUSED, labels, operation};
-use super::state::{Cluster, Node, State, User};
-use super::{ACCOUNT, REGION, names, tags};
+use super::state::{Cluster, ClusterNode, FinSpaceUser, SimulatedState};
+use super::{names, tags};
 
-pub(super) fn answer(call: &Call<'_>, method: &Method) -> Result<String, ApiError> {
+/// Performs the operation that the call names, and returns the JSON of its response.
+pub(crate) fn answer(call: &Call<'_>, method: &Method) -> Result<String, ApiError> {
     let path = call.uri.path();
     let operation = operation(method, path)
         .ok_or_else(|| ApiError::new(404, "UnknownOperationException", "no such operation"))?;
     if REFUSED.contains(operation) {
-        return Err(invalid(format!(
+        return Err(ApiError::invalid(format!(
             "the simulator does not offer {}",
             operation.name
         )));
@@ -27,15 +29,18 @@ pub(super) fn answer(call: &Call<'_>, method: &Method) -> Result<String, ApiErro
     let label = |at: usize| labels.get(at).map_or("", String::as_str);
     let action = format!("finspace:{}", operation.name);
     call.authorize(&action, &resource(call, operation, &labels))?;
-    if operation.path.starts_with("kx/environments/{}") && label(0) != call.shared.environment {
-        return Err(missing(format!("Environment {} not found", label(0))));
+    if operation.path.starts_with("kx/environments/{}") && label(0) != call.simulation.environment {
+        return Err(ApiError::not_found(format!(
+            "Environment {} not found",
+            label(0)
+        )));
     }
     let json = match operation.name {
         "ListKxEnvironments" => {
-            let environment = call.shared.look(|state| environment(call, state));
-            page(call, "environments", vec![environment])
+            let environment = call.simulation.read(|state| environment(call, state));
+            call.page("environments", vec![environment])
         }
-        "GetKxEnvironment" => Ok(call.shared.look(|state| environment(call, state))),
+        "GetKxEnvironment" => Ok(call.simulation.read(|state| environment(call, state))),
         "UpdateKxEnvironment" => update_environment(call),
         "GetKxConnectionString" => connection_string(call),
         "ListKxClusters" => list_clusters(call),
@@ -49,52 +54,55 @@ pub(super) fn answer(call: &Call<'_>, method: &Method) -> Result<String, ApiErro
         "GetKxUser" => get_user(call, label(1)),
         "UpdateKxUser" => put_user(call, Some(label(1))),
         "DeleteKxUser" => delete_user(call, label(1)),
-        "ListKxDatabases" => page(call, "kxDatabases", Vec::new()),
-        "ListKxScalingGroups" => page(call, "scalingGroups", Vec::new()),
-        "ListKxVolumes" => page(call, "kxVolumeSummaries", Vec::new()),
+        "ListKxDatabases" => call.page("kxDatabases", Vec::new()),
+        "ListKxScalingGroups" => call.page("scalingGroups", Vec::new()),
+        "ListKxVolumes" => call.page("kxVolumeSummaries", Vec::new()),
         "ListTagsForResource" => tags::list(call, label(0)),
         "TagResource" => tags::tag(call, label(0)),
         "UntagResource" => tags::untag(call, label(0)),
-        other => Err(invalid(format!("the simulator does not offer {other}"))),
+        other => Err(ApiError::invalid(format!(
+            "the simulator does not offer {other}"
+        ))),
     };
     Ok(json?.to_string())
 }
 
+/// The ARN of the resource that an operation needs permission for.
 fn resource(call: &Call<'_>, operation: &Operation, labels: &[String]) -> String {
     let second = labels.get(1).map_or("", String::as_str);
     match operation.path.split('/').nth(3) {
         Some("connectionString") => {
             let name = call.query("clusterName").unwrap_or_default();
             let cluster = call
-                .shared
-                .look(|state| state.find(&name).map(|(cluster, _)| cluster.name.clone()));
-            call.shared.cluster_arn(&cluster.unwrap_or(name))
+                .simulation
+                .read(|state| state.find(&name).map(|(cluster, _)| cluster.name.clone()));
+            call.simulation.cluster_arn(&cluster.unwrap_or(name))
         }
-        Some("clusters") if labels.len() > 1 => call.shared.cluster_arn(second),
-        Some("users") if labels.len() > 1 => call.shared.user_arn(second),
+        Some("clusters") if labels.len() > 1 => call.simulation.cluster_arn(second),
+        Some("users") if labels.len() > 1 => call.simulation.user_arn(second),
         _ if operation.path.starts_with("tags") => labels.first().cloned().unwrap_or_default(),
         _ if labels.is_empty() => "*".into(),
-        _ => call.shared.environment_arn(),
+        _ => call.simulation.environment_arn(),
     }
 }
 
 fn connection_string(call: &Call<'_>) -> Result<Json, ApiError> {
-    let shared = call.shared;
-    let name = need(call.query("clusterName"), "clusterName")?;
-    let user_arn = need(call.query("userArn"), "userArn")?;
-    let prefix = format!("{}/kxUser/", shared.environment_arn());
+    let simulation = call.simulation;
+    let name = required(call.query("clusterName"), "clusterName")?;
+    let user_arn = required(call.query("userArn"), "userArn")?;
+    let prefix = format!("{}/kxUser/", simulation.environment_arn());
     let user = user_arn
         .strip_prefix(&prefix)
         .filter(|user| !user.is_empty())
         .ok_or_else(|| {
-            invalid(format!(
+            ApiError::invalid(format!(
                 "userArn {user_arn} is not of environment {}",
-                shared.environment
+                simulation.environment
             ))
         })?;
-    let (role, place) = shared.look(|state| {
+    let (role, address) = simulation.read(|state| {
         let role = state.users.get(user).map(|user| user.role.clone());
-        let place = state.find(&name).map(|(cluster, node)| {
+        let address = state.find(&name).map(|(cluster, node)| {
             (
                 cluster.name.clone(),
                 node.map(|node| node.id.clone()),
@@ -103,24 +111,24 @@ fn connection_string(call: &Call<'_>) -> Result<Json, ApiError> {
                     .filter(|_| cluster.status == "RUNNING"),
             )
         });
-        (role, place)
+        (role, address)
     });
-    let role = role.ok_or_else(|| missing(format!("User {user} not found")))?;
+    let role = role.ok_or_else(|| ApiError::not_found(format!("User {user} not found")))?;
     if call.caller.role.as_deref() != Some(&role) {
         return Err(call.denied("finspace:GetKxConnectionString", &user_arn));
     }
     let (cluster, node, port) =
-        place.ok_or_else(|| missing(format!("Cluster {name} not found")))?;
-    let port = port.ok_or_else(|| invalid(format!("Cluster {name} is not RUNNING")))?;
-    let host = shared.inner_host(&cluster, node.as_deref());
-    let password = shared
+        address.ok_or_else(|| ApiError::not_found(format!("Cluster {name} not found")))?;
+    let port = port.ok_or_else(|| ApiError::invalid(format!("Cluster {name} is not RUNNING")))?;
+    let host = simulation.inner_host(&cluster, node.as_deref());
+    let password = simulation
         .sign_login(&call.caller.access_key, user, &host)
         .ok_or_else(|| ApiError::new(500, "InternalServerException", "could not sign"))?;
     Ok(json!({ "signedConnectionString": format!(":tcps://localhost:{port}:{user}:{password}") }))
 }
 
-fn environment(call: &Call<'_>, state: &State) -> Json {
-    let id = &call.shared.environment;
+fn environment(call: &Call<'_>, state: &SimulatedState) -> Json {
+    let id = &call.simulation.environment;
     without_null(json!({
         "name": state.environment_name,
         "environmentId": id,
@@ -129,17 +137,17 @@ fn environment(call: &Call<'_>, state: &State) -> Json {
         "tgwStatus": "NONE",
         "dnsStatus": "NONE",
         "description": state.environment_description,
-        "environmentArn": format!("arn:aws:finspace:{REGION}:{ACCOUNT}:kxEnvironment/{id}"),
+        "environmentArn": arn::environment(id),
         "dedicatedServiceAccountId": ACCOUNT,
-        "creationTimestamp": seconds(call.shared.started),
-        "updateTimestamp": seconds(call.shared.started),
+        "creationTimestamp": seconds(call.simulation.started),
+        "updateTimestamp": seconds(call.simulation.started),
         "availabilityZoneIds": ["use1-az1", "use1-az2", "use1-az3"],
     }))
 }
 
 fn update_environment(call: &Call<'_>) -> Result<Json, ApiError> {
-    let body = body(call)?;
-    call.shared.with(|state| {
+    let body = call.json_body()?;
+    call.simulation.update(|state| {
         if let Some(name) = body["name"].as_str() {
             name.clone_into(&mut state.environment_name);
         }
@@ -147,7 +155,7 @@ fn update_environment(call: &Call<'_>) -> Result<Json, ApiError> {
             state.environment_description = Some(description.to_owned());
         }
     });
-    Ok(call.shared.look(|state| environment(call, state)))
+    Ok(call.simulation.read(|state| environment(call, state)))
 }
 
 const AZ_MODES: [&str; 2] = ["SINGLE", "MULTI"];
@@ -157,9 +165,11 @@ const CLUSTER_TYPES: [&str; 5] = ["HDB", "RDB", "GATEWAY", "GP", "TICKERPLANT"];
 fn list_clusters(call: &Call<'_>) -> Result<Json, ApiError> {
     let kind = call.query("clusterType");
     if let Some(kind) = kind.as_deref().filter(|kind| !CLUSTER_TYPES.contains(kind)) {
-        return Err(invalid(format!("clusterType {kind} does not exist")));
+        return Err(ApiError::invalid(format!(
+            "clusterType {kind} does not exist"
+        )));
     }
-    let clusters = call.shared.look(|state| {
+    let clusters = call.simulation.read(|state| {
         let wanted = |cluster: &&Cluster| kind.as_ref().is_none_or(|kind| *kind == cluster.kind);
         state
             .clusters
@@ -168,16 +178,16 @@ fn list_clusters(call: &Call<'_>) -> Result<Json, ApiError> {
             .map(cluster_json)
             .collect()
     });
-    page(call, "kxClusterSummaries", clusters)
+    call.page("kxClusterSummaries", clusters)
 }
 
 fn get_cluster(call: &Call<'_>, name: &str) -> Result<Json, ApiError> {
     let cluster = call
-        .shared
-        .look(|state| state.clusters.get(name).cloned())
-        .ok_or_else(|| missing(format!("Cluster {name} not found")))?;
+        .simulation
+        .read(|state| state.clusters.get(name).cloned())
+        .ok_or_else(|| ApiError::not_found(format!("Cluster {name} not found")))?;
     let mut json = cluster_json(&cluster);
-    // A count of nodes is at least 1.
+    // In the service model `nodeCount` is at least 1.
     if !cluster.nodes.is_empty() {
         json["capacityConfiguration"] =
             json!({ "nodeType": "kx.s.xlarge", "nodeCount": cluster.nodes.len() });
@@ -186,23 +196,27 @@ fn get_cluster(call: &Call<'_>, name: &str) -> Result<Json, ApiError> {
 }
 
 fn create_cluster(call: &Call<'_>) -> Result<Json, ApiError> {
-    let body = body(call)?;
-    let text = |name: &str| need(body[name].as_str().map(str::to_owned), name);
+    let body = call.json_body()?;
+    let text = |name: &str| required(body[name].as_str().map(str::to_owned), name);
     let name = text("clusterName")?;
     let kind = text("clusterType")?;
     text("releaseLabel")?;
     let zones = text("azMode")?;
     if !AZ_MODES.contains(&zones.as_str()) {
-        return Err(invalid(format!("azMode {zones} does not exist")));
+        return Err(ApiError::invalid(format!("azMode {zones} does not exist")));
     }
     if !names::is_cluster(&name) {
-        return Err(invalid(format!("clusterName {name} is not valid")));
+        return Err(ApiError::invalid(format!(
+            "clusterName {name} is not valid"
+        )));
     }
     if !body["vpcConfiguration"].is_object() {
-        return Err(invalid("vpcConfiguration is required".into()));
+        return Err(ApiError::invalid("vpcConfiguration is required"));
     }
     if !CLUSTER_TYPES.contains(&kind.as_str()) {
-        return Err(invalid(format!("clusterType {kind} does not exist")));
+        return Err(ApiError::invalid(format!(
+            "clusterType {kind} does not exist"
+        )));
     }
     let cluster = Cluster {
         name: name.clone(),
@@ -216,9 +230,9 @@ fn create_cluster(call: &Call<'_>) -> Result<Json, ApiError> {
         port: None,
         nodes: Vec::new(),
         next: 0,
-        created: call.shared.now(),
+        created: call.simulation.now(),
     };
-    call.shared.with(|state| {
+    call.simulation.update(|state| {
         if state.clusters.contains_key(&name) {
             return Err(ApiError::new(
                 409,
@@ -227,15 +241,15 @@ fn create_cluster(call: &Call<'_>) -> Result<Json, ApiError> {
             ));
         }
         let mut json = cluster_json(&cluster);
-        json["environmentId"] = json!(call.shared.environment);
+        json["environmentId"] = json!(call.simulation.environment);
         state.clusters.insert(name.clone(), cluster);
         Ok(json)
     })
 }
 
 fn delete_cluster(call: &Call<'_>, name: &str) -> Result<Json, ApiError> {
-    call.shared
-        .with(|state| {
+    call.simulation
+        .update(|state| {
             for connection in &state.connections {
                 if connection.cluster() == name {
                     connection.cut(Cut::Fin);
@@ -244,22 +258,22 @@ fn delete_cluster(call: &Call<'_>, name: &str) -> Result<Json, ApiError> {
             state.clusters.remove(name)
         })
         .map(|_| json!({}))
-        .ok_or_else(|| missing(format!("Cluster {name} not found")))
+        .ok_or_else(|| ApiError::not_found(format!("Cluster {name} not found")))
 }
 
 fn list_nodes(call: &Call<'_>, name: &str) -> Result<Json, ApiError> {
     let nodes = call
-        .shared
-        .look(|state| {
+        .simulation
+        .read(|state| {
             let cluster = state.clusters.get(name)?;
             Some(cluster.nodes.iter().map(node_json).collect())
         })
-        .ok_or_else(|| missing(format!("Cluster {name} not found")))?;
-    page(call, "nodes", nodes)
+        .ok_or_else(|| ApiError::not_found(format!("Cluster {name} not found")))?;
+    call.page("nodes", nodes)
 }
 
 fn delete_node(call: &Call<'_>, cluster: &str, node: &str) -> Result<Json, ApiError> {
-    let found = call.shared.with(|state| {
+    let found = call.simulation.update(|state| {
         let nodes = &mut state.clusters.get_mut(cluster)?.nodes;
         let at = nodes.iter().position(|known| known.id == node)?;
         nodes.remove(at);
@@ -270,14 +284,14 @@ fn delete_node(call: &Call<'_>, cluster: &str, node: &str) -> Result<Json, ApiEr
         }
         Some(json!({}))
     });
-    found.ok_or_else(|| missing(format!("Node {node} not found")))
+    found.ok_or_else(|| ApiError::not_found(format!("Node {node} not found")))
 }
 
 fn list_users(call: &Call<'_>) -> Result<Json, ApiError> {
-    let users = call.shared.look(|state| {
-        let json = |user: &User| {
+    let users = call.simulation.read(|state| {
+        let json = |user: &FinSpaceUser| {
             let mut json = user_json(call, user);
-            // A user in a list is without it.
+            // The users in a list have no `environmentId`.
             json["environmentId"].take();
             json["createTimestamp"] = seconds(user.created);
             json["updateTimestamp"] = seconds(user.updated);
@@ -285,32 +299,35 @@ fn list_users(call: &Call<'_>) -> Result<Json, ApiError> {
         };
         state.users.values().map(json).collect()
     });
-    page(call, "users", users)
+    call.page("users", users)
 }
 
 fn get_user(call: &Call<'_>, name: &str) -> Result<Json, ApiError> {
-    call.shared
-        .look(|state| state.users.get(name).map(|user| user_json(call, user)))
-        .ok_or_else(|| missing(format!("User {name} not found")))
+    call.simulation
+        .read(|state| state.users.get(name).map(|user| user_json(call, user)))
+        .ok_or_else(|| ApiError::not_found(format!("User {name} not found")))
 }
 
+/// CreateKxUser, or UpdateKxUser for an existing user.
 fn put_user(call: &Call<'_>, existing: Option<&str>) -> Result<Json, ApiError> {
-    let body = body(call)?;
-    let role = need(body["iamRole"].as_str().map(str::to_owned), "iamRole")?;
+    let body = call.json_body()?;
+    let role = required(body["iamRole"].as_str().map(str::to_owned), "iamRole")?;
     let name = match existing {
         Some(name) => name.to_owned(),
-        None => need(body["userName"].as_str().map(str::to_owned), "userName")?,
+        None => required(body["userName"].as_str().map(str::to_owned), "userName")?,
     };
     if !names::is_user(&name) {
-        return Err(invalid(format!("userName {name} is not valid")));
+        return Err(ApiError::invalid(format!("userName {name} is not valid")));
     }
     if !names::is_role(&role) {
-        return Err(invalid(format!("iamRole {role} is not valid")));
+        return Err(ApiError::invalid(format!("iamRole {role} is not valid")));
     }
-    let now = call.shared.now();
-    call.shared.with(|state| {
+    let now = call.simulation.now();
+    call.simulation.update(|state| {
         let created = match (state.users.get(&name), existing) {
-            (None, Some(name)) => return Err(missing(format!("User {name} not found"))),
+            (None, Some(name)) => {
+                return Err(ApiError::not_found(format!("User {name} not found")));
+            }
             (Some(_), None) => {
                 return Err(ApiError::new(
                     409,
@@ -321,7 +338,7 @@ fn put_user(call: &Call<'_>, existing: Option<&str>) -> Result<Json, ApiError> {
             (Some(user), Some(_)) => user.created,
             (None, None) => now,
         };
-        let user = User {
+        let user = FinSpaceUser {
             name: name.clone(),
             role,
             created,
@@ -334,10 +351,10 @@ fn put_user(call: &Call<'_>, existing: Option<&str>) -> Result<Json, ApiError> {
 }
 
 fn delete_user(call: &Call<'_>, name: &str) -> Result<Json, ApiError> {
-    call.shared
-        .with(|state| state.users.remove(name))
+    call.simulation
+        .update(|state| state.users.remove(name))
         .map(|_| json!({}))
-        .ok_or_else(|| missing(format!("User {name} not found")))
+        .ok_or_else(|| ApiError::not_found(format!("User {name} not found")))
 }
 
 fn cluster_json(cluster: &Cluster) -> Json {
@@ -353,7 +370,7 @@ fn cluster_json(cluster: &Cluster) -> Json {
     })
 }
 
-fn node_json(node: &Node) -> Json {
+fn node_json(node: &ClusterNode) -> Json {
     json!({
         "nodeId": node.id,
         "availabilityZoneId": node.zone,
@@ -362,52 +379,23 @@ fn node_json(node: &Node) -> Json {
     })
 }
 
-fn user_json(call: &Call<'_>, user: &User) -> Json {
+fn user_json(call: &Call<'_>, user: &FinSpaceUser) -> Json {
     json!({
         "userName": user.name,
-        "userArn": call.shared.user_arn(&user.name),
-        "environmentId": call.shared.environment,
+        "userArn": call.simulation.user_arn(&user.name),
+        "environmentId": call.simulation.environment,
         "iamRole": user.role,
     })
 }
 
-/// One page of a list. The token is where the next one starts.
-fn page(call: &Call<'_>, name: &str, items: Vec<Json>) -> Result<Json, ApiError> {
-    let most = match call.query("maxResults") {
-        None => call.shared.options.page,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|most| *most <= 100)
-            .ok_or_else(|| invalid("maxResults is from 0 to 100".into()))?,
-    };
-    let most = if most == 0 { 100 } else { most };
-    let start = match call.query("nextToken") {
-        None => 0,
-        Some(token) => token
-            .strip_prefix("page-")
-            .and_then(|token| usize::from_str_radix(token, 16).ok())
-            .ok_or_else(|| invalid("nextToken was not issued here".into()))?,
-    };
-    let left = items.len().saturating_sub(start);
-    let mut json = json!({ name: items.into_iter().skip(start).take(most).collect::<Vec<_>>() });
-    if left > most {
-        json["nextToken"] = json!(format!("page-{:08x}", start + most));
-    }
-    Ok(json)
-}
-
-pub(super) fn body(call: &Call<'_>) -> Result<Json, ApiError> {
-    serde_json::from_slice(call.body)
-        .map_err(|error| ApiError::new(400, "SerializationException", error.to_string()))
-}
-
-fn need(value: Option<String>, name: &str) -> Result<String, ApiError> {
+/// The value of a required parameter.
+fn required(value: Option<String>, name: &str) -> Result<String, ApiError> {
     value
         .filter(|value| !value.is_empty())
-        .ok_or_else(|| invalid(format!("{name} is required")))
+        .ok_or_else(|| ApiError::invalid(format!("{name} is required")))
 }
 
+/// Removes the keys whose value is null.
 fn without_null(mut json: Json) -> Json {
     if let Some(object) = json.as_object_mut() {
         object.retain(|_, value| !value.is_null());
@@ -415,19 +403,11 @@ fn without_null(mut json: Json) -> Json {
     json
 }
 
-/// Seconds since 1970, as REST-JSON writes a timestamp.
+/// A timestamp of REST-JSON: seconds since 1970.
 fn seconds(time: SystemTime) -> Json {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
     json!(seconds)
-}
-
-pub(super) fn invalid(message: String) -> ApiError {
-    ApiError::new(400, "ValidationException", message)
-}
-
-pub(super) fn missing(message: String) -> ApiError {
-    ApiError::new(404, "ResourceNotFoundException", message)
 }

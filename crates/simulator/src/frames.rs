@@ -1,4 +1,5 @@
-//! Messages from and to a stream, in memory that does not grow with what a node can't keep.
+//! Reads and writes messages. Memory is bounded: long requests are counted instead of kept, and long
+//! responses are generated while they are sent.
 
 use std::io;
 use std::sync::Arc;
@@ -6,40 +7,44 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::data::Data;
+use super::lazy_value::LazyValue;
 use q_ipc::compress::{THRESHOLD, compress, decompress};
-use q_ipc::frame::{HEADER_LEN, Header, MessageType};
+use q_ipc::frame::{HEADER_LEN, Header, LONGEST_MESSAGE, MessageType};
 use q_ipc::message::error_response;
 use q_ipc::value::{Value, decode, decode_message, vector_header};
 
-/// Bodies up to this many bytes are kept for evaluation; longer ones are counted.
-pub(super) const KEPT: usize = 256 << 20;
+/// Length of the longest body that is kept for evaluation, in bytes. Longer bodies are counted.
+const KEPT: usize = 256 << 20;
 
-/// Of a body that is counted, this much is kept: enough to see what it is.
+/// Bytes that are kept of a counted body: enough to read the count of its items.
 const HEAD: usize = 4 << 10;
 
-/// KiB of messages that wait for their evaluation.
-const QUEUE: u32 = 320 << 10;
+/// Limit for the bodies that wait for their evaluation, in KiB.
+const QUEUE_KIB: u32 = 320 << 10;
 
-/// Bytes made at a time of an answer that is not held.
+/// Length of the parts in which a long response is generated, in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// A message as it came.
-pub(super) struct Frame {
-    pub(super) header: Header,
-    /// The body, or its start when it is longer than [`KEPT`].
+/// A received message that waits for its evaluation.
+pub(crate) struct QueuedMessage {
+    pub(crate) header: Header,
+    /// The body, or its first bytes if it is longer than [`KEPT`].
     body: Vec<u8>,
+    /// This message's share of [`QUEUE_KIB`].
     _room: OwnedSemaphorePermit,
 }
 
-impl Frame {
-    /// The keepalive: an async empty char vector.
-    pub(super) fn is_ping(&self) -> bool {
+impl QueuedMessage {
+    /// Whether this is a keepalive: an async message with an empty char vector.
+    pub(crate) fn is_ping(&self) -> bool {
         self.header.message_type == MessageType::Async && self.body == [10, 0, 0, 0, 0, 0]
     }
 
-    /// What the message says. One that was only counted says how many items it held, or bytes.
-    pub(super) fn value(&self) -> Result<Arc<Value>, String> {
+    /// The value in the message. For a counted body it is a long: the number of items, or else of bytes.
+    ///
+    /// # Errors
+    /// The text of a q error: the body is not a value.
+    pub(crate) fn value(&self) -> Result<Arc<Value>, String> {
         let length = self.header.length - HEADER_LEN as u64;
         let value = if self.body.len() as u64 != length {
             Ok(Value::Long(
@@ -58,7 +63,7 @@ impl Frame {
             .map_err(|error| format!("badmsg: {error}"))
     }
 
-    /// The count of the vector that a list of a function and one argument ends with.
+    /// The count of the vector in a counted body of the form `("function"; vector)`.
     fn counted(&self) -> Option<u64> {
         let number = |bytes: &[u8]| {
             let mut wide = [0; 8];
@@ -85,12 +90,18 @@ impl Frame {
     }
 }
 
-/// Reads messages into the queue until the stream ends.
-pub(super) async fn read<R>(mut reader: R, queue: mpsc::UnboundedSender<Frame>) -> io::Result<()>
+/// Reads messages into the queue until the stream ends, or until nobody reads the queue.
+///
+/// # Errors
+/// The stream fails, ends inside a message, or does not contain messages.
+pub(crate) async fn read<R>(
+    mut reader: R,
+    queue: mpsc::UnboundedSender<QueuedMessage>,
+) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
 {
-    let room = Arc::new(Semaphore::new(QUEUE as usize));
+    let room = Arc::new(Semaphore::new(QUEUE_KIB as usize));
     loop {
         let mut head = [0; HEADER_LEN];
         if reader.read(&mut head[..1]).await? == 0 {
@@ -104,8 +115,11 @@ where
             Ok(length) if length <= KEPT => length,
             _ => HEAD,
         };
-        let kibibytes = u32::try_from(keep / 1024 + 1).unwrap_or(QUEUE);
-        let permit = room.clone().acquire_many_owned(kibibytes.min(QUEUE)).await;
+        let kibibytes = u32::try_from(keep / 1024 + 1).unwrap_or(QUEUE_KIB);
+        let permit = room
+            .clone()
+            .acquire_many_owned(kibibytes.min(QUEUE_KIB))
+            .await;
         let permit = permit.map_err(io::Error::other)?;
         let mut body = Vec::new();
         let kept = (&mut reader)
@@ -124,7 +138,7 @@ where
         if skipped < rest {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let frame = Frame {
+        let frame = QueuedMessage {
             header,
             body,
             _room: permit,
@@ -135,22 +149,27 @@ where
     }
 }
 
-/// How a message is to be written.
+/// The form in which a message is written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Form {
-    pub(super) message_type: MessageType,
-    pub(super) capability: u8,
-    pub(super) compress: bool,
-    pub(super) little_endian: bool,
+pub(crate) struct MessageFormat {
+    pub(crate) message_type: MessageType,
+    pub(crate) capability: u8,
+    pub(crate) compress: bool,
+    pub(crate) little_endian: bool,
 }
 
-/// Writes one message. An answer that is not held is made piece by piece.
-pub(super) async fn write<W>(writer: &mut W, form: Form, data: &Data) -> io::Result<()>
+/// Writes one message. The items of a lazy value are generated while they are sent. A message that the
+/// client's capability does not allow becomes the error `limit`.
+pub(crate) async fn write<W>(
+    writer: &mut W,
+    form: MessageFormat,
+    data: &LazyValue,
+) -> io::Result<()>
 where
     W: AsyncWrite + Unpin,
 {
     match data {
-        Data::Til(count) => {
+        LazyValue::Til(count) => {
             let start = vector_header(7, *count, form.little_endian);
             let pieces = (0..*count).step_by(CHUNK / 8).map(|from| {
                 let items = from..(*count).min(from + CHUNK as u64 / 8);
@@ -158,9 +177,14 @@ where
                     .flat_map(|item| form.order(item.to_le_bytes()))
                     .collect()
             });
-            stream(writer, form, (start, 8, *count), pieces).await
+            let vector = LongVector {
+                head: start,
+                width: 8,
+                count: *count,
+            };
+            stream(writer, form, vector, pieces).await
         }
-        Data::Repeat { kind, item, count } => {
+        LazyValue::Repeat { kind, item, count } => {
             let start = vector_header(*kind, *count, form.little_endian);
             let mut item = item.to_vec();
             if !form.little_endian {
@@ -172,9 +196,14 @@ where
                 let here = usize::try_from(each.min(count - from)).unwrap_or_default();
                 item.repeat(here)
             });
-            stream(writer, form, (start, width, *count), pieces).await
+            let vector = LongVector {
+                head: start,
+                width,
+                count: *count,
+            };
+            stream(writer, form, vector, pieces).await
         }
-        Data::Value(_) | Data::Function(_) => {
+        LazyValue::Value(_) | LazyValue::Function(_) => {
             let body = match data.value() {
                 Ok(value) => value.encode_in(form.little_endian),
                 Err(_) => return Ok(()),
@@ -191,7 +220,7 @@ where
     }
 }
 
-impl Form {
+impl MessageFormat {
     fn header(self, length: u64) -> Header {
         Header {
             little_endian: self.little_endian,
@@ -209,29 +238,43 @@ impl Form {
     }
 }
 
+/// A vector whose items are generated while it is sent.
+struct LongVector {
+    /// The bytes before the items: type, attribute and count.
+    head: Vec<u8>,
+    /// Length of an item, in bytes.
+    width: u64,
+    /// Number of items.
+    count: u64,
+}
+
 async fn stream<W>(
     writer: &mut W,
-    form: Form,
-    (start, width, count): (Vec<u8>, u64, u64),
+    form: MessageFormat,
+    vector: LongVector,
     pieces: impl Iterator<Item = Vec<u8>>,
 ) -> io::Result<()>
 where
     W: AsyncWrite + Unpin,
 {
-    let body = count
-        .checked_mul(width)
-        .map(|items| items + start.len() as u64 + HEADER_LEN as u64);
-    let needs = match body {
-        _ if i32::try_from(count).is_err() => 6,
+    let message = vector
+        .count
+        .checked_mul(vector.width)
+        .map(|items| items + vector.head.len() as u64 + HEADER_LEN as u64);
+    // The capability that a client needs for this message.
+    let needs = match message {
+        _ if i32::try_from(vector.count).is_err() => 6,
         Some(length) if i32::try_from(length).is_ok() => 0,
         _ => 5,
     };
-    let Some(length) = body.filter(|&length| length < 1 << 40 && form.capability >= needs) else {
+    let Some(length) =
+        message.filter(|&length| length <= LONGEST_MESSAGE && form.capability >= needs)
+    else {
         writer.write_all(&error_response("limit")).await?;
         return writer.flush().await;
     };
     let mut head = form.header(length).encode().to_vec();
-    head.extend(start);
+    head.extend(vector.head);
     writer.write_all(&head).await?;
     for piece in pieces {
         writer.write_all(&piece).await?;

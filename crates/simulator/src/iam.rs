@@ -1,7 +1,7 @@
-//! IAM policies as the simulator evaluates them: identity policies and the trust policies of roles.
+//! Evaluates IAM policies: identity policies and the trust policies of roles.
 //!
-//! What it does not evaluate it refuses when the policy is set, so that nothing is allowed or denied
-//! by an element that was passed over.
+//! A policy with an element that is not evaluated here is refused when it is set. So no ignored element
+//! changes a decision.
 //!
 //! Source: IAM user guide, "IAM JSON policy elements reference" and "Policy evaluation logic".
 
@@ -11,45 +11,45 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
 /// The condition keys that a request can have here.
-const KEYS: [&str; 2] = ["sts:SourceIdentity", "sts:RoleSessionName"];
+const CONDITION_KEYS: [&str; 2] = ["sts:SourceIdentity", "sts:RoleSessionName"];
 
-/// Why a policy can't be set here.
+/// The reason why a policy can't be set: it has an element that is not evaluated, or an unknown ARN.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the simulator can't take this policy: {0}")]
 pub struct PolicyError(String);
 
 /// A policy whose every element can be evaluated.
 #[derive(Debug, Clone)]
-pub(super) struct Policy {
+pub(crate) struct Policy {
     statements: Vec<Statement>,
 }
 
-/// What somebody wants to do.
+/// A request to perform an action.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Request<'a> {
+pub(crate) struct AccessRequest<'a> {
     /// The ARN of the role or of the IAM user, never that of a session.
-    pub(super) principal: &'a str,
-    /// `finspace:GetKxUser`.
-    pub(super) action: &'a str,
-    /// An ARN, or `*` where the action has no resource.
-    pub(super) resource: &'a str,
-    /// Values of condition keys.
-    pub(super) context: &'a [(&'static str, &'a str)],
+    pub(crate) principal: &'a str,
+    /// Such as `finspace:GetKxUser`.
+    pub(crate) action: &'a str,
+    /// An ARN, or `*` for an action without a resource.
+    pub(crate) resource: &'a str,
+    /// Condition keys and their values.
+    pub(crate) context: &'a [(&'static str, &'a str)],
 }
 
-/// What a policy says of a request.
+/// The decision of one policy on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Allowed,
-    /// A statement denies it.
+    /// A statement denies the request.
     Denied,
-    /// No statement is about it.
+    /// No statement applies to the request.
     NotAllowed,
 }
 
 impl Policy {
-    /// A policy of an identity: every statement has a Resource.
-    pub(super) fn of_identity(document: &str) -> Result<Self, PolicyError> {
+    /// Reads an identity policy, in which every statement has a Resource.
+    pub(crate) fn of_identity(document: &str) -> Result<Self, PolicyError> {
         let policy = Self::parse(document)?;
         for statement in &policy.statements {
             if statement.resource.is_none() || statement.principal.is_some() {
@@ -59,8 +59,8 @@ impl Policy {
         Ok(policy)
     }
 
-    /// The trust policy of a role: every statement has a Principal.
-    pub(super) fn of_trust(document: &str) -> Result<Self, PolicyError> {
+    /// Reads the trust policy of a role, in which every statement has a Principal.
+    pub(crate) fn of_trust(document: &str) -> Result<Self, PolicyError> {
         let policy = Self::parse(document)?;
         for statement in &policy.statements {
             if statement.principal.is_none() || statement.resource.is_some() {
@@ -71,7 +71,7 @@ impl Policy {
     }
 
     fn parse(document: &str) -> Result<Self, PolicyError> {
-        let written: Written =
+        let written: PolicyDocument =
             serde_json::from_str(document).map_err(|error| refused(error.to_string()))?;
         if written.version != "2012-10-17" {
             return Err(refused(format!("Version {}", written.version)));
@@ -84,7 +84,7 @@ impl Policy {
         })
     }
 
-    pub(super) fn verdict(&self, request: &Request<'_>) -> Verdict {
+    pub(crate) fn verdict(&self, request: &AccessRequest<'_>) -> Verdict {
         let mut allowed = false;
         for statement in self.statements.iter().filter(|s| s.applies(request)) {
             match statement.effect {
@@ -101,7 +101,7 @@ impl Policy {
 }
 
 impl PolicyError {
-    pub(super) fn unknown(arn: &str) -> Self {
+    pub(crate) fn unknown(arn: &str) -> Self {
         Self(format!("nobody here is {arn}"))
     }
 }
@@ -112,7 +112,7 @@ fn refused(why: impl Into<String>) -> PolicyError {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Written {
+struct PolicyDocument {
     version: String,
     #[serde(default, rename = "Id")]
     _id: Option<String>,
@@ -133,7 +133,7 @@ struct Statement {
     #[serde(default)]
     principal: Option<Principals>,
     #[serde(default)]
-    condition: BTreeMap<Operator, BTreeMap<String, Values>>,
+    condition: BTreeMap<ConditionOperator, BTreeMap<String, ConditionValues>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -147,19 +147,19 @@ enum Effect {
 struct Principals {
     #[serde(default, rename = "AWS", deserialize_with = "one_or_many")]
     aws: Vec<String>,
-    /// Services do not call the simulator.
+    /// Read and ignored: no AWS service calls the simulator.
     #[serde(default, rename = "Service", deserialize_with = "one_or_many")]
     _service: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-enum Operator {
+enum ConditionOperator {
     StringEquals,
     StringLike,
 }
 
 #[derive(Debug, Clone, Deserialize)]
-struct Values(#[serde(deserialize_with = "one_or_many")] Vec<String>);
+struct ConditionValues(#[serde(deserialize_with = "one_or_many")] Vec<String>);
 
 fn one_or_many<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
@@ -205,7 +205,10 @@ impl Statement {
             }
         }
         for (key, values) in self.condition.values().flatten() {
-            if !KEYS.iter().any(|known| known.eq_ignore_ascii_case(key)) {
+            if !CONDITION_KEYS
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(key))
+            {
                 return Err(refused(format!("Condition key {key:?}")));
             }
             if values.0.iter().any(|value| value.contains("${")) {
@@ -215,7 +218,7 @@ impl Statement {
         Ok(())
     }
 
-    fn applies(&self, request: &Request<'_>) -> bool {
+    fn applies(&self, request: &AccessRequest<'_>) -> bool {
         let action = request.action.to_ascii_lowercase();
         self.action
             .iter()
@@ -235,25 +238,30 @@ impl Statement {
     }
 }
 
-/// A key that the request does not have makes a condition fail.
-fn holds(operator: Operator, key: &str, values: &[String], request: &Request<'_>) -> bool {
+/// Whether a condition holds. It fails if the request does not have the key.
+fn holds(
+    operator: ConditionOperator,
+    key: &str,
+    values: &[String],
+    request: &AccessRequest<'_>,
+) -> bool {
     let mut context = request.context.iter();
     let Some((_, actual)) = context.find(|(name, _)| name.eq_ignore_ascii_case(key)) else {
         return false;
     };
     values.iter().any(|value| match operator {
-        Operator::StringEquals => value == actual,
-        Operator::StringLike => matches(value, actual),
+        ConditionOperator::StringEquals => value == actual,
+        ConditionOperator::StringLike => matches(value, actual),
     })
 }
 
-/// Whether what a trust policy names is this role or user, or its account.
+/// Whether the ARN in a trust policy is that of this role or user, or of its account.
 fn trusts(trusted: &str, principal: &str) -> bool {
     let account = |arn| segments(arn).map(|[_, _, _, _, account, _]| account);
     trusted == principal || trusted.ends_with(":root") && account(trusted) == account(principal)
 }
 
-/// A wildcard does not reach beyond the segment that it stands in.
+/// Whether an ARN matches a pattern. A wildcard matches within one segment only.
 fn arn_matches(pattern: &str, arn: &str) -> bool {
     if pattern == "*" {
         return true;
@@ -267,15 +275,15 @@ fn arn_matches(pattern: &str, arn: &str) -> bool {
     }
 }
 
-/// `arn`, partition, service, region, account and resource.
+/// The segments of an ARN: `arn`, partition, service, region, account and resource.
 fn segments(arn: &str) -> Option<[&str; 6]> {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
     let parts: [&str; 6] = parts.try_into().ok()?;
     (parts[0] == "arn").then_some(parts)
 }
 
-/// Whether `text` is what `pattern` says: `*` is any number of characters, `?` is one.
-pub(super) fn matches(pattern: &str, text: &str) -> bool {
+/// Whether a text matches a pattern: `*` stands for any number of characters, `?` for one.
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     let mut rest = pattern.chars();
     match rest.next() {
         None => text.is_empty(),
@@ -312,7 +320,7 @@ mod tests {
     }
 
     fn ask(policy: &Policy, action: &str, resource: &str) -> Verdict {
-        policy.verdict(&Request {
+        policy.verdict(&AccessRequest {
             principal: HOPEND,
             action,
             resource,
@@ -386,7 +394,7 @@ mod tests {
                 .map(|name| ("sts:SourceIdentity", name))
                 .into_iter()
                 .collect();
-            policy.unwrap().verdict(&Request {
+            policy.unwrap().verdict(&AccessRequest {
                 principal: HOPEND,
                 action: "sts:AssumeRole",
                 resource: ALICE,
@@ -414,7 +422,7 @@ mod tests {
                 "Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*",
                 "Condition": { operator: { "STS:roleSessionName": value } }
             }));
-            let verdict = policy.verdict(&Request {
+            let verdict = policy.verdict(&AccessRequest {
                 principal: HOPEND,
                 action: "sts:AssumeRole",
                 resource: ALICE,

@@ -1,7 +1,7 @@
-//! What names and ARNs may look like, by the patterns of the service model.
+//! Checks names and ARNs against the patterns of the service model.
 
-/// `[a-zA-Z0-9][a-zA-Z0-9-_]*[a-zA-Z0-9]`, 3 to 63 long.
-pub(super) fn is_cluster(name: &str) -> bool {
+/// Whether a cluster may have this name: `[a-zA-Z0-9][a-zA-Z0-9-_]*[a-zA-Z0-9]`, 3 to 63 long.
+pub(crate) fn is_cluster(name: &str) -> bool {
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     (3..=63).contains(&name.len())
         && name.chars().all(is_word)
@@ -9,8 +9,8 @@ pub(super) fn is_cluster(name: &str) -> bool {
         && ends(name.chars().last())
 }
 
-/// `[0-9A-Za-z_-]{1,50}`.
-pub(super) fn is_user(name: &str) -> bool {
+/// Whether a FinSpace user may have this name: `[0-9A-Za-z_-]{1,50}`.
+pub(crate) fn is_user(name: &str) -> bool {
     (1..=50).contains(&name.len()) && name.chars().all(is_word)
 }
 
@@ -18,8 +18,8 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
-/// `arn:aws…:iam::` account `:role/` path and name.
-pub(super) fn is_role(arn: &str) -> bool {
+/// Whether this is the ARN of a role: `arn:aws…:iam::ACCOUNT:role/PATH…NAME`.
+pub(crate) fn is_role(arn: &str) -> bool {
     let parts: Vec<&str> = arn.splitn(6, ':').collect();
     let [_, partition, "iam", "", account, role] = parts[..] else {
         return false;

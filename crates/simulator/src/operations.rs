@@ -1,17 +1,17 @@
-//! The operations of the management API: which there are, and which the simulator offers.
+//! The operations of the management API, offered and not offered.
 //!
 //! Source: the service model `finspace/2021-03-12` of botocore 1.43.
 
 use axum::http::Method;
 
-/// An operation of the API, by name and HTTP form.
+/// An operation of the management API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operation {
-    /// Its name in the service model.
+    /// The name in the service model.
     pub name: &'static str,
-    /// HTTP method.
+    /// The HTTP method.
     pub method: &'static str,
-    /// The path, `{}` for each label.
+    /// The pattern of the path, without the leading `/`. `{}` stands for a segment of any text.
     pub path: &'static str,
 }
 
@@ -19,8 +19,7 @@ const fn op(name: &'static str, method: &'static str, path: &'static str) -> Ope
     Operation { name, method, path }
 }
 
-/// What the simulator offers of the management API. The rest of it is answered with
-/// ValidationException.
+/// The operations that the simulator offers. It answers the others with ValidationException.
 pub const OFFERED: &[Operation] = &[
     op("ListKxEnvironments", "GET", "kx/environments"),
     op("GetKxEnvironment", "GET", "kx/environments/{}"),
@@ -65,8 +64,8 @@ pub const OFFERED: &[Operation] = &[
     op("UntagResource", "DELETE", "tags/{}"),
 ];
 
-/// The rest of what the API has for kdb environments.
-pub(super) const REFUSED: &[Operation] = &[
+/// The other operations on kdb environments, which the simulator does not offer.
+pub(crate) const REFUSED: &[Operation] = &[
     op("CreateKxEnvironment", "POST", "kx/environments"),
     op("DeleteKxEnvironment", "DELETE", "kx/environments/{}"),
     op(
@@ -157,16 +156,16 @@ pub(super) const REFUSED: &[Operation] = &[
     ),
 ];
 
-/// The operation that a method and a path stand for.
-pub(super) fn operation(method: &Method, path: &str) -> Option<&'static Operation> {
+/// The operation with this method and path.
+pub(crate) fn operation(method: &Method, path: &str) -> Option<&'static Operation> {
     OFFERED
         .iter()
         .chain(REFUSED)
         .find(|op| op.method == method.as_str() && labels(op.path, path).is_some())
 }
 
-/// What stands in a path where the pattern has `{}`; `None` where they differ.
-pub(super) fn labels(pattern: &str, path: &str) -> Option<Vec<String>> {
+/// The segments of a path for which the pattern has `{}`, decoded; `None` if the path does not match.
+pub(crate) fn labels(pattern: &str, path: &str) -> Option<Vec<String>> {
     let mut parts = path.strip_prefix('/')?.split('/');
     let mut labels = Vec::new();
     for expected in pattern.split('/') {

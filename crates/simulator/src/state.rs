@@ -1,4 +1,4 @@
-//! What the simulated FinSpace knows.
+//! The state of the simulation: users, clusters, sessions, connections and everything recorded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,92 +6,116 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
+use super::arn;
+use super::caller::Caller;
 use super::certificates::Certificates;
 use super::connection::Connection;
 use super::faults::Faults;
 use super::iam::Policy;
-use super::{ACCOUNT, Options, REGION};
+use super::options::Options;
 
 /// Everything that the listeners share.
-pub(super) struct Shared {
-    pub(super) options: Options,
-    pub(super) environment: String,
-    pub(super) base: Base,
-    pub(super) certificates: Certificates,
-    pub(super) faults: Faults,
-    pub(super) started: SystemTime,
-    state: Mutex<State>,
-    events: watch::Sender<u64>,
+pub(crate) struct Simulation {
+    pub(crate) options: Options,
+    /// The ID of the environment.
+    pub(crate) environment: String,
+    pub(crate) base: BaseCredentials,
+    pub(crate) certificates: Certificates,
+    pub(crate) faults: Faults,
+    pub(crate) started: SystemTime,
+    state: Mutex<SimulatedState>,
+    /// Counts the changes, for [`Simulation::wait_until`].
+    changes: watch::Sender<u64>,
 }
 
 /// The administrator's own credentials, for the profile.
-pub(super) struct Base {
-    pub(super) access_key: String,
-    pub(super) secret_key: String,
+pub(crate) struct BaseCredentials {
+    pub(crate) access_key: String,
+    pub(crate) secret_key: String,
 }
 
+/// The part of the simulation that changes.
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) users: BTreeMap<String, User>,
-    pub(super) clusters: BTreeMap<String, Cluster>,
-    pub(super) sessions: HashMap<String, Session>,
-    pub(super) tags: BTreeMap<String, BTreeMap<String, String>>,
-    pub(super) environment_name: String,
-    pub(super) environment_description: Option<String>,
-    pub(super) calls: HashMap<String, usize>,
-    pub(super) secrets: Vec<String>,
-    pub(super) connections: Vec<Arc<Connection>>,
-    pub(super) refusals: Vec<String>,
-    /// Nodes that are not listed for the time being, each with its cluster's name.
-    pub(super) delisted: Vec<(String, Node)>,
-    /// Role, session name and SourceIdentity of each AssumeRole.
-    pub(super) assumed: Vec<(String, String, Option<String>)>,
-    /// Policies by ARN of the role or user; who has none may do what was ever allowed.
-    pub(super) policies: HashMap<String, Policy>,
-    /// Trust policies by ARN of the role; one without any trusts everybody.
-    pub(super) trusts: HashMap<String, Policy>,
+pub(crate) struct SimulatedState {
+    /// By name.
+    pub(crate) users: BTreeMap<String, FinSpaceUser>,
+    /// By name.
+    pub(crate) clusters: BTreeMap<String, Cluster>,
+    /// By access key.
+    pub(crate) sessions: HashMap<String, RoleSession>,
+    /// Tags by the ARN of their resource.
+    pub(crate) tags: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) environment_name: String,
+    pub(crate) environment_description: Option<String>,
+    /// Number of calls by operation.
+    pub(crate) calls: HashMap<String, usize>,
+    /// Every secret that was issued.
+    pub(crate) secrets: Vec<String>,
+    /// Every connection that logged in, the ended ones included.
+    pub(crate) connections: Vec<Arc<Connection>>,
+    /// `LISTENER: reason` of every refused login and failed TLS handshake.
+    pub(crate) refusals: Vec<String>,
+    /// Nodes that run but are not listed.
+    pub(crate) delisted: Vec<DelistedNode>,
+    pub(crate) assumed: Vec<AssumedRole>,
+    /// Identity policies by the ARN of the role or IAM user. [`Simulation::permit`] has a rule for
+    /// principals without one.
+    pub(crate) policies: HashMap<String, Policy>,
+    /// Trust policies by the ARN of the role. A role without one trusts everybody.
+    pub(crate) trusts: HashMap<String, Policy>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) role: String,
-    pub(super) created: SystemTime,
-    pub(super) updated: SystemTime,
+pub(crate) struct FinSpaceUser {
+    pub(crate) name: String,
+    /// The ARN of the user's role.
+    pub(crate) role: String,
+    pub(crate) created: SystemTime,
+    pub(crate) updated: SystemTime,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Cluster {
-    pub(super) name: String,
-    pub(super) kind: String,
-    pub(super) description: String,
-    pub(super) az_mode: String,
-    pub(super) status: &'static str,
-    /// `None` for one that was created over the API: it has no listener.
-    pub(super) port: Option<u16>,
-    pub(super) nodes: Vec<Node>,
-    pub(super) next: usize,
-    pub(super) created: SystemTime,
+pub(crate) struct Cluster {
+    pub(crate) name: String,
+    /// `clusterType`.
+    pub(crate) kind: String,
+    pub(crate) description: String,
+    pub(crate) az_mode: String,
+    pub(crate) status: &'static str,
+    /// The port of its endpoint. A cluster that was created over the API has no listener.
+    pub(crate) port: Option<u16>,
+    pub(crate) nodes: Vec<ClusterNode>,
+    /// Number of connections that its endpoint has distributed.
+    pub(crate) next: usize,
+    pub(crate) created: SystemTime,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) id: String,
-    pub(super) zone: String,
-    pub(super) launched: SystemTime,
-    pub(super) port: u16,
-    pub(super) power: Power,
+pub(crate) struct ClusterNode {
+    pub(crate) id: String,
+    /// The ID of its availability zone.
+    pub(crate) zone: String,
+    pub(crate) launched: SystemTime,
+    pub(crate) port: u16,
+    pub(crate) power: NodePower,
 }
 
-/// Whether a node's machine is on, and whether its listener has followed.
+pub(crate) struct DelistedNode {
+    pub(crate) cluster: String,
+    pub(crate) node: ClusterNode,
+}
+
+/// The power switch of a node's machine.
 #[derive(Debug, Clone)]
-pub(super) struct Power {
-    pub(super) wanted: watch::Sender<bool>,
-    pub(super) on: watch::Sender<bool>,
+pub(crate) struct NodePower {
+    /// The position of the switch.
+    pub(crate) wanted: watch::Sender<bool>,
+    /// Whether the node's listener accepts connections. It follows the switch.
+    pub(crate) on: watch::Sender<bool>,
 }
 
-impl Power {
-    pub(super) fn on() -> Self {
+impl NodePower {
+    pub(crate) fn on() -> Self {
         Self {
             wanted: watch::Sender::new(true),
             on: watch::Sender::new(true),
@@ -99,27 +123,52 @@ impl Power {
     }
 }
 
-/// What AssumeRole hands out.
+/// The temporary credentials of a role, as AssumeRole issues them.
 #[derive(Debug, Clone)]
-pub(super) struct Session {
-    pub(super) access_key: String,
-    pub(super) secret_key: String,
-    pub(super) token: String,
-    pub(super) expires: SystemTime,
-    pub(super) role: String,
-    pub(super) name: String,
+pub(crate) struct RoleSession {
+    pub(crate) access_key: String,
+    pub(crate) secret_key: String,
+    pub(crate) token: String,
+    pub(crate) expires: SystemTime,
+    /// The ARN of the role.
+    pub(crate) role: String,
+    /// The name of the session.
+    pub(crate) name: String,
 }
 
-impl Shared {
-    pub(super) fn new(options: Options, certificates: Certificates) -> Self {
-        let base = Base {
+impl RoleSession {
+    /// The principal that signs with these credentials.
+    pub(crate) fn caller(&self) -> Caller {
+        Caller {
+            arn: arn::assumed_role(&self.role, &self.name),
+            user_id: format!("AROASIMULATEDROLE0001:{}", self.name),
+            role: Some(self.role.clone()),
+            access_key: self.access_key.clone(),
+        }
+    }
+}
+
+/// A call of AssumeRole that was granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssumedRole {
+    /// The ARN of the role.
+    pub role: String,
+    /// `RoleSessionName`.
+    pub session_name: String,
+    /// `SourceIdentity`, if the caller set one.
+    pub source_identity: Option<String>,
+}
+
+impl Simulation {
+    pub(crate) fn new(options: Options, certificates: Certificates) -> Self {
+        let base = BaseCredentials {
             access_key: format!("AKIA{}", random(16, UPPER)),
             secret_key: random(40, BASE64),
         };
-        let state = State {
+        let state = SimulatedState {
             environment_name: "simulated".into(),
             secrets: vec![base.secret_key.clone()],
-            ..State::default()
+            ..SimulatedState::default()
         };
         Self {
             environment: format!("sim{}", random(19, LOWER)),
@@ -129,68 +178,67 @@ impl Shared {
             started: (options.clock)(),
             options,
             state: Mutex::new(state),
-            events: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
         }
     }
 
-    /// Looks at the state, or changes it; whoever waits for something then looks again.
-    pub(super) fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
-        let result = look(&mut self.lock());
-        self.happened();
+    /// Changes the state, and wakes everybody who waits for a condition.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut SimulatedState) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.notify();
         result
     }
 
-    /// Looks at the state without waking anyone.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.lock())
+    /// Reads the state.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&SimulatedState) -> T) -> T {
+        read(&self.lock())
     }
 
-    pub(super) fn happened(&self) {
-        self.events
+    /// Wakes everybody who waits for a condition, after a change outside of the state.
+    pub(crate) fn notify(&self) {
+        self.changes
             .send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Comes back when `condition` holds.
-    pub(super) async fn wait_until(&self, mut condition: impl FnMut() -> bool) {
-        let mut events = self.events.subscribe();
+    /// Returns once `condition` holds. It is checked now and after every change.
+    pub(crate) async fn wait_until(&self, mut condition: impl FnMut() -> bool) {
+        let mut changes = self.changes.subscribe();
         while !condition() {
-            if events.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    pub(super) fn now(&self) -> SystemTime {
+    pub(crate) fn now(&self) -> SystemTime {
         (self.options.clock)()
     }
 
-    pub(super) fn environment_arn(&self) -> String {
-        format!(
-            "arn:aws:finspace:{REGION}:{ACCOUNT}:kxEnvironment/{}",
-            self.environment
-        )
+    pub(crate) fn environment_arn(&self) -> String {
+        arn::environment(&self.environment)
     }
 
-    pub(super) fn user_arn(&self, user: &str) -> String {
+    pub(crate) fn user_arn(&self, user: &str) -> String {
         format!("{}/kxUser/{user}", self.environment_arn())
     }
 
-    pub(super) fn cluster_arn(&self, cluster: &str) -> String {
+    pub(crate) fn cluster_arn(&self, cluster: &str) -> String {
         format!("{}/kxCluster/{cluster}", self.environment_arn())
     }
 
-    /// The name inside FinSpace that a connection string is signed for.
-    pub(super) fn inner_host(&self, cluster: &str, node: Option<&str>) -> String {
+    /// The host name inside FinSpace that a connection string is signed for.
+    pub(crate) fn inner_host(&self, cluster: &str, node: Option<&str>) -> String {
         let node = node.map(|node| format!("{node}.")).unwrap_or_default();
         format!(
-            "{node}{cluster}.{}.kx.finspace.{REGION}.sim",
-            self.environment
+            "{node}{cluster}.{}.kx.finspace.{}.sim",
+            self.environment,
+            arn::REGION
         )
     }
 
-    /// Credentials of a role for so long.
-    pub(super) fn issue_session(&self, role: &str, name: &str, life: Duration) -> Session {
-        let session = Session {
+    /// Issues credentials of a role that are valid for `life`.
+    pub(crate) fn issue_session(&self, role: &str, name: &str, life: Duration) -> RoleSession {
+        let session = RoleSession {
             access_key: format!("ASIA{}", random(16, UPPER)),
             secret_key: random(40, BASE64),
             token: random(760, BASE64),
@@ -198,7 +246,7 @@ impl Shared {
             role: role.to_owned(),
             name: name.to_owned(),
         };
-        self.with(|state| {
+        self.update(|state| {
             state.secrets.push(session.secret_key.clone());
             state.secrets.push(session.token.clone());
             state
@@ -208,18 +256,19 @@ impl Shared {
         session
     }
 
-    pub(super) fn refused(&self, place: &str, why: &str) {
-        self.with(|state| state.refusals.push(format!("{place}: {why}")));
+    /// Records that a listener refused a login, or that its TLS handshake failed.
+    pub(crate) fn record_refusal(&self, listener: &str, why: &str) {
+        self.update(|state| state.refusals.push(format!("{listener}: {why}")));
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SimulatedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// The cluster and, where `name` is a node's ID, the node.
-    pub(super) fn find(&self, name: &str) -> Option<(&Cluster, Option<&Node>)> {
+impl SimulatedState {
+    /// The cluster with this name, or the node with this ID and its cluster.
+    pub(crate) fn find(&self, name: &str) -> Option<(&Cluster, Option<&ClusterNode>)> {
         if let Some(cluster) = self.clusters.get(name) {
             return Some((cluster, None));
         }
@@ -230,14 +279,14 @@ impl State {
     }
 }
 
-pub(super) const UPPER: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-pub(super) const LOWER: &str = "abcdefghijklmnopqrstuvwxyz0123456789";
-/// As AWS writes secrets: with the two characters that need encoding in a query.
-pub(super) const BASE64: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+pub(crate) const UPPER: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+pub(crate) const LOWER: &str = "abcdefghijklmnopqrstuvwxyz0123456789";
+/// The alphabet of AWS's secrets. `+` and `/` need encoding in a query.
+pub(crate) const BASE64: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// Text of `length` characters of `alphabet`. Good enough for a simulator, not for secrets that
-/// protect anything.
-pub(super) fn random(length: usize, alphabet: &str) -> String {
+/// Random text of `length` characters of `alphabet`. The generator is not cryptographic: the result
+/// protects nothing outside of a simulation.
+pub(crate) fn random(length: usize, alphabet: &str) -> String {
     let alphabet = alphabet.as_bytes();
     (0..length)
         .map(|_| char::from(alphabet[fastrand::usize(..alphabet.len())]))

@@ -1,4 +1,4 @@
-//! STS in its query protocol: a form in, XML out.
+//! STS in its query protocol: requests are forms, responses are XML.
 //!
 //! Source: <https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html>.
 
@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::ACCOUNT;
-use super::api::{ApiError, Call, request_id};
+use super::arn::{self, ACCOUNT};
+use super::call::{ApiError, Call, request_id};
+use super::state::AssumedRole;
+
+/// The operations that the simulated STS offers.
+pub const OFFERED: &[&str] = &["AssumeRole", "GetCallerIdentity"];
 
 const NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
-/// The operation that a form asks for.
-pub(super) fn operation(body: &[u8]) -> Option<String> {
+/// The operation that a request names.
+pub(crate) fn operation(body: &[u8]) -> Option<String> {
     field(body, "Action")
 }
 
-pub(super) fn answer(call: &Call<'_>) -> Result<String, ApiError> {
+pub(crate) fn answer(call: &Call<'_>) -> Result<String, ApiError> {
     match operation(call.body).as_deref() {
         Some("AssumeRole") => assume_role(call),
         Some("GetCallerIdentity") => caller_identity(call),
@@ -33,7 +37,7 @@ pub(super) fn answer(call: &Call<'_>) -> Result<String, ApiError> {
     }
 }
 
-pub(super) fn error(error: &ApiError) -> String {
+pub(crate) fn error(error: &ApiError) -> String {
     let side = if error.status < 500 {
         "Sender"
     } else {
@@ -87,26 +91,29 @@ fn assume_role(call: &Call<'_>) -> Result<String, ApiError> {
         call.authorize_role("sts:SetSourceIdentity", &role, &context)?;
     }
     let known = call
-        .shared
-        .look(|state| state.users.values().any(|user| user.role == role));
+        .simulation
+        .read(|state| state.users.values().any(|user| user.role == role));
     if !known {
         return Err(call.denied("sts:AssumeRole", &role));
     }
     let session = call
-        .shared
+        .simulation
         .issue_session(&role, &name, Duration::from_secs(life));
-    call.shared.with(|state| {
-        let assumed = (role.clone(), name.clone(), identity.clone());
-        state.assumed.push(assumed);
+    call.simulation.update(|state| {
+        state.assumed.push(AssumedRole {
+            role: role.clone(),
+            session_name: name.clone(),
+            source_identity: identity.clone(),
+        });
     });
-    let role_name = role.rsplit('/').next().unwrap_or_default();
+    let session_arn = arn::assumed_role(&role, &name);
     let expiration = Timestamp::try_from(session.expires)
         .map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
         .unwrap_or_default();
     Ok(format!(
         "<AssumeRoleResponse xmlns=\"{NAMESPACE}\"><AssumeRoleResult>\
          <AssumedRoleUser><AssumedRoleId>AROASIMULATEDROLE0001:{name}</AssumedRoleId>\
-         <Arn>arn:aws:sts::{ACCOUNT}:assumed-role/{role_name}/{name}</Arn></AssumedRoleUser>\
+         <Arn>{session_arn}</Arn></AssumedRoleUser>\
          <Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey>\
          <SessionToken>{}</SessionToken><Expiration>{expiration}</Expiration></Credentials>\
          {}</AssumeRoleResult>\
@@ -134,7 +141,8 @@ fn caller_identity(call: &Call<'_>) -> Result<String, ApiError> {
     ))
 }
 
-/// `[\w+=,.@-]{2,64}`, for the names of sessions and for SourceIdentity.
+/// Checks a session name or SourceIdentity against the pattern `[\w+=,.@-]{2,64}`. `what` is the name
+/// of the parameter.
 fn session_name(what: &str, name: &str) -> Result<(), ApiError> {
     let good = (2..=64).contains(&name.len())
         && name

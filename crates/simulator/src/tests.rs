@@ -1,4 +1,6 @@
-use std::sync::Mutex;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -296,7 +298,7 @@ async fn an_idle_connection_is_reset_and_a_ping_keeps_it() {
     assert_eq!(decode_message(&answer).unwrap().1, Value::Long(1));
     let error = quiet.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(sim.connections()[0].ended, Some(Ended::Idle));
+    assert_eq!(sim.connections()[0].ended, Some(ConnectionEnd::Idle));
     assert_eq!(sim.connections()[1].ended, None);
 }
 
@@ -387,7 +389,7 @@ async fn live_connections_are_cut_in_three_ways() {
             _ => assert_eq!((result.ok(), rest.len()), (Some(18), 18)),
         }
         let ended = sim.connections().last().unwrap().ended;
-        assert_eq!(ended, Some(Ended::Cut(how)));
+        assert_eq!(ended, Some(ConnectionEnd::Cut(how)));
     }
 }
 
@@ -396,7 +398,11 @@ async fn a_cluster_goes_wrong_as_it_is_told() {
     let sim = start().await;
     let port = sim.port("hdb-cluster").unwrap();
     let string = sim.connection_string("alice", "hdb-cluster").unwrap();
-    for flaw in [Flaw::OtherAuthority, Flaw::OtherHost, Flaw::Expired] {
+    for flaw in [
+        CertificateFlaw::OtherAuthority,
+        CertificateFlaw::OtherHost,
+        CertificateFlaw::Expired,
+    ] {
         let fault = ClusterFault::Certificate(flaw);
         sim.faults().cluster("hdb-cluster", fault, Times::Next(1));
         let error = tls(&sim, port).await.unwrap_err();
@@ -429,11 +435,15 @@ async fn a_cluster_goes_wrong_as_it_is_told() {
 #[tokio::test]
 async fn the_plain_double_takes_one_password() {
     let sim = start().await;
-    let (port, user, password) = sim.plain();
+    let PlainServer {
+        port,
+        user,
+        password,
+    } = sim.plain();
     let login = format!("{user}:{password}\x03\0");
-    let mut stream = open_with(&sim, port, &login).await.unwrap();
+    let mut stream = open_with(&sim, *port, &login).await.unwrap();
     assert_eq!(ask(&mut stream, "1+1").await, Value::Long(2));
-    assert!(open_with(&sim, port, "svc:wrong\x03\0").await.is_none());
+    assert!(open_with(&sim, *port, "svc:wrong\x03\0").await.is_none());
     assert_eq!(sim.connections()[0].capability, Some(3));
 }
 

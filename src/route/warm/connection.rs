@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::route::connection::LoggedInConnection;
-use q_ipc::frame::{HEADER_LEN, MessageType, Piece, Tracker};
+use q_ipc::frame::{FrameTracker, HEADER_LEN, MessageType, StreamPart};
 use q_relay::relay::{Keepalive, KeepaliveSettings, Stream};
 
 /// A connection is replaced after this time: notes that `.z.po` of kdb+ took when the connection was
@@ -40,7 +40,7 @@ pub(super) struct WarmConnection {
     answer_due: Option<Instant>,
     /// How long kdb+ may take to answer a ping.
     answer_limit: Duration,
-    answer: Tracker,
+    answer: FrameTracker,
     /// The bytes of the answer that were read, up to the end of its header.
     unparsed: Vec<u8>,
 }
@@ -81,7 +81,7 @@ impl WarmConnection {
             pings: Keepalive::new(&shortened(keepalive), now),
             answer_due: None,
             answer_limit,
-            answer: Tracker::default(),
+            answer: FrameTracker::default(),
             unparsed: Vec::new(),
         }
     }
@@ -142,12 +142,12 @@ impl WarmConnection {
                 return Err(WarmLoss::Unasked);
             }
             match self.answer.next(&self.unparsed) {
-                Ok(Piece::Partial) => return Ok(()),
-                Ok(Piece::Header(header)) if header.message_type == MessageType::Response => {
+                Ok(StreamPart::Incomplete) => return Ok(()),
+                Ok(StreamPart::Header(header)) if header.message_type == MessageType::Response => {
                     self.unparsed.drain(..HEADER_LEN);
                 }
-                Ok(Piece::Header(_)) | Err(_) => return Err(WarmLoss::Unasked),
-                Ok(Piece::Body(count)) => {
+                Ok(StreamPart::Header(_)) | Err(_) => return Err(WarmLoss::Unasked),
+                Ok(StreamPart::Body(count)) => {
                     self.unparsed.drain(..count);
                     if self.answer.at_boundary() {
                         self.pings.answered();

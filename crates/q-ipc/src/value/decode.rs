@@ -1,43 +1,48 @@
-//! Bytes into values.
+//! Reads values.
 
 use super::{Table, Value};
 use crate::frame::{HEADER_LEN, Header, HeaderError};
 
-/// Lists in lists that are followed before giving up.
+/// Levels of nested lists, tables and dictionaries that [`decode`] follows.
 pub const MAX_DEPTH: usize = 32;
 
-/// Why bytes are no q value.
+/// The reason why bytes are not a q value that [`decode`] reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes end inside the value.
     #[error("a q value ends too early")]
     Truncated,
-    /// A type that is not read here, as its byte.
+    /// The type byte is unknown, or stands for a type that [`Value`] does not have.
     #[error("a q value of type {0}, which is not read here")]
     Type(u8),
-    /// A count below zero.
+    /// The count of a vector is negative.
     #[error("a q vector with a negative count")]
     Count,
-    /// Lists nested beyond [`MAX_DEPTH`].
+    /// The value is nested more than [`MAX_DEPTH`] levels deep.
     #[error("a q value nested more than {MAX_DEPTH} deep")]
     TooDeep,
-    /// A table that is no dictionary of names and columns.
+    /// A table is not a dictionary of column names and equally many columns.
     #[error("a q table that is no dictionary of columns")]
     Table,
-    /// Bytes after the value.
+    /// This many bytes follow the value.
     #[error("{0} bytes after the end of a q value")]
     Trailing(usize),
-    /// The message is compressed.
+    /// The message is compressed. [`decompress`](crate::compress::decompress) gives the plain one.
     #[error("a compressed message where a plain one was expected")]
     Compressed,
-    /// The bytes of a message do not start with a header.
+    /// The message does not start with a header.
     #[error(transparent)]
     Header(#[from] HeaderError),
 }
 
-/// Reads the body of a plain message.
+/// Reads a serialised value: the body of a plain message, without its header.
+///
+/// `little_endian` is the byte order that the header states.
+///
+/// # Errors
+/// The bytes are not exactly one value of a type that [`Value`] has.
 pub fn decode(body: &[u8], little_endian: bool) -> Result<Value, DecodeError> {
-    let mut reader = Reader {
+    let mut reader = ValueReader {
         bytes: body,
         little_endian,
     };
@@ -48,7 +53,10 @@ pub fn decode(body: &[u8], little_endian: bool) -> Result<Value, DecodeError> {
     }
 }
 
-/// Reads a whole plain message, header and body.
+/// Reads a complete plain message: its header and the value in its body.
+///
+/// # Errors
+/// The message is compressed or damaged, or its value has a type that [`Value`] does not have.
 pub fn decode_message(message: &[u8]) -> Result<(Header, Value), DecodeError> {
     let head = message
         .first_chunk::<HEADER_LEN>()
@@ -61,12 +69,12 @@ pub fn decode_message(message: &[u8]) -> Result<(Header, Value), DecodeError> {
     Ok((header, value))
 }
 
-struct Reader<'a> {
+struct ValueReader<'a> {
     bytes: &'a [u8],
     little_endian: bool,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ValueReader<'a> {
     fn value(&mut self, depth: usize) -> Result<Value, DecodeError> {
         let depth = depth.checked_sub(1).ok_or(DecodeError::TooDeep)?;
         let kind = self.byte()?;
@@ -185,7 +193,7 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    /// N bytes in little-endian order, whatever order they came in.
+    /// The next N bytes, in little-endian order.
     fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let mut bytes = self.raw()?;
         if !self.little_endian {
@@ -194,7 +202,8 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    /// The attribute and the count; items of at least `size` bytes each must be at hand.
+    /// Reads a vector's attribute and count. Refuses a count whose items, of at least `size` bytes each,
+    /// are not in the input, so that no memory is allocated for them.
     fn count(&mut self, size: usize) -> Result<usize, DecodeError> {
         let count = if self.byte()? & 0x80 == 0 {
             i64::from(i32::from_le_bytes(self.fixed()?))

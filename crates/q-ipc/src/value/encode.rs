@@ -1,11 +1,14 @@
-//! Values into bytes.
+//! Writes values.
 
 use super::Value;
 
-/// Bit 7 of the attribute byte: the count has 8 bytes.
+/// Bit 7 of a vector's attribute byte: the count has 8 bytes, not 4.
 const LONG_COUNT: u8 = 0x80;
 
-/// What stands before the items of a vector of `count` items: type, attribute, count.
+/// The bytes before the items of a vector: its type, its attribute and its count.
+///
+/// `kind` is q's type number of the vector, from 0 to 19. Use this to send a vector that is too large
+/// to hold in memory.
 pub fn vector_header(kind: u8, count: u64, little_endian: bool) -> Vec<u8> {
     let mut bytes = vec![kind];
     match i32::try_from(count) {
@@ -22,7 +25,7 @@ pub fn vector_header(kind: u8, count: u64, little_endian: bool) -> Vec<u8> {
 }
 
 pub(super) fn encode(value: &Value, little_endian: bool) -> Vec<u8> {
-    let mut writer = Writer {
+    let mut writer = ValueWriter {
         bytes: Vec::new(),
         little_endian,
     };
@@ -37,12 +40,12 @@ fn ordered<const N: usize>(mut little: [u8; N], little_endian: bool) -> [u8; N] 
     little
 }
 
-struct Writer {
+struct ValueWriter {
     bytes: Vec<u8>,
     little_endian: bool,
 }
 
-impl Writer {
+impl ValueWriter {
     fn value(&mut self, value: &Value) {
         match value {
             Value::Bool(v) => self.atom(1, [u8::from(*v)]),
@@ -152,7 +155,7 @@ impl Writer {
         }
     }
 
-    /// A NUL ends the text on the wire, so everything from the first one on is left out.
+    /// Writes a text and a NUL. The text is cut before its first NUL, which would end it on the wire.
     fn terminated(&mut self, text: &str) {
         self.bytes.extend(text.bytes().take_while(|&b| b != 0));
         self.bytes.push(0);

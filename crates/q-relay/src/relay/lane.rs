@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::budget::{LEAN_DIRECTION, MemoryAccount};
 use crate::buffer::{Buffer, CHUNK};
-use q_ipc::frame::{HEADER_LEN, Header, HeaderError, Piece, Tracker};
+use q_ipc::frame::{FrameTracker, HEADER_LEN, Header, HeaderError, StreamPart};
 
 /// Bytes on their way from one socket to the other.
 ///
@@ -24,7 +24,7 @@ pub(super) struct Lane {
     start: usize,
     cleared: usize,
     end: usize,
-    tracker: Tracker,
+    tracker: FrameTracker,
     /// Bytes of the message at `cleared` that must not be passed on.
     swallow: u64,
     /// Where the count of unwritten messages begins.
@@ -98,7 +98,7 @@ impl Lane {
             start: 0,
             cleared: 0,
             end: bytes.len(),
-            tracker: Tracker::new(limit),
+            tracker: FrameTracker::new(limit),
             swallow: 0,
             mark: Mark::default(),
             own_end: 0,
@@ -247,12 +247,12 @@ impl Lane {
             // The tracker counts a header as passed, so what is held is asked of a copy.
             let mut ahead = self.tracker.clone();
             match ahead.next(bytes)? {
-                Piece::Partial => return Ok(()),
-                Piece::Body(count) => {
+                StreamPart::Incomplete => return Ok(()),
+                StreamPart::Body(count) => {
                     self.cleared += count;
                     self.tracker = ahead;
                 }
-                Piece::Header(header) => match judge(header) {
+                StreamPart::Header(header) => match judge(header) {
                     Verdict::Hold => return Ok(()),
                     Verdict::Swallow => self.swallow = header.length,
                     Verdict::Pass => {
@@ -360,13 +360,13 @@ impl Lane {
         } else {
             self.end
         };
-        let mut tracker = Tracker::inside(self.mark.body_left);
+        let mut tracker = FrameTracker::inside(self.mark.body_left);
         let (mut at, mut unwritten) = (self.mark.at, 0);
         loop {
             match tracker.next(&self.buffer[at..end]) {
-                Ok(Piece::Header(_)) => at += HEADER_LEN,
-                Ok(Piece::Body(count)) => at += count,
-                Ok(Piece::Partial) => break,
+                Ok(StreamPart::Header(_)) => at += HEADER_LEN,
+                Ok(StreamPart::Body(count)) => at += count,
+                Ok(StreamPart::Incomplete) => break,
                 Err(_) => {
                     at = self.end;
                     break;
@@ -427,13 +427,13 @@ impl Lane {
     /// Moves the mark to `start`, or to the start of the header that `start` is inside of. Returns
     /// its position.
     fn advance_mark(&mut self) -> usize {
-        let mut tracker = Tracker::inside(self.mark.body_left);
+        let mut tracker = FrameTracker::inside(self.mark.body_left);
         let at = &mut self.mark.at;
         while *at < self.start {
             match tracker.next(&self.buffer[*at..self.start]) {
-                Ok(Piece::Header(_)) => *at += HEADER_LEN,
-                Ok(Piece::Body(count)) => *at += count,
-                Ok(Piece::Partial) => break,
+                Ok(StreamPart::Header(_)) => *at += HEADER_LEN,
+                Ok(StreamPart::Body(count)) => *at += count,
+                Ok(StreamPart::Incomplete) => break,
                 // Bytes behind a refused header, which count as no message.
                 Err(_) => *at = self.start,
             }

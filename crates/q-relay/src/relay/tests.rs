@@ -11,7 +11,7 @@ use tokio::time::{advance, timeout};
 use super::ending::LONGEST_CHECK;
 use super::*;
 use crate::histogram::Histogram;
-use q_ipc::frame::{HEADER_LEN, Header, MessageType, Piece, Tracker};
+use q_ipc::frame::{FrameTracker, HEADER_LEN, Header, MessageType, StreamPart};
 use q_ipc::message::{error_response, message, text};
 
 const EVERY: Duration = Duration::from_secs(60);
@@ -439,8 +439,8 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
 fn without_pings(mut bytes: &[u8]) -> (Vec<u8>, usize) {
     let (mut rest, mut pings) = (Vec::new(), 0);
     while !bytes.is_empty() {
-        let length = match Tracker::default().next(bytes) {
-            Ok(Piece::Header(header)) => usize::try_from(header.length).unwrap(),
+        let length = match FrameTracker::default().next(bytes) {
+            Ok(StreamPart::Header(header)) => usize::try_from(header.length).unwrap(),
             other => panic!("a ping inside a message: {other:?}"),
         };
         let (message, behind) = bytes.split_at(length);

@@ -1,4 +1,5 @@
-//! The listeners of clusters and nodes: faults, TLS, the signed login, then the node.
+//! The listeners of clusters and nodes. Each connection passes the faults, TLS and the signed login, and
+//! then a node serves it.
 
 use std::io;
 use std::sync::Arc;
@@ -10,50 +11,54 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::connection::{Connection, Ended, Meter, Socket};
+use super::connection::{ClientLogin, Connection, ConnectionEnd, MeteredSocket, SocketMeter};
 use super::faults::{ClusterFault, Cut};
-use super::node::Node;
-use super::state::{Power, Shared};
+use super::interpreter::Interpreter;
+use super::state::{NodePower, Simulation};
 use q_ipc::frame::{HEADER_LEN, Header, MessageType};
 use q_ipc::handshake::{Hello, common_capability};
 use secret::Secret;
 
-/// Most bytes of a login that are read.
+/// Length of the longest login that is accepted, in bytes.
 const LONGEST_LOGIN: usize = 128 * 1024;
 
-/// Between attempts of a node to have its port back.
+/// The pause between two attempts of a node to bind its port again.
 const REBIND_EVERY: Duration = Duration::from_millis(50);
 
-/// What stands behind a listener.
+/// The server behind a listener.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
-    /// A cluster's endpoint, which lands on one node after the other.
+pub(crate) enum ListenerTarget {
+    /// The endpoint of the cluster with this name. It distributes connections to the nodes in turn.
     Cluster(String),
-    /// One node: cluster and ID.
-    Node(String, String),
-    /// kdb+ that knows nothing of FinSpace, with one user and one password.
+    /// The node with this ID.
+    Node { cluster: String, node: String },
+    /// kdb+ outside of FinSpace, with one user and one password.
     Plain { user: String, password: Secret },
 }
 
-/// Where one connection lands.
-struct Landing {
+/// The node that serves one connection.
+struct ServingNode {
     cluster: String,
     node: String,
-    /// What the listener is called in faults and refusals.
+    /// The name of the listener in faults and refusals.
     listener: String,
 }
 
-/// Accepts for one place until the task is dropped, and every connection with it.
-pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener, place: Place) {
+/// Accepts connections for one target. It never returns; dropping it also ends its connections.
+pub(crate) async fn serve(
+    simulation: Arc<Simulation>,
+    listener: TcpListener,
+    target: ListenerTarget,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
-                    let (shared, place) = (shared.clone(), place.clone());
+                    let (simulation, target) = (simulation.clone(), target.clone());
                     connections.spawn(async move {
-                        // A connection that ends badly concerns its client only.
-                        let _ = Box::pin(accept(&shared, tcp, &place)).await;
+                        // A failed connection affects its client only.
+                        let _ = Box::pin(accept(&simulation, tcp, &target)).await;
                     });
                 }
                 Err(error) => {
@@ -66,12 +71,12 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener, place: Pla
     }
 }
 
-/// As [`serve`], for a node whose machine can be switched off: then its port is closed.
-pub(super) async fn serve_node(
-    shared: Arc<Shared>,
+/// Accepts connections for a node whose machine can be switched off. While it is off, its port is closed.
+pub(crate) async fn serve_node(
+    simulation: Arc<Simulation>,
     listener: TcpListener,
-    place: Place,
-    power: Power,
+    target: ListenerTarget,
+    power: NodePower,
 ) {
     let mut wanted = power.wanted.subscribe();
     let port = listener.local_addr();
@@ -80,7 +85,7 @@ pub(super) async fn serve_node(
         if let Some(listener) = listener.take() {
             power.on.send_replace(true);
             tokio::select! {
-                () = serve(shared.clone(), listener, place.clone()) => {}
+                () = serve(simulation.clone(), listener, target.clone()) => {}
                 _ = wanted.wait_for(|on| !on) => {}
             }
         }
@@ -101,16 +106,20 @@ pub(super) async fn serve_node(
     }
 }
 
-async fn accept(shared: &Arc<Shared>, tcp: TcpStream, place: &Place) -> io::Result<()> {
+async fn accept(
+    simulation: &Arc<Simulation>,
+    tcp: TcpStream,
+    target: &ListenerTarget,
+) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    let mut socket = Socket::new(tcp);
+    let mut socket = MeteredSocket::new(tcp);
     let meter = socket.meter();
-    let Some(landing) = land(shared, place) else {
+    let Some(serving) = choose_node(simulation, target) else {
         return Ok(());
     };
-    let fault = shared
+    let fault = simulation
         .faults
-        .take_cluster(&[&landing.node, &landing.listener]);
+        .take_cluster(&[&serving.node, &serving.listener]);
     match fault {
         Some(ClusterFault::CloseAtAccept) => Ok(()),
         Some(ClusterFault::ResetAtAccept) => {
@@ -119,42 +128,46 @@ async fn accept(shared: &Arc<Shared>, tcp: TcpStream, place: &Place) -> io::Resu
         }
         Some(ClusterFault::Stall) => std::future::pending().await,
         Some(ClusterFault::CloseAtTls) => {
-            // A ClientHello is read first, or the close would come as an RST.
+            // Closing a socket with unread bytes would send RST, so the ClientHello is read first.
             socket.read(&mut [0; 16 * 1024]).await.map(drop)
         }
         Some(ClusterFault::ResetAtTls) => {
             meter.reset_on_close();
             socket.read(&mut [0; 16 * 1024]).await.map(drop)
         }
-        Some(ClusterFault::Plaintext) => login(shared, socket, place, &landing, fault, meter).await,
+        Some(ClusterFault::Plaintext) => {
+            login(simulation, socket, target, &serving, fault, meter).await
+        }
         _ => {
             let config = match fault {
-                Some(ClusterFault::Certificate(flaw)) => shared.certificates.flawed(flaw),
-                _ => shared.certificates.good.clone(),
+                Some(ClusterFault::Certificate(flaw)) => simulation.certificates.flawed(flaw),
+                _ => simulation.certificates.good.clone(),
             };
             let stream = handshake(config, socket).await.inspect_err(|error| {
-                shared.refused(&landing.listener, &format!("TLS: {error}"));
+                simulation.record_refusal(&serving.listener, &format!("TLS: {error}"));
             })?;
-            login(shared, stream, place, &landing, fault, meter).await
+            login(simulation, stream, target, &serving, fault, meter).await
         }
     }
 }
 
 async fn handshake(
     config: Arc<ServerConfig>,
-    socket: Socket,
-) -> io::Result<tokio_rustls::server::TlsStream<Socket>> {
+    socket: MeteredSocket,
+) -> io::Result<tokio_rustls::server::TlsStream<MeteredSocket>> {
     TlsAcceptor::from(config).accept(socket).await
 }
 
-fn land(shared: &Shared, place: &Place) -> Option<Landing> {
-    let landing = |cluster: &str, node: &str, listener: &str| Landing {
+/// The node that serves the next connection; `None` if the cluster has no running node, or if it was
+/// deleted.
+fn choose_node(simulation: &Simulation, target: &ListenerTarget) -> Option<ServingNode> {
+    let serving = |cluster: &str, node: &str, listener: &str| ServingNode {
         cluster: cluster.to_owned(),
         node: node.to_owned(),
         listener: listener.to_owned(),
     };
-    match place {
-        Place::Cluster(name) => shared.with(|state| {
+    match target {
+        ListenerTarget::Cluster(name) => simulation.update(|state| {
             let cluster = state.clusters.get_mut(name)?;
             let on: Vec<_> = cluster
                 .nodes
@@ -164,24 +177,24 @@ fn land(shared: &Shared, place: &Place) -> Option<Landing> {
             let at = cluster.next % on.len().max(1);
             cluster.next = cluster.next.wrapping_add(1);
             let node = on.get(at)?;
-            Some(landing(name, &node.id, name))
+            Some(serving(name, &node.id, name))
         }),
-        Place::Node(cluster, node) => shared.look(|state| {
+        ListenerTarget::Node { cluster, node } => simulation.read(|state| {
             let nodes = &state.clusters.get(cluster)?.nodes;
             let node = nodes.iter().find(|known| known.id == *node)?;
-            Some(landing(cluster, &node.id, &node.id))
+            Some(serving(cluster, &node.id, &node.id))
         }),
-        Place::Plain { .. } => Some(landing("plain", "plain", "plain")),
+        ListenerTarget::Plain { .. } => Some(serving("plain", "plain", "plain")),
     }
 }
 
 async fn login<S>(
-    shared: &Arc<Shared>,
+    simulation: &Arc<Simulation>,
     mut stream: S,
-    place: &Place,
-    landing: &Landing,
+    target: &ListenerTarget,
+    serving: &ServingNode,
     fault: Option<ClusterFault>,
-    meter: Arc<Meter>,
+    meter: Arc<SocketMeter>,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -196,7 +209,7 @@ where
         _ => {}
     }
     let Some((hello, early)) = read_hello(&mut stream).await? else {
-        shared.refused(&landing.listener, "no q login");
+        simulation.record_refusal(&serving.listener, "no q login");
         return stream.shutdown().await;
     };
     let verdict = match fault {
@@ -207,47 +220,49 @@ where
             return Ok(());
         }
         Some(ClusterFault::StallAfterLogin) => std::future::pending().await,
-        _ => check(shared, place, &hello),
+        _ => check(simulation, target, &hello),
     };
     if let Err(why) = verdict {
-        shared.refused(&landing.listener, &why);
+        simulation.record_refusal(&serving.listener, &why);
         return stream.shutdown().await;
     }
 
-    let common = common_capability(hello.capability, shared.options.capability);
-    let connection = Arc::new(Connection::new(
-        (&landing.cluster, &landing.node),
-        &hello.user,
-        hello.capability,
-        meter,
-    ));
+    let common = common_capability(hello.capability, simulation.options.capability);
+    let login = ClientLogin {
+        cluster: serving.cluster.clone(),
+        node: serving.node.clone(),
+        user: hello.user,
+        capability: hello.capability,
+    };
+    let connection = Arc::new(Connection::new(login, meter));
     stream.write_all(&[common]).await?;
     stream.flush().await?;
-    shared.with(|state| state.connections.push(connection.clone()));
+    simulation.update(|state| state.connections.push(connection.clone()));
     if fault == Some(ClusterFault::Silent) {
         std::future::pending::<()>().await;
     }
-    let ended = converse(shared, &mut stream, &connection, (common, early)).await;
+    let ended = converse(simulation, &mut stream, &connection, common, early).await;
     let result = finish(&mut stream, &connection, ended).await;
     connection.end(ended);
     drop(stream);
-    shared.happened();
+    simulation.notify();
     result
 }
 
-/// Runs the node until the client goes, the idle limit strikes or a test cuts the connection.
+/// Runs the node until the client closes the connection, the idle limit passes or a test cuts it.
 async fn converse<S>(
-    shared: &Arc<Shared>,
+    simulation: &Arc<Simulation>,
     stream: &mut S,
     connection: &Arc<Connection>,
-    (capability, early): (u8, Vec<u8>),
-) -> Ended
+    capability: u8,
+    early: Vec<u8>,
+) -> ConnectionEnd
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let limit = match connection.cluster() {
         "plain" => None,
-        _ => Some(shared.options.idle_limit),
+        _ => Some(simulation.options.idle_limit),
     };
     let idle = async {
         match limit {
@@ -257,25 +272,26 @@ where
     };
     tokio::select! {
         biased;
-        how = connection.until_cut() => Ended::Cut(how),
-        () = idle => Ended::Idle,
-        result = Node::run(shared, stream, connection, capability, early) => match result {
-            Ok(()) => Ended::ByClient,
-            Err(_) => Ended::Broken,
+        how = connection.until_cut() => ConnectionEnd::Cut(how),
+        () = idle => ConnectionEnd::Idle,
+        result = Interpreter::run(simulation, stream, connection, capability, early) => match result {
+            Ok(()) => ConnectionEnd::ByClient,
+            Err(_) => ConnectionEnd::Broken,
         },
     }
 }
 
-async fn finish<S>(stream: &mut S, connection: &Connection, ended: Ended) -> io::Result<()>
+/// Closes the connection in the way that belongs to its end.
+async fn finish<S>(stream: &mut S, connection: &Connection, ended: ConnectionEnd) -> io::Result<()>
 where
     S: AsyncWrite + Unpin,
 {
     match ended {
-        Ended::Idle | Ended::Cut(Cut::Reset) => {
+        ConnectionEnd::Idle | ConnectionEnd::Cut(Cut::Reset) => {
             connection.meter().reset_on_close();
             Ok(())
         }
-        Ended::Cut(how @ (Cut::InsideFrame | Cut::InsideFrameReset)) => {
+        ConnectionEnd::Cut(how @ (Cut::InsideFrame | Cut::InsideFrameReset)) => {
             let header = Header {
                 little_endian: true,
                 message_type: MessageType::Response,
@@ -294,15 +310,21 @@ where
             }
             stream.shutdown().await
         }
-        Ended::Cut(Cut::Fin) | Ended::ByClient | Ended::Broken => stream.shutdown().await,
+        ConnectionEnd::Cut(Cut::Fin) | ConnectionEnd::ByClient | ConnectionEnd::Broken => {
+            stream.shutdown().await
+        }
     }
 }
 
-fn check(shared: &Shared, place: &Place, hello: &Hello) -> Result<(), String> {
-    let place = match place {
-        Place::Cluster(cluster) => (&**cluster, None),
-        Place::Node(cluster, node) => (&**cluster, Some(&**node)),
-        Place::Plain { user, password } => {
+/// Checks the login for this target.
+///
+/// # Errors
+/// The reason of the refusal.
+fn check(simulation: &Simulation, target: &ListenerTarget, hello: &Hello) -> Result<(), String> {
+    let (cluster, node) = match target {
+        ListenerTarget::Cluster(cluster) => (&**cluster, None),
+        ListenerTarget::Node { cluster, node } => (&**cluster, Some(&**node)),
+        ListenerTarget::Plain { user, password } => {
             return if hello.user == *user && hello.password == *password {
                 Ok(())
             } else {
@@ -310,10 +332,11 @@ fn check(shared: &Shared, place: &Place, hello: &Hello) -> Result<(), String> {
             };
         }
     };
-    shared.verify_login(&hello.user, hello.password.expose(), place)
+    simulation.verify_login(&hello.user, hello.password.expose(), cluster, node)
 }
 
-/// The login and what was sent ahead of its answer; `None` for what is none.
+/// Reads the login, and the bytes that the client has sent after it. `None` if the client sends
+/// something else or closes the connection.
 async fn read_hello<S>(stream: &mut S) -> io::Result<Option<(Hello, Vec<u8>)>>
 where
     S: AsyncRead + Unpin,

@@ -1,21 +1,21 @@
-//! What a simulated node computes with, and the little that it can compute.
+//! The values of a simulated node and the functions on them. Long vectors are described, not held.
 
 use std::sync::Arc;
 
 use super::expression::{Lambda, vector};
 use q_ipc::value::Value;
 
-/// Vectors up to this many bytes are held; longer ones are only described, and made as they are
-/// sent.
+/// Length of the longest vector that is held in memory, in bytes. Longer ones are described, and
+/// generated while they are sent.
 const HELD: u64 = 8 << 20;
 
-/// A value, or the description of one that is too large to hold.
+/// A value, the description of a vector that is too long to hold, or a function.
 #[derive(Debug, Clone)]
-pub(super) enum Data {
+pub(crate) enum LazyValue {
     Value(Arc<Value>),
-    /// `til count`.
+    /// The longs of `til count`.
     Til(u64),
-    /// `count # item`: the vector's type and the little-endian bytes of one item.
+    /// The vector `count#item`: its type number and the little-endian bytes of one item.
     Repeat {
         kind: u8,
         item: Arc<[u8]>,
@@ -24,38 +24,41 @@ pub(super) enum Data {
     Function(Arc<Function>),
 }
 
-/// What can be applied.
+/// A value that can be applied to arguments.
 #[derive(Debug, Clone)]
-pub(super) enum Function {
+pub(crate) enum Function {
     Named(String),
     Lambda(Lambda),
-    /// A handle, negative for async.
+    /// A handle; a negative one sends async messages.
     Handle(i32),
 }
 
-/// Functions of one or two values that need no connection.
-pub(super) const PURE: [&str; 13] = [
+/// The functions of one argument that need no connection.
+pub(crate) const PURE: [&str; 13] = [
     "til", "count", "sum", "avg", "max", "min", "first", "last", "neg", "type", "string", "from",
     "select",
 ];
 
-impl From<Value> for Data {
+impl From<Value> for LazyValue {
     fn from(value: Value) -> Self {
         Self::Value(Arc::new(value))
     }
 }
 
-impl Data {
-    pub(super) fn null() -> Self {
+impl LazyValue {
+    pub(crate) fn null() -> Self {
         Value::NULL.into()
     }
 
-    pub(super) fn named(name: &str) -> Self {
+    pub(crate) fn named(name: &str) -> Self {
         Self::Function(Arc::new(Function::Named(name.to_owned())))
     }
 
-    /// The value, unless it is one that is not held.
-    pub(super) fn value(&self) -> Result<Arc<Value>, String> {
+    /// The value.
+    ///
+    /// # Errors
+    /// The vector is described, not held.
+    pub(crate) fn value(&self) -> Result<Arc<Value>, String> {
         match self {
             Self::Value(value) => Ok(value.clone()),
             Self::Til(_) | Self::Repeat { .. } => {
@@ -81,17 +84,20 @@ impl Data {
     }
 }
 
-/// One of [`PURE`] applied.
-pub(super) fn apply(name: &str, argument: &Data) -> Result<Data, String> {
+/// Applies one of [`PURE`].
+///
+/// # Errors
+/// The text of a q error.
+pub(crate) fn apply(name: &str, argument: &LazyValue) -> Result<LazyValue, String> {
     match (name, argument) {
         ("count", any) => return Ok(long(any.count()).into()),
         ("type", any) => return Ok(Value::Short(kind(any)).into()),
-        ("sum", &Data::Til(count)) => {
+        ("sum", &LazyValue::Til(count)) => {
             let sum = u128::from(count) * u128::from(count.saturating_sub(1)) / 2;
             return Ok(Value::Long(i64::try_from(sum).unwrap_or(i64::MAX)).into());
         }
-        ("last", &Data::Til(count)) => return Ok(long(count.saturating_sub(1)).into()),
-        ("first", &Data::Til(_)) => return Ok(Value::Long(0).into()),
+        ("last", &LazyValue::Til(count)) => return Ok(long(count.saturating_sub(1)).into()),
+        ("first", &LazyValue::Til(_)) => return Ok(Value::Long(0).into()),
         _ => {}
     }
     let value = argument.value()?;
@@ -115,8 +121,11 @@ pub(super) fn apply(name: &str, argument: &Data) -> Result<Data, String> {
     }
 }
 
-/// `left mark right`.
-pub(super) fn dyad(mark: char, left: &Data, right: &Data) -> Result<Data, String> {
+/// Applies the operator `mark`: one of `+ - * % # ,`.
+///
+/// # Errors
+/// The text of a q error.
+pub(crate) fn dyad(mark: char, left: &LazyValue, right: &LazyValue) -> Result<LazyValue, String> {
     if mark == '#' {
         return take(&*left.value()?, right);
     }
@@ -151,27 +160,27 @@ pub(super) fn dyad(mark: char, left: &Data, right: &Data) -> Result<Data, String
     }
 }
 
-/// Items as one vector where they are of one kind, else as a list.
-pub(super) fn list(items: Vec<Value>) -> Value {
+/// A vector if the items have a common type, and a list otherwise.
+pub(crate) fn list(items: Vec<Value>) -> Value {
     match vector(&items) {
         Some(vector) if !items.is_empty() => vector,
         _ => Value::List(items),
     }
 }
 
-fn til(value: &Value) -> Result<Data, String> {
+fn til(value: &Value) -> Result<LazyValue, String> {
     let Value::Long(count) = *value else {
         return Err("type".into());
     };
     let end = count;
     let count = u64::try_from(count).map_err(|_| "domain")?;
     if count * 8 > HELD {
-        return Ok(Data::Til(count));
+        return Ok(LazyValue::Til(count));
     }
     Ok(Value::Longs((0..end).collect()).into())
 }
 
-fn take(count: &Value, items: &Data) -> Result<Data, String> {
+fn take(count: &Value, items: &LazyValue) -> Result<LazyValue, String> {
     let Value::Long(count) = *count else {
         return Err("type".into());
     };
@@ -191,9 +200,9 @@ fn take(count: &Value, items: &Data) -> Result<Data, String> {
     let bytes = count.saturating_mul(item.len() as u64);
     if bytes > HELD {
         let item = item.into();
-        return Ok(Data::Repeat { kind, item, count });
+        return Ok(LazyValue::Repeat { kind, item, count });
     }
-    // A vector that is held has a few million items.
+    // A vector that is held has at most 8,388,608 items.
     let count = usize::try_from(count).map_err(|_| "limit")?;
     Ok(match &*items {
         Value::Bool(v) => Value::Bools(vec![*v; count]),
@@ -209,7 +218,7 @@ fn take(count: &Value, items: &Data) -> Result<Data, String> {
     .into())
 }
 
-fn join(left: &Value, right: &Value) -> Result<Data, String> {
+fn join(left: &Value, right: &Value) -> Result<LazyValue, String> {
     let texts = |value: &Value| match value {
         Value::Char(byte) => Some(vec![*byte]),
         Value::Chars(bytes) => Some(bytes.clone()),
@@ -232,7 +241,7 @@ fn join(left: &Value, right: &Value) -> Result<Data, String> {
     }
 }
 
-fn negate(value: &Value) -> Result<Data, String> {
+fn negate(value: &Value) -> Result<LazyValue, String> {
     if let Value::Int(handle) = *value {
         return Ok(Value::Int(handle.wrapping_neg()).into());
     }
@@ -244,7 +253,7 @@ fn negate(value: &Value) -> Result<Data, String> {
     .into())
 }
 
-fn reduce(name: &str, number: &Number) -> Result<Data, String> {
+fn reduce(name: &str, number: &Number) -> Result<LazyValue, String> {
     if name == "avg" {
         let items = number.clone().floats();
         let sum: f64 = items.iter().sum();
@@ -269,7 +278,7 @@ fn reduce(name: &str, number: &Number) -> Result<Data, String> {
     .into())
 }
 
-/// Numbers, and whether they were one atom.
+/// The numbers in a value, as longs or floats. The flag tells an atom from a vector of one item.
 #[derive(Debug, Clone)]
 enum Number {
     Longs(Vec<i64>, bool),
@@ -335,15 +344,15 @@ fn pairs<T: Copy>(
     }
 }
 
-fn kind(data: &Data) -> i16 {
+fn kind(data: &LazyValue) -> i16 {
     match data {
-        Data::Value(value) => {
+        LazyValue::Value(value) => {
             let byte = value.encode().first().copied().unwrap_or_default();
             i16::from(i8::from_le_bytes([byte]))
         }
-        Data::Til(_) => 7,
-        Data::Repeat { kind, .. } => i16::from(*kind),
-        Data::Function(_) => 100,
+        LazyValue::Til(_) => 7,
+        LazyValue::Repeat { kind, .. } => i16::from(*kind),
+        LazyValue::Function(_) => 100,
     }
 }
 

@@ -1,4 +1,4 @@
-//! A q node: a test double that evaluates a short list of expressions, [`OFFERED`]. It is no q.
+//! Evaluates the messages of one connection. It knows the expressions in [`OFFERED`] and is not q.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -10,17 +10,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::connection::Connection;
-use super::data::{self, Data, Function};
 use super::discovery;
 use super::expression::{Expression, Lambda, parse};
-use super::frames::{self, Frame};
-use super::state::Shared;
+use super::frames::{self, QueuedMessage};
+use super::lazy_value::{self, Function, LazyValue};
+use super::state::Simulation;
 use q_ipc::frame::MessageType;
 use q_ipc::message::error_response;
 use q_ipc::time;
 use q_ipc::value::{Table, Value};
 
-/// What a node knows; an unknown expression is answered with this list.
+/// The expressions that a node evaluates. The error for any other expression contains this list.
 pub const OFFERED: &str = "1+1 7-2 2*3 6%4 1 2 3 \"text\" `symbol (1;`a) ([]a:1 2) a:1 til n n#x \
     x,y count sum avg max min first last neg type string {..} f[x] select from trades 'error \
     .z.u .z.w .z.h .z.p .z.K system\"sleep n\" nodeId[] clusterName[] pings[] seen[] \
@@ -28,13 +28,13 @@ pub const OFFERED: &str = "1+1 7-2 2*3 6%4 1 2 3 \"text\" `symbol (1;`a) ([]a:1 
     .aws.list_kx_cluster_nodes[cluster] .aws.get_kx_connection_string[cluster] \
     .aws.get_kx_node_connection_string[cluster;node]";
 
-/// What a node calls the handle of its client.
+/// The handle of the client on the node, `.z.w`.
 const HANDLE: i32 = 6;
 
-/// Calls in calls that are followed before giving up.
+/// Levels of nested function calls before the error `stack`.
 const MAX_DEPTH: usize = 32;
 
-/// Functions that need the connection.
+/// The functions that need the connection.
 const BOUND: [&str; 11] = [
     "system",
     "nodeId",
@@ -49,51 +49,58 @@ const BOUND: [&str; 11] = [
     ".aws.get_kx_node_connection_string",
 ];
 
-type Names = HashMap<String, Data>;
+type Variables = HashMap<String, LazyValue>;
 
-/// One connection's interpreter.
-pub(super) struct Node<W> {
-    shared: Arc<Shared>,
+/// The interpreter of one connection. Its variables live as long as the connection.
+pub(crate) struct Interpreter<W> {
+    simulation: Arc<Simulation>,
     connection: Arc<Connection>,
     capability: u8,
     writer: W,
-    frames: mpsc::UnboundedReceiver<Frame>,
-    waiting: VecDeque<Frame>,
-    names: Names,
+    frames: mpsc::UnboundedReceiver<QueuedMessage>,
+    /// Async messages that arrived while the node waited for a response.
+    waiting: VecDeque<QueuedMessage>,
+    variables: Variables,
+    /// Levels of nested function calls now.
     depth: usize,
 }
 
-/// Why an evaluation gave no value.
-enum Failure {
-    /// What q would signal.
+/// The reason why an evaluation gave no value.
+enum EvaluationError {
+    /// The error that q would signal.
     Signal(String),
-    /// The connection is of no use any more.
+    /// The connection failed.
     Lost(io::Error),
 }
 
-impl From<String> for Failure {
+impl From<String> for EvaluationError {
     fn from(text: String) -> Self {
         Self::Signal(text)
     }
 }
 
-impl From<&str> for Failure {
+impl From<&str> for EvaluationError {
     fn from(text: &str) -> Self {
         Self::Signal(text.to_owned())
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for EvaluationError {
     fn from(error: io::Error) -> Self {
         Self::Lost(error)
     }
 }
 
-impl Node<()> {
-    /// Reads and answers until the client closes. Messages are read while others are evaluated,
-    /// and evaluated one after the other.
-    pub(super) async fn run<S>(
-        shared: &Arc<Shared>,
+impl Interpreter<()> {
+    /// Evaluates messages and answers them until the client closes the connection.
+    ///
+    /// It reads messages while it evaluates others, and evaluates one at a time. `capability` is the
+    /// common capability. `early` contains bytes that the client sent before the answer to its login.
+    ///
+    /// # Errors
+    /// The connection fails, or the client sends bytes that are not messages.
+    pub(crate) async fn run<S>(
+        simulation: &Arc<Simulation>,
         stream: &mut S,
         connection: &Arc<Connection>,
         capability: u8,
@@ -104,14 +111,14 @@ impl Node<()> {
     {
         let (reader, writer) = tokio::io::split(stream);
         let (sender, frames) = mpsc::unbounded_channel();
-        let node = Node {
-            shared: shared.clone(),
+        let node = Interpreter {
+            simulation: simulation.clone(),
             connection: connection.clone(),
             capability,
             writer,
             frames,
             waiting: VecDeque::new(),
-            names: HashMap::new(),
+            variables: HashMap::new(),
             depth: 0,
         };
         let reader = io::Cursor::new(early).chain(reader);
@@ -127,7 +134,7 @@ impl Node<()> {
     }
 }
 
-impl<W: AsyncWrite + Unpin + Send> Node<W> {
+impl<W: AsyncWrite + Unpin + Send> Interpreter<W> {
     async fn serve(mut self) -> io::Result<()> {
         loop {
             let frame = match self.waiting.pop_front() {
@@ -141,22 +148,22 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
         }
     }
 
-    fn message(&mut self, frame: Frame) -> BoxFuture<'_, io::Result<()>> {
+    fn message(&mut self, frame: QueuedMessage) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(async move {
             let message_type = frame.header.message_type;
             self.connection.count(message_type, frame.is_ping());
-            self.shared.happened();
+            self.simulation.notify();
             if message_type == MessageType::Response {
                 return Ok(());
             }
             let result = match frame.value() {
                 Ok(value) => self.evaluate_message(&value).await,
-                Err(why) => Err(Failure::Signal(why)),
+                Err(why) => Err(EvaluationError::Signal(why)),
             };
             drop(frame);
             let result = match result {
-                Err(Failure::Lost(error)) => return Err(error),
-                Err(Failure::Signal(text)) => Err(text),
+                Err(EvaluationError::Lost(error)) => return Err(error),
+                Err(EvaluationError::Signal(text)) => Err(text),
                 Ok(data) => Ok(data),
             };
             if message_type == MessageType::Async {
@@ -169,25 +176,25 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
         })
     }
 
-    async fn evaluate_message(&mut self, value: &Arc<Value>) -> Result<Data, Failure> {
+    async fn evaluate_message(&mut self, value: &Arc<Value>) -> Result<LazyValue, EvaluationError> {
         match &**value {
             Value::Chars(_) | Value::Char(_) => {
                 let text = value.as_text().unwrap_or_default();
                 self.text(&text).await
             }
-            Value::Symbol(name) => self.name(name, &Names::new()),
+            Value::Symbol(name) => self.name(name, &Variables::new()),
             Value::List(items) if !items.is_empty() => self.functional(items).await,
-            _ => Ok(Data::Value(value.clone())),
+            _ => Ok(LazyValue::Value(value.clone())),
         }
     }
 
-    /// A list whose first item names or is a function: the rest are its arguments.
-    async fn functional(&mut self, items: &[Value]) -> Result<Data, Failure> {
+    /// Applies the first item of a list, a function or its name, to the other items.
+    async fn functional(&mut self, items: &[Value]) -> Result<LazyValue, EvaluationError> {
         let [function, arguments @ ..] = items else {
             return Err("rank".into());
         };
         let function = match function {
-            Value::Symbol(name) => self.name(name, &Names::new())?,
+            Value::Symbol(name) => self.name(name, &Variables::new())?,
             Value::Chars(_) | Value::Char(_) => {
                 let text = function.as_text().unwrap_or_default();
                 self.text(&text).await?
@@ -195,33 +202,33 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
             Value::Lambda { text, .. } => self.text(text).await?,
             _ => return Err("type: the first item of the list is no function".into()),
         };
-        let arguments = arguments.iter().cloned().map(Data::from).collect();
+        let arguments = arguments.iter().cloned().map(LazyValue::from).collect();
         self.apply(&function, arguments).await
     }
 
-    async fn text(&mut self, text: &str) -> Result<Data, Failure> {
+    async fn text(&mut self, text: &str) -> Result<LazyValue, EvaluationError> {
         let expression = parse(text).ok_or_else(|| unknown(text))?;
-        self.evaluate(&expression, &Names::new()).await
+        self.evaluate(&expression, &Variables::new()).await
     }
 
     fn evaluate<'a>(
         &'a mut self,
         expression: &'a Expression,
-        locals: &'a Names,
-    ) -> BoxFuture<'a, Result<Data, Failure>> {
+        locals: &'a Variables,
+    ) -> BoxFuture<'a, Result<LazyValue, EvaluationError>> {
         Box::pin(async move {
             match expression {
                 Expression::Constant(value) => Ok(value.clone().into()),
                 Expression::Name(name) => self.name(name, locals),
                 Expression::Assign(name, value) => {
                     let data = self.evaluate(value, locals).await?;
-                    self.names.insert(name.clone(), data);
-                    Ok(Data::null())
+                    self.variables.insert(name.clone(), data);
+                    Ok(LazyValue::null())
                 }
                 Expression::Dyad(mark, left, right) => {
                     let right = self.evaluate(right, locals).await?;
                     let left = self.evaluate(left, locals).await?;
-                    Ok(data::dyad(*mark, &left, &right)?)
+                    Ok(lazy_value::dyad(*mark, &left, &right)?)
                 }
                 Expression::Apply(function, arguments) => {
                     let mut values = VecDeque::new();
@@ -233,15 +240,15 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
                 }
                 Expression::Signal(text) => {
                     let text = self.evaluate(text, locals).await?.value()?;
-                    Err(Failure::Signal(text.as_text().ok_or("stype")?))
+                    Err(EvaluationError::Signal(text.as_text().ok_or("stype")?))
                 }
                 Expression::Lambda(lambda) => {
                     let function = Function::Lambda(lambda.clone());
-                    Ok(Data::Function(Arc::new(function)))
+                    Ok(LazyValue::Function(Arc::new(function)))
                 }
                 Expression::List(items) => {
                     let items = self.values(items.iter(), locals).await?;
-                    Ok(data::list(items).into())
+                    Ok(lazy_value::list(items).into())
                 }
                 Expression::Table(columns) => {
                     let items = self
@@ -252,7 +259,7 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
                     Ok(Value::Table(Table { columns }).into())
                 }
                 Expression::Sequence(parts) => {
-                    let mut last = Data::null();
+                    let mut last = LazyValue::null();
                     for part in parts {
                         last = self.evaluate(part, locals).await?;
                     }
@@ -265,8 +272,8 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
     async fn values<'a>(
         &mut self,
         items: impl DoubleEndedIterator<Item = &'a Expression> + Send,
-        locals: &Names,
-    ) -> Result<Vec<Value>, Failure> {
+        locals: &Variables,
+    ) -> Result<Vec<Value>, EvaluationError> {
         let mut values = VecDeque::new();
         for item in items.rev() {
             let data = self.evaluate(item, locals).await?;
@@ -275,18 +282,18 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
         Ok(values.into())
     }
 
-    fn name(&self, name: &str, locals: &Names) -> Result<Data, Failure> {
-        if let Some(data) = locals.get(name).or_else(|| self.names.get(name)) {
+    fn name(&self, name: &str, locals: &Variables) -> Result<LazyValue, EvaluationError> {
+        if let Some(data) = locals.get(name).or_else(|| self.variables.get(name)) {
             return Ok(data.clone());
         }
-        if data::PURE.contains(&name) || BOUND.contains(&name) {
-            return Ok(Data::named(name));
+        if lazy_value::PURE.contains(&name) || BOUND.contains(&name) {
+            return Ok(LazyValue::named(name));
         }
         Ok(match name {
             ".z.u" => Value::Symbol(self.connection.user().to_owned()),
             ".z.w" => Value::Int(HANDLE),
             ".z.h" => Value::Symbol(self.connection.node().to_owned()),
-            ".z.p" => Value::Timestamp(time::timestamp(self.shared.now())),
+            ".z.p" => Value::Timestamp(time::timestamp(self.simulation.now())),
             ".z.K" => Value::Float(4.1),
             "trades" => trades(),
             _ => return Err(unknown(name)),
@@ -294,14 +301,20 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
         .into())
     }
 
-    async fn apply(&mut self, function: &Data, arguments: Vec<Data>) -> Result<Data, Failure> {
+    async fn apply(
+        &mut self,
+        function: &LazyValue,
+        arguments: Vec<LazyValue>,
+    ) -> Result<LazyValue, EvaluationError> {
         let function = match function {
-            Data::Function(function) => function.clone(),
-            Data::Value(value) => match **value {
+            LazyValue::Function(function) => function.clone(),
+            LazyValue::Value(value) => match **value {
                 Value::Int(handle) => Arc::new(Function::Handle(handle)),
                 _ => return Err("type: that is no function".into()),
             },
-            Data::Til(_) | Data::Repeat { .. } => return Err("type: that is no function".into()),
+            LazyValue::Til(_) | LazyValue::Repeat { .. } => {
+                return Err("type: that is no function".into());
+            }
         };
         if self.depth >= MAX_DEPTH {
             return Err("stack".into());
@@ -316,7 +329,11 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
         result
     }
 
-    async fn lambda(&mut self, lambda: &Lambda, arguments: Vec<Data>) -> Result<Data, Failure> {
+    async fn lambda(
+        &mut self,
+        lambda: &Lambda,
+        arguments: Vec<LazyValue>,
+    ) -> Result<LazyValue, EvaluationError> {
         if arguments.len() > lambda.parameters.len().max(1) {
             return Err("rank".into());
         }
@@ -324,8 +341,12 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
         self.evaluate(&lambda.body, &locals).await
     }
 
-    /// `.z.w x` and `(neg .z.w) x`: the node calls its client.
-    async fn handle(&mut self, handle: i32, arguments: &[Data]) -> Result<Data, Failure> {
+    /// `.z.w x` and `(neg .z.w) x`: sends a message to the client.
+    async fn handle(
+        &mut self,
+        handle: i32,
+        arguments: &[LazyValue],
+    ) -> Result<LazyValue, EvaluationError> {
         let [message] = arguments else {
             return Err("rank".into());
         };
@@ -333,24 +354,28 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
             HANDLE => self.ask(message).await,
             handle if handle == -HANDLE => {
                 self.send(MessageType::Async, message).await?;
-                Ok(Data::null())
+                Ok(LazyValue::null())
             }
             _ => Err("Cannot write to handle. OS reports: Bad file descriptor".into()),
         }
     }
 
-    async fn named(&mut self, name: &str, arguments: &[Data]) -> Result<Data, Failure> {
+    async fn named(
+        &mut self,
+        name: &str,
+        arguments: &[LazyValue],
+    ) -> Result<LazyValue, EvaluationError> {
         let [first, rest @ ..] = arguments else {
             return Err("rank".into());
         };
-        if data::PURE.contains(&name) {
+        if lazy_value::PURE.contains(&name) {
             return match rest {
-                [] => Ok(data::apply(name, first)?),
+                [] => Ok(lazy_value::apply(name, first)?),
                 _ => Err("rank".into()),
             };
         }
-        let text = |data: &Data| data.value().ok().and_then(|value| value.as_text());
-        let need = || text(first).ok_or(Failure::Signal("type".into()));
+        let text = |data: &LazyValue| data.value().ok().and_then(|value| value.as_text());
+        let need = || text(first).ok_or(EvaluationError::Signal("type".into()));
         Ok(match name {
             "system" => return self.system(&need()?).await,
             "callback" => {
@@ -366,22 +391,25 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
             "clusterName" => Value::Symbol(self.connection.cluster().to_owned()),
             "pings" => Value::Long(long(self.connection.record().pings)),
             "seen" => self.seen(),
-            ".aws.list_kx_clusters" => discovery::clusters(&self.shared),
-            ".aws.list_kx_cluster_nodes" => discovery::nodes(&self.shared, &need()?)?,
-            ".aws.get_kx_connection_string" => {
-                discovery::connection_string(&self.shared, self.connection.user(), &need()?, None)?
-            }
+            ".aws.list_kx_clusters" => discovery::clusters(&self.simulation),
+            ".aws.list_kx_cluster_nodes" => discovery::nodes(&self.simulation, &need()?)?,
+            ".aws.get_kx_connection_string" => discovery::connection_string(
+                &self.simulation,
+                self.connection.user(),
+                &need()?,
+                None,
+            )?,
             ".aws.get_kx_node_connection_string" => {
                 let node = rest.first().and_then(text).ok_or("rank")?;
                 let user = self.connection.user();
-                discovery::connection_string(&self.shared, user, &need()?, Some(&node))?
+                discovery::connection_string(&self.simulation, user, &need()?, Some(&node))?
             }
             _ => return Err(unknown(name)),
         }
         .into())
     }
 
-    async fn system(&mut self, command: &str) -> Result<Data, Failure> {
+    async fn system(&mut self, command: &str) -> Result<LazyValue, EvaluationError> {
         let seconds = command
             .strip_prefix("sleep ")
             .and_then(|seconds| seconds.trim().parse().ok())
@@ -391,18 +419,19 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
         Ok(Value::List(Vec::new()).into())
     }
 
-    /// Calls the client and waits for its answer, serving the calls that it makes meanwhile.
-    async fn ask(&mut self, message: &Data) -> Result<Data, Failure> {
+    /// Sends a sync message to the client and waits for the response. Meanwhile it answers the client's
+    /// own sync messages.
+    async fn ask(&mut self, message: &LazyValue) -> Result<LazyValue, EvaluationError> {
         self.send(MessageType::Sync, message).await?;
         loop {
             let Some(frame) = self.frames.recv().await else {
-                return Err(Failure::Lost(io::ErrorKind::UnexpectedEof.into()));
+                return Err(EvaluationError::Lost(io::ErrorKind::UnexpectedEof.into()));
             };
             match frame.header.message_type {
                 MessageType::Response => {
                     self.connection.count(MessageType::Response, false);
                     return match &*frame.value()? {
-                        Value::Error(text) => Err(Failure::Signal(text.clone())),
+                        Value::Error(text) => Err(EvaluationError::Signal(text.clone())),
                         value => Ok(value.clone().into()),
                     };
                 }
@@ -428,10 +457,10 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
         )))
     }
 
-    async fn send(&mut self, message_type: MessageType, data: &Data) -> io::Result<()> {
+    async fn send(&mut self, message_type: MessageType, data: &LazyValue) -> io::Result<()> {
         self.connection.set_inside_frame(true);
-        let options = &self.shared.options;
-        let form = frames::Form {
+        let options = &self.simulation.options;
+        let form = frames::MessageFormat {
             message_type,
             capability: self.capability,
             compress: options.compress,
@@ -451,14 +480,14 @@ impl<W: AsyncWrite + Unpin + Send> Node<W> {
     }
 }
 
-fn unknown(text: &str) -> Failure {
+fn unknown(text: &str) -> EvaluationError {
     let text: String = text.chars().take(60).collect();
-    Failure::Signal(format!(
+    EvaluationError::Signal(format!(
         "nyi: {text}: this is a simulated node, not q; it knows {OFFERED}"
     ))
 }
 
-/// A fixed table of five rows.
+/// The table `trades`, with five rows.
 fn trades() -> Value {
     let minute = 60_000_000_000;
     let start = 776_000_000_000_000_000;
