@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use finspace::{FinSpace, Outcome, Patience};
 use hopend::config;
-use hopend::primitives::stop::Stop;
+use hopend::primitives::shutdown::ShutdownSender;
 use hopend::surface::admin;
 use simulator::{ApiFault, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,13 +47,13 @@ impl Samples {
     }
 }
 
-/// The admin address of a stage's daemon. Served until `Stop` is dropped.
-pub async fn admin(stage: &Stage, stop: &Stop) -> SocketAddr {
+/// The admin address of a stage's daemon. Served until `ShutdownSender` is dropped.
+pub async fn admin(stage: &Stage, stop: &ShutdownSender) -> SocketAddr {
     let listener = admin::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let services = Arc::clone(stage.app.services());
     let audience = watch::channel(admin::Audience::default()).1;
-    tokio::spawn(admin::serve(listener, stop.listen(), services, audience));
+    tokio::spawn(admin::serve(listener, stop.subscribe(), services, audience));
     address
 }
 
@@ -74,7 +74,7 @@ pub async fn ask_with(address: SocketAddr, request: &str, headers: &str) -> (Str
 }
 
 async fn exposition(stage: &Stage) -> String {
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = admin(stage, &stop).await;
     let headers = "Host: localhost:9100\r\nAccept: application/openmetrics-text; version=1.0.0\r\n";
     let (head, body) = ask_with(address, "GET /metrics", headers).await;
@@ -340,7 +340,7 @@ async fn a_confined_daemon_tells_of_its_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_page_with_a_name_of_its_own_reads_nothing() {
     let stage = Stage::with(Options::default(), any_ports).await;
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = admin(&stage, &stop).await;
     let status = async |request: &str, host: &str| {
         let (head, _) = ask(address, request, host).await;

@@ -24,7 +24,7 @@ use crate::identity::{Authenticator, Denied, Guess, Peer, PeerError, Penalties, 
 use crate::limits::{Door, Exceeded, Limits, Place};
 use crate::primitives::lines::LostLines;
 pub use crate::primitives::numbers::SessionNumbers;
-use crate::primitives::stop::Stopping;
+use crate::primitives::shutdown::ShutdownReceiver;
 use crate::route::{OpenError, Reached, Route};
 use crate::session::client::{ClientStream, HandshakeError};
 use crate::session::explain::Explanation;
@@ -132,7 +132,7 @@ pub struct Session {
     /// What all sessions share.
     pub services: Arc<Services>,
     /// Tells when to end.
-    pub stopping: Stopping,
+    pub stopping: ShutdownReceiver,
     /// What TLS is spoken with, where it came in over TCP.
     pub tls: Option<Arc<Certificates>>,
     /// Its place as long as nobody knows who it is.

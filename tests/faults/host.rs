@@ -622,7 +622,7 @@ faults! {
     reload_that_hangs {
         fault: "a reload whose file, or account database, does not answer; then SIGTERM",
         sees: Sees::Nothing,
-        log: &["the reload has not come back for 10 s", "mend it, or reload again"],
+        log: &["the reload has not finished after 10 s", "repair it, or reload again"],
         recovers: "the old configuration serves on; the watchdog is fed; another reload is begun beside the one that hangs; a stop wins",
         test(row): hanging_reload(row),
     }

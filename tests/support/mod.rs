@@ -66,7 +66,10 @@ impl Stage {
     }
 
     /// Changes the configuration and has it taken over.
-    pub fn reload(&mut self, edit: impl FnOnce(String) -> String) -> hopend::daemon::app::Changes {
+    pub fn reload(
+        &mut self,
+        edit: impl FnOnce(String) -> String,
+    ) -> hopend::daemon::app::ReloadChanges {
         edit_file(&self.config_path(), edit);
         let config = config::load(&self.config_path()).unwrap_or_else(|p| panic!("{p}"));
         self.app.reload(config).unwrap()

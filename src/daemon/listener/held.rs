@@ -1,4 +1,4 @@
-//! Sockets that listen already: the service manager passed them, or hopend has bound them.
+//! Duplicates of the listening sockets, which let an address stay bound across a reload or a restart.
 
 use std::io;
 use std::net::TcpListener as StdTcpListener;
@@ -8,57 +8,57 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::{TcpListener, UnixListener};
 
-use super::passed::Passed;
+use super::passed::PassedSockets;
 use super::socket::{Listener, SocketFile};
 use crate::config::ListenAddress;
 use crate::daemon::service;
 use crate::primitives::socket::tune;
 
-/// Longest name of a descriptor that systemd takes (`FDNAME_MAX`).
+/// The longest name of a descriptor that systemd accepts, in bytes (`FDNAME_MAX`).
 const LONGEST_NAME: usize = 255;
-/// Begins the name of each socket in the service manager's store. No endpoint's name has a slash.
-pub(super) const STORED: &str = "listen/";
+/// The prefix of each socket's name in the service manager's store. Names of endpoints have no slash.
+pub(super) const STORED_PREFIX: &str = "listen/";
 
-/// A listening socket with its own address. It listens until its last duplicate is closed.
+/// A listening socket and its address. The kernel stops listening when the last duplicate is closed.
 #[derive(Debug)]
 pub struct HeldSocket {
     pub(super) address: ListenAddress,
     pub(super) kind: SocketKind,
     pub(super) owner: SocketOwner,
-    /// Of a socket file that hopend made.
+    /// The file, if this is a Unix socket with a file that hopend created.
     pub(super) file: Option<Arc<SocketFile>>,
 }
 
-/// Who made a socket, and so whose account it belongs to.
+/// The process that created a socket, and so the account that owns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SocketOwner {
-    /// The service manager, by a socket unit.
+pub(crate) enum SocketOwner {
+    /// The service manager created it for a socket unit.
     Manager,
-    /// hopend, in this process or the one before.
+    /// hopend created it, in this process or in the one before the restart.
     Hopend,
 }
 
-/// A listening socket without a runtime.
+/// A listening socket that no runtime watches.
 #[derive(Debug)]
 pub(super) enum SocketKind {
     Tcp(StdTcpListener),
     Unix(StdUnixListener),
 }
 
-/// The listening sockets that an address may use, by their own addresses.
+/// Listening sockets that a bind uses instead of new ones, where their addresses fit.
 #[derive(Debug, Default)]
-pub struct Listening<'a>(Vec<&'a HeldSocket>);
+pub(crate) struct ListeningSockets<'a>(Vec<&'a HeldSocket>);
 
-/// The sockets of one address, while it is bound. A clone shares them.
+/// Duplicates of the sockets of one listen address. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct HeldSockets(Arc<Mutex<SocketHold>>);
+pub(crate) struct HeldSockets(Arc<Mutex<SocketHold>>);
 
-/// Whether hopend still wants the sockets of an address.
+/// The sockets of one listen address, or the decision to keep none.
 #[derive(Debug)]
 enum SocketHold {
-    /// None, until the address is bound.
+    /// Empty until the address is bound.
     Sockets(Vec<HeldSocket>),
-    /// Nothing is held any more: hopend is to listen there no longer, or ends.
+    /// No socket is kept any more: a reload dropped the address, or hopend stops.
     Closed,
 }
 
@@ -78,20 +78,21 @@ impl SocketHold {
 }
 
 impl HeldSockets {
-    /// Keeps duplicates of a listener's sockets, in the service manager's store as well, which holds
-    /// them while hopend restarts. Those that the manager itself made need no store.
-    pub fn hold(&self, listener: &Listener, passed: &Passed) {
-        let sockets = match listener.duplicates(passed) {
+    /// Keeps duplicates of a listener's sockets, also in the service manager's store. The store holds
+    /// them open while hopend restarts. Sockets of a socket unit are not stored, because the service
+    /// manager keeps them anyway.
+    pub(crate) fn hold(&self, listener: &Listener, passed_sockets: &PassedSockets) {
+        let sockets = match listener.duplicates(passed_sockets) {
             Ok(sockets) => sockets,
             Err(error) => {
                 let address = listener.address();
-                tracing::warn!(%address, "a restart of hopend will leave this address: {error}");
+                tracing::warn!(%address, "this address will not stay bound while hopend restarts: {error}");
                 return;
             }
         };
         let mut held = self.lock();
         if matches!(*held, SocketHold::Closed) {
-            // A reload took the address away while it was bound.
+            // A reload dropped the address during the bind.
             return;
         }
         let own = sockets
@@ -99,50 +100,51 @@ impl HeldSockets {
             .filter(|held| held.owner == SocketOwner::Hopend);
         for (socket, name) in own.filter_map(|own| Some((own, own.store_name()?))) {
             if socket.file.is_some() {
-                // One of the same name may be there that nobody accepts from: its file was removed.
+                // The store may have an old socket of this name whose file was removed.
                 service::remove_stored(&name);
             }
-            socket.outlives_hopend(service::store(&name, socket.as_fd()));
+            socket.set_outlives_hopend(service::store(&name, socket.as_fd()));
         }
         *held = SocketHold::Sockets(sockets);
     }
 
-    /// Closes them, here and in the service manager's store: hopend listens there no more.
-    pub fn give_up(&self) {
+    /// Closes the sockets here and in the service manager's store: hopend gives the address up.
+    pub(crate) fn give_up(&self) {
         let held = std::mem::replace(&mut *self.lock(), SocketHold::Closed);
         for held in held.sockets() {
-            held.outlives_hopend(false);
+            held.set_outlives_hopend(false);
             if let (SocketOwner::Hopend, Some(name)) = (held.owner, held.store_name()) {
                 service::remove_stored(&name);
             }
         }
     }
 
-    /// Closes them here; the service manager's store keeps them for the next start.
-    pub fn close(&self) {
+    /// Closes the sockets here. The service manager's store keeps them for the next start.
+    pub(crate) fn close(&self) {
         *self.lock() = SocketHold::Closed;
     }
 
-    /// Duplicates of the sockets. One that can't be had is left out.
-    pub fn duplicates(&self) -> Vec<HeldSocket> {
+    /// Duplicates of the sockets, without those that cannot be duplicated.
+    pub(crate) fn duplicates(&self) -> Vec<HeldSocket> {
         let held = self.lock();
         let sockets = held.sockets().iter();
         sockets.filter_map(|held| held.duplicate().ok()).collect()
     }
 
-    /// The stop of the daemon takes it as well: hold it for no longer than a message to the service manager takes.
+    /// The stop of the daemon needs this lock too. Hold it no longer than a message to the service
+    /// manager takes.
     fn lock(&self) -> MutexGuard<'_, SocketHold> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<'a> FromIterator<&'a HeldSocket> for Listening<'a> {
+impl<'a> FromIterator<&'a HeldSocket> for ListeningSockets<'a> {
     fn from_iter<I: IntoIterator<Item = &'a HeldSocket>>(sockets: I) -> Self {
         Self(sockets.into_iter().collect())
     }
 }
 
-impl Listening<'_> {
+impl ListeningSockets<'_> {
     pub(super) fn find(&self, address: &ListenAddress) -> Option<&HeldSocket> {
         let mut sockets = self.0.iter();
         sockets.find(|socket| socket.address == *address).copied()
@@ -185,11 +187,11 @@ impl HeldSocket {
         })
     }
 
-    /// What the service manager's store calls it; `None` where the path of a socket file is too long.
+    /// Its name in the service manager's store. None if the path of a socket file is too long.
     fn store_name(&self) -> Option<String> {
-        let mut name = STORED.to_owned();
+        let mut name = STORED_PREFIX.to_owned();
         for byte in self.address.to_string().bytes() {
-            // A name has no colon; `%` begins an escape.
+            // A name must not contain a colon. `%` begins an escape.
             match byte {
                 b':' => name.push('_'),
                 b'%' | b'_' | ..=b' ' | 127.. => name.push_str(&format!("%{byte:02x}")),
@@ -199,10 +201,10 @@ impl HeldSocket {
         (name.len() <= LONGEST_NAME).then_some(name)
     }
 
-    /// Keeps the socket file when hopend ends: the service manager holds the socket behind it.
-    fn outlives_hopend(&self, outlives: bool) {
+    /// Sets whether the socket file stays when hopend ends, because the service manager holds its socket.
+    fn set_outlives_hopend(&self, outlives: bool) {
         if let Some(file) = &self.file {
-            file.outlives(outlives);
+            file.set_outlives_hopend(outlives);
         }
     }
 }
@@ -217,7 +219,7 @@ impl AsFd for HeldSocket {
 }
 
 impl SocketKind {
-    /// A duplicate, for the runtime that this is called from.
+    /// A duplicate of a TCP socket, for the current runtime.
     pub(super) fn tcp(&self) -> io::Result<TcpListener> {
         let Self::Tcp(listener) = self else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -228,7 +230,7 @@ impl SocketKind {
         TcpListener::from_std(listener)
     }
 
-    /// A duplicate, for the runtime that this is called from.
+    /// A duplicate of a Unix socket, for the current runtime.
     pub(super) fn unix(&self) -> io::Result<UnixListener> {
         let Self::Unix(listener) = self else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -246,12 +248,12 @@ mod tests {
     #[tokio::test]
     async fn a_bind_that_comes_through_behind_the_end_holds_nothing() {
         let address = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
-        let (listener, passed) = (Listener::bind(&address).unwrap(), Passed::default());
+        let (listener, passed) = (Listener::bind(&address).unwrap(), PassedSockets::default());
         let held = HeldSockets::default();
         held.hold(&listener, &passed);
         let duplicates = held.duplicates();
         assert_eq!(duplicates.len(), 1);
-        // Whoever has duplicates keeps nobody from the end.
+        // Duplicates elsewhere do not prevent the end.
         held.give_up();
         assert!(held.duplicates().is_empty());
         held.hold(&listener, &passed);

@@ -1,4 +1,4 @@
-//! The local addresses that q dials: TCP, kdb+'s abstract Unix sockets, socket files.
+//! Binds the local addresses that q dials: TCP, kdb+'s abstract Unix sockets, socket files.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,73 +14,74 @@ use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::held::{HeldSocket, Listening, SocketOwner};
-use super::passed::Passed;
+use super::held::{HeldSocket, ListeningSockets, SocketOwner};
+use super::passed::PassedSockets;
 use crate::config::ListenAddress;
 use crate::identity::holder::{self, Holder};
 use crate::primitives::socket::tune;
 use crate::session::client::ClientStream;
 use base::error::with_fix;
 
-/// Connections that may wait to be accepted.
+/// The most connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1_024;
-/// Ports of the system's choice that are tried until one is free in both families.
+/// How many ports of the system's choice are tried until one is free for IPv4 and IPv6.
 const PORT_TRIES: usize = 64;
-/// Modes of a socket file: who may dial it.
-const OWNER: u32 = 0o600;
-const EVERYBODY: u32 = 0o666;
+/// The mode of a socket file that root and the daemon's own account may dial.
+const PRIVATE_MODE: u32 = 0o600;
+/// The mode of a socket file that every account may dial.
+const PUBLIC_MODE: u32 = 0o666;
 
-/// A bound local address.
+/// A bound local address: one entry of `listen`.
 #[derive(Debug)]
-pub struct Listener {
-    kind: Kind,
+pub(crate) struct Listener {
+    kind: ListenerKind,
     address: ListenAddress,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum ListenerKind {
     Localhost(LoopbackPair),
     Tcp(TcpListener),
     Abstract(UnixListener),
     Path {
         listener: UnixListener,
-        /// None where the service manager made it, whose file it is.
+        /// None if the service manager created the socket, and so owns the file.
         file: Option<Arc<SocketFile>>,
     },
 }
 
-/// The loopback addresses of both families at one port.
+/// The IPv4 and IPv6 loopback addresses at one port.
 #[derive(Debug)]
 struct LoopbackPair {
     v4: TcpListener,
-    /// None on a host without ::1.
+    /// None on a host without `::1`.
     v6: Option<TcpListener>,
 }
 
-/// Why an address could not be bound.
+/// The reason why an address could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", self.told())]
+#[error("{}", self.message())]
 pub struct BindError {
-    /// As configured.
+    /// The address as configured.
     pub address: ListenAddress,
-    /// The socket that failed: for `localhost`, the one of either family.
+    /// The socket that failed. For `localhost` it is an IPv4 or IPv6 address.
     pub socket: ListenAddress,
-    /// Where hopend itself listens, if that is in the way.
+    /// The address at which hopend itself listens, if that prevents the bind.
     pub own: Option<ListenAddress>,
-    /// Who has it, where another process does and the kernel tells.
+    /// The process that has the address, if the kernel tells.
     pub holder: Option<Box<Holder>>,
-    /// What the system said.
+    /// The error of the system.
     pub error: io::Error,
 }
 
 impl BindError {
-    /// Whether the directory of a socket file does not exist. Somebody may yet make it.
+    /// Whether the directory of a socket file does not exist. An administrator may create it later.
     pub fn lacks_directory(&self) -> bool {
         matches!(self.address, ListenAddress::Path(_))
             && self.error.kind() == io::ErrorKind::NotFound
     }
 
-    /// Blocks for the look-up of the holder.
+    /// Blocks while it looks for the process that has the address.
     fn new(address: &ListenAddress, failed: SocketError) -> Self {
         let SocketError { socket, error } = failed;
         let in_use = error.kind() == io::ErrorKind::AddrInUse;
@@ -98,18 +99,19 @@ impl BindError {
         self.error.kind() == io::ErrorKind::AddrInUse
     }
 
-    /// Whether a socket has the address that is not known to be of hopend's own account or root.
+    /// Whether another account may have the address: its process is unknown, or is neither of hopend's
+    /// own account nor of root.
     pub fn is_taken_by_another_account(&self) -> bool {
         let own = |holder: &Holder| holder.uid == 0 || holder.uid == geteuid().as_raw();
         self.is_taken() && !self.holder.as_deref().is_some_and(own)
     }
 
-    fn told(&self) -> String {
+    fn message(&self) -> String {
         let what = format!("listen address {}: {}", self.address, self.cause());
         with_fix(what, self.remedy())
     }
 
-    /// What keeps hopend from the address.
+    /// The cause, as the message words it.
     pub fn cause(&self) -> String {
         match (self.error.kind(), &self.own, &self.holder) {
             (io::ErrorKind::AddrInUse, Some(own), _) => {
@@ -130,7 +132,7 @@ impl BindError {
         }
     }
 
-    /// What to do about it.
+    /// The action that lets the next attempt succeed.
     pub fn remedy(&self) -> String {
         match (self.error.kind(), &self.own) {
             (io::ErrorKind::AddrInUse, Some(_)) => "restart hopend, or choose another port".into(),
@@ -153,7 +155,7 @@ impl BindError {
     }
 }
 
-/// One socket could not be had.
+/// A failure to bind one socket of an address.
 struct SocketError {
     socket: ListenAddress,
     error: io::Error,
@@ -167,19 +169,21 @@ impl SocketError {
 }
 
 impl Listener {
-    /// Binds for clients: every account that may enter the folder of a socket file may dial it, as
-    /// any address of this host, because the kernel tells which account dials. Needs a tokio runtime.
-    pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
-        Self::with(&Listening::default(), address)
+    /// Binds an address for clients. Every account may dial it, also as a socket file in a folder that
+    /// the account may enter, because the kernel tells hopend which account dials. Must be called within
+    /// a tokio runtime.
+    pub(crate) fn bind(address: &ListenAddress) -> Result<Self, BindError> {
+        Self::with(&ListeningSockets::default(), address)
     }
 
-    /// Binds a socket file that root and this account alone may dial. Needs a tokio runtime.
-    pub fn bind_private(path: &Path) -> Result<Self, BindError> {
+    /// Binds a socket file that only root and the daemon's own account may dial. Must be called within a
+    /// tokio runtime.
+    pub(crate) fn bind_private(path: &Path) -> Result<Self, BindError> {
         let address = ListenAddress::Path(path.to_path_buf());
-        let bound = bind_path(path, OWNER).map_err(SocketError::at(&address));
+        let bound = bind_path(path, PRIVATE_MODE).map_err(SocketError::at(&address));
         match bound {
             Ok((listener, file)) => Ok(Self {
-                kind: Kind::Path {
+                kind: ListenerKind::Path {
                     listener,
                     file: Some(Arc::new(file)),
                 },
@@ -189,79 +193,89 @@ impl Listener {
         }
     }
 
-    /// Uses the sockets that listen at this address already, and binds what is missing: all of its
-    /// sockets or none. Needs a tokio runtime; blocks for the look-up of the holder on failure.
-    pub fn with(listening: &Listening<'_>, address: &ListenAddress) -> Result<Self, BindError> {
+    /// Binds an address for clients. It uses the sockets in `listening` that fit and creates the others.
+    /// It binds all sockets of the address or none. On failure it blocks while it looks for the process
+    /// that has the address. Must be called within a tokio runtime.
+    pub(crate) fn with(
+        listening: &ListeningSockets<'_>,
+        address: &ListenAddress,
+    ) -> Result<Self, BindError> {
         let kind = match address {
-            ListenAddress::Localhost(port) => pair(listening, *port).map(Kind::Localhost),
-            ListenAddress::Tcp(_) => single(listening, address).map(Kind::Tcp),
+            ListenAddress::Localhost(port) => {
+                bind_loopback_pair(listening, *port).map(ListenerKind::Localhost)
+            }
+            ListenAddress::Tcp(_) => bind_or_reuse_tcp(listening, address).map(ListenerKind::Tcp),
             ListenAddress::Abstract(port) => match listening.find(address) {
                 Some(found) => found.kind.unix(),
                 None => bind_abstract(*port),
             }
-            .map(Kind::Abstract)
+            .map(ListenerKind::Abstract)
             .map_err(SocketError::at(address)),
             ListenAddress::Path(path) => {
-                at_path(listening, address, path).map_err(SocketError::at(address))
+                bind_or_reuse_path(listening, address, path).map_err(SocketError::at(address))
             }
         };
         let failed = |failed| BindError::new(address, failed);
         let kind = kind.map_err(failed)?;
         let local = match &kind {
-            // Port 0 became a port.
-            Kind::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
-            Kind::Localhost(LoopbackPair { v4, .. }) => {
+            // The system has chosen a port for port 0.
+            ListenerKind::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
+            ListenerKind::Localhost(LoopbackPair { v4, .. }) => {
                 let local = v4.local_addr();
                 local.map(|local| ListenAddress::Localhost(local.port()))
             }
-            Kind::Abstract(_) | Kind::Path { .. } => Ok(address.clone()),
+            ListenerKind::Abstract(_) | ListenerKind::Path { .. } => Ok(address.clone()),
         };
         let address = local.map_err(SocketError::at(address)).map_err(failed)?;
         Ok(Self { kind, address })
     }
 
-    /// Where it listens, with the port that the system chose for port 0.
-    pub fn address(&self) -> &ListenAddress {
+    /// The bound address. For port 0 it has the port that the system chose.
+    pub(crate) fn address(&self) -> &ListenAddress {
         &self.address
     }
 
-    /// Duplicates of its sockets: the address is listened at until they are closed as well.
+    /// Duplicates of its sockets. The kernel listens at the address until they are closed too.
     ///
     /// # Errors
-    /// File descriptors are used up.
-    pub fn duplicates(&self, passed: &Passed) -> io::Result<Vec<HeldSocket>> {
+    /// The file descriptors are used up.
+    pub(crate) fn duplicates(&self, passed_sockets: &PassedSockets) -> io::Result<Vec<HeldSocket>> {
         let mut held = match &self.kind {
-            Kind::Localhost(LoopbackPair { v4, v6 }) => {
+            ListenerKind::Localhost(LoopbackPair { v4, v6 }) => {
                 let both = std::iter::once(v4).chain(v6);
                 both.map(HeldSocket::of_tcp).collect::<io::Result<_>>()?
             }
-            Kind::Tcp(listener) => vec![HeldSocket::of_tcp(listener)?],
-            Kind::Abstract(listener) => vec![HeldSocket::of_unix(listener, &self.address, None)?],
-            Kind::Path { listener, file } => {
+            ListenerKind::Tcp(listener) => vec![HeldSocket::of_tcp(listener)?],
+            ListenerKind::Abstract(listener) => {
+                vec![HeldSocket::of_unix(listener, &self.address, None)?]
+            }
+            ListenerKind::Path { listener, file } => {
                 vec![HeldSocket::of_unix(listener, &self.address, file.clone())?]
             }
         };
         for socket in &mut held {
-            socket.owner = passed.owner_of(&socket.address);
+            socket.owner = passed_sockets.owner_of(&socket.address);
         }
         Ok(held)
     }
 
-    /// Moves it to the runtime that this is called from.
+    /// Moves the listener to the current runtime.
     ///
     /// # Errors
-    /// A runtime refuses the socket.
-    pub fn moved_here(self) -> io::Result<Self> {
+    /// The runtime cannot watch the socket.
+    pub(crate) fn moved_here(self) -> io::Result<Self> {
         let tcp = |listener: TcpListener| TcpListener::from_std(listener.into_std()?);
         let unix = |listener: UnixListener| UnixListener::from_std(listener.into_std()?);
         let kind = match self.kind {
-            Kind::Localhost(LoopbackPair { v4, v6 }) => Kind::Localhost(LoopbackPair {
-                v4: tcp(v4)?,
-                v6: v6.map(tcp).transpose()?,
-            }),
-            Kind::Tcp(listener) => Kind::Tcp(tcp(listener)?),
-            Kind::Abstract(listener) => Kind::Abstract(unix(listener)?),
-            Kind::Path { listener, file } => Kind::Path {
+            ListenerKind::Localhost(LoopbackPair { v4, v6 }) => {
+                ListenerKind::Localhost(LoopbackPair {
+                    v4: tcp(v4)?,
+                    v6: v6.map(tcp).transpose()?,
+                })
+            }
+            ListenerKind::Tcp(listener) => ListenerKind::Tcp(tcp(listener)?),
+            ListenerKind::Abstract(listener) => ListenerKind::Abstract(unix(listener)?),
+            ListenerKind::Path { listener, file } => ListenerKind::Path {
                 listener: unix(listener)?,
                 file,
             },
@@ -272,38 +286,44 @@ impl Listener {
         })
     }
 
-    /// The next connection. Cancel-safe.
-    pub async fn accept(&self) -> io::Result<ClientStream> {
+    /// Accepts the next connection. Cancel-safe.
+    pub(crate) async fn accept(&self) -> io::Result<ClientStream> {
         match &self.kind {
-            Kind::Localhost(LoopbackPair { v4, v6: Some(v6) }) => {
+            ListenerKind::Localhost(LoopbackPair { v4, v6: Some(v6) }) => {
                 let (stream, _) = tokio::select! {
                     accepted = v4.accept() => accepted?,
                     accepted = v6.accept() => accepted?,
                 };
                 Ok(ClientStream::Tcp(stream))
             }
-            Kind::Tcp(listener)
-            | Kind::Localhost(LoopbackPair {
+            ListenerKind::Tcp(listener)
+            | ListenerKind::Localhost(LoopbackPair {
                 v4: listener,
                 v6: None,
             }) => Ok(ClientStream::Tcp(listener.accept().await?.0)),
-            Kind::Abstract(listener) | Kind::Path { listener, .. } => {
+            ListenerKind::Abstract(listener) | ListenerKind::Path { listener, .. } => {
                 Ok(ClientStream::Unix(listener.accept().await?.0))
             }
         }
     }
 }
 
-/// Both loopback sockets, or neither. Where the system chooses the port, it is free in both families.
-fn pair(listening: &Listening<'_>, port: u16) -> Result<LoopbackPair, SocketError> {
+/// Binds both loopback sockets or neither. For port 0 it finds a port that is free for both.
+fn bind_loopback_pair(
+    listening: &ListeningSockets<'_>,
+    port: u16,
+) -> Result<LoopbackPair, SocketError> {
     let mut tries = if port == 0 { PORT_TRIES } else { 1 };
     loop {
         tries -= 1;
-        let v4 = Half::of(listening, (Ipv4Addr::LOCALHOST, port).into())?;
+        let v4 = LoopbackSocket::bind(listening, (Ipv4Addr::LOCALHOST, port).into())?;
         let v4_address = v4.local_addr()?;
-        let v6 = match Half::of(listening, (Ipv6Addr::LOCALHOST, v4_address.port()).into()) {
+        let v6 = match LoopbackSocket::bind(
+            listening,
+            (Ipv6Addr::LOCALHOST, v4_address.port()).into(),
+        ) {
             Ok(v6) => Some(v6),
-            Err(SocketError { error, .. }) if is_absent(&error) => None,
+            Err(SocketError { error, .. }) if is_ipv6_absent(&error) => None,
             Err(SocketError { error, .. })
                 if tries > 0 && error.kind() == io::ErrorKind::AddrInUse =>
             {
@@ -311,63 +331,67 @@ fn pair(listening: &Listening<'_>, port: u16) -> Result<LoopbackPair, SocketErro
             }
             Err(failed) => return Err(failed),
         };
-        // Neither listens before both are bound.
+        // Neither socket listens before both are bound.
         return Ok(LoopbackPair {
             v4: v4.listen()?,
-            v6: v6.map(Half::listen).transpose()?,
+            v6: v6.map(LoopbackSocket::listen).transpose()?,
         });
     }
 }
 
-/// Whether the host has no IPv6 loopback.
-fn is_absent(error: &io::Error) -> bool {
+/// Whether the error means that the host has no IPv6 loopback.
+fn is_ipv6_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
         || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
-/// One family of `localhost`, before it listens.
-struct Half {
+/// The IPv4 or IPv6 socket of `localhost`, before both listen.
+struct LoopbackSocket {
     address: ListenAddress,
-    socket: HalfSocket,
+    state: LoopbackState,
 }
 
-enum HalfSocket {
+enum LoopbackState {
     Bound(Socket),
-    Listens(TcpListener),
+    /// A passed socket, or one of an address that a reload drops.
+    Listening(TcpListener),
 }
 
-impl Half {
-    fn of(listening: &Listening<'_>, address: SocketAddr) -> Result<Self, SocketError> {
+impl LoopbackSocket {
+    fn bind(listening: &ListeningSockets<'_>, address: SocketAddr) -> Result<Self, SocketError> {
         let listen = ListenAddress::Tcp(address);
-        let socket = match listening.find(&listen) {
-            Some(found) => found.kind.tcp().map(HalfSocket::Listens),
-            None => bind_tcp(address).map(HalfSocket::Bound),
+        let state = match listening.find(&listen) {
+            Some(found) => found.kind.tcp().map(LoopbackState::Listening),
+            None => bind_tcp(address).map(LoopbackState::Bound),
         };
-        let socket = socket.map_err(SocketError::at(&listen))?;
+        let state = state.map_err(SocketError::at(&listen))?;
         Ok(Self {
             address: listen,
-            socket,
+            state,
         })
     }
 
     fn local_addr(&self) -> Result<SocketAddr, SocketError> {
-        let address = match &self.socket {
-            HalfSocket::Bound(socket) => socket.local_addr().map(|address| address.as_socket()),
-            HalfSocket::Listens(listener) => listener.local_addr().map(Some),
+        let address = match &self.state {
+            LoopbackState::Bound(socket) => socket.local_addr().map(|address| address.as_socket()),
+            LoopbackState::Listening(listener) => listener.local_addr().map(Some),
         };
         let address = address.and_then(|address| address.ok_or(io::ErrorKind::InvalidData.into()));
         address.map_err(SocketError::at(&self.address))
     }
 
     fn listen(self) -> Result<TcpListener, SocketError> {
-        match self.socket {
-            HalfSocket::Bound(socket) => listen(socket).map_err(SocketError::at(&self.address)),
-            HalfSocket::Listens(listener) => Ok(listener),
+        match self.state {
+            LoopbackState::Bound(socket) => listen(socket).map_err(SocketError::at(&self.address)),
+            LoopbackState::Listening(listener) => Ok(listener),
         }
     }
 }
 
-fn single(listening: &Listening<'_>, address: &ListenAddress) -> Result<TcpListener, SocketError> {
+fn bind_or_reuse_tcp(
+    listening: &ListeningSockets<'_>,
+    address: &ListenAddress,
+) -> Result<TcpListener, SocketError> {
     let listener = match (listening.find(address), address.tcp_sockets().first()) {
         (Some(found), _) => found.kind.tcp(),
         (None, Some(socket)) => bind_tcp(*socket).and_then(listen),
@@ -376,21 +400,25 @@ fn single(listening: &Listening<'_>, address: &ListenAddress) -> Result<TcpListe
     listener.map_err(SocketError::at(address))
 }
 
-fn at_path(listening: &Listening<'_>, address: &ListenAddress, path: &Path) -> io::Result<Kind> {
+fn bind_or_reuse_path(
+    listening: &ListeningSockets<'_>,
+    address: &ListenAddress,
+    path: &Path,
+) -> io::Result<ListenerKind> {
     match listening.find(address) {
         Some(HeldSocket {
             owner: SocketOwner::Manager,
             kind,
             ..
-        }) => Ok(Kind::Path {
+        }) => Ok(ListenerKind::Path {
             listener: kind.unix()?,
             file: None,
         }),
-        Some(found) if leads_here(path) => Ok(Kind::Path {
+        Some(found) if is_own_socket(path) => Ok(ListenerKind::Path {
             listener: found.kind.unix()?,
             file: Some(Arc::new(SocketFile::at(path))),
         }),
-        _ => bind_path(path, EVERYBODY).map(|(listener, file)| Kind::Path {
+        _ => bind_path(path, PUBLIC_MODE).map(|(listener, file)| ListenerKind::Path {
             listener,
             file: Some(Arc::new(file)),
         }),
@@ -401,7 +429,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // [::]:5010 takes IPv4 clients as well, whatever the host's default is.
+        // [::]:5010 accepts IPv4 clients too, whatever the default of the host is.
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
@@ -415,7 +443,7 @@ fn listen(socket: Socket) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// `@/tmp/kx.PORT` at its exact length: what q on Linux dials for `` `:unix://PORT `` since 3.5.
+/// Binds `@/tmp/kx.PORT`, at its exact length. q on Linux dials it for `` `:unix://PORT `` since 3.5.
 fn bind_abstract(port: u16) -> io::Result<UnixListener> {
     let name = UnixAddress::from_abstract_name(format!("/tmp/kx.{port}"))?;
     let listener = StdUnixListener::bind_addr(&name)?;
@@ -426,26 +454,26 @@ fn bind_abstract(port: u16) -> io::Result<UnixListener> {
 fn bind_path(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The file gets the mode of the socket, so there is no moment at which others may connect.
-    fchmod(&socket, Mode::from_bits_truncate(OWNER))?;
+    // The file gets the mode of the socket. So there is no moment at which other accounts may connect.
+    fchmod(&socket, Mode::from_bits_truncate(PRIVATE_MODE))?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    if mode != OWNER {
-        // The umask, which a bind heeds, is for other files.
+    if mode != PRIVATE_MODE {
+        // The bind applied the umask, which must not restrict this file.
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
     }
     socket.listen(BACKLOG)?;
     Ok((UnixListener::from_std(socket.into())?, SocketFile::at(path)))
 }
 
-/// Whether a connection to this path reaches a socket of hopend's own account. It was made by the
-/// process before this one, and its file may have been replaced since.
-fn leads_here(path: &Path) -> bool {
+/// Whether a connection to this path reaches a socket of hopend's own account. The previous process
+/// created the file, and another process may have replaced it since.
+fn is_own_socket(path: &Path) -> bool {
     holder::of_unix(path).is_ok_and(|holder| holder.uid == geteuid().as_raw())
 }
 
-/// A socket file that nobody answers is left over from a process that was killed. Does not wait for
-/// one that is there and accepts nothing: it lives.
+/// Removes the socket file of a process that was killed. If a process listens there, the file stays,
+/// even if that process accepts nothing. Does not wait for it.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     if !is_socket {
@@ -453,24 +481,37 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    let answer = socket.connect(&SockAddr::unix(path)?);
-    if answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+    let connected = socket.connect(&SockAddr::unix(path)?);
+    if connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
         std::fs::remove_file(path)?;
     }
     Ok(())
 }
 
-/// Tells a file from another that takes its name later: its device and number.
-pub fn which(path: &Path) -> Option<(u64, u64)> {
-    let metadata = std::fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
+/// Identifies a file, also when another file has taken its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
 }
 
-/// Removes the file with the last listener, unless the service manager keeps the socket.
+impl FileId {
+    /// The file at this path, without following a link. None if there is none.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        let metadata = std::fs::symlink_metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+}
+
+/// A socket file that hopend created. When it is dropped, the file is removed, unless the service manager
+/// keeps the socket.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    which: Option<(u64, u64)>,
+    id: Option<FileId>,
     outlives_hopend: AtomicBool,
 }
 
@@ -478,12 +519,12 @@ impl SocketFile {
     fn at(path: &Path) -> Self {
         Self {
             path: path.to_path_buf(),
-            which: which(path),
+            id: FileId::at(path),
             outlives_hopend: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn outlives(&self, outlives: bool) {
+    pub(super) fn set_outlives_hopend(&self, outlives: bool) {
         self.outlives_hopend.store(outlives, Ordering::Relaxed);
     }
 }
@@ -493,8 +534,8 @@ impl Drop for SocketFile {
         if self.outlives_hopend.load(Ordering::Relaxed) {
             return;
         }
-        // Somebody may have removed it already, and another daemon taken its place.
-        if self.which.is_some() && which(&self.path) == self.which {
+        // Another process may have replaced the file by its own.
+        if self.id.is_some() && FileId::at(&self.path) == self.id {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -513,7 +554,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_accepted_sends_at_once_and_notices_a_peer_that_vanished() {
         let passed = SocketKind::Tcp(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let Kind::Localhost(LoopbackPair { v4, v6 }) =
+        let ListenerKind::Localhost(LoopbackPair { v4, v6 }) =
             Listener::bind(&ListenAddress::Localhost(0)).unwrap().kind
         else {
             panic!("no pair");
