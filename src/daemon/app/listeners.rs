@@ -11,7 +11,8 @@ use super::App;
 use super::prepare::ListenerSnapshot;
 use crate::config::{Config, ListenAddress};
 use crate::daemon::listener::{
-    self, AddressState, BindError, BindRetry, HeldSockets, Listener, ServedEndpoint, UnboundAddress,
+    self, AddressState, BindError, BindRetry, Listener, ServedEndpoint, SocketKeeper,
+    UnboundAddress,
 };
 use crate::primitives::shutdown::ShutdownReceiver;
 use crate::session::Services;
@@ -46,8 +47,8 @@ pub(super) struct RunningListener {
     /// The name of its endpoint.
     pub(super) endpoint: String,
     pub(super) state: watch::Receiver<AddressState>,
-    /// Duplicates of its sockets while the address is bound.
-    pub(super) held: HeldSockets,
+    /// Keeps duplicates of its sockets while the address is bound.
+    pub(super) keeper: SocketKeeper,
     /// Tells the task what to serve. A reload sends a new value.
     pub(super) served: watch::Sender<ServedEndpoint>,
     pub(super) task: JoinHandle<()>,
@@ -83,7 +84,7 @@ impl RunningListener {
     pub(super) fn snapshot(&self) -> ListenerSnapshot {
         ListenerSnapshot {
             bound: self.bound_address(),
-            held: self.held.clone(),
+            keeper: self.keeper.clone(),
         }
     }
 }
@@ -103,10 +104,10 @@ impl App {
             tracing::error!(endpoint, "{}", with_note(error, "hopend goes on trying"));
         }
         let (served, task_served) = watch::channel(running.served.clone());
-        let held = HeldSockets::default();
+        let keeper = SocketKeeper::default();
         let state = match &bound {
             Ok(listener) => {
-                held.hold(listener, &self.passed_sockets);
+                keeper.keep(listener, &self.passed_sockets);
                 AddressState::Bound(listener.address().clone())
             }
             Err(error) => AddressState::Unbound(UnboundAddress::now(error)),
@@ -116,7 +117,7 @@ impl App {
             state: task_state,
             retry: BindRetry {
                 passed_sockets: Arc::clone(&self.passed_sockets),
-                held: held.clone(),
+                keeper: keeper.clone(),
                 blocking: Handle::current(),
             },
             served: task_served,
@@ -132,7 +133,7 @@ impl App {
         let listener = RunningListener {
             endpoint,
             state,
-            held,
+            keeper,
             served,
             task,
         };

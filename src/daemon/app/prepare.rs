@@ -15,7 +15,7 @@ use super::{ReloadError, RunningEndpoint};
 use crate::config::{self, AccountDatabase, Config, Endpoint, ListenAddress, Loaded, Problems};
 use crate::daemon::confine::Confinement;
 use crate::daemon::listener::{
-    BindError, HeldSockets, Listener, ListeningSockets, PassedSockets, ServedEndpoint,
+    BindError, Listener, PassedSockets, ReusableSockets, ServedEndpoint, SocketKeeper,
 };
 use crate::identity::client_tls::Certificates;
 use crate::route::Route;
@@ -48,7 +48,7 @@ pub(super) struct ListenerSnapshot {
     /// None if the address is not bound.
     pub(super) bound: Option<ListenAddress>,
     /// Its sockets, until the daemon closes them.
-    pub(super) held: HeldSockets,
+    pub(super) keeper: SocketKeeper,
 }
 
 /// An endpoint of the running daemon.
@@ -169,13 +169,13 @@ impl DaemonSnapshot {
             .iter()
             .filter(|(key, _)| !wanted.iter().any(|wanted| wanted.key == **key))
             // Duplicates: this thread may hang, and the daemon closes its own sockets when it stops.
-            .flat_map(|(_, running)| running.held.duplicates())
+            .flat_map(|(_, running)| running.keeper.duplicates())
             .collect();
         let fresh = wanted.into_iter().filter(|it| !self.is_bound(&it.key));
         fresh
             .map(|wanted| {
                 let address = &wanted.key.address;
-                let listening: ListeningSockets<'_> =
+                let listening: ReusableSockets<'_> =
                     self.passed_sockets.sockets().chain(&dropped).collect();
                 let bound = Listener::with(&listening, address).map_err(|error| BindError {
                     own: self.bound_address_that_clashes(address),

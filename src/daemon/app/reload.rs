@@ -214,7 +214,7 @@ impl App {
                 );
             } else {
                 listener.task.abort();
-                listener.held.give_up();
+                listener.keeper.give_up();
             }
             is_kept
         });

@@ -47,7 +47,7 @@ impl App {
     async fn close_addresses(&mut self) {
         for listener in self.listeners.values() {
             listener.task.abort();
-            listener.held.close();
+            listener.keeper.close();
         }
         for (_, listener) in self.listeners.drain() {
             let _ = listener.task.await;

@@ -2,9 +2,12 @@
 //!
 //! The loop survives every error. It accepts no more clients than may be in their handshake at a time.
 
-mod held;
+mod bind_error;
+mod kept;
+mod loopback_pair;
 mod passed;
 mod socket;
+mod socket_file;
 mod state;
 
 use std::io;
@@ -25,9 +28,11 @@ use crate::route::Route;
 use crate::session::client::{ClientStream, Detached};
 use crate::session::{self, Services, Session};
 use base::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors, with_fix, with_note};
-pub(crate) use held::{HeldSockets, ListeningSockets};
+pub(crate) use bind_error::BindError;
+pub(crate) use kept::{ReusableSockets, SocketKeeper};
 pub(crate) use passed::PassedSockets;
-pub(crate) use socket::{BindError, FileId, Listener};
+pub(crate) use socket::Listener;
+pub(crate) use socket_file::FileId;
 pub(crate) use state::{AddressState, UnboundAddress};
 
 /// The pauses after accepts that fail, as when the file descriptors are used up.
@@ -143,7 +148,7 @@ pub(crate) struct BindRetry {
     /// Sockets that the daemon may use instead of new ones.
     pub(crate) passed_sockets: Arc<PassedSockets>,
     /// Keeps duplicates of the sockets once they are bound.
-    pub(crate) held: HeldSockets,
+    pub(crate) keeper: SocketKeeper,
     /// The runtime whose blocking threads bind the address and look up its holder. The threads of
     /// sessions never block.
     pub(crate) blocking: Handle,
@@ -182,11 +187,11 @@ impl BindRetry {
         &self,
         address: &ListenAddress,
     ) -> Result<Result<Listener, BindError>, JoinError> {
-        let (passed_sockets, held) = (Arc::clone(&self.passed_sockets), self.held.clone());
+        let (passed_sockets, keeper) = (Arc::clone(&self.passed_sockets), self.keeper.clone());
         let address = address.clone();
         let bind = move || {
             let listener = Listener::with(&passed_sockets.sockets().collect(), &address)?;
-            held.hold(&listener, &passed_sockets);
+            keeper.keep(&listener, &passed_sockets);
             Ok(listener)
         };
         self.blocking.spawn_blocking(bind).await

@@ -11,7 +11,7 @@ use std::os::unix::net::SocketAddr as UnixAddress;
 use listenfd::ListenFd;
 use socket2::SockRef;
 
-use super::held::{HeldSocket, STORED_PREFIX, SocketKind, SocketOwner};
+use super::kept::{ListeningSocket, STORED_PREFIX, SocketKind, SocketOwner};
 use crate::config::ListenAddress;
 
 /// The passed sockets. The sockets of socket units stay open as long as this value lives, because a
@@ -34,7 +34,7 @@ struct PassedSocket {
 #[derive(Debug)]
 enum Usability {
     /// An endpoint can use the socket.
-    Usable(HeldSocket),
+    Usable(ListeningSocket),
     /// A Unix socket with a name that `listen` cannot express. It stays open, and no endpoint uses it.
     Unusable { _open: SocketKind },
 }
@@ -97,16 +97,19 @@ impl PassedSockets {
     }
 
     /// The sockets that an endpoint can use, those of socket units first.
-    pub fn sockets(&self) -> impl Iterator<Item = &HeldSocket> {
+    pub fn sockets(&self) -> impl Iterator<Item = &ListeningSocket> {
         let sockets = self.units.iter().chain(&self.stored);
-        sockets.filter_map(PassedSocket::held)
+        sockets.filter_map(PassedSocket::socket)
     }
 
     /// Closes the sockets from the store. Listeners have duplicates of those that they use. Returns the
     /// names of the sockets whose address is not in use.
     pub fn close_stored(&mut self, is_used: impl Fn(&ListenAddress) -> bool) -> Vec<String> {
-        let is_unused =
-            |socket: &&PassedSocket| !socket.held().is_some_and(|held| is_used(&held.address));
+        let is_unused = |socket: &&PassedSocket| {
+            !socket
+                .socket()
+                .is_some_and(|socket| is_used(&socket.address))
+        };
         let unused = self.stored.iter().filter(is_unused);
         let names = unused.map(|socket| socket.name.clone()).collect();
         self.stored.clear();
@@ -115,8 +118,8 @@ impl PassedSockets {
 
     /// The process that created the socket at this address, for sockets that listen in this process.
     pub(super) fn owner_of(&self, address: &ListenAddress) -> SocketOwner {
-        let mut units = self.units.iter().filter_map(PassedSocket::held);
-        match units.any(|held| held.address == *address) {
+        let mut units = self.units.iter().filter_map(PassedSocket::socket);
+        match units.any(|socket| socket.address == *address) {
             true => SocketOwner::Manager,
             false => SocketOwner::Hopend,
         }
@@ -151,7 +154,7 @@ impl PassedSocket {
             return None;
         }
         let usability = match address {
-            Some(address) => Usability::Usable(HeldSocket {
+            Some(address) => Usability::Usable(ListeningSocket {
                 address,
                 kind,
                 owner,
@@ -166,19 +169,19 @@ impl PassedSocket {
         })
     }
 
-    fn held(&self) -> Option<&HeldSocket> {
+    fn socket(&self) -> Option<&ListeningSocket> {
         match &self.usability {
-            Usability::Usable(held) => Some(held),
+            Usability::Usable(socket) => Some(socket),
             Usability::Unusable { .. } => None,
         }
     }
 
     fn misfit(&self, wanted: &[(ListenAddress, String)]) -> Option<String> {
         let Self { name, shown, .. } = self;
-        let held = self.held();
+        let socket = self.socket();
         let user = wanted
             .iter()
-            .find(|(address, _)| held.is_some_and(|held| address.includes(&held.address)));
+            .find(|(address, _)| socket.is_some_and(|socket| address.includes(&socket.address)));
         match user {
             None => Some(format!(
                 "no endpoint listens at {shown} (FileDescriptorName={name}), which was passed: a client \
@@ -217,14 +220,14 @@ fn unix(address: &UnixAddress) -> Option<ListenAddress> {
 mod tests {
     use std::net::TcpListener as StdTcpListener;
 
-    use super::super::held::ListeningSockets;
+    use super::super::kept::ReusableSockets;
     use super::*;
 
     fn socket(name: &str, kind: SocketKind) -> PassedSocket {
         PassedSocket::new(name, kind, SocketOwner::Manager).unwrap()
     }
 
-    fn listening(passed: &PassedSockets) -> ListeningSockets<'_> {
+    fn listening(passed: &PassedSockets) -> ReusableSockets<'_> {
         passed.sockets().collect()
     }
 

@@ -5,7 +5,7 @@ use std::io;
 
 use jiff::Timestamp;
 
-use super::socket::BindError;
+use super::bind_error::BindError;
 use crate::config::ListenAddress;
 use crate::identity::holder::Holder;
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::passed::PassedSockets;
-use super::socket::{Listener, SocketFile};
+use super::socket::Listener;
+use super::socket_file::SocketFile;
 use crate::config::ListenAddress;
 use crate::daemon::service;
 use crate::primitives::socket::tune;
@@ -21,7 +22,7 @@ pub(super) const STORED_PREFIX: &str = "listen/";
 
 /// A listening socket and its address. The kernel stops listening when the last duplicate is closed.
 #[derive(Debug)]
-pub struct HeldSocket {
+pub struct ListeningSocket {
     pub(super) address: ListenAddress,
     pub(super) kind: SocketKind,
     pub(super) owner: SocketOwner,
@@ -47,29 +48,29 @@ pub(super) enum SocketKind {
 
 /// Listening sockets that a bind uses instead of new ones, where their addresses fit.
 #[derive(Debug, Default)]
-pub(crate) struct ListeningSockets<'a>(Vec<&'a HeldSocket>);
+pub(crate) struct ReusableSockets<'a>(Vec<&'a ListeningSocket>);
 
-/// Duplicates of the sockets of one listen address. Clones share them.
+/// Keeps duplicates of the sockets of one listen address. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct HeldSockets(Arc<Mutex<SocketHold>>);
+pub(crate) struct SocketKeeper(Arc<Mutex<KeptSockets>>);
 
-/// The sockets of one listen address, or the decision to keep none.
+/// The duplicates of one listen address, or the decision to keep none.
 #[derive(Debug)]
-enum SocketHold {
+enum KeptSockets {
     /// Empty until the address is bound.
-    Sockets(Vec<HeldSocket>),
+    Sockets(Vec<ListeningSocket>),
     /// No socket is kept any more: a reload dropped the address, or hopend stops.
     Closed,
 }
 
-impl Default for SocketHold {
+impl Default for KeptSockets {
     fn default() -> Self {
         Self::Sockets(Vec::new())
     }
 }
 
-impl SocketHold {
-    fn sockets(&self) -> &[HeldSocket] {
+impl KeptSockets {
+    fn sockets(&self) -> &[ListeningSocket] {
         match self {
             Self::Sockets(sockets) => sockets,
             Self::Closed => &[],
@@ -77,11 +78,11 @@ impl SocketHold {
     }
 }
 
-impl HeldSockets {
+impl SocketKeeper {
     /// Keeps duplicates of a listener's sockets, also in the service manager's store. The store holds
     /// them open while hopend restarts. Sockets of a socket unit are not stored, because the service
     /// manager keeps them anyway.
-    pub(crate) fn hold(&self, listener: &Listener, passed_sockets: &PassedSockets) {
+    pub(crate) fn keep(&self, listener: &Listener, passed_sockets: &PassedSockets) {
         let sockets = match listener.duplicates(passed_sockets) {
             Ok(sockets) => sockets,
             Err(error) => {
@@ -90,30 +91,30 @@ impl HeldSockets {
                 return;
             }
         };
-        let mut held = self.lock();
-        if matches!(*held, SocketHold::Closed) {
+        let mut kept = self.lock();
+        if matches!(*kept, KeptSockets::Closed) {
             // A reload dropped the address during the bind.
             return;
         }
         let own = sockets
             .iter()
-            .filter(|held| held.owner == SocketOwner::Hopend);
-        for (socket, name) in own.filter_map(|own| Some((own, own.store_name()?))) {
+            .filter(|socket| socket.owner == SocketOwner::Hopend);
+        for (socket, name) in own.filter_map(|socket| Some((socket, socket.store_name()?))) {
             if socket.file.is_some() {
                 // The store may have an old socket of this name whose file was removed.
                 service::remove_stored(&name);
             }
             socket.set_outlives_hopend(service::store(&name, socket.as_fd()));
         }
-        *held = SocketHold::Sockets(sockets);
+        *kept = KeptSockets::Sockets(sockets);
     }
 
     /// Closes the sockets here and in the service manager's store: hopend gives the address up.
     pub(crate) fn give_up(&self) {
-        let held = std::mem::replace(&mut *self.lock(), SocketHold::Closed);
-        for held in held.sockets() {
-            held.set_outlives_hopend(false);
-            if let (SocketOwner::Hopend, Some(name)) = (held.owner, held.store_name()) {
+        let kept = std::mem::replace(&mut *self.lock(), KeptSockets::Closed);
+        for socket in kept.sockets() {
+            socket.set_outlives_hopend(false);
+            if let (SocketOwner::Hopend, Some(name)) = (socket.owner, socket.store_name()) {
                 service::remove_stored(&name);
             }
         }
@@ -121,37 +122,39 @@ impl HeldSockets {
 
     /// Closes the sockets here. The service manager's store keeps them for the next start.
     pub(crate) fn close(&self) {
-        *self.lock() = SocketHold::Closed;
+        *self.lock() = KeptSockets::Closed;
     }
 
     /// Duplicates of the sockets, without those that cannot be duplicated.
-    pub(crate) fn duplicates(&self) -> Vec<HeldSocket> {
-        let held = self.lock();
-        let sockets = held.sockets().iter();
-        sockets.filter_map(|held| held.duplicate().ok()).collect()
+    pub(crate) fn duplicates(&self) -> Vec<ListeningSocket> {
+        let kept = self.lock();
+        let sockets = kept.sockets().iter();
+        sockets
+            .filter_map(|socket| socket.duplicate().ok())
+            .collect()
     }
 
     /// The stop of the daemon needs this lock too. Hold it no longer than a message to the service
     /// manager takes.
-    fn lock(&self) -> MutexGuard<'_, SocketHold> {
+    fn lock(&self) -> MutexGuard<'_, KeptSockets> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<'a> FromIterator<&'a HeldSocket> for ListeningSockets<'a> {
-    fn from_iter<I: IntoIterator<Item = &'a HeldSocket>>(sockets: I) -> Self {
+impl<'a> FromIterator<&'a ListeningSocket> for ReusableSockets<'a> {
+    fn from_iter<I: IntoIterator<Item = &'a ListeningSocket>>(sockets: I) -> Self {
         Self(sockets.into_iter().collect())
     }
 }
 
-impl ListeningSockets<'_> {
-    pub(super) fn find(&self, address: &ListenAddress) -> Option<&HeldSocket> {
+impl ReusableSockets<'_> {
+    pub(super) fn find(&self, address: &ListenAddress) -> Option<&ListeningSocket> {
         let mut sockets = self.0.iter();
         sockets.find(|socket| socket.address == *address).copied()
     }
 }
 
-impl HeldSocket {
+impl ListeningSocket {
     pub(super) fn of_tcp(listener: &TcpListener) -> io::Result<Self> {
         Ok(Self {
             address: ListenAddress::Tcp(listener.local_addr()?),
@@ -209,7 +212,7 @@ impl HeldSocket {
     }
 }
 
-impl AsFd for HeldSocket {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.kind {
             SocketKind::Tcp(listener) => listener.as_fd(),
@@ -249,14 +252,14 @@ mod tests {
     async fn a_bind_that_comes_through_behind_the_end_holds_nothing() {
         let address = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
         let (listener, passed) = (Listener::bind(&address).unwrap(), PassedSockets::default());
-        let held = HeldSockets::default();
-        held.hold(&listener, &passed);
-        let duplicates = held.duplicates();
+        let keeper = SocketKeeper::default();
+        keeper.keep(&listener, &passed);
+        let duplicates = keeper.duplicates();
         assert_eq!(duplicates.len(), 1);
         // Duplicates elsewhere do not prevent the end.
-        held.give_up();
-        assert!(held.duplicates().is_empty());
-        held.hold(&listener, &passed);
-        assert!(held.duplicates().is_empty());
+        keeper.give_up();
+        assert!(keeper.duplicates().is_empty());
+        keeper.keep(&listener, &passed);
+        assert!(keeper.duplicates().is_empty());
     }
 }
