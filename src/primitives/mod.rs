@@ -2,6 +2,7 @@
 
 pub(crate) mod backoff;
 pub mod lines;
+pub(crate) mod lock;
 pub mod log;
 pub(crate) mod numbers;
 pub(crate) mod race;

@@ -580,7 +580,7 @@ faults! {
     nobody_reads_the_log {
         fault: "standard error is a pipe that is full and that nobody reads",
         sees: Sees::Nothing,
-        log: &["log lines are lost here", "standard error was not read fast enough", "Fix: look after the program that reads it"],
+        log: &["log lines are lost here", "standard error was not read fast enough", "Fix: check the program that reads it"],
         recovers: "when it is read again: the lines that waited (4 MiB at most; a quarter has room for errors only), then one that counts those lost; sessions, `/livez` and the watchdog never wait",
         test(row): log_unread(row),
     }

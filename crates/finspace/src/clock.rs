@@ -13,7 +13,8 @@ use aws_smithy_types::date_time::{DateTime, Format};
 /// smaller skew does no harm.
 const NOTABLE: Duration = Duration::from_secs(30);
 
-/// A reading of AWS's clock. It goes on counting, independently of this host's wall clock.
+/// A reading of AWS's clock. It advances with this host's monotonic clock, so a jump of the wall clock does
+/// not affect it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AwsTime {
     date: SystemTime,

@@ -1,4 +1,4 @@
-//! The files of AWS profiles that the AWS SDK finds without being told.
+//! The files with AWS profiles that the AWS SDK reads by default.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

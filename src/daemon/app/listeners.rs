@@ -166,7 +166,7 @@ impl ListenerTask {
                 () = shutdown.draining() => return,
             },
         };
-        match listener.moved_here() {
+        match listener.into_current_runtime() {
             Ok(listener) => {
                 state.send_replace(AddressState::Bound(listener.address().clone()));
                 listener::accept_connections(listener, served, services, shutdown).await;

@@ -73,7 +73,7 @@ pub(super) struct PreparedReload {
 
 /// An endpoint of the new configuration.
 pub(super) enum PreparedEndpoint {
-    /// The running one goes on.
+    /// The running endpoint stays as it is.
     Unchanged,
     /// It is new, or it replaces the running one.
     Fresh(RunningEndpoint),
@@ -175,9 +175,9 @@ impl DaemonSnapshot {
         fresh
             .map(|wanted| {
                 let address = &wanted.key.address;
-                let listening: ReusableSockets<'_> =
+                let reusable: ReusableSockets<'_> =
                     self.passed_sockets.sockets().chain(&dropped).collect();
-                let bound = Listener::with(&listening, address).map_err(|error| BindError {
+                let bound = Listener::bind_reusing(&reusable, address).map_err(|error| BindError {
                     own: self.bound_address_that_clashes(address),
                     ..error
                 });

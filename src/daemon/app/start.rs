@@ -177,8 +177,8 @@ fn bind_all(
 ) -> Result<Vec<AttemptedListener>, StartError> {
     let wanted = wanted_listeners(config).into_iter();
     let attempts = wanted.map(|wanted| {
-        let listening = passed_sockets.sockets().collect();
-        let bound = Listener::with(&listening, &wanted.key.address);
+        let reusable = passed_sockets.sockets().collect();
+        let bound = Listener::bind_reusing(&reusable, &wanted.key.address);
         AttemptedListener { wanted, bound }
     });
     let mut attempts: Vec<_> = attempts.collect();

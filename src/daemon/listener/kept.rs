@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpListener as StdTcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::net::{TcpListener, UnixListener};
 
@@ -13,6 +13,7 @@ use super::socket::Listener;
 use super::socket_file::SocketFile;
 use crate::config::ListenAddress;
 use crate::daemon::service;
+use crate::primitives::lock::lock;
 use crate::primitives::socket::tune;
 
 /// The longest name of a descriptor that systemd accepts, in bytes (`FDNAME_MAX`).
@@ -137,7 +138,7 @@ impl SocketKeeper {
     /// The stop of the daemon needs this lock too. Hold it no longer than a message to the service
     /// manager takes.
     fn lock(&self) -> MutexGuard<'_, KeptSockets> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -24,27 +24,25 @@ pub(super) struct LoopbackPair {
 
 /// Binds both loopback sockets or neither. For port 0 it finds a port that is free for both.
 pub(super) fn bind_loopback_pair(
-    listening: &ReusableSockets<'_>,
+    reusable: &ReusableSockets<'_>,
     port: u16,
 ) -> Result<LoopbackPair, SocketError> {
     let mut tries = if port == 0 { PORT_TRIES } else { 1 };
     loop {
         tries -= 1;
-        let v4 = LoopbackSocket::bind(listening, (Ipv4Addr::LOCALHOST, port).into())?;
+        let v4 = LoopbackSocket::bind(reusable, (Ipv4Addr::LOCALHOST, port).into())?;
         let v4_address = v4.local_addr()?;
-        let v6 = match LoopbackSocket::bind(
-            listening,
-            (Ipv6Addr::LOCALHOST, v4_address.port()).into(),
-        ) {
-            Ok(v6) => Some(v6),
-            Err(SocketError { error, .. }) if is_ipv6_absent(&error) => None,
-            Err(SocketError { error, .. })
-                if tries > 0 && error.kind() == io::ErrorKind::AddrInUse =>
-            {
-                continue;
-            }
-            Err(failed) => return Err(failed),
-        };
+        let v6 =
+            match LoopbackSocket::bind(reusable, (Ipv6Addr::LOCALHOST, v4_address.port()).into()) {
+                Ok(v6) => Some(v6),
+                Err(SocketError { error, .. }) if is_ipv6_absent(&error) => None,
+                Err(SocketError { error, .. })
+                    if tries > 0 && error.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    continue;
+                }
+                Err(failed) => return Err(failed),
+            };
         // Neither socket listens before both are bound.
         return Ok(LoopbackPair {
             v4: v4.listen()?,
@@ -72,9 +70,9 @@ enum LoopbackState {
 }
 
 impl LoopbackSocket {
-    fn bind(listening: &ReusableSockets<'_>, address: SocketAddr) -> Result<Self, SocketError> {
+    fn bind(reusable: &ReusableSockets<'_>, address: SocketAddr) -> Result<Self, SocketError> {
         let listen = ListenAddress::Tcp(address);
-        let state = match listening.find(&listen) {
+        let state = match reusable.find(&listen) {
             Some(found) => found.kind.tcp().map(LoopbackState::Listening),
             None => bind_tcp(address).map(LoopbackState::Bound),
         };

@@ -81,8 +81,8 @@ pub(crate) async fn accept_connections(
             }
         };
         backoff.reset();
-        // Asked for after the accept: a listener without clients must not hold a door. Clients for whom
-        // there is no door wait in the kernel.
+        // A door is the permit for one handshake. The listener takes it after the accept, so that an idle
+        // listener holds none. While all doors are taken, further clients wait in the kernel.
         let door = tokio::select! {
             () = shutdown.draining() => return,
             door = services.limits.door() => door,
@@ -190,7 +190,7 @@ impl BindRetry {
         let (passed_sockets, keeper) = (Arc::clone(&self.passed_sockets), self.keeper.clone());
         let address = address.clone();
         let bind = move || {
-            let listener = Listener::with(&passed_sockets.sockets().collect(), &address)?;
+            let listener = Listener::bind_reusing(&passed_sockets.sockets().collect(), &address)?;
             keeper.keep(&listener, &passed_sockets);
             Ok(listener)
         };

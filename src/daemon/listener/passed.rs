@@ -85,7 +85,7 @@ impl PassedSockets {
             match (socket, is_stored) {
                 (Some(socket), true) => passed.stored.push(socket),
                 (Some(socket), false) => passed.units.push(socket),
-                // The store is a convenience: the daemon binds the address of an unusable socket anew.
+                // The store is a convenience: the daemon binds the address of an unusable socket itself.
                 (None, true) => {}
                 (None, false) => {
                     let number = index + 1;

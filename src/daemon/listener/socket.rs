@@ -46,7 +46,7 @@ impl Listener {
     /// the account may enter, because the kernel tells hopend which account dials. Must be called within
     /// a tokio runtime.
     pub(crate) fn bind(address: &ListenAddress) -> Result<Self, BindError> {
-        Self::with(&ReusableSockets::default(), address)
+        Self::bind_reusing(&ReusableSockets::default(), address)
     }
 
     /// Binds a socket file that only root and the daemon's own account may dial. Must be called within a
@@ -66,26 +66,26 @@ impl Listener {
         }
     }
 
-    /// Binds an address for clients. It uses the sockets in `listening` that fit and creates the others.
+    /// Binds an address for clients. It uses the sockets in `reusable` that fit and creates the others.
     /// It binds all sockets of the address or none. On failure it blocks while it looks for the process
     /// that has the address. Must be called within a tokio runtime.
-    pub(crate) fn with(
-        listening: &ReusableSockets<'_>,
+    pub(crate) fn bind_reusing(
+        reusable: &ReusableSockets<'_>,
         address: &ListenAddress,
     ) -> Result<Self, BindError> {
         let kind = match address {
             ListenAddress::Localhost(port) => {
-                bind_loopback_pair(listening, *port).map(ListenerKind::Localhost)
+                bind_loopback_pair(reusable, *port).map(ListenerKind::Localhost)
             }
-            ListenAddress::Tcp(_) => bind_or_reuse_tcp(listening, address).map(ListenerKind::Tcp),
-            ListenAddress::Abstract(port) => match listening.find(address) {
+            ListenAddress::Tcp(_) => bind_or_reuse_tcp(reusable, address).map(ListenerKind::Tcp),
+            ListenAddress::Abstract(port) => match reusable.find(address) {
                 Some(found) => found.kind.unix(),
                 None => bind_abstract(*port),
             }
             .map(ListenerKind::Abstract)
             .map_err(SocketError::at(address)),
             ListenAddress::Path(path) => {
-                bind_or_reuse_path(listening, address, path).map_err(SocketError::at(address))
+                bind_or_reuse_path(reusable, address, path).map_err(SocketError::at(address))
             }
         };
         let failed = |failed| BindError::new(address, failed);
@@ -144,7 +144,7 @@ impl Listener {
     ///
     /// # Errors
     /// The runtime cannot watch the socket.
-    pub(crate) fn moved_here(self) -> io::Result<Self> {
+    pub(crate) fn into_current_runtime(self) -> io::Result<Self> {
         let tcp = |listener: TcpListener| TcpListener::from_std(listener.into_std()?);
         let unix = |listener: UnixListener| UnixListener::from_std(listener.into_std()?);
         let kind = match self.kind {
@@ -190,10 +190,10 @@ impl Listener {
 }
 
 fn bind_or_reuse_tcp(
-    listening: &ReusableSockets<'_>,
+    reusable: &ReusableSockets<'_>,
     address: &ListenAddress,
 ) -> Result<TcpListener, SocketError> {
-    let listener = match (listening.find(address), address.tcp_sockets().first()) {
+    let listener = match (reusable.find(address), address.tcp_sockets().first()) {
         (Some(found), _) => found.kind.tcp(),
         (None, Some(socket)) => bind_tcp(*socket).and_then(listen),
         (None, None) => Err(io::ErrorKind::InvalidInput.into()),
@@ -202,11 +202,11 @@ fn bind_or_reuse_tcp(
 }
 
 fn bind_or_reuse_path(
-    listening: &ReusableSockets<'_>,
+    reusable: &ReusableSockets<'_>,
     address: &ListenAddress,
     path: &Path,
 ) -> io::Result<ListenerKind> {
-    match listening.find(address) {
+    match reusable.find(address) {
         Some(ListeningSocket {
             owner: SocketOwner::Manager,
             kind,
