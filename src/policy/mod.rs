@@ -28,7 +28,7 @@ const CLUSTER_ACTIONS: [&str; 2] = [
 
 /// Facts that a configuration does not have. The command line and FinSpace supply them.
 #[derive(Debug, Clone, Default)]
-pub struct IamFacts {
+pub(crate) struct IamFacts {
     /// The account of the environments whose account no role tells: twelve digits.
     pub account: Option<String>,
     /// The ARN of the role or IAM user that the daemon runs as. Without it the users' roles trust their
@@ -42,7 +42,7 @@ pub struct IamFacts {
 
 /// A user in an environment, who has one role there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RoleOwner {
+pub(crate) struct RoleOwner {
     /// The name of the environment.
     pub environment: String,
     /// The name of the user.
@@ -51,7 +51,7 @@ pub struct RoleOwner {
 
 impl RoleOwner {
     /// The owner of the role with which `user` reaches `environment`.
-    pub fn new(environment: &Environment, user: &User) -> Self {
+    pub(crate) fn new(environment: &Environment, user: &User) -> Self {
         Self {
             environment: environment.name.clone(),
             user: user.name.clone(),
@@ -61,7 +61,7 @@ impl RoleOwner {
 
 /// All IAM policies that a configuration needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Policies {
+pub(crate) struct Policies {
     /// The policy of the daemon's own role.
     pub daemon: DaemonPolicy,
     /// The policies of the users' roles, sorted by ARN.
@@ -73,14 +73,14 @@ pub struct Policies {
 
 /// The policy of the daemon's own role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DaemonPolicy {
+pub(crate) struct DaemonPolicy {
     /// The identity policy. None if the daemon makes no call to AWS.
     pub policy: Option<PolicyDocument<Statement>>,
 }
 
 /// The policies of a role. Several users may share it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RolePolicies {
+pub(crate) struct RolePolicies {
     /// The ARN of the role.
     pub role: String,
     /// The names of its users, sorted.
@@ -93,7 +93,7 @@ pub struct RolePolicies {
 
 /// A fact that is not known, for which the documents have a placeholder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PolicyGap {
+pub(crate) enum PolicyGap {
     /// The role of a user.
     Role {
         /// The user, and the environment that the user reaches with the role.
@@ -130,7 +130,7 @@ impl fmt::Display for PolicyGap {
 
 /// A user without `role_arn`, and an environment that the user reaches.
 #[derive(Debug, Clone)]
-pub struct UserWithoutRole {
+pub(crate) struct UserWithoutRole {
     /// The environment, which knows the role.
     pub environment: Arc<Environment>,
     /// The user.
@@ -138,7 +138,7 @@ pub struct UserWithoutRole {
 }
 
 /// The users whose role only FinSpace knows, once for each environment that they reach.
-pub fn users_without_role(endpoints: &[Arc<Endpoint>]) -> Vec<UserWithoutRole> {
+pub(crate) fn users_without_role(endpoints: &[Arc<Endpoint>]) -> Vec<UserWithoutRole> {
     let mut found: Vec<UserWithoutRole> = Vec::new();
     for endpoint in endpoints {
         let Target::FinSpace { environment, .. } = &endpoint.target else {
@@ -161,7 +161,7 @@ pub fn users_without_role(endpoints: &[Arc<Endpoint>]) -> Vec<UserWithoutRole> {
 
 impl Policies {
     /// The policies that these endpoints need.
-    pub fn of(endpoints: &[Arc<Endpoint>], facts: &IamFacts) -> Self {
+    pub(crate) fn of(endpoints: &[Arc<Endpoint>], facts: &IamFacts) -> Self {
         let mut needs = PolicyNeeds {
             facts,
             arns: environment_arns(endpoints, facts),
@@ -176,12 +176,12 @@ impl Policies {
     }
 
     /// Whether the daemon's policy has no placeholder for a role.
-    pub fn daemon_is_complete(&self) -> bool {
+    pub(crate) fn daemon_is_complete(&self) -> bool {
         self.roles.iter().all(|role| self.is_complete(role))
     }
 
     /// Whether the ARN of a role is no placeholder.
-    pub fn is_complete(&self, role: &RolePolicies) -> bool {
+    pub(crate) fn is_complete(&self, role: &RolePolicies) -> bool {
         let is_its_gap = |gap: &PolicyGap| matches!(gap, PolicyGap::Role { placeholder, .. } if *placeholder == role.role);
         !self.gaps.iter().any(is_its_gap)
     }

@@ -1,7 +1,7 @@
 //! Small tools that several layers use. They use no layer of this crate.
 
 pub(crate) mod backoff;
-pub mod lines;
+pub(crate) mod lines;
 pub(crate) mod lock;
 pub mod log;
 pub(crate) mod numbers;

@@ -19,13 +19,13 @@ const MAX_KEPT: usize = 1024;
 
 /// The look-ups in progress and their answers, by key.
 pub(crate) struct SharedAnswers<K, A> {
-    lookups: Mutex<HashMap<K, Lookup<A>>>,
+    lookups: Mutex<HashMap<K, SharedLookup<A>>>,
     /// Whether an answer may still be used.
     is_fresh: fn(&A) -> bool,
 }
 
 /// A look-up in progress, or its answer. Clones share the answer.
-pub(crate) struct Lookup<A> {
+pub(crate) struct SharedLookup<A> {
     started: Instant,
     answer: Shared<BoxFuture<'static, A>>,
 }
@@ -46,7 +46,7 @@ where
 
     /// Starts a look-up, unless one is in progress or has a fresh answer. It runs as a task, so it goes on
     /// if the caller does not wait for it. Must be called within a tokio runtime.
-    pub(crate) fn ask<F>(&self, key: K, ask: impl FnOnce(K) -> F) -> Lookup<A>
+    pub(crate) fn ask<F>(&self, key: K, ask: impl FnOnce(K) -> F) -> SharedLookup<A>
     where
         F: Future<Output = A> + Send + 'static,
     {
@@ -62,7 +62,7 @@ where
         if lookups.len() >= MAX_KEPT {
             lookups.retain(|_, lookup| lookup.answer.peek().is_none());
         }
-        let lookup = Lookup {
+        let lookup = SharedLookup {
             started: Instant::now(),
             answer: ask(key.clone()).boxed().shared(),
         };
@@ -85,12 +85,12 @@ where
         self.lock().get(key)?.answer.peek().cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Lookup<A>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, SharedLookup<A>>> {
         lock(&self.lookups)
     }
 }
 
-impl<A: Clone> Lookup<A> {
+impl<A: Clone> SharedLookup<A> {
     /// Waits for the answer without a limit.
     pub(crate) async fn answer(self) -> A {
         self.answer.await
@@ -107,7 +107,7 @@ impl<A: Clone> Lookup<A> {
     }
 }
 
-impl<A> Clone for Lookup<A> {
+impl<A> Clone for SharedLookup<A> {
     fn clone(&self) -> Self {
         Self {
             started: self.started,
