@@ -11,7 +11,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod identity;
 pub mod limits;
-pub mod policy;
+pub(crate) mod policy;
 pub mod primitives;
 pub mod route;
 pub mod session;

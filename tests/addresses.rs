@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use hopend::primitives::stop::Stop;
+use hopend::primitives::shutdown::ShutdownSender;
 use nix::sys::signal::Signal;
 use q_ipc::value::Value;
 
@@ -192,7 +192,7 @@ async fn an_address_that_another_account_has_is_told_everywhere() {
     log.line_with(&["ERROR", "endpoint=\"hdb\"", &told_name])
         .await;
 
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = admin(&stage, &stop).await;
     let (head, body) = ask(address, "GET /readyz", "localhost").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");

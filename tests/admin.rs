@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hopend::config::{Exposure, ServerTls, TlsVersion};
 use hopend::identity::client_tls::Certificates;
-use hopend::primitives::stop::Stop;
+use hopend::primitives::shutdown::ShutdownSender;
 use hopend::surface::admin::{self, Audience};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,12 +21,16 @@ use crate::telemetry::{ask, ask_with};
 
 const OPEN_METRICS: &str = "Accept: application/openmetrics-text; version=1.0.0\r\n";
 
-/// The admin address of a stage's daemon, on all addresses of this host. Served until `Stop` is dropped.
-async fn everywhere(stage: &Stage, stop: &Stop, audience: watch::Receiver<Audience>) -> u16 {
+/// The admin address of a stage's daemon, on all addresses of this host. Served until `ShutdownSender` is dropped.
+async fn everywhere(
+    stage: &Stage,
+    stop: &ShutdownSender,
+    audience: watch::Receiver<Audience>,
+) -> u16 {
     let listener = admin::bind((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
     let port = listener.local_addr().unwrap().port();
     let services = Arc::clone(stage.app.services());
-    tokio::spawn(admin::serve(listener, stop.listen(), services, audience));
+    tokio::spawn(admin::serve(listener, stop.subscribe(), services, audience));
     port
 }
 
@@ -53,7 +57,7 @@ async fn status(address: SocketAddr, path: &str) -> String {
 async fn other_hosts_see_what_is_exposed_and_no_user_names() {
     let stage = Stage::start().await;
     stage.open("hdb").await.ask("1+1").await.unwrap();
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let (sender, audience) = watch::channel(Audience {
         exposure: Exposure::of(&["/metrics", "/readyz"]),
         ..Audience::default()
@@ -163,7 +167,7 @@ async fn with_a_certificate_it_speaks_tls_and_nothing_else() {
     let folder = stage.folder.path();
     let authority = Authority::new("admin CA");
     authority.server().write(folder);
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let (_sender, audience) = watch::channel(over_tls(folder, None));
     let address = here(everywhere(&stage, &stop, audience).await);
 
@@ -195,7 +199,7 @@ async fn with_client_ca_only_holders_of_a_certificate_see_it() {
     authority.server().write(folder);
     let authorities = folder.join("clients.pem");
     std::fs::write(&authorities, &authority.pem).unwrap();
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let (_sender, audience) = watch::channel(over_tls(folder, Some(authorities)));
     let address = here(everywhere(&stage, &stop, audience).await);
     let scraper = authority.client("scraper");
@@ -214,7 +218,7 @@ async fn with_client_ca_only_holders_of_a_certificate_see_it() {
 /// Both formats of a daemon that has served a session.
 async fn expositions(stage: &Stage) -> [String; 2] {
     stage.open("hdb").await.ask("1+1").await.unwrap();
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = crate::telemetry::admin(stage, &stop).await;
     let host = "Host: localhost\r\n";
     let (head, text) = ask_with(address, "GET /metrics", host).await;

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use hopend::identity::Peer;
-use hopend::primitives::stop::Stop;
+use hopend::primitives::shutdown::ShutdownSender;
 use q_ipc::frame::MessageType;
 use q_ipc::message::message;
 use q_ipc::value::{self, Value};
@@ -541,7 +541,7 @@ async fn by_silence_at_the_admin_address() {
         return;
     }
     let stage = stage().await;
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = crate::telemetry::admin(&stage, &stop).await;
     let script = format!(
         "import select, socket, sys\n\

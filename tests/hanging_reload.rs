@@ -63,7 +63,7 @@ async fn a_reload_behind_one_that_hangs_is_begun_beside_it() {
     daemon.process.signal(Signal::SIGHUP);
     daemon
         .process
-        .line_with("the reload has not come back for 10 s");
+        .line_with("the reload has not finished after 10 s");
     write(&daemon, &to_gateway(config, "hdb"));
     daemon.process.signal(Signal::SIGHUP);
     daemon.process.line_with("reloaded: changed hdb");

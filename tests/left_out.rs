@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hopend::config::{self, AccountDatabase};
 use hopend::credential::{Clock, Sources};
-use hopend::daemon::app::{App, Given};
+use hopend::daemon::app::{App, ProcessContext};
 use hopend::surface::status::Status;
 use q_ipc::value::Value;
 use simulator::{Options, Simulator};
@@ -175,9 +175,9 @@ async fn who_is_left_out_for_an_account_is_served_once_it_appears_and_by_no_othe
         config::system_account(name)
     });
     let load = || config::load_to_serve(&path, &*accounts, &[]).unwrap();
-    let given = Given {
+    let given = ProcessContext {
         accounts: accounts.clone(),
-        ..Given::default()
+        ..ProcessContext::default()
     };
     let sources = Arc::new(Sources::default());
     let mut app = App::start_on(None, given, load(), sources, Clock::system()).unwrap();

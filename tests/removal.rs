@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hopend::config::{self, AccountDatabase};
 use hopend::credential::{Clock, Sources};
-use hopend::daemon::app::{App, Given};
+use hopend::daemon::app::{App, ProcessContext};
 use hopend::surface::status::Status;
 use nix::sys::signal::Signal;
 use q_ipc::value::Value;
@@ -204,9 +204,9 @@ async fn a_user_whose_account_does_not_resolve_keeps_the_sessions() {
         false => Ok(None),
     });
     let load = || config::load_to_serve(&path, &*accounts, &[]).unwrap();
-    let given = Given {
+    let given = ProcessContext {
         accounts: accounts.clone(),
-        ..Given::default()
+        ..ProcessContext::default()
     };
     let sources = Arc::new(Sources::default());
     let mut app = App::start_on(None, given, load(), sources, Clock::system()).unwrap();

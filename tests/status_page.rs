@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hopend::config::Viewers;
-use hopend::primitives::stop::Stop;
+use hopend::primitives::shutdown::ShutdownSender;
 use hopend::surface::admin::{self, Audience};
 use hopend::surface::status::Status;
 use nix::sys::signal::Signal;
@@ -91,12 +91,17 @@ impl Browser {
     }
 }
 
-/// The admin address of a stage's daemon, for these viewers too. Served until `Stop` is dropped.
-async fn page(stage: &Stage, stop: &Stop, viewers: Viewers) -> SocketAddr {
+/// The admin address of a stage's daemon, for these viewers too. Served until `ShutdownSender` is dropped.
+async fn page(stage: &Stage, stop: &ShutdownSender, viewers: Viewers) -> SocketAddr {
     page_at("127.0.0.1:0", stage, stop, viewers).await
 }
 
-async fn page_at(bound: &str, stage: &Stage, stop: &Stop, viewers: Viewers) -> SocketAddr {
+async fn page_at(
+    bound: &str,
+    stage: &Stage,
+    stop: &ShutdownSender,
+    viewers: Viewers,
+) -> SocketAddr {
     let listener = admin::bind(bound.parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let services = Arc::clone(stage.app.services());
@@ -104,7 +109,12 @@ async fn page_at(bound: &str, stage: &Stage, stop: &Stop, viewers: Viewers) -> S
         viewers,
         ..Audience::default()
     });
-    tokio::spawn(admin::serve(listener, stop.listen(), services, audience.1));
+    tokio::spawn(admin::serve(
+        listener,
+        stop.subscribe(),
+        services,
+        audience.1,
+    ));
     address
 }
 
@@ -138,7 +148,7 @@ async fn at_work() -> (Stage, JoinSet<()>) {
 #[tokio::test]
 async fn all_facts_are_there_without_scripts_and_text_from_outside_is_text() {
     let (stage, _busy) = at_work().await;
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = page(&stage, &stop, Viewers::default()).await;
     let (head, body) = ask(address, "GET /status", "localhost:9100").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
@@ -279,7 +289,7 @@ async fn only_viewers_see_it() {
         return;
     }
     let (stage, _busy) = at_work().await;
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     for (viewers, seen) in [(vec![], "403"), (vec![STRANGER], "200")] {
         let address = page(&stage, &stop, viewers.into_iter().collect()).await;
         for path in ["/status", "/status/facts", "/status.json", "/livez"] {
@@ -298,7 +308,7 @@ async fn only_viewers_see_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_browser_shows_it_and_keeps_it_fresh() {
     let (stage, busy) = at_work().await;
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = page(&stage, &stop, Viewers::default()).await;
     let url = format!("http://{address}/status");
     let browser = Browser::new();
@@ -432,7 +442,7 @@ async fn the_picture_in_readme() {
     }
     let hdb = stage.address("hdb");
     assert!(QClient::open(hdb, "bob", "guess").await.is_err());
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = slowly(page(&stage, &stop, Viewers::default()).await).await;
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     for (file, scheme) in [("status-light.png", LIGHT), ("status-dark.png", DARK)] {

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use finspace::{FinSpace, Outcome, Patience};
+use finspace::{CallLimits, CallOutcome, FinSpace};
 use hopend::config;
-use hopend::primitives::stop::Stop;
+use hopend::primitives::shutdown::ShutdownSender;
 use hopend::surface::admin;
 use simulator::{ApiFault, Options, Simulator, Times};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,13 +47,13 @@ impl Samples {
     }
 }
 
-/// The admin address of a stage's daemon. Served until `Stop` is dropped.
-pub async fn admin(stage: &Stage, stop: &Stop) -> SocketAddr {
+/// The admin address of a stage's daemon. Served until `ShutdownSender` is dropped.
+pub async fn admin(stage: &Stage, stop: &ShutdownSender) -> SocketAddr {
     let listener = admin::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let services = Arc::clone(stage.app.services());
     let audience = watch::channel(admin::Audience::default()).1;
-    tokio::spawn(admin::serve(listener, stop.listen(), services, audience));
+    tokio::spawn(admin::serve(listener, stop.subscribe(), services, audience));
     address
 }
 
@@ -74,7 +74,7 @@ pub async fn ask_with(address: SocketAddr, request: &str, headers: &str) -> (Str
 }
 
 async fn exposition(stage: &Stage) -> String {
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = admin(stage, &stop).await;
     let headers = "Host: localhost:9100\r\nAccept: application/openmetrics-text; version=1.0.0\r\n";
     let (head, body) = ask_with(address, "GET /metrics", headers).await;
@@ -265,38 +265,47 @@ async fn each_way_in_which_aws_fails_has_an_outcome_of_its_own() {
         message: "no".into(),
     };
     let ways = [
-        (None, Outcome::Ok),
-        (Some(ApiFault::Throttle), Outcome::Throttled),
-        (Some(error(429, "Odd")), Outcome::Throttled),
-        (Some(error(403, "AccessDeniedException")), Outcome::Denied),
+        (None, CallOutcome::Ok),
+        (Some(ApiFault::Throttle), CallOutcome::Throttled),
+        (Some(error(429, "Odd")), CallOutcome::Throttled),
+        (
+            Some(error(403, "AccessDeniedException")),
+            CallOutcome::Denied,
+        ),
         (
             Some(error(403, "ExpiredTokenException")),
-            Outcome::Credentials,
+            CallOutcome::Credentials,
         ),
-        (Some(error(400, "ValidationException")), Outcome::Refused),
-        (Some(error(500, "InternalServerException")), Outcome::Failed),
-        (Some(ApiFault::Garbage), Outcome::Failed),
-        (Some(ApiFault::Close), Outcome::Unreachable),
-        (Some(ApiFault::Hang), Outcome::Timeout),
+        (
+            Some(error(400, "ValidationException")),
+            CallOutcome::Refused,
+        ),
+        (
+            Some(error(500, "InternalServerException")),
+            CallOutcome::Failed,
+        ),
+        (Some(ApiFault::Garbage), CallOutcome::Failed),
+        (Some(ApiFault::Close), CallOutcome::Unreachable),
+        (Some(ApiFault::Hang), CallOutcome::Timeout),
     ];
     for (fault, expected) in ways {
         sim.faults().clear();
-        let mut patience = Patience {
+        let mut limits = CallLimits {
             attempts: 1,
-            ..Patience::default()
+            ..CallLimits::default()
         };
         if let Some(fault) = &fault {
             if *fault == ApiFault::Hang {
-                patience.call = Duration::from_millis(100);
+                limits.call_timeout = Duration::from_millis(100);
             }
             let operation = "ListKxClusterNodes";
             sim.faults().api(operation, fault.clone(), Times::Always);
         }
-        let aws = FinSpace::with_patience(patience);
+        let aws = FinSpace::with_limits(limits);
         let answer = aws.nodes(environment, "hdb-cluster", None).await;
         assert_eq!(answer.is_ok(), fault.is_none(), "{answer:?}");
         let calls = aws.calls();
-        assert_eq!(calls.len(), Outcome::ALL.len());
+        assert_eq!(calls.len(), CallOutcome::ALL.len());
         for call in calls {
             assert_eq!(&*call.operation, "ListKxClusterNodes");
             let expected = u64::from(call.outcome == expected);
@@ -337,7 +346,7 @@ async fn a_confined_daemon_tells_of_its_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_page_with_a_name_of_its_own_reads_nothing() {
     let stage = Stage::start().await;
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let address = admin(&stage, &stop).await;
     let status = async |request: &str, host: &str| {
         let (head, _) = ask(address, request, host).await;

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::{ConfigArgument, Exit, complain, runtime, say};
 use crate::config::{self, Config, Endpoint};
-use crate::policy::{Gap, Known, Policies, RolePolicies, unknown_roles};
+use crate::policy::{
+    IamFacts, Policies, PolicyGap, RoleOwner, RolePolicies, UserWithoutRole, users_without_role,
+};
 use base::error::ErrorKind;
 use finspace::role_arn::RoleArn;
 use finspace::{AwsError, FinSpace};
@@ -131,7 +133,7 @@ fn known(
     arguments: &Arguments,
     config: &Config,
     endpoints: &[Arc<Endpoint>],
-) -> Result<Known, Failed> {
+) -> Result<IamFacts, Failed> {
     for (name, _) in &arguments.role {
         if !config.users.iter().any(|user| user.name == *name) {
             return Err(wrong(format!("--role: no [[user]] is called {name:?}")));
@@ -144,10 +146,10 @@ fn known(
         .collect();
     let mut roles = HashMap::new();
     let mut to_ask = Vec::new();
-    for (environment, user) in unknown_roles(endpoints) {
+    for UserWithoutRole { environment, user } in users_without_role(endpoints) {
         match told.get(&*user.name) {
             Some(&role) => {
-                roles.insert((environment.name.clone(), user.name.clone()), role.clone());
+                roles.insert(RoleOwner::new(&environment, &user), role.clone());
             }
             None => to_ask.push((environment, user)),
         }
@@ -158,13 +160,13 @@ fn known(
             let finspace = FinSpace::default();
             for (environment, user) in &to_ask {
                 let role = finspace.role(environment, user.in_finspace()).await?;
-                roles.insert((environment.name.clone(), user.name.clone()), role);
+                roles.insert(RoleOwner::new(environment, user), role);
             }
             Ok(())
         });
         asked.map_err(|error: AwsError| (exit_of(&error), error.to_string()))?;
     }
-    Ok(Known {
+    Ok(IamFacts {
         account: arguments.account.clone(),
         daemon: arguments.daemon_role.clone(),
         roles,
@@ -183,13 +185,16 @@ fn exit_of(error: &AwsError) -> Exit {
 fn print(arguments: &Arguments, policies: &Policies) -> Result<(), Failed> {
     let missing = || {
         let gaps = policies.gaps.iter();
-        let gaps = gaps.filter(|gap| matches!(gap, Gap::Role { .. }));
+        let gaps = gaps.filter(|gap| matches!(gap, PolicyGap::Role { .. }));
         let gaps: Vec<_> = gaps.map(ToString::to_string).collect();
         wrong(format!("the document would have gaps: {}", gaps.join(" ")))
     };
     let role = || {
         let role = role(policies, arguments.user.as_deref())?;
-        policies.is_whole(role).then_some(role).ok_or_else(missing)
+        policies
+            .is_complete(role)
+            .then_some(role)
+            .ok_or_else(missing)
     };
     let json = match arguments.document {
         None => {
@@ -198,7 +203,7 @@ fn print(arguments: &Arguments, policies: &Policies) -> Result<(), Failed> {
             }
             pretty(policies)
         }
-        Some(Which::Daemon) if !policies.daemon_is_whole() => return Err(missing()),
+        Some(Which::Daemon) if !policies.daemon_is_complete() => return Err(missing()),
         Some(Which::Daemon) => {
             let policy = policies.daemon.policy.as_ref();
             pretty(policy.ok_or_else(|| wrong("nothing here needs AWS: there is no policy"))?)

@@ -8,9 +8,9 @@ use crate::config;
 use crate::config::AccountDatabase;
 use crate::config::MachineMemory;
 use crate::daemon::app;
-use crate::daemon::app::Given;
+use crate::daemon::app::ProcessContext;
 use crate::daemon::confine::{self, Confinement};
-use crate::daemon::listener::Passed;
+use crate::daemon::listener::PassedSockets;
 
 /// How long a start waits for the account database in all. Users whose account is not known by then are left
 /// out until it is.
@@ -42,8 +42,8 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Configuration;
         }
     };
-    let passed = match Passed::from_environment() {
-        Ok(passed) => passed,
+    let passed_sockets = match PassedSockets::from_environment() {
+        Ok(sockets) => sockets,
         Err(error) => {
             complain(format_args!("hopend: {error}"));
             return Exit::Configuration;
@@ -82,8 +82,8 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         );
     }
     tracing::info!("{confinement}");
-    let given = Given {
-        passed,
+    let given = ProcessContext {
+        passed_sockets,
         confinement,
         accounts,
         lost_log_lines: log.lost(),

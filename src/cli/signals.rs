@@ -9,13 +9,13 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
-use crate::daemon::app::Order;
+use crate::daemon::app::DaemonCommand;
 
 /// What a process ends with when a second signal ends it at once: 128 and SIGTERM.
 const ENDED_AT_ONCE: i32 = 143;
 
 /// Orders from SIGHUP, SIGTERM and SIGINT. The second SIGTERM or SIGINT ends the process at once.
-pub(super) fn orders() -> io::Result<mpsc::Receiver<Order>> {
+pub(super) fn orders() -> io::Result<mpsc::Receiver<DaemonCommand>> {
     let stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         // In this order: the first signal only arms what the second one finds armed.
@@ -29,9 +29,9 @@ pub(super) fn orders() -> io::Result<mpsc::Receiver<Order>> {
         .spawn(move || {
             for signal in signals.forever() {
                 let order = if signal == SIGHUP {
-                    Order::Reload
+                    DaemonCommand::Reload
                 } else {
-                    Order::Stop
+                    DaemonCommand::Stop
                 };
                 if sender.blocking_send(order).is_err() {
                     return;

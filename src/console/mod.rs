@@ -41,7 +41,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, timeout};
 
 use crate::credential::FetchError;
-use crate::primitives::stop::Stopping;
+use crate::primitives::shutdown::ShutdownReceiver;
 use crate::surface::status::Status;
 use crate::telemetry::audit::Record;
 use crate::telemetry::live::Live;
@@ -113,7 +113,7 @@ pub async fn serve<S>(
     visit: &Visit<'_>,
     client: &mut S,
     early: &[u8],
-    mut stopping: Stopping,
+    mut stopping: ShutdownReceiver,
 ) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,

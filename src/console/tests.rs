@@ -14,7 +14,7 @@ use super::*;
 use crate::config::{ListenAddress, Target};
 use crate::credential::Retry;
 use crate::daemon::listener::AddressState;
-use crate::primitives::stop::Stop;
+use crate::primitives::shutdown::ShutdownSender;
 use crate::route::PreparedTarget;
 use crate::route::nodes::{Discover, Nodes};
 use crate::surface::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow};
@@ -79,15 +79,15 @@ impl Discover for FinSpace {
 /// A session of `user`'s, as far as the client sees it.
 struct Handle {
     stream: DuplexStream,
-    stop: Stop,
+    stop: ShutdownSender,
     end: oneshot::Receiver<End>,
 }
 
 impl Handle {
     fn open(user: &'static str) -> Self {
         let (mut here, stream) = duplex(16);
-        let stop = Stop::default();
-        let stopping = stop.listen();
+        let stop = ShutdownSender::default();
+        let stopping = stop.subscribe();
         let (told, end) = oneshot::channel();
         tokio::spawn(async move {
             let nodes = Nodes::new(Arc::new(FinSpace));

@@ -201,7 +201,7 @@ mod tests {
             password: Secret::from("signed"),
             expires: Some(signed + 15 * MINUTE),
             valid_for: Some(15 * MINUTE),
-            issuer_time: Some(AwsTime::told(date)),
+            issuer_time: Some(AwsTime::from_date(date)),
         }
     }
 

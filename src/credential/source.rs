@@ -11,7 +11,7 @@ use crate::route::nodes::Discover;
 use base::error::ErrorKind;
 use finspace::environment::Environment;
 use finspace::{
-    AwsError, Cluster, FinSpace, Node, Patience, SignedString, StringRequest, zone_of_host,
+    AwsError, CallLimits, Cluster, FinSpace, Node, SignedString, StringRequest, zone_of_host,
 };
 
 /// Fetches from AWS and from login commands.
@@ -22,9 +22,9 @@ pub struct Sources {
 
 impl Sources {
     /// As patient with AWS as this.
-    pub fn with_patience(patience: Patience) -> Self {
+    pub fn with_limits(limits: CallLimits) -> Self {
         Self {
-            finspace: FinSpace::with_patience(patience),
+            finspace: FinSpace::with_limits(limits),
         }
     }
 }
@@ -127,7 +127,7 @@ impl From<AwsError> for FetchError {
     fn from(error: AwsError) -> Self {
         Self {
             kind: error.kind,
-            retry: if error.passing {
+            retry: if error.is_transient {
                 Retry::Soon
             } else {
                 Retry::Refused

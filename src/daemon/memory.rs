@@ -1,9 +1,10 @@
-//! Freed memory goes back to the system.
+//! Returns freed memory to the system.
 //!
-//! glibc gives back the top of each thread's heap only. When many sessions open at once, what the
-//! opening takes and what the sessions keep lie side by side; what the opening took is free soon, and
-//! stays with the process. Measured with 2,000 sessions whose nodes were cut now and then: 164 MB
-//! held of which 29 were in use, 167 MB resident before a trim and 73 after.
+//! glibc returns only the top of each thread's heap. When many sessions open at once, the short-lived
+//! buffers of the opening lie between the buffers that the sessions keep. The former are soon free, and
+//! still stay with the process. A measurement with 2,000 sessions whose nodes were cut now and then:
+//! glibc held 164 MB, of which 29 MB were in use. The resident memory fell from 167 MB to 73 MB with a
+//! trim.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -11,20 +12,20 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-/// From one trim to the next.
-const EVERY: Duration = Duration::from_secs(30);
-/// If fewer connections have opened or ended since the last trim, it would gain little.
-const WORTH_IT: u64 = 100;
+/// The interval between two checks.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// A trim gains little if fewer connections have opened or ended since the last one.
+const MIN_CHANGES: u64 = 100;
 
-/// Trims now and then, if many connections have opened or ended since the last trim. `changes` returns how
-/// many have done so since the start.
-pub async fn trim_after(changes: impl Fn() -> u64) -> Infallible {
+/// Trims at each interval after which many connections have opened or ended. `changes` returns how many have
+/// done so since the start. Never returns.
+pub(super) async fn trim_periodically(changes: impl Fn() -> u64) -> Infallible {
     repeat(changes, async || {
         let begun = Instant::now();
-        // Threads that allocate meanwhile wait for some milliseconds.
-        let gave_back = spawn_blocking(trim).await.unwrap_or(false);
+        // Threads that allocate during the trim wait for some milliseconds.
+        let returned_memory = spawn_blocking(trim).await.unwrap_or(false);
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::debug!(gave_back, took_ms, "freed memory goes back");
+        tracing::debug!(returned_memory, took_ms, "trimmed the heap");
     })
     .await
 }
@@ -32,27 +33,27 @@ pub async fn trim_after(changes: impl Fn() -> u64) -> Infallible {
 async fn repeat(changes: impl Fn() -> u64, trim: impl AsyncFn()) -> Infallible {
     let mut trimmed = changes();
     loop {
-        sleep(EVERY).await;
+        sleep(INTERVAL).await;
         let now = changes();
-        if now.saturating_sub(trimmed) >= WORTH_IT {
+        if now.saturating_sub(trimmed) >= MIN_CHANGES {
             trimmed = now;
             trim().await;
         }
     }
 }
 
-/// Whether anything has gone back.
+/// Trims the heap. Returns whether the system got any memory back.
 #[cfg(target_env = "gnu")]
 #[expect(
     unsafe_code,
-    reason = "there is no other way to glibc's malloc_trim; see above for what it brings"
+    reason = "only this call returns the memory; the module's documentation says how much"
 )]
 fn trim() -> bool {
-    // SAFETY: it takes its locks itself, touches freed memory only, and has no preconditions.
+    // SAFETY: malloc_trim takes its own locks, touches only freed memory and has no preconditions.
     unsafe { libc::malloc_trim(0) != 0 }
 }
 
-/// Others than glibc give it back by themselves.
+/// Other C libraries return freed memory by themselves.
 #[cfg(not(target_env = "gnu"))]
 fn trim() -> bool {
     false
@@ -76,9 +77,15 @@ mod tests {
             },
         );
         let mut run = Box::pin(run);
-        for (more, expected) in [(0, 0), (WORTH_IT - 1, 0), (1, 1), (0, 1), (WORTH_IT, 2)] {
+        for (more, expected) in [
+            (0, 0),
+            (MIN_CHANGES - 1, 0),
+            (1, 1),
+            (0, 1),
+            (MIN_CHANGES, 2),
+        ] {
             changes.fetch_add(more, Ordering::Relaxed);
-            let _ = timeout(EVERY + Duration::from_millis(1), &mut run).await;
+            let _ = timeout(INTERVAL + Duration::from_millis(1), &mut run).await;
             assert_eq!(trims.load(Ordering::Relaxed), expected, "{more} more");
         }
     }

@@ -1,8 +1,9 @@
-//! The daemon as a process: it starts, binds its addresses, reloads, confines itself and stops.
+//! The daemon as a process: it confines itself, binds its addresses, accepts connections, reloads and
+//! stops.
 
 pub mod app;
 pub mod confine;
-pub mod listener;
-pub mod memory;
-pub mod service;
-pub mod workers;
+pub(crate) mod listener;
+mod memory;
+mod service;
+pub(crate) mod workers;

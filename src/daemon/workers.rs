@@ -1,5 +1,5 @@
-//! Where sessions run: one single-threaded runtime a core. A session stays with its runtime, so that
-//! neither its wake-ups nor its buffers move from core to core.
+//! The workers, on which sessions run: one single-threaded runtime for each core. A session stays on its
+//! worker, so that neither its wake-ups nor its buffers move from core to core.
 
 use std::cell::Cell;
 use std::io;
@@ -12,37 +12,39 @@ use tokio::sync::watch;
 use q_relay::crypto;
 
 thread_local! {
-    /// Which worker's thread this is, if it is one's.
-    static HERE: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The index of the worker that owns this thread. None on other threads.
+    static OWN_WORKER: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// The runtimes. They end when this is dropped.
+/// All workers. Their threads end when this is dropped.
 #[derive(Debug)]
 pub struct Workers {
     workers: Vec<Worker>,
-    turn: AtomicUsize,
+    /// Counts requests, to choose among equal workers in turn.
+    next: AtomicUsize,
     stop: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
 struct Worker {
-    handle: Handle,
+    runtime: Handle,
+    /// How many slots are taken.
     sessions: Arc<AtomicUsize>,
 }
 
-/// A session's place on a worker, free again when dropped.
+/// A slot for a session on a worker. It is free again when this is dropped.
 #[derive(Debug)]
-pub struct Place {
-    handle: Handle,
-    is_here: bool,
+pub struct WorkerSlot {
+    runtime: Handle,
+    is_on_this_thread: bool,
     sessions: Arc<AtomicUsize>,
 }
 
 impl Workers {
-    /// One runtime a core.
+    /// Starts one worker for each core.
     ///
     /// # Errors
-    /// The system gives no thread, or no epoll.
+    /// The system grants no thread or no epoll instance.
     pub fn start() -> io::Result<Self> {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let stop = watch::Sender::new(false);
@@ -50,16 +52,16 @@ impl Workers {
         for number in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             workers.push(Worker {
-                handle: runtime.handle().clone(),
+                runtime: runtime.handle().clone(),
                 sessions: Arc::default(),
             });
             let mut stopped = stop.subscribe();
             let thread = std::thread::Builder::new().name(format!("sessions-{number}"));
             thread.spawn(move || {
-                HERE.set(Some(number));
+                OWN_WORKER.set(Some(number));
                 crypto::warm_up();
                 runtime.block_on(async {
-                    // An error is the end of the sender, which is the end of it all.
+                    // An error means that the sender is dropped, which ends the worker too.
                     let _ = stopped.wait_for(|stopped| *stopped).await;
                 });
                 runtime.shutdown_background();
@@ -67,70 +69,70 @@ impl Workers {
         }
         Ok(Self {
             workers,
-            turn: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
             stop,
         })
     }
 
-    /// Returns when every worker has run a task since the call: one that hangs keeps it.
+    /// Returns once every worker has run a task since the call. While a worker hangs, it does not return.
     pub async fn turn(&self) {
         let tasks: Vec<_> = self
             .workers
             .iter()
-            .map(|worker| worker.handle.spawn(async {}))
+            .map(|worker| worker.runtime.spawn(async {}))
             .collect();
         for task in tasks {
-            // One that is shutting down does not hang.
+            // An error means that the worker is shutting down, which is no hang.
             let _ = task.await;
         }
     }
 
-    /// A place on the worker with the fewest sessions: on the one that this is called from where
-    /// none has fewer, as nothing has to move then; else in turn.
-    pub fn place(&self) -> Place {
+    /// Takes a slot on the worker with the fewest sessions. Among equals it prefers the worker of this
+    /// thread, because then no socket has to move, and otherwise takes turns.
+    pub fn slot(&self) -> WorkerSlot {
         let count = self.workers.len();
-        let first = HERE
+        let first = OWN_WORKER
             .get()
-            .unwrap_or_else(|| self.turn.fetch_add(1, Ordering::Relaxed));
+            .unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
         let in_turn = (0..count).map(|nth| first.wrapping_add(nth) % count);
-        let sessions = |at: &usize| self.workers[*at].sessions.load(Ordering::Relaxed);
-        let at = in_turn.min_by_key(sessions).unwrap_or(0);
-        let worker = &self.workers[at];
+        let sessions = |index: &usize| self.workers[*index].sessions.load(Ordering::Relaxed);
+        let index = in_turn.min_by_key(sessions).unwrap_or(0);
+        let worker = &self.workers[index];
         worker.sessions.fetch_add(1, Ordering::Relaxed);
-        Place {
-            handle: worker.handle.clone(),
-            is_here: HERE.get() == Some(at),
+        WorkerSlot {
+            runtime: worker.runtime.clone(),
+            is_on_this_thread: OWN_WORKER.get() == Some(index),
             sessions: Arc::clone(&worker.sessions),
         }
     }
 
-    /// A worker for what is no session, in turn.
+    /// The runtime of a worker, for a task that is no session. Takes turns.
     pub fn any(&self) -> &Handle {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        &self.workers[turn % self.workers.len()].handle
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.workers[next % self.workers.len()].runtime
     }
 }
 
-impl Place {
-    /// The runtime that the session has to be spawned on.
-    pub fn handle(&self) -> &Handle {
-        &self.handle
+impl WorkerSlot {
+    /// The runtime on which the session must run.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
-    /// Whether that is the one that it was asked for on.
-    pub fn is_here(&self) -> bool {
-        self.is_here
+    /// Whether the thread that took the slot belongs to the same worker.
+    pub fn is_on_this_thread(&self) -> bool {
+        self.is_on_this_thread
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // Not waited for: the last session to let go may run on one of them.
+        // The drop does not wait for the threads: the last session may drop this on one of them.
         self.stop.send_replace(true);
     }
 }
 
-impl Drop for Place {
+impl Drop for WorkerSlot {
     fn drop(&mut self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
@@ -144,14 +146,14 @@ mod tests {
     fn sessions_go_where_there_are_the_fewest() {
         let workers = Workers::start().unwrap();
         let count = workers.workers.len();
-        let places: Vec<_> = (0..3 * count).map(|_| workers.place()).collect();
+        let slots: Vec<_> = (0..3 * count).map(|_| workers.slot()).collect();
         let loads = |workers: &Workers| -> Vec<usize> {
             let all = workers.workers.iter();
             all.map(|worker| worker.sessions.load(Ordering::Relaxed))
                 .collect()
         };
         assert_eq!(loads(&workers), vec![3; count]);
-        drop(places);
+        drop(slots);
         assert_eq!(loads(&workers), vec![0; count]);
     }
 
@@ -181,8 +183,8 @@ mod tests {
         workers.any().spawn(async move {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             let name = std::thread::current().name().map(ToOwned::to_owned);
-            let places: Vec<_> = (0..count).map(|_| there.place()).collect();
-            let stay: Vec<_> = places.iter().map(Place::is_here).collect();
+            let slots: Vec<_> = (0..count).map(|_| there.slot()).collect();
+            let stay: Vec<_> = slots.iter().map(WorkerSlot::is_on_this_thread).collect();
             sender.send((name, stay)).unwrap();
         });
         let (name, stay) = receiver.recv().unwrap();
@@ -191,6 +193,6 @@ mod tests {
         let mut expected = vec![false; count];
         expected[0] = true;
         assert_eq!(stay, expected, "then the others have fewer");
-        assert!(!workers.place().is_here());
+        assert!(!workers.slot().is_on_this_thread());
     }
 }

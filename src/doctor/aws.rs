@@ -11,7 +11,7 @@ use crate::route::nodes::names;
 use base::error::ErrorKind;
 use finspace::environment::Environment;
 use finspace::{
-    AwsError, AwsTime, ClockSkew, Cluster, FinSpace, KxUser, Node, Patience, RoleSession,
+    AwsError, AwsTime, CallLimits, ClockSkew, Cluster, FinSpace, KxUser, Node, RoleSession,
     StringRequest,
 };
 
@@ -38,13 +38,13 @@ impl Aws {
     /// Two attempts of each call, within `limit`: what is wrong is wanted, not patience. Where this host's
     /// clock is wrong, the first one's refusal tells the time by which the second one is signed.
     pub(super) fn new(limit: Duration) -> Self {
-        let patience = Patience {
+        let limits = CallLimits {
             attempts: 2,
-            attempt: limit.mul_f64(0.9),
-            call: limit.mul_f64(0.95),
+            attempt_timeout: limit.mul_f64(0.9),
+            call_timeout: limit.mul_f64(0.95),
         };
         Self {
-            finspace: FinSpace::with_patience(patience),
+            finspace: FinSpace::with_limits(limits),
             unfit: HashSet::new(),
             identities: HashMap::new(),
         }
@@ -73,7 +73,7 @@ impl Aws {
                     ))
                 }
                 (Err(error), _) => {
-                    unfit = error.credentials;
+                    unfit = error.is_credential_fault;
                     Err(error.into())
                 }
             }
@@ -240,7 +240,11 @@ impl Aws {
         let request = request(environment, place, user);
         let ask = Box::pin(async {
             let Identity { user, session } = identity;
-            match self.finspace.string_as(session, user, &request).await {
+            match self
+                .finspace
+                .connection_string_as(session, user, &request)
+                .await
+            {
                 Ok(signed) => issued(signed.into()),
                 Err(error) if down && error.kind == ErrorKind::Configuration => {
                     let remedy = "there will be one when the cluster is RUNNING";

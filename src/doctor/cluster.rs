@@ -11,7 +11,7 @@ use super::tls::{Destination, Trust};
 use crate::config::{Node, NodeVia, User};
 use crate::credential::Credential;
 use base::error::ErrorKind;
-use finspace::Missing;
+use finspace::MissingPermission;
 use finspace::environment::Environment;
 use finspace::policy_document::Statement;
 
@@ -158,10 +158,13 @@ impl Examination<'_, '_> {
             trust,
         };
         let refused = || {
-            let missing = identity.user.cluster_arn(cluster.name).map(|arn| Missing {
-                identity: identity.user.role.clone(),
-                statement: Statement::allow(&["finspace:ConnectKxCluster"], &[&arn]),
-            });
+            let missing = identity
+                .user
+                .cluster_arn(cluster.name)
+                .map(|arn| MissingPermission {
+                    identity: identity.user.role.clone(),
+                    statement: Statement::allow(&["finspace:ConnectKxCluster"], &[&arn]),
+                });
             Trouble {
                 kind: ErrorKind::Denied,
                 said: " with a fresh connection string".into(),

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::credential::FetchError;
 use base::error::{ErrorKind, without_fix};
-use finspace::{AwsError, Missing};
+use finspace::{AwsError, MissingPermission};
 
 /// How much longer a stage may take than the calls in it, which have deadlines of their own.
 pub(super) const MARGIN: Duration = Duration::from_secs(1);
@@ -81,7 +81,7 @@ pub struct Stage {
     /// What to do.
     pub remedy: Option<String>,
     /// What a policy lacks.
-    pub missing: Option<Box<Missing>>,
+    pub missing: Option<Box<MissingPermission>>,
 }
 
 /// What a stage is about.
@@ -121,7 +121,7 @@ pub(super) struct Trouble {
     pub(super) kind: ErrorKind,
     pub(super) said: String,
     pub(super) remedy: Option<String>,
-    pub(super) missing: Option<Box<Missing>>,
+    pub(super) missing: Option<Box<MissingPermission>>,
 }
 
 /// Where stages are run.
@@ -280,7 +280,7 @@ impl Trouble {
 
 impl From<AwsError> for Trouble {
     fn from(error: AwsError) -> Self {
-        let unfit = error.credentials && error.kind == ErrorKind::ControlPlane;
+        let unfit = error.is_credential_fault && error.kind == ErrorKind::ControlPlane;
         Self {
             // Whom AWS does not know may do nothing there.
             kind: if unfit { ErrorKind::Denied } else { error.kind },

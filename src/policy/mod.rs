@@ -1,7 +1,5 @@
-//! What a configuration needs of IAM, and no more: the policy of the daemon's own role, and of each
-//! user's role its policy and its trust policy.
-
-mod arn;
+//! The IAM policies that a configuration needs, with no more permissions than necessary: the policy of the
+//! daemon's own role, and the policy and the trust policy of each user's role.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -10,162 +8,191 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::{Endpoint, Node, Target, User};
-use arn::{Place, partition};
+use finspace::arn::{ANY_ACCOUNT, EnvironmentArn};
 use finspace::environment::Environment;
-use finspace::policy_document::{Document, Principal, Statement, Trust};
+use finspace::policy_document::{PolicyDocument, Principal, Statement, TrustStatement};
 use finspace::role_arn::RoleArn;
 use finspace::role_session::session_name;
 
-/// Stands for an account in the ARN of a role that is not known.
-const UNKNOWN_ACCOUNT: &str = "ACCOUNT";
-/// What the FinSpace user guide has a user's role trust, beside the account.
-const SERVICE: &str = "finspace.amazonaws.com";
-/// What the daemon does on a user's role.
-const ON_ROLES: [&str; 2] = ["sts:AssumeRole", "sts:SetSourceIdentity"];
-/// What a user's role does on a cluster.
-const ON_CLUSTERS: [&str; 2] = [
+/// The placeholder for the account in the ARN of a role that is not known.
+const ACCOUNT_PLACEHOLDER: &str = "ACCOUNT";
+/// The service that a user's role trusts beside the account, according to the FinSpace user guide.
+const FINSPACE_SERVICE: &str = "finspace.amazonaws.com";
+/// The actions of the daemon on a user's role.
+const ROLE_ACTIONS: [&str; 2] = ["sts:AssumeRole", "sts:SetSourceIdentity"];
+/// The actions of a user's role on a cluster.
+const CLUSTER_ACTIONS: [&str; 2] = [
     "finspace:GetKxConnectionString",
     "finspace:ConnectKxCluster",
 ];
 
-/// What the configuration does not tell.
+/// Facts that a configuration does not have. The command line and FinSpace supply them.
 #[derive(Debug, Clone, Default)]
-pub struct Known {
-    /// The account of the environments whose account no role tells.
+pub(crate) struct IamFacts {
+    /// The account of the environments whose account no role tells: twelve digits.
     pub account: Option<String>,
-    /// The role, or the IAM user, that the daemon runs as. Without one the users' roles trust their
-    /// account, whose identity policies then decide.
+    /// The ARN of the role or IAM user that the daemon runs as. Without it the users' roles trust their
+    /// whole account, and the identity policies of that account decide.
     pub daemon: Option<String>,
-    /// The roles of users without `role_arn`, by name of the environment and of the user.
-    pub roles: HashMap<(String, String), RoleArn>,
-    /// Whether the users' roles trust FinSpace itself as well.
+    /// The roles of users without `role_arn`.
+    pub roles: HashMap<RoleOwner, RoleArn>,
+    /// Whether the users' roles trust the FinSpace service too.
     pub trust_finspace: bool,
 }
 
-/// Everything that a configuration needs of IAM.
+/// A user in an environment, who has one role there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct RoleOwner {
+    /// The name of the environment.
+    pub environment: String,
+    /// The name of the user.
+    pub user: String,
+}
+
+impl RoleOwner {
+    /// The owner of the role with which `user` reaches `environment`.
+    pub(crate) fn new(environment: &Environment, user: &User) -> Self {
+        Self {
+            environment: environment.name.clone(),
+            user: user.name.clone(),
+        }
+    }
+}
+
+/// All IAM policies that a configuration needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Policies {
-    /// For the daemon's own credentials.
+pub(crate) struct Policies {
+    /// The policy of the daemon's own role.
     pub daemon: DaemonPolicy,
-    /// For the users' roles, by ARN.
+    /// The policies of the users' roles, sorted by ARN.
     pub roles: Vec<RolePolicies>,
-    /// What is not known, and stands for something in the documents.
+    /// The facts that are not known, for which the documents have placeholders.
     #[serde(skip)]
-    pub gaps: Vec<Gap>,
+    pub gaps: Vec<PolicyGap>,
 }
 
-/// For the daemon's own credentials.
+/// The policy of the daemon's own role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DaemonPolicy {
-    /// None where the daemon asks nothing of AWS.
-    pub policy: Option<Document<Statement>>,
+pub(crate) struct DaemonPolicy {
+    /// The identity policy. None if the daemon makes no call to AWS.
+    pub policy: Option<PolicyDocument<Statement>>,
 }
 
-/// For the role of one user, or of several who share it.
+/// The policies of a role. Several users may share it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RolePolicies {
-    /// Its ARN.
+pub(crate) struct RolePolicies {
+    /// The ARN of the role.
     pub role: String,
-    /// Names of the users.
+    /// The names of its users, sorted.
     pub users: Vec<String>,
-    /// What it may do.
-    pub policy: Document<Statement>,
-    /// Who may take it.
-    pub trust: Document<Trust>,
+    /// The identity policy: what the role may do.
+    pub policy: PolicyDocument<Statement>,
+    /// The trust policy: who may assume the role.
+    pub trust: PolicyDocument<TrustStatement>,
 }
 
-/// Something that has to be filled in.
+/// A fact that is not known, for which the documents have a placeholder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Gap {
+pub(crate) enum PolicyGap {
     /// The role of a user.
     Role {
-        /// The environment's name.
-        environment: String,
-        /// The user's.
-        user: String,
-        /// What stands for its ARN.
-        stand_in: String,
+        /// The user, and the environment that the user reaches with the role.
+        owner: RoleOwner,
+        /// The placeholder for the ARN of the role.
+        placeholder: String,
     },
-    /// The account of an environment, for which `*` stands.
+    /// The account of an environment. The placeholder is `*`, which IAM accepts.
     Account {
-        /// The environment's name.
+        /// The name of the environment.
         environment: String,
     },
 }
 
-impl fmt::Display for Gap {
+impl fmt::Display for PolicyGap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Role {
-                environment,
-                user,
-                stand_in,
+                owner: RoleOwner { environment, user },
+                placeholder,
             } => write!(
                 f,
                 "the role of user {user} in environment {environment} is not in the configuration, \
-                 and {stand_in} stands for it. Fix: ask FinSpace with --ask, or say --role {user}=ARN."
+                 and {placeholder} stands for it. Fix: ask FinSpace with --ask, or give --role {user}=ARN."
             ),
             Self::Account { environment } => write!(
                 f,
-                "the account of environment {environment} is not in the configuration, and * \
-                 stands for it, which works. Fix: say --account to be exact."
+                "the account of environment {environment} is not in the configuration, and * stands \
+                 for it, which IAM accepts. Fix: give --account to be exact."
             ),
         }
     }
 }
 
-/// The users whose role only FinSpace knows, each with an environment that is reached as them.
-pub fn unknown_roles(endpoints: &[Arc<Endpoint>]) -> Vec<(Arc<Environment>, Arc<User>)> {
-    let mut unknown: Vec<(Arc<Environment>, Arc<User>)> = Vec::new();
+/// A user without `role_arn`, and an environment that the user reaches.
+#[derive(Debug, Clone)]
+pub(crate) struct UserWithoutRole {
+    /// The environment, which knows the role.
+    pub environment: Arc<Environment>,
+    /// The user.
+    pub user: Arc<User>,
+}
+
+/// The users whose role only FinSpace knows, once for each environment that they reach.
+pub(crate) fn users_without_role(endpoints: &[Arc<Endpoint>]) -> Vec<UserWithoutRole> {
+    let mut found: Vec<UserWithoutRole> = Vec::new();
     for endpoint in endpoints {
         let Target::FinSpace { environment, .. } = &endpoint.target else {
             continue;
         };
         for user in endpoint.users.iter().filter(|u| u.role_arn.is_none()) {
-            let seen = |(e, u): &(Arc<Environment>, Arc<User>)| {
-                e.name == environment.name && u.name == user.name
+            let is_same = |it: &UserWithoutRole| {
+                it.environment.name == environment.name && it.user.name == user.name
             };
-            if !unknown.iter().any(seen) {
-                unknown.push((Arc::clone(environment), Arc::clone(user)));
+            if !found.iter().any(is_same) {
+                found.push(UserWithoutRole {
+                    environment: Arc::clone(environment),
+                    user: Arc::clone(user),
+                });
             }
         }
     }
-    unknown
+    found
 }
 
 impl Policies {
-    /// What these endpoints need.
-    pub fn of(endpoints: &[Arc<Endpoint>], known: &Known) -> Self {
-        let mut needs = Needs {
-            known,
-            places: places(endpoints, known),
+    /// The policies that these endpoints need.
+    pub(crate) fn of(endpoints: &[Arc<Endpoint>], facts: &IamFacts) -> Self {
+        let mut needs = PolicyNeeds {
+            facts,
+            arns: environment_arns(endpoints, facts),
             daemon: BTreeMap::new(),
             roles: BTreeMap::new(),
             gaps: Vec::new(),
         };
         for endpoint in endpoints {
-            needs.endpoint(endpoint);
+            needs.add_endpoint(endpoint);
         }
-        needs.written()
+        needs.into_policies()
     }
 
-    /// Whether every ARN in the daemon's policy is one.
-    pub fn daemon_is_whole(&self) -> bool {
-        self.roles.iter().all(|role| self.is_whole(role))
+    /// Whether the daemon's policy has no placeholder for a role.
+    pub(crate) fn daemon_is_complete(&self) -> bool {
+        self.roles.iter().all(|role| self.is_complete(role))
     }
 
-    /// Whether every ARN in the policies of a role is one.
-    pub fn is_whole(&self, role: &RolePolicies) -> bool {
-        !self
-            .gaps
-            .iter()
-            .any(|gap| matches!(gap, Gap::Role { stand_in, .. } if *stand_in == role.role))
+    /// Whether the ARN of a role is no placeholder.
+    pub(crate) fn is_complete(&self, role: &RolePolicies) -> bool {
+        let is_its_gap = |gap: &PolicyGap| matches!(gap, PolicyGap::Role { placeholder, .. } if *placeholder == role.role);
+        !self.gaps.iter().any(is_its_gap)
     }
 }
 
-/// Where each environment is, by name.
-fn places<'a>(endpoints: &'a [Arc<Endpoint>], known: &Known) -> BTreeMap<&'a str, Place<'a>> {
-    let mut places = BTreeMap::new();
+/// The ARN of each environment, by name, with the account as far as it is known.
+fn environment_arns<'a>(
+    endpoints: &'a [Arc<Endpoint>],
+    facts: &IamFacts,
+) -> BTreeMap<&'a str, EnvironmentArn<'a>> {
+    let mut arns = BTreeMap::new();
     for endpoint in endpoints {
         let environment = match &endpoint.target {
             Target::FinSpace { environment, .. } => environment,
@@ -174,56 +201,57 @@ fn places<'a>(endpoints: &'a [Arc<Endpoint>], known: &Known) -> BTreeMap<&'a str
             } => environment,
             Target::Console { environment: None } | Target::Addresses { .. } => continue,
         };
-        let place = places.entry(&*environment.name).or_insert_with(|| Place {
-            environment,
-            partition: partition(&environment.region).to_owned(),
-            account: "*".into(),
-        });
-        // FinSpace's users have roles of the environment's own account.
+        let arn = arns
+            .entry(&*environment.name)
+            .or_insert_with(|| EnvironmentArn::in_any_account(environment));
+        // The role of a FinSpace user belongs to the account of the environment.
         let role = endpoint
             .users
             .iter()
-            .find_map(|u| known.role(environment, u));
-        if let Some(role) = role.filter(|_| place.account == "*") {
-            place.partition.clone_from(&role.partition);
-            place.account.clone_from(&role.account);
+            .find_map(|user| facts.role_of(environment, user));
+        if let Some(role) = role.filter(|_| arn.account == ANY_ACCOUNT) {
+            arn.partition.clone_from(&role.partition);
+            arn.account.clone_from(&role.account);
         }
     }
-    if let Some(account) = &known.account {
-        for place in places.values_mut().filter(|place| place.account == "*") {
-            place.account.clone_from(account);
+    if let Some(account) = &facts.account {
+        for arn in arns.values_mut().filter(|arn| arn.account == ANY_ACCOUNT) {
+            arn.account.clone_from(account);
         }
     }
-    places
+    arns
 }
 
-impl Known {
-    fn role<'a>(&'a self, environment: &Environment, user: &'a User) -> Option<&'a RoleArn> {
-        let key = || (environment.name.clone(), user.name.clone());
-        user.role_arn.as_ref().or_else(|| self.roles.get(&key()))
+impl IamFacts {
+    fn role_of<'a>(&'a self, environment: &Environment, user: &'a User) -> Option<&'a RoleArn> {
+        let owner = || RoleOwner::new(environment, user);
+        user.role_arn.as_ref().or_else(|| self.roles.get(&owner()))
     }
 }
 
-/// What has been found so far.
-struct Needs<'a> {
-    known: &'a Known,
-    places: BTreeMap<&'a str, Place<'a>>,
-    /// Resources by action, for the daemon's own credentials.
+/// The permissions that the endpoints seen so far need.
+struct PolicyNeeds<'a> {
+    facts: &'a IamFacts,
+    /// By name of the environment.
+    arns: BTreeMap<&'a str, EnvironmentArn<'a>>,
+    /// The resources of each action of the daemon's own role.
     daemon: BTreeMap<&'static str, BTreeSet<String>>,
     /// By ARN.
-    roles: BTreeMap<String, Role>,
-    gaps: Vec<Gap>,
+    roles: BTreeMap<String, RoleNeeds>,
+    gaps: Vec<PolicyGap>,
 }
 
-struct Role {
+/// The permissions that a user's role needs.
+struct RoleNeeds {
     users: BTreeSet<String>,
+    /// ARNs.
     clusters: BTreeSet<String>,
-    /// The root of its account.
-    root: String,
+    /// The ARN that stands for every identity of the role's account.
+    account_root: String,
 }
 
-impl<'a> Needs<'a> {
-    fn endpoint(&mut self, endpoint: &'a Endpoint) {
+impl<'a> PolicyNeeds<'a> {
+    fn add_endpoint(&mut self, endpoint: &'a Endpoint) {
         match &endpoint.target {
             Target::FinSpace {
                 environment,
@@ -231,97 +259,106 @@ impl<'a> Needs<'a> {
                 node,
                 ..
             } => {
-                let place = self.place(environment);
+                let arn = self.environment_arn(environment);
                 if *node != Node::Any {
-                    self.ask("finspace:ListKxClusterNodes", place.cluster(cluster));
+                    self.let_daemon("finspace:ListKxClusterNodes", arn.cluster(cluster));
                 }
                 for user in &endpoint.users {
-                    self.user(&place, user, cluster);
+                    self.add_user(&arn, user, cluster);
                 }
             }
             Target::Console {
                 environment: Some(environment),
             } => {
-                let place = self.place(environment);
-                self.ask("finspace:ListKxClusters", place.environment());
-                self.ask("finspace:ListKxClusterNodes", place.cluster("*"));
+                let arn = self.environment_arn(environment);
+                self.let_daemon("finspace:ListKxClusters", arn.to_string());
+                self.let_daemon("finspace:ListKxClusterNodes", arn.cluster("*"));
             }
             Target::Console { environment: None } | Target::Addresses { .. } => {}
         }
     }
 
-    fn place(&mut self, environment: &'a Environment) -> Place<'a> {
-        let place = self.places[&*environment.name].clone();
-        let gap = Gap::Account {
-            environment: environment.name.clone(),
-        };
-        if place.account == "*" && !self.gaps.contains(&gap) {
-            self.gaps.push(gap);
-        }
-        place
-    }
-
-    fn user(&mut self, place: &Place<'_>, user: &User, cluster: &str) {
-        if user.role_arn.is_none() {
-            self.ask("finspace:GetKxUser", place.user(&user.kx_user));
-        }
-        let (arn, partition, account) = match self.known.role(place.environment, user) {
-            Some(role) => (role.text.clone(), &role.partition, role.account.clone()),
-            None => {
-                let account = match &*place.account {
-                    "*" => UNKNOWN_ACCOUNT.to_owned(),
-                    account => account.to_owned(),
-                };
-                let arn = self.stand_in(place, user, &account);
-                (arn, &place.partition, account)
-            }
-        };
-        for action in ON_ROLES {
-            self.ask(action, arn.clone());
-        }
-        let role = self.roles.entry(arn).or_insert_with(|| Role {
-            users: BTreeSet::new(),
-            clusters: BTreeSet::new(),
-            root: format!("arn:{partition}:iam::{account}:root"),
-        });
-        role.users.insert(user.name.clone());
-        role.clusters.insert(place.cluster(cluster));
-    }
-
-    fn stand_in(&mut self, place: &Place<'_>, user: &User, account: &str) -> String {
-        let arn = format!(
-            "arn:{}:iam::{account}:role/ROLE-OF-{}",
-            place.partition,
-            session_name(&user.name)
-        );
-        let gap = Gap::Role {
-            environment: place.environment.name.clone(),
-            user: user.name.clone(),
-            stand_in: arn.clone(),
-        };
-        if !self.gaps.contains(&gap) {
-            self.gaps.push(gap);
+    /// The ARN of an environment. Notes the gap if its account is not known.
+    fn environment_arn(&mut self, environment: &'a Environment) -> EnvironmentArn<'a> {
+        let arn = self.arns[&*environment.name].clone();
+        if arn.account == ANY_ACCOUNT {
+            self.add_gap(PolicyGap::Account {
+                environment: environment.name.clone(),
+            });
         }
         arn
     }
 
-    fn ask(&mut self, action: &'static str, resource: String) {
+    fn add_user(&mut self, environment: &EnvironmentArn<'_>, user: &User, cluster: &str) {
+        if user.role_arn.is_none() {
+            self.let_daemon("finspace:GetKxUser", environment.user(&user.kx_user));
+        }
+        let role = self.facts.role_of(environment.environment, user);
+        let (arn, partition, account) = match role {
+            Some(role) => (role.text.clone(), &role.partition, role.account.clone()),
+            None => {
+                let account = match &*environment.account {
+                    ANY_ACCOUNT => ACCOUNT_PLACEHOLDER.to_owned(),
+                    account => account.to_owned(),
+                };
+                let placeholder = self.add_role_placeholder(environment, user, &account);
+                (placeholder, &environment.partition, account)
+            }
+        };
+        for action in ROLE_ACTIONS {
+            self.let_daemon(action, arn.clone());
+        }
+        let needs = self.roles.entry(arn).or_insert_with(|| RoleNeeds {
+            users: BTreeSet::new(),
+            clusters: BTreeSet::new(),
+            account_root: format!("arn:{partition}:iam::{account}:root"),
+        });
+        needs.users.insert(user.name.clone());
+        needs.clusters.insert(environment.cluster(cluster));
+    }
+
+    /// Notes the gap of a role that is not known, and returns the placeholder for its ARN.
+    fn add_role_placeholder(
+        &mut self,
+        environment: &EnvironmentArn<'_>,
+        user: &User,
+        account: &str,
+    ) -> String {
+        let placeholder = format!(
+            "arn:{}:iam::{account}:role/ROLE-OF-{}",
+            environment.partition,
+            session_name(&user.name)
+        );
+        self.add_gap(PolicyGap::Role {
+            owner: RoleOwner::new(environment.environment, user),
+            placeholder: placeholder.clone(),
+        });
+        placeholder
+    }
+
+    fn add_gap(&mut self, gap: PolicyGap) {
+        if !self.gaps.contains(&gap) {
+            self.gaps.push(gap);
+        }
+    }
+
+    fn let_daemon(&mut self, action: &'static str, resource: String) {
         self.daemon.entry(action).or_default().insert(resource);
     }
 
-    fn written(self) -> Policies {
-        let known = self.known;
-        let roles = self.roles.into_iter().map(|(arn, role)| RolePolicies {
-            policy: Document::of(vec![statement(&ON_CLUSTERS, &role.clusters)]),
-            trust: Document::of(trust(known, &role)),
+    fn into_policies(self) -> Policies {
+        let facts = self.facts;
+        let roles = self.roles.into_iter().map(|(arn, needs)| RolePolicies {
+            policy: PolicyDocument::of(vec![statement(&CLUSTER_ACTIONS, &needs.clusters)]),
+            trust: PolicyDocument::of(trust_statements(facts, &needs)),
             role: arn,
-            users: role.users.into_iter().collect(),
+            users: needs.users.into_iter().collect(),
         });
         let roles = roles.collect();
         let daemon = daemon_statements(&self.daemon);
         Policies {
             daemon: DaemonPolicy {
-                policy: (!daemon.is_empty()).then(|| Document::of(daemon)),
+                policy: (!daemon.is_empty()).then(|| PolicyDocument::of(daemon)),
             },
             roles,
             gaps: self.gaps,
@@ -329,7 +366,7 @@ impl<'a> Needs<'a> {
     }
 }
 
-/// One statement for all actions that are done on the same resources.
+/// The statements of the daemon's policy. Actions on the same resources share a statement.
 fn daemon_statements(needs: &BTreeMap<&'static str, BTreeSet<String>>) -> Vec<Statement> {
     let mut grouped: Vec<(Vec<&str>, &BTreeSet<String>)> = Vec::new();
     for (action, resources) in needs {
@@ -344,29 +381,33 @@ fn daemon_statements(needs: &BTreeMap<&'static str, BTreeSet<String>>) -> Vec<St
 }
 
 fn statement(actions: &[&str], resources: &BTreeSet<String>) -> Statement {
-    // What a wildcard covers need not be named beside it.
-    let covered = |resource: &str| {
+    // A resource that a wildcard covers needs no entry of its own.
+    let is_covered = |resource: &str| {
         resources.iter().any(|other| {
             let prefix = other.strip_suffix('*');
             prefix.is_some_and(|prefix| other != resource && resource.starts_with(prefix))
         })
     };
     let resources: Vec<&str> = resources.iter().map(String::as_str).collect();
-    let needed: Vec<&str> = resources.into_iter().filter(|r| !covered(r)).collect();
+    let needed: Vec<&str> = resources
+        .into_iter()
+        .filter(|resource| !is_covered(resource))
+        .collect();
     Statement::allow(actions, &needed)
 }
 
-/// The source identity is the local user's name: nobody else's session can be had with the role.
-fn trust(known: &Known, role: &Role) -> Vec<Trust> {
-    let daemon = known.daemon.clone().unwrap_or_else(|| role.root.clone());
+/// The trust policy of a role. It requires the name of one of its users as source identity, so a session
+/// for any other user is refused.
+fn trust_statements(facts: &IamFacts, role: &RoleNeeds) -> Vec<TrustStatement> {
+    let daemon = facts.daemon.as_ref().unwrap_or(&role.account_root);
     let names: BTreeSet<String> = role.users.iter().map(|user| session_name(user)).collect();
     let mut statements = vec![
-        Trust::allow(Principal::Aws(daemon), &ON_ROLES)
+        TrustStatement::allow(Principal::Aws(daemon.clone()), &ROLE_ACTIONS)
             .where_equal("sts:SourceIdentity", names.into_iter().collect()),
     ];
-    if known.trust_finspace {
-        let service = Principal::Service(SERVICE);
-        statements.push(Trust::allow(service, &["sts:AssumeRole"]));
+    if facts.trust_finspace {
+        let service = Principal::Service(FINSPACE_SERVICE);
+        statements.push(TrustStatement::allow(service, &["sts:AssumeRole"]));
     }
     statements
 }

@@ -1,4 +1,4 @@
-//! Configurations, and what they need.
+//! Configurations, and the policies that they need.
 
 use std::path::Path;
 
@@ -45,8 +45,8 @@ fn config(tables: &[&str]) -> Config {
     parse(&text, Path::new("/hopend.toml"), &account).unwrap_or_else(|p| panic!("{p}"))
 }
 
-fn needs(tables: &[&str], known: &Known) -> (Value, Vec<Gap>) {
-    let policies = Policies::of(&config(tables).endpoints, known);
+fn needs(tables: &[&str], facts: &IamFacts) -> (Value, Vec<PolicyGap>) {
+    let policies = Policies::of(&config(tables).endpoints, facts);
     let json = serde_json::to_value(&policies).unwrap();
     (json, policies.gaps)
 }
@@ -56,7 +56,7 @@ const PROD: &str = "arn:aws:finspace:us-east-1:111122223333:kxEnvironment/sdb3mo
 #[test]
 fn one_user_with_a_role_and_one_cluster() {
     let hdb = endpoint("hdb", "cluster = \"hdb-cluster\"");
-    let (json, gaps) = needs(&[ENVIRONMENT, ALICE, &hdb], &Known::default());
+    let (json, gaps) = needs(&[ENVIRONMENT, ALICE, &hdb], &IamFacts::default());
     assert_eq!(
         json,
         json!({
@@ -89,7 +89,7 @@ fn one_user_with_a_role_and_one_cluster() {
 fn a_role_that_only_finspace_knows_is_a_gap_until_it_is_told() {
     let hdb = endpoint("hdb", "cluster = \"hdb-cluster\"");
     let tables = [ENVIRONMENT, BOB, &hdb];
-    let (json, gaps) = needs(&tables, &Known::default());
+    let (json, gaps) = needs(&tables, &IamFacts::default());
     let user = json!({
         "Effect": "Allow",
         "Action": ["finspace:GetKxUser"],
@@ -103,14 +103,17 @@ fn a_role_that_only_finspace_knows_is_a_gap_until_it_is_told() {
     assert_eq!(gaps.len(), 2, "{gaps:?}");
 
     let role = "arn:aws:iam::111122223333:role/team/bob".parse().unwrap();
-    let key = ("prod".to_owned(), "bob/ops".to_owned());
-    let known = Known {
-        roles: HashMap::from([(key, role)]),
+    let owner = RoleOwner {
+        environment: "prod".into(),
+        user: "bob/ops".into(),
+    };
+    let facts = IamFacts {
+        roles: HashMap::from([(owner, role)]),
         daemon: Some("arn:aws:iam::111122223333:role/hopend".into()),
         trust_finspace: true,
-        ..Known::default()
+        ..IamFacts::default()
     };
-    let (json, gaps) = needs(&tables, &known);
+    let (json, gaps) = needs(&tables, &facts);
     assert_eq!(gaps, []);
     assert_eq!(
         json["daemon"]["policy"]["Statement"][0]["Resource"],
@@ -144,7 +147,7 @@ fn a_role_that_is_shared_has_every_user_and_every_cluster_of_theirs() {
     let rdb = endpoint("rdb", "cluster = \"rdb-cluster\"");
     let (json, _) = needs(
         &[ENVIRONMENT, ALICE, &shared, &hdb, &rdb],
-        &Known::default(),
+        &IamFacts::default(),
     );
     assert_eq!(json["roles"].as_array().unwrap().len(), 1);
     assert_eq!(json["roles"][0]["users"], json!(["alice", "bob/ops"]));
@@ -163,7 +166,7 @@ fn a_role_that_is_shared_has_every_user_and_every_cluster_of_theirs() {
 fn nodes_that_are_chosen_are_listed_and_a_console_lists_everything() {
     let hdb = endpoint("hdb", "cluster = \"hdb-cluster\"\nnode = \"spread\"");
     let tables = [ENVIRONMENT, ALICE, &hdb];
-    let (json, _) = needs(&tables, &Known::default());
+    let (json, _) = needs(&tables, &IamFacts::default());
     assert_eq!(
         json["daemon"]["policy"]["Statement"][0],
         json!({
@@ -173,7 +176,7 @@ fn nodes_that_are_chosen_are_listed_and_a_console_lists_everything() {
         })
     );
     let console = endpoint("console", "kind = \"console\"");
-    let (json, _) = needs(&[ENVIRONMENT, ALICE, &hdb, &console], &Known::default());
+    let (json, _) = needs(&[ENVIRONMENT, ALICE, &hdb, &console], &IamFacts::default());
     let statements = json["daemon"]["policy"]["Statement"].as_array().unwrap();
     let of = |action: &str| {
         let statement = statements.iter().find(|s| s["Action"] == json!([action]));
@@ -191,7 +194,7 @@ fn nodes_that_are_chosen_are_listed_and_a_console_lists_everything() {
 fn what_needs_no_aws_needs_no_policy() {
     let rdb = endpoint("rdb", "connect = \":tcps://rdb:5011\"\nlogin = \"client\"");
     let console = endpoint("console", "kind = \"console\"");
-    let (json, gaps) = needs(&[ALICE, &rdb, &console], &Known::default());
+    let (json, gaps) = needs(&[ALICE, &rdb, &console], &IamFacts::default());
     assert_eq!(json, json!({ "daemon": { "policy": null }, "roles": [] }));
     assert_eq!(gaps, []);
 }
@@ -202,11 +205,11 @@ fn partitions_are_those_of_the_roles_or_of_the_regions() {
     let china = ENVIRONMENT.replace("us-east-1", "cn-north-1");
     let plain = ALICE.lines().filter(|line| !line.starts_with("role_arn"));
     let plain = plain.collect::<Vec<_>>().join("\n") + "\n";
-    let known = Known {
+    let facts = IamFacts {
         account: Some("444455556666".into()),
-        ..Known::default()
+        ..IamFacts::default()
     };
-    let (json, gaps) = needs(&[&china, &plain, &console], &known);
+    let (json, gaps) = needs(&[&china, &plain, &console], &facts);
     let lists = &json["daemon"]["policy"]["Statement"];
     assert_eq!(
         lists[1]["Resource"][0],
@@ -228,13 +231,13 @@ fn the_account_that_is_said_is_for_environments_whose_roles_do_not_tell_it() {
         "hdb",
         "cluster = \"hdb-cluster\"\nenvironment = \"prod\"\nusers = [\"alice\"]",
     );
-    let known = Known {
+    let facts = IamFacts {
         account: Some("444455556666".into()),
-        ..Known::default()
+        ..IamFacts::default()
     };
     let (prod, other) = (console("prod"), console("test"));
     let tables = [ENVIRONMENT, &test, ALICE, carol, &prod, &other, &hdb];
-    let (json, _) = needs(&tables, &known);
+    let (json, _) = needs(&tables, &facts);
     let lists = &json["daemon"]["policy"]["Statement"];
     let other = PROD
         .replace("sdb3", "tst3")

@@ -1,5 +1,7 @@
-//! Queues of lines that a thread of their own writes: the log, and the audit file. A session never
-//! waits for a disk, a pipe or a journal.
+//! Queues of lines, each with a thread that writes them: the log and the audit file.
+//!
+//! A session puts its line into the queue and goes on. It never waits for a disk, a pipe or a journal. If
+//! the thread is too slow, the queue loses lines and counts them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,25 +11,27 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The pause between a failed write and the next attempt.
-const RETRY: Duration = Duration::from_secs(1);
+use crate::primitives::lock::lock;
 
-/// What may wait in a queue. As much again may be in the hands of its thread.
+/// The pause between a failed write and the next attempt.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The most that may wait in a queue. The thread may have as much again in its current batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueLimits {
     pub(crate) lines: usize,
     pub(crate) bytes: usize,
 }
 
-/// How much of a queue a line may fill. A flood of lines of a lower rank leaves room for those of a
-/// higher one.
+/// The importance of a line: how full the queue may be when the line is added. So a flood of unimportant
+/// lines leaves room for important ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineRank {
-    /// Half of it.
+    /// The queue may be half full.
     Ordinary,
-    /// Three quarters of it.
+    /// The queue may be three quarters full.
     Warning,
-    /// All of it.
+    /// The line may take the last room.
     Highest,
 }
 
@@ -41,12 +45,12 @@ impl LineRank {
     }
 }
 
-/// How many lines were lost so far. All clones count together.
+/// Counts lost lines. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub struct LostLines(Arc<AtomicU64>);
 
 impl LostLines {
-    /// Lines since the start of the process.
+    /// The lines that were lost since the start of the process.
     pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -56,28 +60,29 @@ impl LostLines {
     }
 }
 
-/// Where the lines of a queue go. Only the queue's thread calls it, so it may block.
+/// The destination of a queue's lines. Only the thread of the queue calls it, so it may block.
 pub(crate) trait LineDestination: fmt::Debug + Send + 'static {
-    /// Writes the rest of the batch, and marks what it has written also where it fails.
+    /// Writes the rest of the batch. It marks the bytes that it has written, even if it fails then.
     fn write(&mut self, batch: &mut LineBatch) -> io::Result<()>;
 
-    /// Opens the destination anew before the next write.
+    /// Opens the destination again before the next write.
     fn reopen(&mut self) {}
 
-    /// The line that stands where `lost` lines are missing.
+    /// The line to write in place of `lost` lines.
     fn gap(&self, lost: u64) -> Vec<u8>;
 
-    /// The first of several writes that fail. The thread tries again every [`RETRY`].
+    /// Reports the first of several failed writes. The thread tries again every [`RETRY_PAUSE`].
     fn failed(&self, _error: &io::Error) {}
 
-    /// A write succeeded after failures or losses; `lost` counts since the start of the process.
+    /// Reports a write that succeeded after failures or losses. `lost` counts lines since the start of the
+    /// process.
     fn recovered(&self, _lost: u64) {}
 
-    /// The queue ends and these lines could not be written. They are counted as lost.
+    /// Reports that the queue ends with `lines` unwritten lines, which count as lost.
     fn gave_up(&self, _lines: u64) {}
 }
 
-/// Whole lines, of which a part has been written.
+/// Whole lines, of which the first bytes have been written.
 #[derive(Debug, Default)]
 pub(crate) struct LineBatch {
     bytes: Vec<u8>,
@@ -85,22 +90,22 @@ pub(crate) struct LineBatch {
 }
 
 impl LineBatch {
-    /// What is still to be written.
+    /// The bytes that are still to be written.
     pub(crate) fn rest(&self) -> &[u8] {
         self.bytes.get(self.written..).unwrap_or_default()
     }
 
-    /// The first `count` bytes of the rest have been written.
+    /// Marks the first `count` bytes of the rest as written.
     pub(crate) fn wrote(&mut self, count: usize) {
         self.written += count;
     }
 
-    /// How many bytes have been written of the line that is not complete.
+    /// How many bytes of the line in progress have been written.
     pub(crate) fn written_of_line(&self) -> usize {
         self.written - self.line_start()
     }
 
-    /// Writes the line that is not complete from its first byte.
+    /// Marks the line in progress as unwritten, so that it is written again from its first byte.
     pub(crate) fn begin_line_anew(&mut self) {
         self.written = self.line_start();
     }
@@ -111,7 +116,7 @@ impl LineBatch {
         end.map_or(0, |end| end + 1)
     }
 
-    /// Lines that are not complete or not begun.
+    /// Lines that are not completely written.
     fn lines_left(&self) -> u64 {
         let left = self.bytes.iter().skip(self.line_start());
         left.filter(|byte| **byte == b'\n').count() as u64
@@ -128,18 +133,18 @@ impl From<Vec<u8>> for LineBatch {
     }
 }
 
-/// What became of a line.
+/// The result of adding a line to a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pushed {
-    /// It waits to be written.
+    /// The line waits to be written.
     Queued,
-    /// It is lost, as the first one since the thread last took lines.
+    /// The line is lost, and is the first lost one since the thread last took lines.
     FirstLost,
-    /// It is lost like the one before.
+    /// The line is lost, like the one before.
     Lost,
 }
 
-/// Lines that wait for their thread. Shared by all that write lines.
+/// The lines that wait for the thread. All producers of lines share it.
 #[derive(Debug)]
 pub(crate) struct LineQueue {
     state: Mutex<QueueState>,
@@ -160,16 +165,16 @@ struct QueueState {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum QueueStage {
-    /// Lines are taken in.
+    /// The queue accepts lines.
     Open,
-    /// The thread writes what there is, and ends.
+    /// The thread writes the lines that wait, and ends.
     Ending,
     /// The thread has ended.
     Ended,
 }
 
 impl LineQueue {
-    /// An empty queue that counts what it loses in `lost`.
+    /// An empty queue. It counts its lost lines in `lost`.
     pub(crate) fn new(limits: QueueLimits, lost: LostLines) -> Self {
         Self {
             state: Mutex::new(QueueState {
@@ -185,8 +190,8 @@ impl LineQueue {
         }
     }
 
-    /// Has a line written that ends in a line feed. Never waits for the destination: where the queue
-    /// is full, or at its end, the line is lost and counted.
+    /// Adds a line, which must end in a line feed. Never waits for the destination: if the queue is full or
+    /// has ended, the line is lost and counted.
     pub(crate) fn push(&self, line: Vec<u8>, rank: LineRank) -> Pushed {
         let mut state = self.lock();
         let has_room = state.lines.len() < rank.share_of(self.limits.lines)
@@ -200,7 +205,7 @@ impl LineQueue {
         }
         self.lost.add(1);
         if state.stage != QueueStage::Open {
-            // The thread may be gone.
+            // The thread may have ended, so it would report no loss.
             return Pushed::Lost;
         }
         state.lost += 1;
@@ -221,11 +226,11 @@ impl LineQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
-/// The thread of a queue. When this is dropped, the thread writes what there is, and ends.
+/// The thread of a queue. When this is dropped, the thread writes the lines that wait, and ends.
 #[derive(Debug)]
 pub(crate) struct LineWriter(Arc<LineQueue>);
 
@@ -233,39 +238,39 @@ impl LineWriter {
     /// Starts a thread called `name` that writes the lines of `queue` to `destination`.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system grants no thread.
     pub(crate) fn start(
         name: &str,
         queue: Arc<LineQueue>,
         destination: impl LineDestination,
     ) -> io::Result<Self> {
-        let mut writing = Writing {
+        let mut writer = WriterThread {
             queue: Arc::clone(&queue),
             destination,
             batch: LineBatch::default(),
             health: WriteHealth::Good,
         };
         thread::Builder::new().name(name.into()).spawn(move || {
-            writing.run();
-            writing.queue.lock().stage = QueueStage::Ended;
-            writing.queue.changed.notify_all();
+            writer.run();
+            writer.queue.lock().stage = QueueStage::Ended;
+            writer.queue.changed.notify_all();
         })?;
         Ok(Self(queue))
     }
 
-    /// The queue whose lines are written.
+    /// The queue of this thread.
     pub(crate) fn queue(&self) -> &Arc<LineQueue> {
         &self.0
     }
 
-    /// Has the destination opened anew.
+    /// Makes the thread open the destination again.
     pub(crate) fn reopen(&self) {
         self.0.lock().reopen = true;
         self.0.changed.notify_all();
     }
 
-    /// Takes in no more lines, and waits until those that there are have been written. Returns whether
-    /// the thread ended within `limit`. Blocks.
+    /// Ends the queue, and waits for up to `limit` until the lines that wait are written. Returns whether
+    /// the thread ended in time. Blocks.
     pub(crate) fn finish(self, limit: Duration) -> bool {
         self.0.end();
         let deadline = Instant::now() + limit;
@@ -288,9 +293,9 @@ impl Drop for LineWriter {
     }
 }
 
-/// What the thread has in hand.
+/// The state of the thread.
 #[derive(Debug)]
-struct Writing<D> {
+struct WriterThread<D> {
     queue: Arc<LineQueue>,
     destination: D,
     batch: LineBatch,
@@ -303,15 +308,15 @@ enum WriteHealth {
     Failing,
 }
 
-/// What the thread took from the queue.
+/// The result of taking lines from the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Taken {
-    /// Lines that are missing behind those that were taken.
+struct TakenLines {
+    /// Lines that were lost after those that were taken.
     lost: u64,
     stage: QueueStage,
 }
 
-impl<D: LineDestination> Writing<D> {
+impl<D: LineDestination> WriterThread<D> {
     fn run(&mut self) {
         loop {
             let taken = self.take();
@@ -338,8 +343,8 @@ impl<D: LineDestination> Writing<D> {
         }
     }
 
-    /// Waits for something to do, and takes all lines in hand, unless there are some already.
-    fn take(&mut self) -> Taken {
+    /// Waits for work. Takes all lines of the queue as the next batch, unless there is a batch already.
+    fn take(&mut self) -> TakenLines {
         let idle = self.batch.is_empty();
         let nothing = |state: &mut QueueState| {
             idle && state.lines.is_empty() && !state.reopen && state.stage == QueueStage::Open
@@ -351,7 +356,7 @@ impl<D: LineDestination> Writing<D> {
         }
         let stage = state.stage;
         if !idle {
-            return Taken { lost: 0, stage };
+            return TakenLines { lost: 0, stage };
         }
         let lines = std::mem::take(&mut state.lines);
         let lost = std::mem::take(&mut state.lost);
@@ -362,18 +367,21 @@ impl<D: LineDestination> Writing<D> {
             bytes.extend(self.destination.gap(lost));
         }
         self.batch = bytes.into();
-        Taken { lost, stage }
+        TakenLines { lost, stage }
     }
 
-    /// Until the next attempt. The end or a fresh destination comes first.
+    /// Waits until the next attempt, the end of the queue or a request to open the destination again.
     fn pause(&self) {
         let goes_on = |state: &mut QueueState| state.stage == QueueStage::Open && !state.reopen;
         let state = self.queue.lock();
-        let waited = self.queue.changed.wait_timeout_while(state, RETRY, goes_on);
+        let waited = self
+            .queue
+            .changed
+            .wait_timeout_while(state, RETRY_PAUSE, goes_on);
         drop(waited);
     }
 
-    /// The end has come, and the destination takes no lines.
+    /// Counts the rest as lost: the queue ends, and the destination accepts no lines.
     fn give_up(&self) {
         let left = self.batch.lines_left() + self.queue.lock().lines.len() as u64;
         if left > 0 {
@@ -389,7 +397,7 @@ mod tests {
 
     use super::*;
 
-    /// Each write is told to the test, and waits for what the test has it return.
+    /// Reports each write to the test, and waits for the result that the test prescribes.
     #[derive(Debug)]
     struct Scripted {
         written: mpsc::Sender<String>,
@@ -444,7 +452,7 @@ mod tests {
             self.writer.queue().push(line.into(), rank)
         }
 
-        /// The thread hangs in a write from here on.
+        /// Makes the thread hang in a write.
         fn stall(&self) {
             assert_eq!(self.push("stall\n", LineRank::Highest), Pushed::Queued);
             assert_eq!(self.written.recv().unwrap(), "stall\n");
@@ -513,7 +521,7 @@ mod tests {
         fails.push("last\n", LineRank::Highest);
         let error = Err(io::ErrorKind::BrokenPipe.into());
         fails.results.send(error).unwrap();
-        // What fails at the end is given up. The thread may be in its pause, and begins anew then.
+        // The thread gives up lines whose write fails at the end. It may be in its pause, and tries again then.
         fails.writer.queue().end();
         while let Ok(text) = fails.written.recv() {
             assert_eq!(text, "stall\n");

@@ -1,5 +1,6 @@
-//! Where log lines go: standard error, which systemd takes to the journal. A thread of its own writes
-//! them, so that no session waits for their reader.
+//! The log of the process: lines on standard error, which systemd passes to the journal.
+//!
+//! A thread of its own writes the lines, so that no session waits for the program that reads them.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
@@ -7,7 +8,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -24,48 +25,51 @@ use crate::config::LogFormat;
 use crate::primitives::lines::{
     LineBatch, LineDestination, LineQueue, LineRank, LineWriter, LostLines, QueueLimits,
 };
+use crate::primitives::lock::lock;
 
-/// What may wait to be written.
-const LIMITS: QueueLimits = QueueLimits {
+/// The lines that may wait to be written.
+const QUEUE_LIMITS: QueueLimits = QueueLimits {
     lines: 8192,
     bytes: 4 << 20,
 };
-/// How long the last lines may take at the end of the process.
-const LAST_LINES: Duration = Duration::from_secs(5);
+/// How long the end of the process waits for the last lines to be written.
+const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
-/// The log of the process. When it is dropped, the lines that wait are written, for up to
-/// [`LAST_LINES`]; lines that come later are lost.
+/// The log of the process. When it is dropped, it writes the lines that wait, for up to
+/// [`FINISH_WITHIN`]. Later lines are lost.
 #[derive(Debug)]
 pub struct ProcessLog {
     lost: LostLines,
-    /// None where the process has another log.
+    /// None if the process has another log already.
     writer: Option<LineWriter>,
 }
 
-/// Starts logging to standard error for the whole process, panics included. In a process that has a
-/// log already this changes nothing. The thread that writes is confined as the caller is.
+/// Starts to log to standard error for the whole process, panics included.
+///
+/// In a process that has a log already, it changes nothing. The thread that writes inherits the confinement
+/// of the caller.
 ///
 /// # Errors
-/// The system gives no thread, or no descriptor.
+/// The system grants no thread or no descriptor.
 pub fn start(format: LogFormat, level: LevelFilter) -> io::Result<ProcessLog> {
     let error_stream = io::stderr();
     let style = LogStyle {
         format,
         colours: error_stream.is_terminal(),
     };
-    // A descriptor of its own: nobody waits for the lock of `stderr` while a write hangs.
+    // A descriptor of its own: a write that hangs must not hold the lock of `stderr`.
     let output = File::from(error_stream.as_fd().try_clone_to_owned()?);
     let lost = LostLines::default();
-    let queue = Arc::new(LineQueue::new(LIMITS, lost.clone()));
+    let queue = Arc::new(LineQueue::new(QUEUE_LIMITS, lost.clone()));
     let started = style
-        .subscriber(level, QueuedLines(Arc::clone(&queue)))
+        .subscriber(level, QueueWriter(Arc::clone(&queue)))
         .try_init();
     if started.is_err() {
         return Ok(ProcessLog { lost, writer: None });
     }
-    // Rust's own hook would write to standard error from the thread that panics.
-    panic::set_hook(Box::new(tell_panic));
-    let destination = LogDestination { output, style };
+    // Rust's own hook would write to standard error from the thread that panics, and so may block it.
+    panic::set_hook(Box::new(log_panic));
+    let destination = StandardError { output, style };
     let writer = LineWriter::start("log", queue, destination)?;
     Ok(ProcessLog {
         lost,
@@ -74,12 +78,12 @@ pub fn start(format: LogFormat, level: LevelFilter) -> io::Result<ProcessLog> {
 }
 
 impl ProcessLog {
-    /// Lines that were to be in the log and are not.
+    /// Counts the lines that the log has lost.
     pub fn lost(&self) -> LostLines {
         self.lost.clone()
     }
 
-    /// Prints a line for people to see, behind the lines that wait.
+    /// Prints a plain line for a person, after the lines that wait.
     pub fn complain(&self, line: impl Display) {
         match &self.writer {
             Some(writer) => {
@@ -96,14 +100,14 @@ impl ProcessLog {
 impl Drop for ProcessLog {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.take() {
-            // A reader that takes nothing does not keep the process from its end.
-            let _ = writer.finish(LAST_LINES);
+            // If the reader of the log hangs, the process ends all the same.
+            let _ = writer.finish(FINISH_WITHIN);
         }
     }
 }
 
 /// Reports a panic as one line of the log.
-fn tell_panic(panic: &PanicHookInfo<'_>) {
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let current = thread::current();
     let backtrace = Backtrace::capture();
     let captured = backtrace.status() == BacktraceStatus::Captured;
@@ -116,7 +120,7 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
     );
 }
 
-/// How the lines look.
+/// The appearance of the lines.
 #[derive(Debug, Clone, Copy)]
 struct LogStyle {
     format: LogFormat,
@@ -131,37 +135,37 @@ impl LogStyle {
         subscriber(self.format, level, self.colours, write)
     }
 
-    /// The line that reports lines that are missing in the log.
+    /// The line that stands in the log for lost lines.
     fn gap(self, lost: u64) -> Vec<u8> {
         let line = CapturedLine::default();
         let subscriber = self.subscriber(LevelFilter::ERROR, line.clone());
         tracing::subscriber::with_default(subscriber, || {
             tracing::error!(
                 lines = lost,
-                "{lost} log lines are lost here: standard error was not read fast enough. Fix: look \
-                 after the program that reads it, such as journald or a log collector."
+                "{lost} log lines are lost here: standard error was not read fast enough. Fix: check the \
+                 program that reads it, such as journald or a log collector."
             );
         });
         line.take()
     }
 }
 
-/// Makes each event a line of the queue.
+/// Turns each log event into a line of the queue.
 #[derive(Debug)]
-struct QueuedLines(Arc<LineQueue>);
+struct QueueWriter(Arc<LineQueue>);
 
-/// The line of one event.
+/// Writes the line of one event into the queue.
 #[derive(Debug)]
-struct QueuedLine<'q> {
+struct EventWriter<'q> {
     queue: &'q LineQueue,
     rank: LineRank,
 }
 
-impl<'a> MakeWriter<'a> for QueuedLines {
-    type Writer = QueuedLine<'a>;
+impl<'a> MakeWriter<'a> for QueueWriter {
+    type Writer = EventWriter<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        QueuedLine {
+        EventWriter {
             queue: &self.0,
             rank: LineRank::Ordinary,
         }
@@ -173,15 +177,16 @@ impl<'a> MakeWriter<'a> for QueuedLines {
             Level::WARN => LineRank::Warning,
             _ => LineRank::Ordinary,
         };
-        QueuedLine {
+        EventWriter {
             queue: &self.0,
             rank,
         }
     }
 }
 
-impl Write for QueuedLine<'_> {
-    /// The subscriber writes each event at once. One that finds no room is counted, and no error.
+impl Write for EventWriter<'_> {
+    /// Gets a whole event at once from the subscriber. If the queue is full, the line counts as lost. That
+    /// is no error.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.queue.push(line.to_vec(), self.rank);
         Ok(line.len())
@@ -192,13 +197,13 @@ impl Write for QueuedLine<'_> {
     }
 }
 
-/// One line as it would stand in the log.
+/// Captures one line in the style of the log.
 #[derive(Debug, Clone, Default)]
 struct CapturedLine(Arc<Mutex<Vec<u8>>>);
 
 impl CapturedLine {
     fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut lock(&self.0))
     }
 }
 
@@ -212,7 +217,7 @@ impl MakeWriter<'_> for CapturedLine {
 
 impl Write for CapturedLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = lock(&self.0);
         line.extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -222,21 +227,21 @@ impl Write for CapturedLine {
     }
 }
 
-/// Standard error as the log's thread has it.
+/// Standard error, as the thread of the log writes to it.
 #[derive(Debug)]
-struct LogDestination {
+struct StandardError {
     output: File,
     style: LogStyle,
 }
 
-impl LineDestination for LogDestination {
+impl LineDestination for StandardError {
     fn write(&mut self, batch: &mut LineBatch) -> io::Result<()> {
         while !batch.rest().is_empty() {
             match self.output.write(batch.rest()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => batch.wrote(count),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Another program that has the same stream made it non-blocking.
+                // Another program that shares the stream has made it non-blocking.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_for_room(),
                 Err(error) => return Err(error),
             }
@@ -249,18 +254,18 @@ impl LineDestination for LogDestination {
     }
 }
 
-impl LogDestination {
+impl StandardError {
     fn wait_for_room(&self) {
         let mut output = [PollFd::new(self.output.as_fd(), PollFlags::POLLOUT)];
-        // A failure shows in the next write.
+        // If the poll fails, the next write reports the error.
         let _ = poll(&mut output, PollTimeout::NONE);
     }
 }
 
-/// The log of hopend as `write` gets it.
+/// A subscriber that formats the log and sends it to `write`.
 ///
-/// The level is that of hopend's own lines. Libraries never go below warnings, whatever the level:
-/// the AWS SDK traces what it signs, session tokens included.
+/// `level` applies to hopend's own lines. Libraries log nothing below warnings, whatever the level, because
+/// the AWS SDK traces the requests that it signs, session tokens included.
 pub fn subscriber<W>(
     format: LogFormat,
     level: LevelFilter,
@@ -298,7 +303,7 @@ mod tests {
 
     const PANICS: &str = "HOPEND_TEST_PANICS";
 
-    /// Logs for the whole process, so it has one of its own.
+    /// The log belongs to the whole process, so the test runs in a process of its own.
     #[test]
     fn a_panic_is_one_json_object() {
         if env::var_os(PANICS).is_some() {
@@ -308,9 +313,9 @@ mod tests {
             assert!(ended.unwrap().join().is_err(), "the thread ends as ever");
             return;
         }
-        let test = "primitives::log::tests::a_panic_is_one_json_object";
+        let test = full_name("a_panic_is_one_json_object");
         let mut itself = Command::new(env::current_exe().unwrap());
-        itself.args(["--exact", test]).env(PANICS, "1");
+        itself.args(["--exact", &test]).env(PANICS, "1");
         let output = itself.env("RUST_BACKTRACE", "1").output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{said}");
@@ -323,30 +328,36 @@ mod tests {
             "panicked: the first line\nand \"the second\""
         );
         let location = line["location"].as_str().unwrap();
-        assert!(location.starts_with("src/log.rs:"), "{location}");
+        assert!(location.starts_with("src/primitives/log.rs:"), "{location}");
         assert!(line["backtrace"].as_str().unwrap().contains('\n'));
     }
 
     const CHILD: &str = "HOPEND_TEST_LOG";
 
-    /// In the test's own process: starts it once more, with its output and its log in pipes. There:
-    /// runs the story.
+    /// The name by which the test program knows a test of this module.
+    fn full_name(test: &str) -> String {
+        let (_, module) = module_path!().split_once("::").unwrap();
+        format!("{module}::{test}")
+    }
+
+    /// In the process of the test: starts the test program again for this one test, with its output and
+    /// its log in pipes. In that child process: runs `story`.
     fn in_a_process(test: &str, story: impl FnOnce()) -> Option<Child> {
         if env::var_os(CHILD).is_some() {
             story();
             return None;
         }
         let mut itself = Command::new(env::current_exe().unwrap());
-        itself.args(["--exact", test]).env(CHILD, "1");
+        itself.args(["--exact", &full_name(test)]).env(CHILD, "1");
         itself.env("RUST_BACKTRACE", "0");
         itself.stderr(Stdio::piped()).stdout(Stdio::piped());
         Some(itself.spawn().unwrap())
     }
 
-    /// The pipe holds less than the lines.
+    /// The lines do not fit in the pipe, so the process has to wait for its reader.
     #[test]
     fn the_last_lines_and_a_panic_are_written_before_the_process_ends() {
-        let test = "primitives::log::tests::the_last_lines_and_a_panic_are_written_before_the_process_ends";
+        let test = "the_last_lines_and_a_panic_are_written_before_the_process_ends";
         let child = in_a_process(test, || {
             let log = start(LogFormat::Text, LevelFilter::INFO).unwrap();
             for number in 0..2_000 {
@@ -367,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_takes_nothing_stops_neither_the_process_nor_its_errors() {
-        let test = "primitives::log::tests::a_reader_that_takes_nothing_stops_neither_the_process_nor_its_errors";
+        let test = "a_reader_that_takes_nothing_stops_neither_the_process_nor_its_errors";
         let child = in_a_process(test, || {
             let log = start(LogFormat::Json, LevelFilter::INFO).unwrap();
             while log.lost().count() == 0 {
@@ -383,7 +394,7 @@ mod tests {
         let output = io::BufReader::new(child.stdout.take().unwrap());
         let mut output = output.lines().map(Result::unwrap);
         let lost = output.find_map(|line| line.strip_prefix("lost ")?.parse::<u64>().ok());
-        // The log is read from here on.
+        // From this line on, the test reads the log.
         let said = io::read_to_string(child.stderr.take().unwrap()).unwrap();
         assert!(child.wait().unwrap().success(), "{said}");
         let lines = said.lines().map(serde_json::from_str);

@@ -1,10 +1,12 @@
-//! Leaves: what several layers use, and what uses no layer of this crate.
+//! Small tools that several layers use. They use no layer of this crate.
 
-pub mod lines;
+pub(crate) mod backoff;
+pub(crate) mod lines;
+pub(crate) mod lock;
 pub mod log;
 pub(crate) mod numbers;
 pub(crate) mod race;
 pub(crate) mod shared_answers;
 pub(crate) mod shown;
+pub mod shutdown;
 pub(crate) mod socket;
-pub mod stop;

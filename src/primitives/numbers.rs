@@ -1,25 +1,26 @@
-//! Numbers of sessions. None of an earlier run of the daemon comes again: an administrator may still
-//! have it on the screen.
+//! Numbers of sessions. No number of an earlier run of the daemon is used again, because an administrator
+//! may still have it on the screen and kill that session.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 
-/// The start of the count: 2026-01-01T00:00:00Z, in milliseconds.
+/// The time of number zero: 2026-01-01T00:00:00Z, in milliseconds since 1970.
 const EPOCH_MS: i64 = 1_767_225_600_000;
 
-/// Numbers of this run: those that follow the milliseconds between 2026 and its start. They overtake the
-/// clock, and may come again in the next run, only where more than 1,000 connections a second come in
-/// from one start to the next.
+/// The numbers of this run. The first is one more than the milliseconds from 2026 to its start.
+///
+/// So runs share no number as long as clients open fewer than 1,000 connections a second on average from one
+/// start to the next.
 #[derive(Debug)]
 pub struct SessionNumbers {
-    /// Before the first one.
+    /// One less than the first number.
     start: u64,
     last: AtomicU64,
 }
 
 impl SessionNumbers {
-    /// Those of a daemon that starts now.
+    /// The numbers of a run that starts now.
     pub fn of_this_run() -> Self {
         Self::since(Timestamp::now())
     }
@@ -32,17 +33,17 @@ impl SessionNumbers {
         }
     }
 
-    /// The next one.
+    /// Takes the next number.
     pub fn next(&self) -> u64 {
         self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// How many there have been.
+    /// How many numbers have been taken.
     pub fn count(&self) -> u64 {
         self.last.load(Ordering::Relaxed) - self.start
     }
 
-    /// Whether a number can only be of an earlier run.
+    /// Whether a number belongs to an earlier run.
     pub fn is_earlier(&self, number: u64) -> bool {
         number <= self.start
     }

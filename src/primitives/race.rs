@@ -1,4 +1,4 @@
-//! Attempts at the same thing that overlap: each has a head start on the next one.
+//! A race of overlapping attempts to reach the same goal. Each attempt gets a head start on the next one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,46 +7,46 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// The attempts that are under way.
+/// The attempts in progress.
 #[derive(Debug)]
 pub(crate) struct Race<F> {
     attempts: FuturesUnordered<F>,
     late: Late,
 }
 
-/// What happens in a race.
+/// An event in a race.
 #[derive(Debug)]
 pub(crate) enum RaceEvent<T> {
     /// An attempt has ended.
     Ended(T),
-    /// An attempt has had its head start: the next one may begin.
+    /// The head start of an attempt is over, so the next one may begin.
     Late,
 }
 
-/// Where an attempt tells that it has had its head start.
+/// Tells the race that the head start of an attempt is over.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Late(Arc<Notify>);
 
 impl Late {
-    /// Does the work, and tells the race if it takes longer than `head_start`; `when` is called first.
+    /// Awaits `work`. If that takes longer than `head_start`, it calls `on_late` and tells the race.
     pub(crate) async fn after<W: Future>(
         &self,
         head_start: Duration,
         work: W,
-        when: impl FnOnce(),
+        on_late: impl FnOnce(),
     ) -> W::Output {
         let mut work = std::pin::pin!(work);
         if let Ok(done) = timeout(head_start, &mut work).await {
             return done;
         }
-        when();
+        on_late();
         self.0.notify_one();
         work.await
     }
 }
 
 impl<F: Future> Race<F> {
-    /// Nothing is under way yet.
+    /// A race without attempts.
     pub(crate) fn new() -> Self {
         Self {
             attempts: FuturesUnordered::new(),
@@ -54,17 +54,17 @@ impl<F: Future> Race<F> {
         }
     }
 
-    /// For the attempts of this race.
+    /// The signal that the attempts of this race use.
     pub(crate) fn late(&self) -> Late {
         self.late.clone()
     }
 
-    /// One more attempt.
+    /// Adds an attempt. It makes progress only while [`Self::next`] is awaited.
     pub(crate) fn begin(&self, attempt: F) {
         self.attempts.push(attempt);
     }
 
-    /// What happens next; none where nothing is under way. Cancel-safe.
+    /// The next event. None if no attempt is in progress. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<RaceEvent<F::Output>> {
         tokio::select! {
             biased;
@@ -75,7 +75,7 @@ impl<F: Future> Race<F> {
 }
 
 impl<F: Future + Unpin> Race<F> {
-    /// The attempts that are still under way.
+    /// The attempts that are still in progress.
     pub(crate) fn under_way(self) -> impl Iterator<Item = F> {
         self.attempts.into_iter()
     }

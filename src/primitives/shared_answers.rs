@@ -1,29 +1,32 @@
-//! Questions that take time, such as a name for the resolver or a number for the account database. All
-//! that ask at the same time share one answer, and an answer may be good for a while.
+//! Shared answers to slow look-ups, such as a host name for the resolver or a uid for the account database.
+//!
+//! Callers that ask for the same key at the same time share one look-up. Its answer may be kept for a while.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout_at};
 
-/// From so many questions on, answers that are no longer good are forgotten.
-const KEPT: usize = 1024;
+use crate::primitives::lock::lock;
 
-/// What is being asked, and what was answered.
+/// With this many keys, stale answers are forgotten.
+const MAX_KEPT: usize = 1024;
+
+/// The look-ups in progress and their answers, by key.
 pub(crate) struct SharedAnswers<K, A> {
-    questions: Mutex<HashMap<K, Question<A>>>,
-    /// Whether an answer is still good.
-    is_good: fn(&A) -> bool,
+    lookups: Mutex<HashMap<K, SharedLookup<A>>>,
+    /// Whether an answer may still be used.
+    is_fresh: fn(&A) -> bool,
 }
 
-/// A question that is being asked, or its answer.
-pub(crate) struct Question<A> {
-    since: Instant,
+/// A look-up in progress, or its answer. Clones share the answer.
+pub(crate) struct SharedLookup<A> {
+    started: Instant,
     answer: Shared<BoxFuture<'static, A>>,
 }
 
@@ -32,73 +35,71 @@ where
     K: Clone + Eq + Hash,
     A: Clone + Send + Sync + 'static,
 {
-    /// Nothing is asked yet. An answer for which `is_good` is false serves only those that waited for
-    /// it.
-    pub(crate) fn new(is_good: fn(&A) -> bool) -> Self {
+    /// No look-ups yet. An answer for which `is_fresh` returns false serves only the callers that waited
+    /// for it.
+    pub(crate) fn new(is_fresh: fn(&A) -> bool) -> Self {
         Self {
-            questions: Mutex::default(),
-            is_good,
+            lookups: Mutex::default(),
+            is_fresh,
         }
     }
 
-    /// Asks, unless the question is being asked or has a good answer.
-    pub(crate) fn ask<F>(&self, key: K, ask: impl FnOnce(K) -> F) -> Question<A>
+    /// Starts a look-up, unless one is in progress or has a fresh answer. It runs as a task, so it goes on
+    /// if the caller does not wait for it. Must be called within a tokio runtime.
+    pub(crate) fn ask<F>(&self, key: K, ask: impl FnOnce(K) -> F) -> SharedLookup<A>
     where
         F: Future<Output = A> + Send + 'static,
     {
-        let mut questions = self.lock();
-        if let Some(question) = questions.get(&key)
-            && question.answer.peek().is_none_or(self.is_good)
+        let mut lookups = self.lock();
+        if let Some(lookup) = lookups.get(&key)
+            && lookup.answer.peek().is_none_or(self.is_fresh)
         {
-            return question.clone();
+            return lookup.clone();
         }
-        if questions.len() >= KEPT {
-            questions.retain(|_, question| question.answer.peek().is_none_or(self.is_good));
+        if lookups.len() >= MAX_KEPT {
+            lookups.retain(|_, lookup| lookup.answer.peek().is_none_or(self.is_fresh));
         }
-        if questions.len() >= KEPT {
-            questions.retain(|_, question| question.answer.peek().is_none());
+        if lookups.len() >= MAX_KEPT {
+            lookups.retain(|_, lookup| lookup.answer.peek().is_none());
         }
-        let question = Question {
-            since: Instant::now(),
+        let lookup = SharedLookup {
+            started: Instant::now(),
             answer: ask(key.clone()).boxed().shared(),
         };
-        // As a task: whoever asks may go away, and the answer is for the others.
-        tokio::spawn(question.answer.clone());
-        questions.insert(key, question.clone());
-        question
+        tokio::spawn(lookup.answer.clone());
+        lookups.insert(key, lookup.clone());
+        lookup
     }
 
-    /// Forgets the answer, unless the question is being asked.
+    /// Forgets the answer of a key. A look-up in progress goes on.
     pub(crate) fn forget(&self, key: &K) {
-        let mut questions = self.lock();
-        if questions.get(key).and_then(|q| q.answer.peek()).is_some() {
-            questions.remove(key);
+        let mut lookups = self.lock();
+        if lookups.get(key).and_then(|it| it.answer.peek()).is_some() {
+            lookups.remove(key);
         }
     }
 
-    /// The answer to a question that has been asked, good or not.
+    /// The answer of a key, fresh or not.
     #[cfg(test)]
     pub(crate) fn answered(&self, key: &K) -> Option<A> {
         self.lock().get(key)?.answer.peek().cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Question<A>>> {
-        self.questions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, SharedLookup<A>>> {
+        lock(&self.lookups)
     }
 }
 
-impl<A: Clone> Question<A> {
-    /// The answer, however long it takes.
+impl<A: Clone> SharedLookup<A> {
+    /// Waits for the answer without a limit.
     pub(crate) async fn answer(self) -> A {
         self.answer.await
     }
 
-    /// The answer, if there is one `patience` after the question was first asked. So nobody waits anew
-    /// for one that hangs.
-    pub(crate) async fn within(self, patience: Duration) -> Option<A> {
-        let deadline = self.since + patience;
+    /// Waits for the answer until `limit` after the start of the look-up. So a look-up that hangs delays
+    /// later callers no further.
+    pub(crate) async fn within(self, limit: Duration) -> Option<A> {
+        let deadline = self.started + limit;
         if deadline <= Instant::now() {
             return self.answer.peek().cloned();
         }
@@ -106,17 +107,17 @@ impl<A: Clone> Question<A> {
     }
 }
 
-impl<A> Clone for Question<A> {
+impl<A> Clone for SharedLookup<A> {
     fn clone(&self) -> Self {
         Self {
-            since: self.since,
+            started: self.started,
             answer: self.answer.clone(),
         }
     }
 }
 
 impl<K, A> fmt::Debug for SharedAnswers<K, A> {
-    /// Without the answers, which may be secrets.
+    /// Omits the answers, which may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedAnswers").finish_non_exhaustive()
     }

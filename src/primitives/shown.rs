@@ -1,12 +1,12 @@
-//! Figures as a person reads them.
+//! Durations and sizes as a person reads them.
 
-/// `0s`, `59s`, `4m 05s`, `2h 04m`, `3d 07h`: two units, seconds rounded down.
+/// Formats seconds with the two largest units, rounded down: `0s`, `59s`, `4m 05s`, `2h 04m`, `3d 07h`.
 pub(crate) fn time(seconds: f64) -> String {
-    // Float to integer saturates, so that nonsense is shown as nonsense and does no harm.
+    // The conversion saturates: negative numbers and NaN become 0.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "saturating is meant"
+        reason = "the conversion is meant to saturate"
     )]
     let seconds = seconds as u64;
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
@@ -18,16 +18,16 @@ pub(crate) fn time(seconds: f64) -> String {
     }
 }
 
-/// `999 B`, `12.3 MB`: powers of ten, three digits.
+/// Formats bytes with three digits and a decimal unit: `999 B`, `12.3 MB`.
 pub(crate) fn bytes(count: u64) -> String {
     if count < 1_000 {
         return format!("{count} B");
     }
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    #[expect(clippy::cast_precision_loss, reason = "only three digits are shown")]
     let mut value = count as f64;
     let mut unit = "B";
     for next in ["kB", "MB", "GB", "TB", "PB", "EB"] {
-        // What would be shown as 1000 is 1.00 of the next.
+        // A value that would round to 1000 becomes 1.00 of the next unit.
         if value < 999.5 {
             break;
         }

@@ -1,4 +1,4 @@
-//! Options that every TCP connection of hopend's gets, on both sides.
+//! The options of hopend's TCP connections, to clients and to kdb+.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,23 +7,23 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Silence before the first probe.
+/// The time without traffic before the kernel sends the first keepalive probe.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
-/// Between probes.
+/// The time between two probes.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
-/// Probes without an answer before the connection is given up.
+/// The number of unanswered probes after which the kernel ends the connection.
 const PROBES: u32 = 4;
 
-/// Small messages leave at once, and a peer that vanished without a word is noticed within two
-/// minutes, or by the system's retransmission limit (a quarter of an hour) where bytes are under way
-/// to it.
+/// Sets TCP_NODELAY, so that small messages leave at once, and TCP keepalive.
 ///
-/// TCP_USER_TIMEOUT would be quicker there, but Linux applies it to a peer that is alive and has
-/// closed its window as well, probes answered or not: a q that computes for minutes while bytes wait
-/// for it would lose its connection, and the bytes.
+/// With keepalive the kernel notices a peer that has vanished within two minutes. If unacknowledged bytes are
+/// on their way to the peer, the system's retransmission limit applies instead: a quarter of an hour.
+/// TCP_USER_TIMEOUT would be quicker, but Linux also applies it to a live peer that has closed its window,
+/// even if that peer answers probes. A q that computes for minutes while bytes wait for it would lose its
+/// connection and these bytes.
 ///
-/// What a listener is set to, each connection that it accepts begins with (Linux copies the socket):
-/// none has to be set by itself.
+/// A connection inherits the options of the listener that accepted it, so it is enough to tune the
+/// listener.
 pub(crate) fn tune(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
@@ -34,8 +34,8 @@ pub(crate) fn tune(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Makes the close that follows a reset, so that the peer sees a broken connection and not the
-/// orderly end of one.
+/// Makes the next close reset the connection, so that the peer sees a broken connection and not a regular
+/// end.
 pub(crate) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }

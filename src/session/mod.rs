@@ -20,7 +20,7 @@ use crate::config::ListenAddress;
 use crate::identity::client_tls::Certificates;
 use crate::limits::Door;
 pub use crate::primitives::numbers::SessionNumbers;
-use crate::primitives::stop::Stopping;
+use crate::primitives::shutdown::ShutdownReceiver;
 use crate::route::PreparedTarget;
 use client::ClientStream;
 use opening::Accepted;
@@ -47,7 +47,7 @@ pub struct Session {
     /// The parts of the daemon that every session uses.
     pub services: Arc<Services>,
     /// Receives the shutdown signal.
-    pub stopping: Stopping,
+    pub stopping: ShutdownReceiver,
     /// The endpoint's certificates. None without TLS.
     pub tls: Option<Arc<Certificates>>,
     /// The seat of a client that has not said who it is. None where nobody limits such clients.

@@ -31,10 +31,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{AdminSettings, Exposure, LeftOut, ListenAddress, ServerTls, Viewers};
-use crate::daemon::listener::{BIND_EVERY, FIRST_BIND_PAUSE};
+use crate::daemon::listener::{FIRST_BIND_PAUSE, LONGEST_BIND_PAUSE};
 use crate::identity::client_tls::Certificates;
 use crate::identity::holder;
-use crate::primitives::stop::Stopping;
+use crate::primitives::shutdown::ShutdownReceiver;
 use crate::session::Services;
 use crate::surface::metrics::{self, Format, Names};
 use crate::surface::page;
@@ -163,7 +163,7 @@ pub struct Admin {
 impl Admin {
     /// Serves, or goes on trying to bind: a daemon does its work without it. Must be called within a tokio
     /// runtime.
-    pub fn start(bound: BoundAdmin, stopping: Stopping, services: Arc<Services>) -> Self {
+    pub fn start(bound: BoundAdmin, stopping: ShutdownReceiver, services: Arc<Services>) -> Self {
         let BoundAdmin {
             address,
             audience,
@@ -206,7 +206,7 @@ async fn bind_when_free(address: SocketAddr) -> TcpListener {
     let mut pause = FIRST_BIND_PAUSE;
     loop {
         sleep(pause).await;
-        pause = (pause * 2).min(BIND_EVERY);
+        pause = (pause * 2).min(LONGEST_BIND_PAUSE);
         if let Ok(listener) = bind(address) {
             told(address);
             return listener;
@@ -218,7 +218,7 @@ async fn bind_when_free(address: SocketAddr) -> TcpListener {
 struct Answers {
     services: Arc<Services>,
     audience: watch::Receiver<Audience>,
-    ready: Stopping,
+    ready: ShutdownReceiver,
     /// The last look at everything.
     seen: Mutex<Option<(Instant, Arc<Seen>)>>,
 }
@@ -252,7 +252,7 @@ impl Connected<IncomingStream<'_, Visitors>> for Asker {
 /// until sessions are cut. `/` leads to the page.
 pub async fn serve(
     listener: TcpListener,
-    stopping: Stopping,
+    stopping: ShutdownReceiver,
     services: Arc<Services>,
     audience: watch::Receiver<Audience>,
 ) {
@@ -290,7 +290,7 @@ pub async fn serve(
 /// 200 also while an endpoint is not bound: any account of the host could otherwise drain all of it by
 /// taking one address. Names those endpoints, and those that are left out for an error in the configuration.
 async fn ready(State(answers): State<Arc<Answers>>) -> Response {
-    if answers.ready.has_begun() {
+    if answers.ready.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
     let live = &answers.services.live;
@@ -335,7 +335,7 @@ async fn endpoint_ready(
             "left out: hopend check tells why\n".into()
         })
     };
-    match (answers.ready.has_begun(), obstacle) {
+    match (answers.ready.is_draining(), obstacle) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
         (false, None) => "ready\n".into_response(),
         (false, Some(text)) => (StatusCode::SERVICE_UNAVAILABLE, text).into_response(),

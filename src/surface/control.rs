@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{self, Endpoint};
-use crate::daemon::listener::{Listener, which};
+use crate::daemon::listener::{FileId, Listener};
 use crate::identity::Peer;
 use crate::session::Services;
 use crate::session::client::ClientStream;
@@ -131,7 +131,7 @@ pub struct Control {
 pub struct ControlSocket {
     path: PathBuf,
     /// Its device and number.
-    file: Option<(u64, u64)>,
+    file: Option<FileId>,
 }
 
 /// A control socket that nobody answers at yet.
@@ -144,7 +144,7 @@ pub struct BoundControl {
 impl ControlSocket {
     /// Whether it can be asked at `path`: its file may have been removed, or replaced. Blocks.
     pub fn is_at(&self, path: &Path) -> bool {
-        self.path == path && self.file.is_some() && which(path) == self.file
+        self.path == path && self.file.is_some() && FileId::at(path) == self.file
     }
 }
 
@@ -158,7 +158,7 @@ impl BoundControl {
                 listener,
                 socket: ControlSocket {
                     path: path.to_path_buf(),
-                    file: which(path),
+                    file: FileId::at(path),
                 },
             }),
             Err(error) => {

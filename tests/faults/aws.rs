@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use finspace::environment::Environment;
-use finspace::{Cluster, Node, Patience};
+use finspace::{CallLimits, Cluster, Node};
 use futures_util::future::{BoxFuture, FutureExt};
 use hopend::credential::{Clock, Credential, Fetch, FetchError, Now, Recipe, Sources};
 use hopend::route::nodes::Discover;
@@ -166,10 +166,10 @@ async fn aws_by(row: &Row, set: impl FnOnce(&Faults), sources: Sources) {
 
 /// Who waits a second for an answer and not for three times five.
 fn impatient() -> Sources {
-    Sources::with_patience(Patience {
+    Sources::with_limits(CallLimits {
         attempts: 1,
-        attempt: Duration::from_secs(1),
-        call: Duration::from_secs(1),
+        attempt_timeout: Duration::from_secs(1),
+        call_timeout: Duration::from_secs(1),
     })
 }
 

@@ -583,7 +583,7 @@ faults! {
     nobody_reads_the_log {
         fault: "standard error is a pipe that is full and that nobody reads",
         sees: Sees::Nothing,
-        log: &["log lines are lost here", "standard error was not read fast enough", "Fix: look after the program that reads it"],
+        log: &["log lines are lost here", "standard error was not read fast enough", "Fix: check the program that reads it"],
         recovers: "when it is read again: the lines that waited (4 MiB at most; a quarter has room for errors only), then one that counts those lost; sessions, `/livez` and the watchdog never wait",
         test(row): log_unread(row),
     }
@@ -625,7 +625,7 @@ faults! {
     reload_that_hangs {
         fault: "a reload whose file, or account database, does not answer; then SIGTERM",
         sees: Sees::Nothing,
-        log: &["the reload has not come back for 10 s", "mend it, or reload again"],
+        log: &["the reload has not finished after 10 s", "repair it, or reload again"],
         recovers: "the old configuration serves on; the watchdog is fed; another reload is begun beside the one that hangs; a stop wins",
         test(row): hanging_reload(row),
     }

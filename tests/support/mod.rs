@@ -161,7 +161,7 @@ impl Stage {
     pub fn reload(
         &mut self,
         change: impl FnOnce(Configuration) -> Configuration,
-    ) -> hopend::daemon::app::Changes {
+    ) -> hopend::daemon::app::ReloadChanges {
         change(self.configuration()).write(&self.config_path());
         let config = config::load(&self.config_path()).unwrap_or_else(|p| panic!("{p}"));
         self.app.reload(config).unwrap()

@@ -1,5 +1,7 @@
-//! How AWS answered, counted attempt by attempt: the SDK repeats calls by itself, and a throttle that
-//! the next attempt made good is one all the same.
+//! Counters of the calls to AWS, by environment, operation and outcome.
+//!
+//! They count attempts, not calls: the SDK retries by itself, and a throttled attempt counts even if the
+//! next one succeeds.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -19,31 +21,32 @@ use aws_sdk_sts::operation::{
 use aws_smithy_runtime_api::client::interceptors::context::Error;
 use aws_smithy_runtime_api::client::orchestrator::{Metadata, OrchestratorError};
 
-use super::error::{is_denial, no_credentials, remedy_of_credentials};
+use super::denial::is_denial;
+use super::error::{no_credentials, remedy_of_credentials};
 
-/// What became of one attempt.
+/// The outcome of one attempt of a call to AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    /// AWS gave what was asked for.
+pub enum CallOutcome {
+    /// AWS answered as requested.
     Ok,
-    /// AWS was asked too often.
+    /// AWS refused the attempt because of too many requests.
     Throttled,
-    /// A policy does not allow it.
+    /// A policy does not allow the action.
     Denied,
-    /// There are no AWS credentials, or AWS does not accept them.
+    /// The process has no AWS credentials, or AWS does not accept them.
     Credentials,
-    /// AWS took the question for wrong in another way.
+    /// AWS refused the request for another reason, such as a name that does not exist.
     Refused,
-    /// AWS failed, or what answered is not AWS.
+    /// AWS failed, or the answer is not one of AWS.
     Failed,
-    /// No answer in time.
+    /// No answer arrived in time.
     Timeout,
-    /// No connection.
+    /// The connection could not be made.
     Unreachable,
 }
 
-impl Outcome {
-    /// All of them.
+impl CallOutcome {
+    /// All outcomes.
     pub const ALL: [Self; 8] = [
         Self::Ok,
         Self::Throttled,
@@ -55,7 +58,7 @@ impl Outcome {
         Self::Unreachable,
     ];
 
-    /// The name in metrics.
+    /// The value of the label `outcome` in the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -70,52 +73,58 @@ impl Outcome {
     }
 }
 
-/// How often it became of an operation.
+/// How often an operation had an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallCount {
-    /// The environment's name.
+    /// The name of the environment.
     pub environment: Arc<str>,
-    /// As AWS names it.
+    /// The operation, as AWS names it, such as `GetKxUser`.
     pub operation: Arc<str>,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// How often so far.
+    /// The outcome.
+    pub outcome: CallOutcome,
+    /// Attempts since the start of the process.
     pub count: u64,
 }
 
-/// The calls of all environments.
+/// The counters of all environments. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Calls(Arc<Mutex<Counts>>);
+pub(super) struct CallCounters(Arc<Mutex<Counts>>);
 
-/// By environment and operation.
-type Counts = BTreeMap<(Arc<str>, Arc<str>), [u64; Outcome::ALL.len()]>;
+/// The attempts of each operation by outcome. An outcome that never happened is missing.
+type Counts = BTreeMap<OperationKey, BTreeMap<CallOutcome, u64>>;
 
-/// Counts the calls of one environment's clients.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct OperationKey {
+    environment: Arc<str>,
+    operation: Arc<str>,
+}
+
+/// Counts the attempts of the clients of one environment.
 #[derive(Debug)]
-pub(super) struct Counter {
-    calls: Calls,
+pub(super) struct AttemptCounter {
+    counters: CallCounters,
     environment: Arc<str>,
 }
 
-impl Calls {
-    pub(super) fn of(&self, environment: &str) -> Counter {
-        Counter {
-            calls: self.clone(),
+impl CallCounters {
+    pub(super) fn counter_of(&self, environment: &str) -> AttemptCounter {
+        AttemptCounter {
+            counters: self.clone(),
             environment: environment.into(),
         }
     }
 
-    /// Every outcome of each operation that was ever called.
+    /// A count for every outcome of each operation that was called at least once.
     pub(super) fn counts(&self) -> Vec<CallCount> {
         let mut rows = Vec::new();
-        for ((environment, operation), counts) in &*self.lock() {
-            let row = |(outcome, count)| CallCount {
-                environment: Arc::clone(environment),
-                operation: Arc::clone(operation),
+        for (key, counts) in &*self.lock() {
+            let row = |outcome: CallOutcome| CallCount {
+                environment: Arc::clone(&key.environment),
+                operation: Arc::clone(&key.operation),
                 outcome,
-                count,
+                count: counts.get(&outcome).copied().unwrap_or(0),
             };
-            rows.extend(Outcome::ALL.into_iter().zip(*counts).map(row));
+            rows.extend(CallOutcome::ALL.map(row));
         }
         rows
     }
@@ -125,7 +134,7 @@ impl Calls {
     }
 }
 
-impl Intercept for Counter {
+impl Intercept for AttemptCounter {
     fn name(&self) -> &'static str {
         "calls"
     }
@@ -137,58 +146,64 @@ impl Intercept for Counter {
         bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let outcome = match context.output_or_error() {
-            Some(Ok(_)) => Outcome::Ok,
+            Some(Ok(_)) => CallOutcome::Ok,
             Some(Err(error)) => {
                 let status = context
                     .response()
                     .map(|response| response.status().as_u16());
                 outcome_of(error, status)
             }
-            None => Outcome::Failed,
+            None => CallOutcome::Failed,
         };
         let operation = bag.load::<Metadata>().map_or("", Metadata::name);
-        let key = (Arc::clone(&self.environment), operation.into());
-        let mut counts = self.calls.lock();
-        counts.entry(key).or_default()[outcome as usize] += 1;
+        let key = OperationKey {
+            environment: Arc::clone(&self.environment),
+            operation: operation.into(),
+        };
+        let mut counts = self.counters.lock();
+        *counts.entry(key).or_default().entry(outcome).or_default() += 1;
         Ok(())
     }
 }
 
-fn outcome_of(error: &OrchestratorError<Error>, status: Option<u16>) -> Outcome {
+fn outcome_of(error: &OrchestratorError<Error>, status: Option<u16>) -> CallOutcome {
     if no_credentials(error).is_some() {
-        return Outcome::Credentials;
+        return CallOutcome::Credentials;
     }
     if let Some(connector) = error.as_connector_error() {
         return if connector.is_timeout() {
-            Outcome::Timeout
+            CallOutcome::Timeout
         } else {
-            Outcome::Unreachable
+            CallOutcome::Unreachable
         };
     }
     if error.is_timeout_error() {
-        return Outcome::Timeout;
+        return CallOutcome::Timeout;
     }
-    let said = error.as_operation_error().map(Said::of).unwrap_or_default();
-    match (said.code, status) {
-        (Some(code), _) if THROTTLING_ERRORS.contains(&code) => Outcome::Throttled,
-        (_, Some(429)) => Outcome::Throttled,
-        (Some(code), _) if is_denial(code) => Outcome::Denied,
-        (Some(code), _) if remedy_of_credentials(code, said.message).is_some() => {
-            Outcome::Credentials
+    let details = error
+        .as_operation_error()
+        .map(ErrorDetails::of)
+        .unwrap_or_default();
+    match (details.code, status) {
+        (Some(code), _) if THROTTLING_ERRORS.contains(&code) => CallOutcome::Throttled,
+        (_, Some(429)) => CallOutcome::Throttled,
+        (Some(code), _) if is_denial(code) => CallOutcome::Denied,
+        (Some(code), _) if remedy_of_credentials(code, details.message).is_some() => {
+            CallOutcome::Credentials
         }
-        (Some(_), Some(400..=499)) => Outcome::Refused,
-        _ => Outcome::Failed,
+        (Some(_), Some(400..=499)) => CallOutcome::Refused,
+        _ => CallOutcome::Failed,
     }
 }
 
-/// What an error of AWS's says, whichever operation's it is.
+/// The code and the message of an error of AWS, of any operation.
 #[derive(Debug, Default)]
-struct Said<'e> {
+struct ErrorDetails<'e> {
     code: Option<&'e str>,
     message: &'e str,
 }
 
-impl<'e> Said<'e> {
+impl<'e> ErrorDetails<'e> {
     fn of(error: &'e Error) -> Self {
         Self::of_type::<AssumeRoleError>(error)
             .or_else(|| Self::of_type::<GetKxUserError>(error))

@@ -1,4 +1,4 @@
-//! What time it is for AWS, as the `Date` of its answers tells it, and how far this host's clock is off.
+//! The clock of AWS, as the `Date` headers of its answers tell it, and the skew of this host's clock.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,46 +9,48 @@ use aws_sdk_sts::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_sts::error::BoxError;
 use aws_smithy_types::date_time::{DateTime, Format};
 
-/// A difference that is reported: the margin that the end of a life has for clocks that disagree.
+/// A larger skew is reported. It is the margin by which credentials are renewed before they expire, so a
+/// smaller skew does no harm.
 const NOTABLE: Duration = Duration::from_secs(30);
 
-/// AWS's time: what an answer told, and how long ago it came.
+/// A reading of AWS's clock. It advances with this host's monotonic clock, so a jump of the wall clock does
+/// not affect it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AwsTime {
     date: SystemTime,
-    came: Instant,
+    received: Instant,
 }
 
-/// How far this host's clock is from AWS's.
+/// The difference between this host's clock and AWS's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockSkew {
-    /// This host's clock shows a later time.
+    /// This host's clock is ahead by this much.
     Ahead(Duration),
-    /// This host's clock shows an earlier time.
+    /// This host's clock is behind by this much.
     Behind(Duration),
 }
 
-/// The time that the last answer to one environment's clients told.
+/// The last reading of AWS's clock by the clients of one environment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct AwsClock(Arc<Mutex<Option<AwsTime>>>);
 
 impl AwsTime {
-    /// An answer that came now has this `Date`.
-    pub fn told(date: SystemTime) -> Self {
+    /// A reading from the `Date` of an answer that was received just now.
+    pub fn from_date(date: SystemTime) -> Self {
         Self {
             date,
-            came: Instant::now(),
+            received: Instant::now(),
         }
     }
 
-    /// What time it is for AWS now. No jump of this host's clock changes it.
+    /// The current time by AWS's clock. A jump of this host's clock does not change it.
     pub fn now(&self) -> SystemTime {
-        self.date + self.came.elapsed()
+        self.date + self.received.elapsed()
     }
 }
 
 impl ClockSkew {
-    /// What this host's clock shows, beside AWS's.
+    /// The skew between two readings at the same moment.
     pub fn between(host: SystemTime, aws: SystemTime) -> Self {
         match host.duration_since(aws) {
             Ok(ahead) => Self::Ahead(ahead),
@@ -56,13 +58,13 @@ impl ClockSkew {
         }
     }
 
-    /// Whether it is more than two clocks may well differ.
+    /// Whether the skew is large enough to report: more than 30 seconds.
     pub fn is_notable(self) -> bool {
         let (Self::Ahead(skew) | Self::Behind(skew)) = self;
         skew > NOTABLE
     }
 
-    /// Whether another measurement says the same, as far as anybody cares.
+    /// Whether two measurements differ by 30 seconds at most, and so need no second report.
     pub fn is_like(self, other: Self) -> bool {
         let seconds = |skew: Self| match skew {
             Self::Ahead(skew) => skew.as_secs_f64(),
@@ -87,7 +89,7 @@ impl fmt::Display for ClockSkew {
 }
 
 impl AwsClock {
-    /// None until AWS has answered.
+    /// None until AWS has answered once.
     pub(super) fn time(&self) -> Option<AwsTime> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,19 +109,19 @@ impl Intercept for AwsClock {
         let Some(response) = context.response() else {
             return Ok(());
         };
-        // What comes from a cache tells the time of the past.
+        // An answer from a cache has the time at which the cache received it.
         if response.headers().get("age").is_some() {
             return Ok(());
         }
-        if let Some(date) = response.headers().get("date").and_then(read) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(AwsTime::told(date));
+        if let Some(date) = response.headers().get("date").and_then(parse_date) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(AwsTime::from_date(date));
         }
         Ok(())
     }
 }
 
-/// As RFC 9110 writes it.
-fn read(date: &str) -> Option<SystemTime> {
+/// Parses a date as RFC 9110 writes it.
+fn parse_date(date: &str) -> Option<SystemTime> {
     let date = DateTime::from_str(date, Format::HttpDate).ok()?;
     SystemTime::try_from(date).ok()
 }
@@ -131,9 +133,9 @@ mod tests {
     #[test]
     fn a_date_is_read_and_what_is_none_is_not() {
         let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(expected));
+        assert_eq!(parse_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(expected));
         for wrong in ["", "now", "1994-11-06T08:49:37Z", "Sun, 06 Nov 1994"] {
-            assert_eq!(read(wrong), None, "{wrong}");
+            assert_eq!(parse_date(wrong), None, "{wrong}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! `:tcps://host:port:user:password`, as GetKxConnectionString and login commands return it.
+//! Connection strings: `:tcps://host:port:user:password`, as GetKxConnectionString and login commands
+//! return them.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,45 +9,55 @@ use jiff::tz::TimeZone;
 use base::address::Address;
 use secret::Secret;
 
-/// The service's own limit, in characters.
-const LONGEST: usize = 2_048;
+/// The longest string that FinSpace returns, in characters.
+const MAX_LENGTH: usize = 2_048;
 
-/// A connection string in its parts.
+/// A connection string, split into its parts.
+///
+/// ```
+/// use finspace::connection_string::ConnectionString;
+/// let string = ConnectionString::parse(":tcps://hdb.example.com:5000:bob:secret").unwrap();
+/// assert_eq!(string.address.to_string(), ":tcps://hdb.example.com:5000");
+/// assert_eq!(string.expires(), None);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionString {
-    /// Where to dial.
+    /// The host and port to dial, and whether to use TLS.
     pub address: Address,
-    /// q user.
+    /// The q user.
     pub user: String,
-    /// The rest, opaque to q.
+    /// The password: everything after the third colon. FinSpace puts a signed query string here.
     pub password: Secret,
 }
 
-/// Why a text is no connection string. The text itself is never part of it.
+/// The reason why a text is no connection string. It never has a part of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectionStringError {
-    /// Over 2,048 characters.
+    /// It is longer than 2,048 bytes.
     #[error("it has {0} characters (2,048 at the most)")]
     TooLong(usize),
-    /// Does not begin with `:` or `:tcps://`.
+    /// It begins neither with `:` nor with `:tcps://`.
     #[error("it does not begin with ':' or ':tcps://'")]
     Scheme,
-    /// Fewer than four parts.
+    /// It has fewer than four parts.
     #[error("it is not of the form :tcps://HOST:PORT:USER:PASSWORD")]
     Parts,
     /// The host is empty or has characters that no host has.
     #[error("its host is not a host name")]
     Host,
-    /// The port is no number from 1 to 65535.
+    /// The port is not a number from 1 to 65535.
     #[error("its port is not a number from 1 to 65535")]
     Port,
 }
 
 impl ConnectionString {
-    /// Reads a connection string.
+    /// Parses a connection string. It accepts white space around the string, and colons in the password.
+    ///
+    /// # Errors
+    /// The text is too long or has another form.
     pub fn parse(text: &str) -> Result<Self, ConnectionStringError> {
         let text = text.trim();
-        if text.len() > LONGEST {
+        if text.len() > MAX_LENGTH {
             return Err(ConnectionStringError::TooLong(text.len()));
         }
         let (tls, rest) = match (text.strip_prefix(":tcps://"), text.strip_prefix(':')) {
@@ -80,15 +91,14 @@ impl ConnectionString {
         })
     }
 
-    /// When the signature in the password ends: X-Amz-Date and X-Amz-Expires seconds. `None` where
-    /// the password is not signed.
+    /// The time at which the signature in the password expires: X-Amz-Date plus X-Amz-Expires seconds, by
+    /// the clock of AWS. None if the password is not signed.
     pub fn expires(&self) -> Option<SystemTime> {
         let Signature { made, valid_for } = self.signature()?;
         made.checked_add(valid_for)
     }
 
-    /// X-Amz-Expires: how long the signature is good for from the moment it was made. `None` where the
-    /// password is not signed.
+    /// The lifetime of the signature in the password: X-Amz-Expires. None if the password is not signed.
     pub fn valid_for(&self) -> Option<Duration> {
         self.signature().map(|signature| signature.valid_for)
     }
@@ -111,7 +121,7 @@ impl ConnectionString {
     }
 }
 
-/// What a signed password says of its life.
+/// The validity of a signed password.
 struct Signature {
     made: SystemTime,
     valid_for: Duration,

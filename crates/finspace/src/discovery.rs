@@ -1,49 +1,52 @@
-//! What an environment has: clusters and their nodes.
+//! Discovery: the clusters of an environment, and the nodes of a cluster.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::error::{Asked, AwsService, partition_of};
-use super::{AwsError, Clients, FinSpace, StringRequest, finspace};
-use crate::FinSpaceUser;
+use super::error::{AwsService, CallContext, DAEMON_IDENTITY};
+use super::{AwsError, Clients, FinSpace, FinSpaceUser, StringRequest, finspace};
+use crate::arn::EnvironmentArn;
 use crate::environment::Environment;
 
-/// A cluster, as ListKxClusters tells it.
+/// A cluster, as ListKxClusters returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
-    /// `clusterName`.
+    /// The name (`clusterName`), unique in its environment.
     pub name: String,
-    /// `clusterType`: HDB, RDB, GATEWAY, GP, TICKERPLANT.
+    /// The type (`clusterType`): HDB, RDB, GATEWAY, GP or TICKERPLANT.
     pub kind: String,
-    /// `status`: RUNNING, CREATING, …
+    /// The status, such as RUNNING or CREATING.
     pub status: String,
-    /// `clusterDescription`, empty without one.
+    /// The description (`clusterDescription`). Empty if it has none.
     pub description: String,
 }
 
-/// A node of a cluster, as ListKxClusterNodes tells it.
+/// A node of a cluster, as ListKxClusterNodes returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// `nodeId`.
+    /// The id (`nodeId`), never empty.
     pub id: String,
-    /// `availabilityZoneId`.
+    /// The id of the availability zone (`availabilityZoneId`), such as `use1-az1`. May be empty.
     pub zone: String,
-    /// `launchTime`, where it is told.
+    /// The time of the launch (`launchTime`), if FinSpace tells it.
     pub launched: Option<SystemTime>,
-    /// `status`: RUNNING, PROVISIONING.
+    /// The status: RUNNING or PROVISIONING.
     pub status: String,
 }
 
 impl Node {
-    /// Whether it takes connections.
+    /// Whether the node accepts connections.
     pub fn is_running(&self) -> bool {
         self.status == "RUNNING"
     }
 }
 
 impl FinSpace {
-    /// Every cluster of an environment, in the service's order. Asked with the daemon's own
-    /// credentials, or as the role of a user.
+    /// Lists every cluster of an environment, in FinSpace's order. Calls ListKxClusters with the base
+    /// credentials, or as the role of `user`.
+    ///
+    /// # Errors
+    /// AWS refuses the call or does not answer.
     pub async fn clusters(
         &self,
         environment: &Arc<Environment>,
@@ -51,11 +54,14 @@ impl FinSpace {
     ) -> Result<Vec<Cluster>, AwsError> {
         let clients = self.clients(environment).await;
         let listed = clients.list_clusters(environment, user).await;
-        self.told(environment, &clients, listed).await
+        self.checked(environment, &clients, listed).await
     }
 
-    /// Every node of a cluster, in the service's order. Asked with the daemon's own credentials, or
-    /// as the role of a user.
+    /// Lists every node of a cluster, in FinSpace's order. Calls ListKxClusterNodes with the base
+    /// credentials, or as the role of `user`. A node without an id is left out.
+    ///
+    /// # Errors
+    /// AWS refuses the call or does not answer.
     pub async fn nodes(
         &self,
         environment: &Arc<Environment>,
@@ -64,7 +70,7 @@ impl FinSpace {
     ) -> Result<Vec<Node>, AwsError> {
         let clients = self.clients(environment).await;
         let listed = clients.list_nodes(environment, cluster, user).await;
-        self.told(environment, &clients, listed).await
+        self.checked(environment, &clients, listed).await
     }
 }
 
@@ -74,24 +80,24 @@ impl Clients {
         environment: &Arc<Environment>,
         user: Option<FinSpaceUser<'_>>,
     ) -> Result<Vec<Cluster>, AwsError> {
-        let (client, as_whom) = self.asker(environment, user).await?;
-        let asked = asked(
+        let caller = self.listing_caller(environment, user).await?;
+        let context = caller.context(
             &["finspace:ListKxClusters"],
-            as_whom,
             format!("environment {}", environment.id),
-            arn(environment, ""),
+            EnvironmentArn::in_any_account(environment).to_string(),
         );
         let mut clusters = Vec::new();
         let mut next: Option<String> = None;
-        // The model has no paginator for this one.
+        // The SDK has no paginator for this operation.
         loop {
-            let page = client
+            let page = caller
+                .client
                 .list_kx_clusters()
                 .environment_id(&environment.id)
                 .set_next_token(next.clone())
                 .send()
                 .await
-                .map_err(|error| AwsError::of_call(&asked, &error))?;
+                .map_err(|error| AwsError::of_call(&context, &error))?;
             clusters.extend(page.kx_cluster_summaries.unwrap_or_default());
             let following = page.next_token.filter(|token| !token.is_empty());
             if following.is_none() {
@@ -99,7 +105,7 @@ impl Clients {
             }
             if following == next {
                 let why = "ListKxClusters gives the same page again and again";
-                return Err(AwsError::garbled(AwsService::FinSpace, why.into()));
+                return Err(AwsError::malformed(AwsService::FinSpace, why.into()));
             }
             next = following;
         }
@@ -118,14 +124,14 @@ impl Clients {
         cluster: &str,
         user: Option<FinSpaceUser<'_>>,
     ) -> Result<Vec<Node>, AwsError> {
-        let (client, as_whom) = self.asker(environment, user).await?;
-        let asked = asked(
+        let caller = self.listing_caller(environment, user).await?;
+        let context = caller.context(
             &["finspace:ListKxClusterNodes"],
-            as_whom,
             format!("cluster {cluster} in environment {}", environment.id),
-            arn(environment, &format!("/kxCluster/{cluster}")),
+            EnvironmentArn::in_any_account(environment).cluster(cluster),
         );
-        let mut pages = client
+        let mut pages = caller
+            .client
             .list_kx_cluster_nodes()
             .environment_id(&environment.id)
             .cluster_name(cluster)
@@ -133,10 +139,10 @@ impl Clients {
             .send();
         let mut nodes = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| AwsError::of_call(&asked, &error))?;
+            let page = page.map_err(|error| AwsError::of_call(&context, &error))?;
             nodes.extend(page.nodes.unwrap_or_default());
         }
-        // One without an id can't be asked for.
+        // No connection string can be requested for a node without an id.
         let nodes = nodes.into_iter().filter_map(|node| {
             Some(Node {
                 id: node.node_id.filter(|id| !id.is_empty())?,
@@ -150,14 +156,17 @@ impl Clients {
         Ok(nodes.collect())
     }
 
-    /// Who asks: a client, and whose credentials it has; none for the daemon's own.
-    async fn asker(
+    /// The caller of a list: the role of `user`, or the daemon itself.
+    async fn listing_caller(
         &self,
         environment: &Arc<Environment>,
         user: Option<FinSpaceUser<'_>>,
-    ) -> Result<(finspace::Client, Option<String>), AwsError> {
+    ) -> Result<ListingCaller, AwsError> {
         let Some(user) = user else {
-            return Ok((self.finspace.clone(), None));
+            return Ok(ListingCaller {
+                client: self.finspace.clone(),
+                role: None,
+            });
         };
         let request = StringRequest {
             environment,
@@ -166,38 +175,41 @@ impl Clients {
             role: user.role,
             local_user: user.local_user,
         };
-        let known = self.user(&request).await?;
-        let session = self.assume_role(&known.role, user.local_user).await?;
-        Ok((self.as_role(&session), Some(known.role)))
+        let kx_user = self.user(&request).await?;
+        let session = self.assume_role(&kx_user.role, user.local_user).await?;
+        Ok(ListingCaller {
+            client: self.as_role(&session),
+            role: Some(kx_user.role),
+        })
     }
 }
 
-fn asked(
-    allow: &'static [&'static str; 1],
-    as_whom: Option<String>,
-    resource: String,
-    arn: String,
-) -> Asked {
-    let [action] = allow;
-    let role = as_whom.clone();
-    Asked {
-        action,
-        allow,
-        as_whom: as_whom.unwrap_or_else(|| "the daemon's own AWS credentials".into()),
-        resource,
-        arn,
-        remedy: format!(
-            "allow {action} to {}",
-            role.as_deref().unwrap_or("the daemon's role")
-        ),
-    }
+/// A client and the identity that its credentials belong to.
+struct ListingCaller {
+    client: finspace::Client,
+    /// The role of a user. None means the daemon's own credentials.
+    role: Option<String>,
 }
 
-/// Of the environment, or of what is in it. The account is not known here.
-fn arn(environment: &Environment, within: &str) -> String {
-    let Environment { region, id, .. } = environment;
-    let partition = partition_of(region);
-    format!("arn:{partition}:finspace:{region}:*:kxEnvironment/{id}{within}")
+impl ListingCaller {
+    /// The facts about a call that an error message needs.
+    fn context(
+        &self,
+        actions: &'static [&'static str; 1],
+        resource: String,
+        resource_arn: String,
+    ) -> CallContext {
+        let [action] = actions;
+        let grantee = self.role.as_deref().unwrap_or("the daemon's role");
+        CallContext {
+            action,
+            needed_actions: actions,
+            identity: self.role.as_deref().unwrap_or(DAEMON_IDENTITY).to_owned(),
+            resource,
+            resource_arn,
+            remedy: format!("allow {action} to {grantee}"),
+        }
+    }
 }
 
 fn text(value: Option<impl AsRef<str>>) -> String {
@@ -282,7 +294,7 @@ mod tests {
         let environment = environment(&folder, "OLD").await;
         let aws = FinSpace::default();
         let error = aws.nodes(&environment, "hdb", None).await.unwrap_err();
-        assert!(error.credentials, "{error}");
+        assert!(error.is_credential_fault, "{error}");
         write_key(&folder, "NEW");
         aws.nodes(&environment, "hdb", None).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! What AWS answered, in words that name action, role, resource and remedy.
+//! Errors of calls to AWS, in words that name the action, the identity, the resource and the remedy.
 
 use std::error::Error;
 use std::fmt;
@@ -8,55 +8,59 @@ use aws_sdk_sts::config::http::HttpResponse;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use serde::Serialize;
 
+use super::denial::{DenialRemedy, is_denial, remedy_of_denial};
 use crate::policy_document::Statement;
 use base::error::{ErrorKind, with_fix};
 use base::file_access::FileAccessError;
 
-/// Why AWS did not give what was asked for.
+/// The identity in messages about calls with the base credentials.
+pub(super) const DAEMON_IDENTITY: &str = "the daemon's own AWS credentials";
+
+/// The failure of a call to AWS.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", with_fix(.message, self.advice()))]
 pub struct AwsError {
-    /// Whose side.
+    /// The party that caused the failure: the configuration, a policy, or AWS.
     pub kind: ErrorKind,
     /// Whether the same call may succeed later without any change.
-    pub passing: bool,
-    /// Whether the AWS credentials that signed it are what is wrong.
-    pub credentials: bool,
-    /// What happened.
+    pub is_transient: bool,
+    /// Whether the AWS credentials that signed the call are the cause.
+    pub is_credential_fault: bool,
+    /// The failure, without its remedy.
     pub message: String,
-    /// What to do.
+    /// The action that lets the next call succeed.
     pub remedy: String,
-    /// What a policy lacks, where AWS refused for that reason.
-    pub missing: Option<Box<Missing>>,
+    /// The permission that a policy lacks, if that is the cause.
+    pub missing: Option<Box<MissingPermission>>,
 }
 
-/// What an identity is not allowed to do.
+/// A permission that an identity lacks. It displays as the statement in JSON, on one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Missing {
-    /// Whose policy lacks it: the ARN of a role or user, or words where AWS does not tell.
+pub struct MissingPermission {
+    /// The ARN of the role or user whose policy lacks it. A description if AWS does not tell the ARN.
     pub identity: String,
-    /// What is to be added to it.
+    /// The statement to add to the policy.
     pub statement: Statement,
 }
 
-/// A call, as a failure of it is told.
+/// The facts about a call that its error message needs.
 #[derive(Debug)]
-pub(super) struct Asked {
-    /// As IAM policies name it.
+pub(super) struct CallContext {
+    /// The action, as IAM policies name it.
     pub(super) action: &'static str,
-    /// Everything that goes with it in a policy.
-    pub(super) allow: &'static [&'static str],
-    /// Whose credentials signed it.
-    pub(super) as_whom: String,
-    /// What it was about.
+    /// All actions that a policy has to allow for this call.
+    pub(super) needed_actions: &'static [&'static str],
+    /// The identity whose credentials sign the call.
+    pub(super) identity: String,
+    /// The resource, in words.
     pub(super) resource: String,
-    /// The same as IAM policies name it, with `*` where the account is not known.
-    pub(super) arn: String,
-    /// What allows it.
+    /// The resource, as IAM policies name it, with `*` for an account that is not known.
+    pub(super) resource_arn: String,
+    /// The change of a policy that allows the call.
     pub(super) remedy: String,
 }
 
-/// Which of AWS's services is asked.
+/// A service of AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AwsService {
     FinSpace,
@@ -64,7 +68,7 @@ pub(super) enum AwsService {
 }
 
 impl AwsService {
-    /// The key of the configuration that says where it is.
+    /// The key of the configuration that sets the URL of the service.
     fn endpoint_key(self) -> &'static str {
         match self {
             Self::FinSpace => "endpoint_url",
@@ -72,13 +76,13 @@ impl AwsService {
         }
     }
 
-    /// A remedy that was written for FinSpace.
-    fn named_in(self, remedy: &str) -> String {
+    /// Replaces FinSpace's key in a remedy by the key of this service.
+    fn with_own_key(self, remedy: &str) -> String {
         remedy.replace(Self::FinSpace.endpoint_key(), self.endpoint_key())
     }
 }
 
-impl Asked {
+impl CallContext {
     fn service(&self) -> AwsService {
         if self.action.starts_with("sts:") {
             AwsService::Sts
@@ -86,13 +90,6 @@ impl Asked {
             AwsService::FinSpace
         }
     }
-}
-
-/// What a denial in AWS's words says: `User: … is not authorized to perform: … on resource: …`.
-struct Denial<'s> {
-    /// The ARN of a user or of a role's session.
-    principal: Option<&'s str>,
-    resource: Option<&'s str>,
 }
 
 impl AwsError {
@@ -104,20 +101,21 @@ impl AwsError {
         }
     }
 
-    /// AWS answered, but not with what its API promises.
-    pub(super) fn garbled(service: AwsService, message: String) -> Self {
+    /// The error of an answer that is not what the API of AWS promises.
+    pub(super) fn malformed(service: AwsService, message: String) -> Self {
         let key = service.endpoint_key();
         Self {
             kind: ErrorKind::ControlPlane,
-            passing: true,
-            credentials: false,
+            is_transient: true,
+            is_credential_fault: false,
             message,
             remedy: format!("check {key}, and report it to AWS if it leads there"),
             missing: None,
         }
     }
 
-    pub(super) fn of_call<E>(asked: &Asked, error: &SdkError<E, HttpResponse>) -> Self
+    /// The error of a call that the SDK reports as failed.
+    pub(super) fn of_call<E>(context: &CallContext, error: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + Error + 'static,
     {
@@ -128,52 +126,61 @@ impl AwsError {
                     status: response.status().as_u16(),
                     request_id: response.headers().get("x-amzn-requestid"),
                 };
-                of_answer(asked, service.err(), &answer)
+                of_answer(context, service.err(), &answer)
             }
-            _ => of_no_answer(asked, error),
+            _ => of_no_answer(context, error),
         }
     }
 }
 
-/// What an answer says beside the error itself.
+impl fmt::Display for MissingPermission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = serde_json::to_string(&self.statement).map_err(|_| fmt::Error)?;
+        f.write_str(&json)
+    }
+}
+
+/// The parts of an HTTP answer that an error message repeats.
 struct Answer<'a> {
     status: u16,
     request_id: Option<&'a str>,
 }
 
-fn of_answer<E>(asked: &Asked, error: &E, answer: &Answer<'_>) -> AwsError
+/// The error of a call that AWS answered with an error.
+fn of_answer<E>(context: &CallContext, error: &E, answer: &Answer<'_>) -> AwsError
 where
     E: ProvideErrorMetadata,
 {
     let without_code = format!("HTTP {} and no error code", answer.status);
     let code = error.code().unwrap_or(&without_code);
-    // The lines behind the first repeat the request, its session token included.
-    let said = error.message().and_then(|said| said.lines().next());
-    let said = said.unwrap_or("no message");
+    // The later lines of a message repeat the request, its session token included.
+    let first_line = error.message().and_then(|message| message.lines().next());
+    let aws_message = first_line.unwrap_or("no message");
     let request_id = answer
         .request_id
         .map_or_else(String::new, |id| format!(" (request {id})"));
-    let Asked {
+    let CallContext {
         action,
-        as_whom,
+        identity,
         resource,
         ..
-    } = asked;
-    let message =
-        format!("{action} on {resource}, as {as_whom}: AWS answered {code}: {said}{request_id}");
+    } = context;
+    let message = format!(
+        "{action} on {resource}, as {identity}: AWS answered {code}: {aws_message}{request_id}"
+    );
     if is_denial(code) {
-        let (remedy, missing) = remedy_of_denial(asked, said);
+        let DenialRemedy { text, missing } = remedy_of_denial(context, aws_message);
         return AwsError {
             kind: ErrorKind::Denied,
-            passing: false,
-            credentials: false,
+            is_transient: false,
+            is_credential_fault: false,
             message,
-            remedy,
+            remedy: text,
             missing,
         };
     }
-    let unfit = remedy_of_credentials(code, said);
-    let (kind, passing, remedy) = match (code, unfit) {
+    let credential_remedy = remedy_of_credentials(code, aws_message);
+    let (kind, is_transient, remedy) = match (code, credential_remedy) {
         ("ResourceNotFoundException", _) => (
             ErrorKind::Configuration,
             false,
@@ -209,27 +216,22 @@ where
     };
     AwsError {
         kind,
-        passing,
-        credentials: unfit.is_some(),
+        is_transient,
+        is_credential_fault: credential_remedy.is_some(),
         message,
-        remedy: asked.service().named_in(remedy),
+        remedy: context.service().with_own_key(remedy),
         missing: None,
     }
 }
 
-/// Whether a policy is what is in the way.
-pub(super) fn is_denial(code: &str) -> bool {
-    matches!(code, "AccessDenied" | "AccessDeniedException")
-}
-
-/// What to do about credentials that AWS does not accept; none where it is something else.
-pub(super) fn remedy_of_credentials(code: &str, said: &str) -> Option<&'static str> {
-    let clock = matches!(
+/// The remedy if AWS does not accept the credentials, or the time of the signature. None for other errors.
+pub(super) fn remedy_of_credentials(code: &str, message: &str) -> Option<&'static str> {
+    let is_clock_skew = matches!(
         code,
         "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture"
-    ) || said.contains("Signature expired")
-        || said.contains("Signature not yet current");
-    if clock {
+    ) || message.contains("Signature expired")
+        || message.contains("Signature not yet current");
+    if is_clock_skew {
         return Some(
             "set the clock (chronyc tracking, timedatectl): this host's clock is wrong, or AWS's \
              credentials are used too late; AWS takes signatures within five minutes of its own",
@@ -256,113 +258,15 @@ pub(super) fn remedy_of_credentials(code: &str, said: &str) -> Option<&'static s
     })
 }
 
-/// What allows a call, and the statement that is missing for it.
-fn remedy_of_denial(asked: &Asked, said: &str) -> (String, Option<Box<Missing>>) {
-    let denial = Denial::parse(said);
-    let identity = denial.principal.map(identity_of);
-    let assumes = asked.action == "sts:AssumeRole";
-    if let Some((_, which)) = said.split_once("explicit deny in ") {
-        let whom = identity.unwrap_or_else(|| asked.as_whom.clone());
-        let remedy = format!(
-            "take the Deny out of {which}, which forbids it to {whom} whatever else allows it"
-        );
-        return (remedy, None);
-    }
-    if assumes && said.contains("no resource-based policy") {
-        let whom = identity.unwrap_or_else(|| "the daemon's role".into());
-        return (
-            format!(
-                "trust {whom} in the trust policy of {}, for sts:AssumeRole and \
-                 sts:SetSourceIdentity",
-                asked.resource
-            ),
-            None,
-        );
-    }
-    let remedy = match &identity {
-        Some(identity) if assumes => format!(
-            "allow sts:AssumeRole and sts:SetSourceIdentity on it to {identity}, and trust that in \
-             the role's trust policy"
-        ),
-        _ => asked.remedy.clone(),
-    };
-    let resource = denial.resource.unwrap_or(&asked.arn);
-    let missing = Missing {
-        identity: identity.unwrap_or_else(|| asked.as_whom.clone()),
-        statement: Statement::allow(asked.allow, &[resource]),
-    };
-    (remedy, Some(Box::new(missing)))
-}
-
-impl<'s> Denial<'s> {
-    fn parse(said: &'s str) -> Self {
-        let between = |before: &str, after: char| {
-            let (_, rest) = said.split_once(before)?;
-            let part = rest.split(after).next()?;
-            part.starts_with("arn:").then_some(part)
-        };
-        Self {
-            principal: between("User: ", ' '),
-            resource: between("on resource: ", ' '),
-        }
-    }
-}
-
-/// Whose policies count: for a session of a role the role, without its path, which the session does
-/// not tell.
-fn identity_of(principal: &str) -> String {
-    let role = principal
-        .split_once(":assumed-role/")
-        .and_then(|(head, rest)| {
-            let role = rest.split('/').next()?;
-            Some(format!(
-                "{}:role/{role}",
-                head.replacen(":sts:", ":iam:", 1)
-            ))
-        });
-    role.unwrap_or_else(|| principal.to_owned())
-}
-
-/// The partition of a region.
-pub(super) fn partition_of(region: &str) -> &'static str {
-    match region.split('-').next() {
-        Some("cn") => "aws-cn",
-        _ if region.starts_with("us-gov-") => "aws-us-gov",
-        _ => "aws",
-    }
-}
-
-fn of_no_answer<E>(asked: &Asked, error: &SdkError<E, HttpResponse>) -> AwsError
+/// The error of a call to which AWS gave no answer.
+fn of_no_answer<E>(context: &CallContext, error: &SdkError<E, HttpResponse>) -> AwsError
 where
     E: Error + 'static,
 {
-    if let Some(why) = no_credentials(error) {
-        if let Some(exposed) = sources(why).find_map(<dyn Error>::downcast_ref::<FileAccessError>) {
-            return AwsError {
-                kind: ErrorKind::Configuration,
-                passing: true,
-                credentials: true,
-                message: format!("{}: no AWS credentials: {}", asked.action, exposed.what()),
-                remedy: exposed.remedy(),
-                missing: None,
-            };
-        }
-        return AwsError {
-            kind: ErrorKind::Configuration,
-            passing: true,
-            credentials: true,
-            message: format!(
-                "{}: the daemon has no AWS credentials: {}",
-                asked.action,
-                base::error::chain(why)
-            ),
-            remedy: "give the host an instance role, or set profile (and credentials_file) on the \
-                     environment"
-                .into(),
-            missing: None,
-        };
+    if let Some(cause) = no_credentials(error) {
+        return of_no_credentials(context, cause);
     }
-    let what = match error {
+    let failure = match error {
         SdkError::TimeoutError(_) => "no answer in time".into(),
         SdkError::DispatchFailure(_) => "the endpoint can't be reached".into(),
         SdkError::ResponseError(response) => {
@@ -371,131 +275,78 @@ where
         }
         _ => "the request could not be made".to_owned(),
     };
-    // The chain of these names addresses and system errors, never the request.
-    let why = sources(error)
+    // The causes of these errors name addresses and system errors, never the request.
+    let cause = causes(error)
         .last()
         .map_or_else(String::new, |cause| format!(" ({cause})"));
     AwsError {
         kind: ErrorKind::ControlPlane,
-        passing: true,
-        credentials: false,
-        message: format!("{} on {}: {what}{why}", asked.action, asked.resource),
+        is_transient: true,
+        is_credential_fault: false,
+        message: format!(
+            "{} on {}: {failure}{cause}",
+            context.action, context.resource
+        ),
         remedy: format!(
             "check the way from this host to AWS (VPC endpoint, proxy, DNS), or {}",
-            asked.service().endpoint_key()
+            context.service().endpoint_key()
         ),
         missing: None,
     }
 }
 
-/// Why there are no AWS credentials, if that is what is wrong.
-pub(super) fn no_credentials<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
-    sources(error).find_map(|cause| cause.downcast_ref())
-}
-
-fn sources<'a>(
-    error: &'a (dyn Error + 'static),
-) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(error.source(), |&cause| cause.source())
-}
-
-/// The statement as JSON, on one line.
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let json = serde_json::to_string(&self.statement).map_err(|_| fmt::Error)?;
-        f.write_str(&json)
+/// The error of a call that could not be signed, because there are no base credentials.
+fn of_no_credentials(context: &CallContext, cause: &CredentialsError) -> AwsError {
+    let exposed = causes(cause).find_map(<dyn Error>::downcast_ref::<FileAccessError>);
+    let (message, remedy) = match exposed {
+        Some(exposed) => (
+            format!(
+                "{}: no AWS credentials: {}",
+                context.action,
+                exposed.what()
+            ),
+            exposed.remedy(),
+        ),
+        None => (
+            format!(
+                "{}: the daemon has no AWS credentials: {}",
+                context.action,
+                base::error::chain(cause)
+            ),
+            "give the host an instance role, or set profile (and credentials_file) on the environment"
+                .into(),
+        ),
+    };
+    AwsError {
+        kind: ErrorKind::Configuration,
+        is_transient: true,
+        is_credential_fault: true,
+        message,
+        remedy,
+        missing: None,
     }
+}
+
+/// The cause of the missing base credentials, if they are missing.
+pub(super) fn no_credentials<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(error.source(), |&cause| cause.source())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn asked() -> Asked {
-        Asked {
-            action: "sts:AssumeRole",
-            allow: &["sts:AssumeRole", "sts:SetSourceIdentity"],
-            as_whom: "the daemon's own AWS credentials".into(),
-            resource: "arn:aws:iam::111122223333:role/user-alice".into(),
-            arn: "arn:aws:iam::111122223333:role/user-alice".into(),
-            remedy: "allow it".into(),
-        }
-    }
-
-    #[test]
-    fn a_denial_names_the_role_behind_the_session_and_the_statement_it_lacks() {
-        let (remedy, missing) = remedy_of_denial(
-            &asked(),
-            "User: arn:aws:sts::111122223333:assumed-role/bastion/i-0abc is not authorized to \
-             perform: sts:AssumeRole on resource: arn:aws:iam::111122223333:role/user-alice",
-        );
-        let bastion = "arn:aws:iam::111122223333:role/bastion";
-        assert!(
-            remedy.contains(bastion) && remedy.contains("trust policy"),
-            "{remedy}"
-        );
-        let missing = missing.unwrap();
-        assert_eq!(missing.identity, bastion);
-        assert_eq!(
-            missing.to_string(),
-            r#"{"Effect":"Allow","Action":["sts:AssumeRole","sts:SetSourceIdentity"],"Resource":["arn:aws:iam::111122223333:role/user-alice"]}"#
-        );
-    }
-
-    #[test]
-    fn a_denial_by_the_roles_own_policy_is_mended_there() {
-        let (remedy, missing) = remedy_of_denial(
-            &asked(),
-            "User: arn:aws:iam::111122223333:user/hopend is not authorized to perform: \
-             sts:AssumeRole on resource: arn:aws:iam::111122223333:role/user-alice because no \
-             resource-based policy allows the sts:AssumeRole action",
-        );
-        assert!(
-            remedy.starts_with("trust arn:aws:iam::111122223333:user/hopend in"),
-            "{remedy}"
-        );
-        assert_eq!(missing, None);
-    }
-
-    #[test]
-    fn an_explicit_denial_is_mended_where_it_stands() {
-        let (remedy, missing) = remedy_of_denial(
-            &asked(),
-            "User: arn:aws:iam::111122223333:user/hopend is not authorized to perform: \
-             sts:AssumeRole on resource: arn:aws:iam::111122223333:role/user-alice with an \
-             explicit deny in a service control policy",
-        );
-        assert!(
-            remedy.starts_with(
-                "take the Deny out of a service control policy, which forbids it to arn:"
-            ),
-            "{remedy}"
-        );
-        assert_eq!(missing, None);
-    }
-
-    #[test]
-    fn a_denial_without_details_has_what_was_asked_for() {
-        let (_, missing) = remedy_of_denial(&asked(), "Access denied");
-        let missing = missing.unwrap();
-        assert_eq!(missing.identity, "the daemon's own AWS credentials");
-        assert_eq!(missing.statement.resource, [asked().arn]);
-    }
-
     #[test]
     fn a_signature_out_of_time_is_the_clocks_fault_and_another_one_is_not() {
-        let of = |code, said| remedy_of_credentials(code, said).unwrap_or_default();
+        let of = |code, message| remedy_of_credentials(code, message).unwrap_or_default();
         let expired = "Signature expired: 20260101T000000Z is now earlier than 20260101T010000Z";
         assert!(of("SignatureDoesNotMatch", expired).contains("clock is wrong"));
         assert!(of("InvalidSignatureException", expired).contains("clock is wrong"));
         assert!(of("SignatureDoesNotMatch", "we calculated another").contains("secret key"));
         assert_eq!(remedy_of_credentials("InternalFailure", ""), None);
-    }
-
-    #[test]
-    fn partitions_of_regions() {
-        assert_eq!(partition_of("us-east-1"), "aws");
-        assert_eq!(partition_of("us-gov-west-1"), "aws-us-gov");
-        assert_eq!(partition_of("cn-north-1"), "aws-cn");
     }
 }

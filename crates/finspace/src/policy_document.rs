@@ -1,4 +1,4 @@
-//! IAM's own documents: identity policies and trust policies.
+//! Policy documents of IAM: identity policies and trust policies.
 //!
 //! Source: IAM user guide, "IAM JSON policy elements reference".
 
@@ -6,21 +6,28 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// The version of the policy language that all of them are written in.
+/// The version of the policy language of all documents.
 const VERSION: &str = "2012-10-17";
 
-/// A policy, as `aws iam put-role-policy` and `aws iam update-assume-role-policy` take it.
+/// A policy document. Its JSON is what `aws iam put-role-policy` takes for statements of type [`Statement`],
+/// and `aws iam update-assume-role-policy` for statements of type [`TrustStatement`].
+///
+/// ```
+/// use finspace::policy_document::{PolicyDocument, Statement};
+/// let statement = Statement::allow(&["finspace:GetKxUser"], &["*"]);
+/// assert_eq!(PolicyDocument::of(vec![statement]).version, "2012-10-17");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Document<S> {
-    /// `2012-10-17`.
+pub struct PolicyDocument<S> {
+    /// The version of the policy language: `2012-10-17`.
     pub version: &'static str,
-    /// What it allows.
+    /// The statements, which IAM reads in any order.
     pub statement: Vec<S>,
 }
 
-impl<S> Document<S> {
-    /// A policy of these statements.
+impl<S> PolicyDocument<S> {
+    /// Makes a document of these statements.
     pub fn of(statement: Vec<S>) -> Self {
         Self {
             version: VERSION,
@@ -29,20 +36,20 @@ impl<S> Document<S> {
     }
 }
 
-/// One statement that allows something.
+/// A statement of an identity policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Statement {
-    /// `Allow`.
+    /// The effect: always `Allow`.
     pub effect: &'static str,
-    /// What, as IAM names it: `finspace:GetKxUser`.
+    /// The actions, as IAM names them, such as `finspace:GetKxUser`.
     pub action: Vec<String>,
-    /// On what: ARNs, with `*` where the rest is not known.
+    /// The ARNs of the resources, with `*` for parts that are not known.
     pub resource: Vec<String>,
 }
 
 impl Statement {
-    /// Allows `actions` on `resources`.
+    /// Makes a statement that allows these actions on these resources.
     pub fn allow(actions: &[&str], resources: &[&str]) -> Self {
         Self {
             effect: "Allow",
@@ -52,33 +59,34 @@ impl Statement {
     }
 }
 
-/// One statement of a role's trust policy.
+/// A statement of the trust policy of a role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Trust {
-    /// `Allow`.
+pub struct TrustStatement {
+    /// The effect: always `Allow`.
     pub effect: &'static str,
-    /// Who may take the role.
+    /// The identity that may assume the role.
     pub principal: Principal,
-    /// `sts:AssumeRole`, and what goes with it.
+    /// The actions, such as `sts:AssumeRole` and `sts:SetSourceIdentity`.
     pub action: Vec<String>,
-    /// Operator, key and values that have to hold as well.
+    /// The conditions: values by operator and key. All of them must hold.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub condition: BTreeMap<&'static str, BTreeMap<&'static str, Vec<String>>>,
 }
 
-/// Who may take a role.
+/// An identity that may assume a role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Principal {
-    /// The ARN of a role or of a user; `…:root` for whomever the account itself allows it.
+    /// The ARN of a role or user. `arn:aws:iam::ACCOUNT:root` stands for every identity to which that
+    /// account allows it.
     #[serde(rename = "AWS")]
     Aws(String),
-    /// A service of AWS.
+    /// A service of AWS, such as `finspace.amazonaws.com`.
     Service(&'static str),
 }
 
-impl Trust {
-    /// Lets `principal` do `actions` on the role, unconditionally.
+impl TrustStatement {
+    /// Makes a statement that allows these actions on the role to `principal`, without a condition.
     pub fn allow(principal: Principal, actions: &[&str]) -> Self {
         Self {
             effect: "Allow",
@@ -88,7 +96,7 @@ impl Trust {
         }
     }
 
-    /// The same, where `key` equals one of `values`.
+    /// Adds the condition that `key` equals one of `values`.
     #[must_use]
     pub fn where_equal(mut self, key: &'static str, values: Vec<String>) -> Self {
         let equal = self.condition.entry("StringEquals").or_default();
@@ -116,15 +124,15 @@ mod tests {
 
     #[test]
     fn a_trust_policy_is_json_that_iam_takes() {
-        let service = Trust::allow(
+        let service = TrustStatement::allow(
             Principal::Service("finspace.amazonaws.com"),
             &["sts:AssumeRole"],
         );
         let root = Principal::Aws("arn:aws:iam::111122223333:root".into());
-        let account = Trust::allow(root, &["sts:AssumeRole"])
+        let account = TrustStatement::allow(root, &["sts:AssumeRole"])
             .where_equal("sts:SourceIdentity", vec!["alice".into()]);
         assert_eq!(
-            serde_json::to_value(Document::of(vec![service, account])).unwrap(),
+            serde_json::to_value(PolicyDocument::of(vec![service, account])).unwrap(),
             serde_json::json!({ "Version": "2012-10-17", "Statement": [
                 {
                     "Effect": "Allow",

@@ -1,4 +1,4 @@
-//! Base credentials from a named profile, read anew each time the SDK asks.
+//! Base credentials from a named profile, which are read again each time that the SDK asks.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,17 @@ use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use crate::environment::Environment;
 use crate::profile_files::AwsProfileFiles;
 
-/// A profile of the configuration. The SDK's own provider reads the files once and keeps a failure
-/// for ever; this one finds a profile that was mended while the daemon runs.
+/// Reads the base credentials from a profile.
+///
+/// The SDK's own provider reads the files once and keeps a failure for ever. This provider also finds a
+/// profile that was repaired while the process runs.
 #[derive(Debug)]
-pub(super) struct Profile {
+pub(super) struct ProfileCredentials {
     name: Option<String>,
     credentials_file: Option<PathBuf>,
 }
 
-impl Profile {
+impl ProfileCredentials {
     pub(super) fn of(environment: &Environment) -> Self {
         Self {
             name: environment.profile.clone(),
@@ -42,7 +44,7 @@ impl Profile {
     }
 }
 
-impl ProvideCredentials for Profile {
+impl ProvideCredentials for ProfileCredentials {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -72,7 +74,7 @@ mod tests {
         let path = folder.path().join("credentials");
         let keys = "[hopend]\naws_access_key_id = AKIA\naws_secret_access_key = wonder\n";
         std::fs::write(&path, keys).unwrap();
-        let profile = Profile {
+        let profile = ProfileCredentials {
             name: Some("hopend".into()),
             credentials_file: Some(path.clone()),
         };

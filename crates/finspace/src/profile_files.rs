@@ -1,4 +1,4 @@
-//! The files of AWS profiles that nobody names: the AWS SDK finds them by itself.
+//! The files with AWS profiles that the AWS SDK reads by default.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,19 +7,21 @@ use zeroize::Zeroizing;
 
 use base::file_access::{self, FileAccessError, Protection};
 
-/// What the keys of secrets are called there.
+/// The keys in these files whose values are secrets.
 const SECRET_KEYS: [&str; 2] = ["aws_secret_access_key", "aws_session_token"];
 
-/// The shared configuration and credentials files that hopend's base credentials may come from.
+/// The shared configuration file and the shared credentials file from which the SDK may read the base
+/// credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AwsProfileFiles {
-    /// Tells roles, and programs to run. It may hold secrets.
+    /// Names roles and programs that the SDK runs. It may have secrets too.
     configuration: Option<PathBuf>,
     credentials: Option<PathBuf>,
 }
 
 impl AwsProfileFiles {
-    /// Those of an environment with this `credentials_file`, by the SDK's variables.
+    /// The files that the SDK uses for an environment with this `credentials_file`. `variable` reads an
+    /// environment variable, such as `AWS_CONFIG_FILE` or `HOME`.
     pub fn of(
         credentials_file: Option<&Path>,
         variable: impl Fn(&str) -> Option<OsString>,
@@ -38,11 +40,13 @@ impl AwsProfileFiles {
         }
     }
 
-    /// Checks who can change them, and read those with secrets. A file that does not exist, or that
-    /// hopend may not read, is none that the SDK uses. Blocks.
+    /// Checks that no other account can change the files, or read a file with secrets.
+    ///
+    /// It passes over a file that does not exist or that this process may not read, because the SDK
+    /// cannot use such a file either. Blocks.
     ///
     /// # Errors
-    /// Another account can.
+    /// Another account can change or read a file.
     pub fn check(&self) -> Result<(), FileAccessError> {
         self.check_configuration()?;
         match &self.credentials {
@@ -51,7 +55,10 @@ impl AwsProfileFiles {
         }
     }
 
-    /// The same, of the shared configuration file alone.
+    /// Checks the shared configuration file alone. Blocks.
+    ///
+    /// # Errors
+    /// Another account can change the file, or read it although it has secrets.
     pub fn check_configuration(&self) -> Result<(), FileAccessError> {
         let Some(path) = &self.configuration else {
             return Ok(());
@@ -114,7 +121,7 @@ mod tests {
         }
         write("config", "[default]\naws_secret_access_key = x\n", 0o644);
         assert!(check().is_err());
-        // Where the variables name others, those count.
+        // The variables win over the home directory.
         let elsewhere = |name: &str| match name {
             "HOME" => Some(home.path().into()),
             _ => Some("/nonexistent/file".into()),

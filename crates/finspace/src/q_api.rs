@@ -1,6 +1,6 @@
-//! What the `.aws` functions of a FinSpace cluster answer a q process with.
+//! Lists of clusters and nodes as q tables, as the `.aws` functions of a FinSpace cluster return them.
 //!
-//! Names and descriptions are char vectors, launch times are timestamps.
+//! Names and descriptions are char vectors. Launch times are timestamps, null if FinSpace tells none.
 //!
 //! Source: FinSpace user guide, "q API reference".
 
@@ -8,7 +8,8 @@ use super::{Cluster, Node};
 use q_ipc::time;
 use q_ipc::value::{Table, Value};
 
-/// `.aws.list_kx_clusters[]`: `cluster_name`, `status`, `cluster_type`, `description`.
+/// The table that `.aws.list_kx_clusters[]` returns, with the columns `cluster_name`, `status`,
+/// `cluster_type` and `description`.
 pub fn clusters(clusters: &[Cluster]) -> Table {
     let texts = |column: fn(&Cluster) -> &str| Value::texts(clusters.iter().map(column));
     Table::new()
@@ -18,7 +19,8 @@ pub fn clusters(clusters: &[Cluster]) -> Table {
         .with("description", texts(|cluster| &cluster.description))
 }
 
-/// `.aws.list_kx_cluster_nodes[cluster]`: `node_id`, `az_id`, `launch_time`.
+/// The table that `.aws.list_kx_cluster_nodes[cluster]` returns, with the columns `node_id`, `az_id` and
+/// `launch_time`.
 pub fn nodes(nodes: &[Node]) -> Table {
     let texts = |column: fn(&Node) -> &str| Value::texts(nodes.iter().map(column));
     let launched = nodes

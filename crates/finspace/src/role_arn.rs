@@ -1,21 +1,27 @@
-//! Role ARNs.
+//! ARNs of IAM roles.
 
 use std::str::FromStr;
 
 use base::invalid::Invalid;
 
-/// `arn:PARTITION:iam::ACCOUNT:role/PATH`.
+/// The ARN of an IAM role: `arn:PARTITION:iam::ACCOUNT:role/PATH`.
+///
+/// ```
+/// use finspace::role_arn::RoleArn;
+/// let role: RoleArn = "arn:aws:iam::111122223333:role/user-alice".parse().unwrap();
+/// assert_eq!(role.account, "111122223333");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RoleArn {
-    /// `aws`, `aws-us-gov`, `aws-cn`.
+    /// The AWS partition: `aws`, `aws-us-gov` or `aws-cn`.
     pub partition: String,
-    /// Twelve digits.
+    /// The AWS account: twelve digits.
     pub account: String,
-    /// The ARN as it was written.
+    /// The whole ARN.
     pub text: String,
 }
 
-/// `arn:PARTITION:iam::ACCOUNT:role/PATH`, also as GetKxUser answers it.
+/// Accepts the ARN of a role only, also as GetKxUser returns it.
 impl FromStr for RoleArn {
     type Err = Invalid;
 

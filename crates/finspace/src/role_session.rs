@@ -1,9 +1,18 @@
-//! What a session of a user's role is called: CloudTrail shows it, and a trust policy can ask for it.
+//! The name of a role session. CloudTrail shows it, and a trust policy can require it.
 
-/// Longest RoleSessionName and SourceIdentity.
+/// The longest RoleSessionName and SourceIdentity that STS accepts, in characters.
 const NAME_LIMIT: usize = 64;
 
-/// A local user as RoleSessionName and SourceIdentity take it: 2 to 64 of `[A-Za-z0-9_+=,.@-]`.
+/// Turns the name of a local user into a RoleSessionName and SourceIdentity: 2 to 64 characters of
+/// `[A-Za-z0-9_+=,.@-]`.
+///
+/// Other characters become `-`, so two users may get the same name.
+///
+/// ```
+/// use finspace::role_session::session_name;
+/// assert_eq!(session_name("alice@desk"), "alice@desk");
+/// assert_eq!(session_name("bob/ops"), "bob-ops");
+/// ```
 pub fn session_name(local_user: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
     let mut name: String = local_user

@@ -1,5 +1,5 @@
-//! The calls that lead to a user's connection string, one by one: whose the base credentials are,
-//! the user, the user's role, the string.
+//! The calls that lead to a user's connection string, one by one: GetCallerIdentity, GetKxUser,
+//! AssumeRole, GetKxConnectionString.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,44 +7,44 @@ use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
 
-use super::error::{Asked, AwsService, partition_of};
-use super::{AwsError, Clients, FinSpace, SignedString, StringRequest, finspace};
-use crate::FinSpaceUser;
-use crate::environment::Environment;
-use crate::role_arn::RoleArn;
 use zeroize::Zeroizing;
 
+use super::error::{AwsService, CallContext, DAEMON_IDENTITY};
+use super::{AwsError, Clients, FinSpace, FinSpaceUser, SignedString, StringRequest, finspace};
+use crate::arn::EnvironmentArn;
 use crate::connection_string::ConnectionString;
+use crate::environment::Environment;
+use crate::role_arn::RoleArn;
 use crate::role_session::session_name;
 
-/// What is asked of AssumeRole: as long as a connection string may live, and the most that a
-/// chained role is given.
+/// The duration of a role session that AssumeRole is asked for. It is the longest lifetime of a connection
+/// string, and the most that AWS grants to a chained role.
 const SESSION_SECONDS: i32 = 3_600;
 
-/// Whose credentials these are, as GetCallerIdentity tells it.
+/// The identity behind AWS credentials, as GetCallerIdentity returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// `Arn`: of a user, or of a session of a role.
+pub struct CallerIdentity {
+    /// The ARN of an IAM user or of a role session (`Arn`).
     pub arn: String,
-    /// `Account`.
+    /// The AWS account (`Account`): twelve digits.
     pub account: String,
 }
 
-/// The user as FinSpace knows it.
+/// A FinSpace user, as GetKxUser returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KxUser {
-    /// `userArn`.
+    /// The ARN of the user (`userArn`).
     pub arn: String,
-    /// `iamRole`.
+    /// The ARN of the user's IAM role (`iamRole`).
     pub role: String,
 }
 
-/// A session of a user's role.
+/// A session of a user's IAM role: temporary AWS credentials, which `Debug` does not show.
 #[derive(Clone)]
 pub struct RoleSession(Credentials);
 
 impl RoleSession {
-    /// When it ends.
+    /// The time at which the session ends, by AWS's clock.
     pub fn expires(&self) -> Option<SystemTime> {
         self.0.expiry()
     }
@@ -57,22 +57,32 @@ impl fmt::Debug for RoleSession {
 }
 
 impl FinSpace {
-    /// GetCallerIdentity: whose the daemon's own credentials are.
+    /// Calls GetCallerIdentity with the base credentials: the identity behind them.
+    ///
+    /// # Errors
+    /// There are no base credentials, or AWS does not accept them.
     pub async fn caller_identity(
         &self,
         environment: &Arc<Environment>,
-    ) -> Result<Caller, AwsError> {
+    ) -> Result<CallerIdentity, AwsError> {
         let clients = self.clients(environment).await;
         clients.caller_identity().await
     }
 
-    /// The user as the configuration tells it, or else GetKxUser.
+    /// Returns the user of a request. Calls GetKxUser with the base credentials, unless the request has the
+    /// user's role.
+    ///
+    /// # Errors
+    /// AWS refuses the call or does not answer.
     pub async fn kx_user(&self, request: &StringRequest<'_>) -> Result<KxUser, AwsError> {
         let clients = self.clients(request.environment).await;
         clients.user(request).await
     }
 
-    /// The role of a user, as GetKxUser tells it.
+    /// Calls GetKxUser with the base credentials, and returns the role of the user.
+    ///
+    /// # Errors
+    /// AWS refuses the call or does not answer, or the user has no role.
     pub async fn role(
         &self,
         environment: &Arc<Environment>,
@@ -85,14 +95,17 @@ impl FinSpace {
             role: None,
             local_user: user.local_user,
         };
-        let found = self.kx_user(&request).await?;
-        found.role.parse().map_err(|why| {
+        let kx_user = self.kx_user(&request).await?;
+        kx_user.role.parse().map_err(|why| {
             let said = format!("the iamRole of user {} {why}", user.kx_user);
-            AwsError::garbled(AwsService::FinSpace, said)
+            AwsError::malformed(AwsService::FinSpace, said)
         })
     }
 
-    /// AssumeRole of the user's role.
+    /// Calls AssumeRole with the base credentials. CloudTrail shows `local_user` as the name of the session.
+    ///
+    /// # Errors
+    /// AWS refuses the call or does not answer.
     pub async fn assume_role(
         &self,
         environment: &Arc<Environment>,
@@ -103,20 +116,23 @@ impl FinSpace {
         clients.assume_role(role, local_user).await
     }
 
-    /// GetKxConnectionString, as the user's role.
-    pub async fn string_as(
+    /// Calls GetKxConnectionString as the user's role.
+    ///
+    /// # Errors
+    /// AWS refuses the call or does not answer, or its answer is no connection string.
+    pub async fn connection_string_as(
         &self,
         session: &RoleSession,
         user: &KxUser,
         request: &StringRequest<'_>,
     ) -> Result<SignedString, AwsError> {
         let clients = self.clients(request.environment).await;
-        clients.string_as(session, user, request).await
+        clients.connection_string_as(session, user, request).await
     }
 }
 
 impl KxUser {
-    /// The ARN of a cluster in this user's environment.
+    /// The ARN of a cluster in the environment of this user. None if the user's ARN is malformed.
     pub fn cluster_arn(&self, cluster: &str) -> Option<String> {
         let (environment, _) = self.arn.split_once("/kxUser/")?;
         Some(format!("{environment}/kxCluster/{cluster}"))
@@ -124,78 +140,83 @@ impl KxUser {
 }
 
 impl Clients {
-    /// All of the steps.
+    /// Carries out all the steps.
     pub(super) async fn signed_string(
         &self,
         request: &StringRequest<'_>,
     ) -> Result<SignedString, AwsError> {
         let user = self.user(request).await?;
         let session = self.assume_role(&user.role, request.local_user).await?;
-        self.string_as(&session, &user, request).await
+        self.connection_string_as(&session, &user, request).await
     }
 
-    async fn caller_identity(&self) -> Result<Caller, AwsError> {
-        let asked = Asked {
+    async fn caller_identity(&self) -> Result<CallerIdentity, AwsError> {
+        let context = CallContext {
             action: "sts:GetCallerIdentity",
-            allow: &["sts:GetCallerIdentity"],
-            as_whom: "the daemon's own AWS credentials".into(),
+            needed_actions: &["sts:GetCallerIdentity"],
+            identity: DAEMON_IDENTITY.into(),
             resource: "itself".into(),
-            arn: "*".into(),
+            resource_arn: "*".into(),
             remedy: "allow it to them".into(),
         };
-        let told = self
+        let answer = self
             .sts
             .get_caller_identity()
             .send()
             .await
-            .map_err(|error| AwsError::of_call(&asked, &error))?;
-        match (told.arn, told.account) {
-            (Some(arn), Some(account)) => Ok(Caller { arn, account }),
-            _ => Err(AwsError::garbled(
+            .map_err(|error| AwsError::of_call(&context, &error))?;
+        match (answer.arn, answer.account) {
+            (Some(arn), Some(account)) => Ok(CallerIdentity { arn, account }),
+            _ => Err(AwsError::malformed(
                 AwsService::Sts,
                 "GetCallerIdentity returned no ARN".into(),
             )),
         }
     }
 
-    /// The user as the configuration tells it, or else FinSpace.
+    /// The user of a request. Asks FinSpace unless the request has the user's role.
     pub(super) async fn user(&self, request: &StringRequest<'_>) -> Result<KxUser, AwsError> {
-        match request.role {
-            Some(role) => Ok(KxUser {
-                // Same partition and account as the role.
-                arn: user_arn(request, &role.partition, &role.account),
-                role: role.text.clone(),
-            }),
-            None => self.kx_user(request).await,
-        }
+        let Some(role) = request.role else {
+            return self.kx_user(request).await;
+        };
+        // The role of a FinSpace user belongs to the partition and account of the environment.
+        let environment = EnvironmentArn {
+            environment: request.environment,
+            partition: role.partition.clone(),
+            account: role.account.clone(),
+        };
+        Ok(KxUser {
+            arn: environment.user(request.kx_user),
+            role: role.text.clone(),
+        })
     }
 
     async fn kx_user(&self, request: &StringRequest<'_>) -> Result<KxUser, AwsError> {
-        let asked = Asked {
+        let context = CallContext {
             action: "finspace:GetKxUser",
-            allow: &["finspace:GetKxUser"],
-            as_whom: "the daemon's own AWS credentials".into(),
+            needed_actions: &["finspace:GetKxUser"],
+            identity: DAEMON_IDENTITY.into(),
             resource: format!(
                 "user {} in environment {}",
                 request.kx_user, request.environment.id
             ),
-            arn: user_arn(request, partition_of(&request.environment.region), "*"),
+            resource_arn: EnvironmentArn::in_any_account(request.environment).user(request.kx_user),
             remedy: format!(
                 "allow it to the daemon's role, or set role_arn on user {}",
                 request.local_user
             ),
         };
-        let found = self
+        let answer = self
             .finspace
             .get_kx_user()
             .environment_id(&request.environment.id)
             .user_name(request.kx_user)
             .send()
             .await
-            .map_err(|error| AwsError::of_call(&asked, &error))?;
-        match (found.user_arn, found.iam_role) {
+            .map_err(|error| AwsError::of_call(&context, &error))?;
+        match (answer.user_arn, answer.iam_role) {
             (Some(arn), Some(role)) => Ok(KxUser { arn, role }),
-            _ => Err(AwsError::garbled(
+            _ => Err(AwsError::malformed(
                 AwsService::FinSpace,
                 format!("GetKxUser knows no iamRole of user {}", request.kx_user),
             )),
@@ -208,12 +229,12 @@ impl Clients {
         local_user: &str,
     ) -> Result<RoleSession, AwsError> {
         let name = session_name(local_user);
-        let asked = Asked {
+        let context = CallContext {
             action: "sts:AssumeRole",
-            allow: &["sts:AssumeRole", "sts:SetSourceIdentity"],
-            as_whom: "the daemon's own AWS credentials".into(),
+            needed_actions: &["sts:AssumeRole", "sts:SetSourceIdentity"],
+            identity: DAEMON_IDENTITY.into(),
             resource: role.into(),
-            arn: role.into(),
+            resource_arn: role.into(),
             remedy: "allow sts:AssumeRole and sts:SetSourceIdentity on it to the daemon's role, \
                      and trust that role in its trust policy"
                 .into(),
@@ -227,10 +248,10 @@ impl Clients {
             .duration_seconds(SESSION_SECONDS)
             .send()
             .await
-            .map_err(|error| AwsError::of_call(&asked, &error))?;
+            .map_err(|error| AwsError::of_call(&context, &error))?;
         let session = assumed.credentials.ok_or_else(|| {
             let said = format!("AssumeRole of {role} returned no credentials");
-            AwsError::garbled(AwsService::Sts, said)
+            AwsError::malformed(AwsService::Sts, said)
         })?;
         Ok(RoleSession(Credentials::new(
             session.access_key_id,
@@ -246,24 +267,24 @@ impl Clients {
         finspace::Client::from_conf(config.credentials_provider(session.0.clone()).build())
     }
 
-    async fn string_as(
+    async fn connection_string_as(
         &self,
         session: &RoleSession,
         user: &KxUser,
         request: &StringRequest<'_>,
     ) -> Result<SignedString, AwsError> {
-        let asked = Asked {
+        let context = CallContext {
             action: "finspace:GetKxConnectionString",
-            allow: &[
+            needed_actions: &[
                 "finspace:GetKxConnectionString",
                 "finspace:ConnectKxCluster",
             ],
-            as_whom: user.role.clone(),
+            identity: user.role.clone(),
             resource: format!(
                 "cluster {} in environment {}",
                 request.cluster, request.environment.id
             ),
-            arn: user.cluster_arn(request.cluster).unwrap_or_default(),
+            resource_arn: user.cluster_arn(request.cluster).unwrap_or_default(),
             remedy: format!(
                 "allow finspace:GetKxConnectionString and finspace:ConnectKxCluster on it to {}",
                 user.role
@@ -277,13 +298,13 @@ impl Clients {
             .cluster_name(request.cluster)
             .send()
             .await
-            .map_err(|error| AwsError::of_call(&asked, &error))?;
+            .map_err(|error| AwsError::of_call(&context, &error))?;
         let returned = |what: String| {
             let said = format!(
                 "GetKxConnectionString for cluster {} returned {what}",
                 request.cluster
             );
-            AwsError::garbled(AwsService::FinSpace, said)
+            AwsError::malformed(AwsService::FinSpace, said)
         };
         let text = answer
             .signed_connection_string
@@ -300,12 +321,4 @@ impl Clients {
             string,
         })
     }
-}
-
-/// As FinSpace makes them. An account that is not known is `*`.
-fn user_arn(request: &StringRequest<'_>, partition: &str, account: &str) -> String {
-    format!(
-        "arn:{partition}:finspace:{}:{account}:kxEnvironment/{}/kxUser/{}",
-        request.environment.region, request.environment.id, request.kx_user
-    )
 }

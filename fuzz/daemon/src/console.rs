@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use hopend::console::{Lists, Visit, serve};
 use hopend::credential::{Clock, Credentials, FetchError, Sources};
-use hopend::primitives::stop::Stop;
+use hopend::primitives::shutdown::ShutdownSender;
 use hopend::route::nodes::Discover;
 use hopend::telemetry::audit::Record;
 use hopend::telemetry::live::Live;
@@ -178,12 +178,12 @@ async fn answers(live: &Live, lists: &Lists, request: &[u8]) -> Vec<Value> {
         record: &Record::new(1, "console", &listen),
         meters: &Meters::default(),
     };
-    let stop = Stop::default();
+    let stop = ShutdownSender::default();
     let mut client = Client {
         said: io::Cursor::new(request.to_vec()),
         heard: Vec::new(),
     };
-    serve(&visit, &mut client, &[], stop.listen()).await;
+    serve(&visit, &mut client, &[], stop.subscribe()).await;
     let mut heard = &client.heard[..];
     let mut answers = Vec::new();
     while !heard.is_empty() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{Exit, LogArgument, runtime, say, signals, start_log};
 use crate::config::{self, ListenAddress, LogFormat};
 use crate::credential::{Clock, Sources};
-use crate::daemon::app::{self, App, Given};
+use crate::daemon::app::{self, App, ProcessContext};
 use crate::limits;
 use crate::primitives::log::ProcessLog;
 use base::error::chain;
@@ -93,9 +93,9 @@ impl Demo {
         let admin = config.daemon.admin.as_ref().map(|admin| admin.address);
         let endpoints = config.endpoints.iter();
         let endpoints = endpoints.map(|endpoint| endpoint.name.clone()).collect();
-        let given = Given {
+        let given = ProcessContext {
             lost_log_lines: log.lost(),
-            ..Given::default()
+            ..ProcessContext::default()
         };
         let sources = Arc::new(Sources::default());
         let app = App::start_on(None, given, config.into(), sources, Clock::system())?;

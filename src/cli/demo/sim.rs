@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::shell::{own_command, quoted};
 use crate::cli::{Exit, LogArgument, runtime, say, signals, start_log, time};
 use crate::config::LogFormat;
-use crate::daemon::app::Order;
+use crate::daemon::app::DaemonCommand;
 use simulator::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
 
 /// What `hopend sim --help` says after the options.
@@ -107,7 +107,7 @@ pub(in crate::cli) fn run(arguments: &Arguments) -> Exit {
         let path = quoted(&path.to_string_lossy());
         say(format_args!("  {} run --config {path}", own_command()));
         say("ready");
-        while let Some(Order::Reload) = orders.recv().await {}
+        while let Some(DaemonCommand::Reload) = orders.recv().await {}
         simulator.shutdown().await;
         Ok(())
     });

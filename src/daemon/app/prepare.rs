@@ -1,32 +1,39 @@
-//! A configuration made ready to be served. All that reads files, asks the account database or binds
-//! addresses is here, so that it can be done off the threads that serve: a mount or a name service that
-//! hangs keeps a reload waiting, and nothing else.
+//! Prepares a configuration, so that the daemon can put it into force without waiting.
+//!
+//! Everything that reads files, asks the account database or binds addresses is here. It runs on a
+//! thread that serves nothing: if a mount or a name service hangs, only the reload waits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Key, ReloadError, Running, expect_nodes, keys, warn_of_hidden, warn_of_plain};
+use super::listeners::{ListenerKey, WantedListener, wanted_listeners};
+use super::warnings::{warn_of_plain_passwords, warn_of_private_sockets};
+use super::{ReloadError, RunningEndpoint};
 use crate::config::{self, AccountDatabase, Config, Endpoint, ListenAddress, Loaded, Problems};
 use crate::daemon::confine::Confinement;
-use crate::daemon::listener::{BindError, HeldSockets, Listener, Listening, Passed, Served};
+use crate::daemon::listener::{
+    BindError, Listener, PassedSockets, ReusableSockets, ServedEndpoint, SocketKeeper,
+};
 use crate::identity::client_tls::Certificates;
 use crate::route::PreparedTarget;
-use crate::route::nodes::Nodes;
+use crate::route::nodes::{NodeListing, Nodes};
 use crate::session::Services;
 use crate::surface::admin::{KnownAdmin, PreparedAdmin};
 use crate::surface::control::{BoundControl, ControlSocket};
 use crate::telemetry::audit::AuditChange;
 use crate::upstream::tls::TlsConfigs;
 
-/// What a reload needs to know of the running daemon. Holds nothing that keeps an endpoint alive: a
-/// preparation that hangs may outlive it.
-pub(super) struct Preparation {
-    pub(super) endpoints: HashMap<String, KnownEndpoint>,
-    pub(super) listeners: HashMap<Key, KnownListener>,
-    pub(super) passed: Arc<Passed>,
+/// The facts about the running daemon that the preparation of a reload needs.
+///
+/// It keeps no endpoint alive, because a preparation that hangs may outlive the endpoint.
+pub(super) struct DaemonSnapshot {
+    /// By name.
+    pub(super) endpoints: HashMap<String, EndpointSnapshot>,
+    pub(super) listeners: HashMap<ListenerKey, ListenerSnapshot>,
+    pub(super) passed_sockets: Arc<PassedSockets>,
     pub(super) confinement: Arc<Confinement>,
     pub(super) accounts: AccountDatabase,
     pub(super) control: Option<ControlSocket>,
@@ -35,227 +42,264 @@ pub(super) struct Preparation {
     pub(super) services: Arc<Services>,
 }
 
-/// A listener that runs.
+/// A listener of the running daemon.
 #[derive(Debug)]
-pub(super) struct KnownListener {
-    /// Where it is bound, if it is.
+pub(super) struct ListenerSnapshot {
+    /// None if the address is not bound.
     pub(super) bound: Option<ListenAddress>,
     /// Its sockets, until the daemon closes them.
-    pub(super) held: HeldSockets,
+    pub(super) keeper: SocketKeeper,
 }
 
-/// An endpoint that runs.
+/// An endpoint of the running daemon.
 #[derive(Debug, Clone)]
-pub(super) struct KnownEndpoint {
+pub(super) struct EndpointSnapshot {
     pub(super) endpoint: Arc<Endpoint>,
-    /// Its authorities, as their file held them: it may change under its name.
+    /// The content of `ca_file` when the endpoint was built.
     pub(super) authorities: Option<Vec<u8>>,
     pub(super) certificates: Option<Arc<Certificates>>,
 }
 
-/// A configuration that can be swapped in without waiting for anything.
-pub(super) struct Prepared {
+/// A configuration that the daemon can put into force without waiting.
+pub(super) struct PreparedReload {
     pub(super) loaded: Loaded,
-    pub(super) endpoints: HashMap<String, Ready>,
-    pub(super) fresh: Vec<FreshListener>,
+    /// By name.
+    pub(super) endpoints: HashMap<String, PreparedEndpoint>,
+    pub(super) fresh_listeners: Vec<FreshListener>,
     pub(super) audit: AuditChange,
     pub(super) control: ControlChange,
     pub(super) admin: PreparedAdmin,
 }
 
 /// An endpoint of the new configuration.
-pub(super) enum Ready {
-    /// It is as it was, and goes on.
-    AsBefore,
-    /// It is new, or has changed.
-    Fresh(Running),
+pub(super) enum PreparedEndpoint {
+    /// The running endpoint stays as it is.
+    Unchanged,
+    /// It is new, or it replaces the running one.
+    Fresh(RunningEndpoint),
 }
 
-/// An address that was not bound before.
+/// A listener of the new configuration whose address was not bound before.
 pub(super) struct FreshListener {
-    pub(super) key: Key,
-    pub(super) endpoint: String,
-    /// An address that cannot be bound is tried again, as at a start.
+    pub(super) wanted: WantedListener,
+    /// On failure the daemon tries again, as at the start.
     pub(super) bound: Result<Listener, BindError>,
 }
 
-/// What becomes of the control socket.
+/// The new state of the control socket.
 pub(super) enum ControlChange {
-    /// It is where it should be.
-    Stays,
-    /// There is none from now on, or it could not be bound.
-    None,
-    /// It is served at another place from now on.
-    Fresh(BoundControl),
+    Unchanged,
+    /// The new configuration has none, or it could not be bound.
+    Removed,
+    Replaced(BoundControl),
 }
 
-/// Why a reload changes nothing.
-pub(super) enum NotPrepared {
-    /// The file, as a whole.
+/// The reason why a reload was rejected.
+pub(super) enum RejectedReload {
+    /// Errors in the configuration file.
     File(Problems),
-    /// Anything else, in a line.
+    /// Any other reason, in one line.
     Reason(String),
 }
 
-impl From<ReloadError> for NotPrepared {
+impl From<ReloadError> for RejectedReload {
     fn from(error: ReloadError) -> Self {
         Self::Reason(base::error::chain(&error))
     }
 }
 
-impl Preparation {
-    /// Reads the file, and prepares what it says. Blocks. Must be called within a tokio runtime.
-    pub(super) fn load(self, path: &Path) -> Result<Prepared, NotPrepared> {
-        let running: Vec<_> = self
-            .endpoints
-            .values()
-            .map(|known| Arc::clone(&known.endpoint))
-            .collect();
-        let loaded = config::load_to_serve(path, &*self.accounts, &running);
-        let loaded = match loaded {
+impl DaemonSnapshot {
+    /// Reads the configuration file and prepares its content. Blocks. Must be called within a tokio
+    /// runtime.
+    pub(super) fn prepare_file(self, path: &Path) -> Result<PreparedReload, RejectedReload> {
+        let endpoints = self.endpoints.values();
+        let running: Vec<_> = endpoints.map(|it| Arc::clone(&it.endpoint)).collect();
+        let loaded = match config::load_to_serve(path, &*self.accounts, &running) {
             Ok(loaded) => loaded,
             Err(problems) => {
                 let confined = self.confinement.keeps_from(problems.files());
-                return Err(confined.map_or(NotPrepared::File(problems), NotPrepared::Reason));
+                let file = || RejectedReload::File(problems);
+                return Err(confined.map_or_else(file, RejectedReload::Reason));
             }
         };
-        // Only a start can give the daemon what it confined itself from.
-        let files = loaded.problems.as_ref().map_or(&[][..], Problems::files);
-        if let Some(confined) = self.confinement.keeps_from(files) {
-            return Err(NotPrepared::Reason(confined));
-        }
-        let covered = self.confinement.covers(&loaded.config);
-        covered.map_err(NotPrepared::Reason)?;
-        Ok(self.of(loaded)?)
+        self.check_confinement(&loaded)
+            .map_err(RejectedReload::Reason)?;
+        Ok(self.prepare(loaded)?)
     }
 
-    /// Prepares what a configuration says. Blocks. Must be called within a tokio runtime.
-    pub(super) fn of(self, loaded: Loaded) -> Result<Prepared, ReloadError> {
-        let fresh = self.bind_new(&loaded.config);
+    /// Rejects a configuration that needs files beyond the confinement. Only a restart widens it.
+    fn check_confinement(&self, loaded: &Loaded) -> Result<(), String> {
+        let files = loaded.problems.as_ref().map_or(&[][..], Problems::files);
+        match self.confinement.keeps_from(files) {
+            Some(why) => Err(why),
+            None => self.confinement.covers(&loaded.config),
+        }
+    }
+
+    /// Prepares a configuration. Blocks. Must be called within a tokio runtime.
+    pub(super) fn prepare(self, loaded: Loaded) -> Result<PreparedReload, ReloadError> {
+        let fresh_listeners = self.bind_fresh(&loaded.config);
         let daemon = &loaded.config.daemon;
         let audit = self.services.audit.prepare(daemon.audit.as_deref())?;
-        for known in self.endpoints.values() {
-            if let Some(certificates) = &known.certificates {
+        for running in self.endpoints.values() {
+            if let Some(certificates) = &running.certificates {
                 certificates.look();
             }
         }
-        let control = self.control(daemon.control.as_deref());
-        let (settings, known) = (daemon.admin.as_ref(), self.admin.as_ref());
-        let admin = PreparedAdmin::of(settings, &daemon.viewers, known);
-        let known = |name: &str| self.endpoints.get(name);
-        let endpoints = prepare(&loaded.config, known, &self.nodes, &self.services);
-        Ok(Prepared {
+        let control = self.prepare_control(daemon.control.as_deref());
+        let admin = PreparedAdmin::of(daemon.admin.as_ref(), &daemon.viewers, self.admin.as_ref());
+        let running = |name: &str| self.endpoints.get(name);
+        let endpoints = prepare_endpoints(&loaded.config, running, &self.nodes, &self.services);
+        Ok(PreparedReload {
             loaded,
             endpoints,
-            fresh,
+            fresh_listeners,
             audit,
             control,
             admin,
         })
     }
 
-    /// Binds the addresses that are not listened at yet. A socket that the new configuration gives up
-    /// serves `localhost` with its port, and the other way round.
-    fn bind_new(&self, config: &Config) -> Vec<FreshListener> {
-        let wanted = keys(config);
-        let stays = |key: &Key| wanted.iter().any(|(wanted, _)| wanted == key);
-        let given_up = self.listeners.iter().filter(|(key, _)| !stays(key));
-        // A bind may hang, and the daemon closes these sockets when it stops.
-        let given_up: Vec<_> = given_up
-            .flat_map(|(_, known)| known.held.duplicates())
-            .collect();
-        let is_bound = |key: &Key| {
-            self.listeners
-                .get(key)
-                .is_some_and(|known| known.bound.is_some())
-        };
-        let new = wanted.iter().filter(|(key, _)| !is_bound(key));
-        new.map(|(key, endpoint)| {
-            let listening: Listening<'_> = self.passed.sockets().chain(&given_up).collect();
-            let bound = Listener::with(&listening, &key.address).map_err(|error| BindError {
-                own: self.in_the_way_of(&key.address),
-                ..error
-            });
-            FreshListener {
-                key: key.clone(),
-                endpoint: endpoint.clone(),
-                bound,
-            }
-        })
-        .collect()
-    }
-
-    /// An address of its own that keeps it from binding another.
-    fn in_the_way_of(&self, address: &ListenAddress) -> Option<ListenAddress> {
-        let mut own = self
+    /// Binds the addresses that are not bound yet. A socket whose address the new configuration drops is
+    /// reused where it fits: `127.0.0.1` becomes a part of `localhost` with the same port, and vice versa.
+    fn bind_fresh(&self, config: &Config) -> Vec<FreshListener> {
+        let wanted = wanted_listeners(config);
+        let dropped: Vec<_> = self
             .listeners
-            .values()
-            .filter_map(|known| known.bound.as_ref());
-        own.find(|own| own.clashes(address)).cloned()
+            .iter()
+            .filter(|(key, _)| !wanted.iter().any(|wanted| wanted.key == **key))
+            // Duplicates: this thread may hang, and the daemon closes its own sockets when it stops.
+            .flat_map(|(_, running)| running.keeper.duplicates())
+            .collect();
+        let fresh = wanted.into_iter().filter(|it| !self.is_bound(&it.key));
+        fresh
+            .map(|wanted| {
+                let address = &wanted.key.address;
+                let reusable: ReusableSockets<'_> =
+                    self.passed_sockets.sockets().chain(&dropped).collect();
+                let bound = Listener::bind_reusing(&reusable, address).map_err(|error| BindError {
+                    own: self.bound_address_that_clashes(address),
+                    ..error
+                });
+                FreshListener { wanted, bound }
+            })
+            .collect()
     }
 
-    fn control(&self, wanted: Option<&Path>) -> ControlChange {
+    fn is_bound(&self, key: &ListenerKey) -> bool {
+        let running = self.listeners.get(key);
+        running.is_some_and(|running| running.bound.is_some())
+    }
+
+    /// An address at which the daemon itself listens, and which prevents the bind of another one.
+    fn bound_address_that_clashes(&self, address: &ListenAddress) -> Option<ListenAddress> {
+        let running = self.listeners.values();
+        let mut bound = running.filter_map(|running| running.bound.as_ref());
+        bound.find(|bound| bound.clashes(address)).cloned()
+    }
+
+    fn prepare_control(&self, wanted: Option<&Path>) -> ControlChange {
         match (wanted, &self.control) {
-            (None, None) => ControlChange::Stays,
-            (None, Some(_)) => ControlChange::None,
-            (Some(path), Some(control)) if control.is_at(path) => ControlChange::Stays,
+            (None, None) => ControlChange::Unchanged,
+            (None, Some(_)) => ControlChange::Removed,
+            (Some(path), Some(control)) if control.is_at(path) => ControlChange::Unchanged,
             (Some(path), _) => {
-                BoundControl::bind(path).map_or(ControlChange::None, ControlChange::Fresh)
+                BoundControl::bind(path).map_or(ControlChange::Removed, ControlChange::Replaced)
             }
         }
     }
 }
 
-impl KnownEndpoint {
-    pub(super) fn is(&self, endpoint: &Endpoint, authorities: Option<&[u8]>) -> bool {
+impl EndpointSnapshot {
+    fn is_same(&self, endpoint: &Endpoint, authorities: Option<&[u8]>) -> bool {
         *self.endpoint == *endpoint && self.authorities.as_deref() == authorities
     }
 }
 
-/// Every endpoint ready for use. Reads files. Must be called within a tokio runtime.
-pub(super) fn prepare<'k>(
+/// Builds the endpoints of a configuration. `running` finds the running endpoint of a name, which goes
+/// on if it is the same. Reads files. Must be called within a tokio runtime.
+pub(super) fn prepare_endpoints<'r>(
     config: &Config,
-    known: impl Fn(&str) -> Option<&'k KnownEndpoint>,
+    running: impl Fn(&str) -> Option<&'r EndpointSnapshot>,
     nodes: &Nodes,
     services: &Arc<Services>,
-) -> HashMap<String, Ready> {
+) -> HashMap<String, PreparedEndpoint> {
     for found in config::single_families(config, Path::new(config::HOSTS)) {
         tracing::warn!("{found}");
     }
-    let authorities_made = TlsConfigs::default();
+    let tls_configs = TlsConfigs::default();
     let endpoints = config.endpoints.iter();
     endpoints
         .map(|endpoint| {
-            warn_of_plain(endpoint);
-            warn_of_hidden(endpoint);
-            // A file that can't be read is told by the route.
+            warn_of_plain_passwords(endpoint);
+            warn_of_private_sockets(endpoint);
+            // The route reports a file that cannot be read.
             let authorities = endpoint.ca_file().and_then(|path| std::fs::read(path).ok());
-            let same = |known: &KnownEndpoint| known.is(endpoint, authorities.as_deref());
-            let ready = if known(&endpoint.name).is_some_and(same) {
-                Ready::AsBefore
+            let is_same = |it: &EndpointSnapshot| it.is_same(endpoint, authorities.as_deref());
+            let prepared = if running(&endpoint.name).is_some_and(is_same) {
+                PreparedEndpoint::Unchanged
             } else {
-                let tls = endpoint.tls.as_ref();
-                let certificates = tls.map(|tls| Certificates::new(&endpoint.name, tls));
-                let route = PreparedTarget::new(Arc::clone(endpoint), &authorities_made, nodes);
-                let route = Arc::new(route);
-                let expecting = route.node_listing().map(|listing| {
-                    let services = Arc::clone(services);
-                    let expecting = expect_nodes(listing.clone(), Arc::clone(&route), services);
-                    Arc::new(AbortOnDropHandle::new(tokio::spawn(expecting)))
-                });
-                let in_service = route.guard().map(Arc::new);
-                Ready::Fresh(Running {
-                    endpoint: Arc::clone(endpoint),
+                let route = PreparedTarget::new(Arc::clone(endpoint), &tls_configs, nodes);
+                PreparedEndpoint::Fresh(build_endpoint(
+                    endpoint,
                     authorities,
-                    served: Served {
-                        route,
-                        tls: certificates.map(Arc::new),
-                    },
-                    _expecting: expecting,
-                    in_service,
-                })
+                    Arc::new(route),
+                    services,
+                ))
             };
-            (endpoint.name.clone(), ready)
+            (endpoint.name.clone(), prepared)
         })
         .collect()
+}
+
+fn build_endpoint(
+    endpoint: &Arc<Endpoint>,
+    authorities: Option<Vec<u8>>,
+    target: Arc<PreparedTarget>,
+    services: &Arc<Services>,
+) -> RunningEndpoint {
+    let tls = endpoint.tls.as_ref();
+    let certificates = tls.map(|tls| Certificates::new(&endpoint.name, tls));
+    let node_credentials = target.node_listing().map(|listing| {
+        let (target, services) = (Arc::clone(&target), Arc::clone(services));
+        let fetching = follow_node_credentials(listing.clone(), target, services);
+        Arc::new(AbortOnDropHandle::new(tokio::spawn(fetching)))
+    });
+    let in_service = target.guard().map(Arc::new);
+    RunningEndpoint {
+        endpoint: Arc::clone(endpoint),
+        authorities,
+        served: ServedEndpoint {
+            target,
+            tls: certificates.map(Arc::new),
+        },
+        _node_credentials: node_credentials,
+        in_service,
+    }
+}
+
+/// Whenever the cluster's list of nodes changes, fetches the credentials of new nodes and forgets those
+/// of nodes that have disappeared.
+async fn follow_node_credentials(
+    mut listing: NodeListing,
+    target: Arc<PreparedTarget>,
+    services: Arc<Services>,
+) {
+    let mut fetched = HashSet::new();
+    loop {
+        listing.changed().await;
+        let users = target.endpoint().users.iter();
+        let recipes: HashSet<_> = users.flat_map(|user| target.recipes(user)).collect();
+        for recipe in recipes.difference(&fetched) {
+            services.credentials.expect(recipe);
+        }
+        let gone: HashSet<_> = fetched.difference(&recipes).collect();
+        if !gone.is_empty() {
+            // Another endpoint may still need one of them.
+            let used = services.live.recipes();
+            let is_useless = |recipe: &_| gone.contains(recipe) && !used.contains(recipe);
+            services.credentials.forget(is_useless);
+        }
+        fetched = recipes;
+    }
 }

@@ -1,8 +1,8 @@
-//! System calls, by seccomp.
+//! Confines system calls, by seccomp.
 //!
-//! What neither a relay nor the libraries under it ever do is refused with EPERM. It is a list of what
-//! is refused, for a list of what is allowed ends with the next version of the C library; the service's
-//! unit has one of those as well.
+//! The filter refuses, with EPERM, system calls that neither the daemon nor its libraries ever make. It is a
+//! list of refused calls, because a list of allowed calls would break with the next version of the C library.
+//! The unit of the service adds a list of allowed calls.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use seccompiler::{
     SeccompRule, apply_filter,
 };
 
-/// Other processes, and what they hold.
+/// Calls that inspect or change other processes.
 const PROCESSES: &[libc::c_long] = &[
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -24,7 +24,7 @@ const PROCESSES: &[libc::c_long] = &[
     libc::SYS_userfaultfd,
 ];
 
-/// The host.
+/// Calls that change the host.
 const HOST: &[libc::c_long] = &[
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -66,20 +66,21 @@ const HOST: &[libc::c_long] = &[
     libc::SYS_lookup_dcookie,
 ];
 
-/// Of this process itself.
+/// Calls that change the security of this process itself.
 const SELF: &[libc::c_long] = &[
     libc::SYS_add_key,
     libc::SYS_request_key,
     libc::SYS_keyctl,
     libc::SYS_personality,
-    // A way around a filter of system calls.
+    // io_uring makes system calls that a filter does not see.
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
 ];
 
+/// Calls that exist on x86-64 only.
 #[cfg(target_arch = "x86_64")]
-const OF_X86: &[libc::c_long] = &[
+const X86_ONLY: &[libc::c_long] = &[
     libc::SYS_iopl,
     libc::SYS_ioperm,
     libc::SYS_modify_ldt,
@@ -91,9 +92,9 @@ const OF_X86: &[libc::c_long] = &[
     libc::SYS_kexec_file_load,
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const OF_X86: &[libc::c_long] = &[];
+const X86_ONLY: &[libc::c_long] = &[];
 
-/// Where no programs are started.
+/// Calls that start programs or change accounts. Refused if the configuration starts no programs.
 const PROGRAMS: &[libc::c_long] = &[
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -111,7 +112,7 @@ const PROGRAMS: &[libc::c_long] = &[
     libc::SYS_memfd_create,
 ];
 
-/// The kinds of sockets that there are for a relay.
+/// The socket families that the daemon uses.
 const FAMILIES: [libc::c_int; 4] = [
     libc::AF_UNIX,
     libc::AF_INET,
@@ -119,24 +120,25 @@ const FAMILIES: [libc::c_int; 4] = [
     libc::AF_NETLINK,
 ];
 
-/// Why system calls are not confined.
+/// The reason why system calls are not confined.
 #[derive(Debug, thiserror::Error)]
 #[error("system calls are not confined: {0}")]
 pub struct CallsError(String);
 
+/// Confines the system calls of this thread. `programs`: the configuration starts programs.
 pub(super) fn confine(programs: bool) -> Result<(), CallsError> {
     let failed = |error: &dyn std::fmt::Display| CallsError(error.to_string());
     let program = filter(programs).map_err(|error| failed(&error))?;
     apply_filter(&program).map_err(|error| failed(&error))
 }
 
-/// The same by their other numbers, for programs of 32-bit pointers, which some kernels know on the
-/// same architecture.
+/// Refuses the same calls by their x32 numbers too. x32 is an ABI for programs with 32-bit pointers, which
+/// some x86-64 kernels support.
 #[cfg(target_arch = "x86_64")]
 fn add_x32(refused: &mut BTreeMap<libc::c_long, Vec<SeccompRule>>) {
-    const X32: libc::c_long = 0x4000_0000;
-    // Some have a number of their own there.
-    const OTHERS: [(libc::c_long, libc::c_long); 6] = [
+    const X32_BIT: libc::c_long = 0x4000_0000;
+    // The calls whose x32 number is not the native number with X32_BIT.
+    const OWN_NUMBERS: [(libc::c_long, libc::c_long); 6] = [
         (libc::SYS_execve, 520),
         (libc::SYS_ptrace, 521),
         (libc::SYS_kexec_load, 528),
@@ -147,16 +149,16 @@ fn add_x32(refused: &mut BTreeMap<libc::c_long, Vec<SeccompRule>>) {
     let numbers: Vec<_> = refused.keys().copied().collect();
     for number in numbers {
         let rules = refused[&number].clone();
-        let other = OTHERS.iter().find(|(native, _)| *native == number);
+        let other = OWN_NUMBERS.iter().find(|(native, _)| *native == number);
         for x32 in std::iter::once(number).chain(other.map(|(_, x32)| *x32)) {
-            refused.insert(X32 | x32, rules.clone());
+            refused.insert(X32_BIT | x32, rules.clone());
         }
     }
 }
 
 fn filter(programs: bool) -> Result<BpfProgram, BackendError> {
     let mut refused = BTreeMap::new();
-    let always = [PROCESSES, HOST, SELF, OF_X86].concat();
+    let always = [PROCESSES, HOST, SELF, X86_ONLY].concat();
     let more = if programs { &[] } else { PROGRAMS };
     for call in always.iter().chain(more) {
         refused.insert(*call, Vec::new());
@@ -168,7 +170,7 @@ fn filter(programs: bool) -> Result<BpfProgram, BackendError> {
     let other = SeccompRule::new(families.collect::<Result<_, _>>()?)?;
     refused.insert(libc::SYS_socket, vec![other]);
     if !programs {
-        // Memory is never both written and run.
+        // No memory may be both writable and executable.
         let both = u64::from((libc::PROT_WRITE | libc::PROT_EXEC).unsigned_abs());
         for call in [libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_pkey_mprotect] {
             let both = SeccompCondition::new(2, Qword, SeccompCmpOp::MaskedEq(both), both)?;

@@ -1,19 +1,18 @@
-//! The memory of the process, which holds secrets, is for nobody else: no core file has it, and no
-//! process but root's reads it.
+//! Protects the memory of the process, which has secrets, from core files and from other processes.
 
 use std::io;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Forbids core files, and has the kernel treat the process as one that has secrets: other processes of
-/// its account neither attach to it nor read its memory or its open files. Programs that it starts
-/// write no core files either; what else they do is their own.
+/// Forbids core files, and marks the process as not dumpable. Then only root's processes can attach to it, or
+/// read its memory and its open files. Programs that it starts write no core files either, and are not
+/// restricted otherwise.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn forbid() -> io::Result<()> {
-    // Where the service manager has done it, a second attempt may be what it does not allow.
+    // If the service manager has set the limit, it may not allow setrlimit.
     if getrlimit(Resource::RLIMIT_CORE)? != (0, 0) {
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     }

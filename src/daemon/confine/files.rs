@@ -1,7 +1,7 @@
-//! Files, by Landlock.
+//! Confines file access, by Landlock.
 //!
-//! Folders are allowed and not files: whoever edits a file mostly puts another in its place, and a
-//! rule is about the file that was there.
+//! The rules allow folders and not single files. Most editors replace a file by a new one, and a rule for the
+//! old file would not include it.
 
 use std::path::{Path, PathBuf};
 
@@ -12,12 +12,12 @@ use landlock::{
 
 use crate::config::{Config, ListenAddress, Login, Target};
 
-/// The newest rights that are asked for; a kernel that has not got all gives those that it has.
-const RIGHTS: ABI = ABI::V5;
+/// The newest version of Landlock whose rights are requested. An older kernel enforces those that it knows.
+const NEWEST_ABI: ABI = ABI::V5;
 
-/// What a daemon reads that no configuration names: accounts and the resolver (with the modules and
-/// caches of both), authorities, the time zone, and what the kernel tells.
-const READ: &[&str] = &[
+/// The folders that the daemon reads although no configuration names them: accounts and the resolver (with
+/// their modules and caches), certificate authorities, time zones, and files of the kernel.
+const SYSTEM_FOLDERS: &[&str] = &[
     "/etc",
     "/lib",
     "/lib64",
@@ -44,8 +44,8 @@ const READ: &[&str] = &[
     "/dev/urandom",
 ];
 
-/// Variables that name files of the AWS SDK's or of the authorities'.
-const VARIABLES: &[&str] = &[
+/// Environment variables that name files of the AWS SDK or of certificate authorities.
+const FILE_VARIABLES: &[&str] = &[
     "AWS_CONFIG_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -54,37 +54,37 @@ const VARIABLES: &[&str] = &[
     "SSL_CERT_FILE",
 ];
 
-/// Folders of the same.
+/// Environment variables that name folders of certificate authorities or credentials.
 const FOLDER_VARIABLES: &[&str] = &["SSL_CERT_DIR", "CREDENTIALS_DIRECTORY"];
 
-/// Why files are not confined.
+/// The reason why files are not confined.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// A kernel before 5.13, or one that was started without it.
+    /// The kernel is older than 5.13, or was started without Landlock.
     #[error("files are not confined: the kernel has no Landlock")]
     None,
-    /// It has, and refused.
+    /// Landlock refused the rules.
     #[error("files are not confined: {0}")]
     Refused(#[from] RulesetError),
 }
 
-/// What may be touched.
+/// The folders that the daemon may touch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Scope {
+pub(super) struct FileScope {
     /// Folders to read from.
     pub(super) read: Vec<PathBuf>,
-    /// Folders in which sockets are made and removed.
+    /// Folders in which it creates and removes sockets.
     pub(super) sockets: Vec<PathBuf>,
-    /// Folders in which files are made and written.
+    /// Folders in which it creates and writes log files.
     pub(super) logs: Vec<PathBuf>,
     /// Folders to write to.
     write: Vec<PathBuf>,
-    /// Whether programs are started. Nobody knows what those read.
+    /// Whether it starts programs. They may read any file.
     pub(super) programs: bool,
 }
 
-impl Scope {
-    /// What the configuration in the file at `path` needs.
+impl FileScope {
+    /// The folders that the configuration in the file at `path` needs.
     pub(super) fn of(config: &Config, path: &Path) -> Self {
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let aws = home.as_ref().map(|home| home.join(".aws"));
@@ -92,7 +92,7 @@ impl Scope {
 
         let mut files = vec![path.to_path_buf()];
         files.extend(config.files.iter().cloned());
-        files.extend(VARIABLES.iter().filter_map(variable));
+        files.extend(FILE_VARIABLES.iter().filter_map(variable));
         let mut profiles: Vec<PathBuf> = ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"]
             .iter()
             .filter_map(variable)
@@ -108,7 +108,7 @@ impl Scope {
         files.extend(named.files);
 
         let programs = named.programs || !commands(config).is_empty();
-        let mut read: Vec<PathBuf> = READ.iter().map(PathBuf::from).collect();
+        let mut read: Vec<PathBuf> = SYSTEM_FOLDERS.iter().map(PathBuf::from).collect();
         read.extend(FOLDER_VARIABLES.iter().filter_map(variable));
         read.extend(aws.iter().cloned());
         for file in &files {
@@ -119,7 +119,7 @@ impl Scope {
             }
         }
         let mut write = vec![PathBuf::from("/dev/null")];
-        // Tokens of single sign-on are renewed there.
+        // The AWS SDK renews the tokens of single sign-on there.
         write.extend(aws.iter().map(|aws| aws.join("sso/cache")));
         if programs {
             read.push("/".into());
@@ -142,7 +142,7 @@ impl Scope {
     }
 }
 
-/// The login commands.
+/// The login commands of all endpoints.
 pub(super) fn commands(config: &Config) -> Vec<&[String]> {
     let endpoints = config.endpoints.iter();
     endpoints
@@ -156,7 +156,7 @@ pub(super) fn commands(config: &Config) -> Vec<&[String]> {
         .collect()
 }
 
-/// The socket files that the daemon makes.
+/// The socket files that the daemon creates.
 pub(super) fn sockets(config: &Config) -> Vec<PathBuf> {
     let listen = config
         .endpoints
@@ -169,7 +169,7 @@ pub(super) fn sockets(config: &Config) -> Vec<PathBuf> {
     paths.chain(config.daemon.control.clone()).collect()
 }
 
-/// The folder that a file is in; the file itself where that would be everything.
+/// The folder of a file. For a file in `/` it is the file itself, because `/` would allow everything.
 pub(super) fn folder_of(file: &Path) -> PathBuf {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
     match file.parent() {
@@ -178,7 +178,7 @@ pub(super) fn folder_of(file: &Path) -> PathBuf {
     }
 }
 
-/// Whether a folder is one of these or in one of them.
+/// Whether a folder is one of `folders`, or inside one of them. Follows links.
 pub(super) fn is_under(folder: &Path, folders: &[PathBuf]) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let folder = real(folder);
@@ -187,14 +187,14 @@ pub(super) fn is_under(folder: &Path, folders: &[PathBuf]) -> bool {
         .any(|allowed| folder.starts_with(real(allowed)))
 }
 
-/// Whether the kernel refuses to let a file be read.
+/// Whether the kernel denies to read a file.
 pub(super) fn is_denied(file: &Path) -> bool {
     let denied = |error: std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
-    // Whoever opens a pipe may wait for ever.
+    // Only regular files are opened: to open a pipe may block for ever.
     file.is_file() && std::fs::File::open(file).is_err_and(denied)
 }
 
-/// What the AWS profiles name.
+/// The files and programs that AWS profiles name.
 #[derive(Debug, Default)]
 struct Profiles {
     files: Vec<PathBuf>,
@@ -202,7 +202,7 @@ struct Profiles {
 }
 
 impl Profiles {
-    /// Of the files that can be read.
+    /// Reads the profiles in these files. Skips a file that cannot be read.
     fn read(files: &[PathBuf]) -> Self {
         let mut all = Self::default();
         for file in files {
@@ -226,26 +226,26 @@ impl Profiles {
     }
 }
 
-/// Comes back with what the kernel lacks of it, if it has some.
-pub(super) fn confine(scope: &Scope) -> Result<Option<String>, FilesError> {
+/// Confines file access of this thread. Returns a message if the kernel enforces the rules only partly.
+pub(super) fn confine(scope: &FileScope) -> Result<Option<String>, FilesError> {
     let mut read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     if scope.programs {
         read |= AccessFs::Execute;
     }
     let sockets = AccessFs::MakeSock | AccessFs::RemoveFile | AccessFs::ReadDir;
-    // After logrotate the file is made anew, and half a line is cut off.
+    // After logrotate the daemon creates the file again. It truncates a half-written line.
     let logs = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::ReadFile | AccessFs::Truncate;
-    let write = AccessFs::from_all(RIGHTS) & !AccessFs::Execute;
+    let write = AccessFs::from_all(NEWEST_ABI) & !AccessFs::Execute;
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(RIGHTS))?
+        .handle_access(AccessFs::from_all(NEWEST_ABI))?
         .scope(Outside::Signal)?;
-    // An abstract socket of the service manager's is told of readiness.
-    let told = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
-    if !told.as_encoded_bytes().starts_with(b"@") && !scope.programs {
+    // The service manager may receive readiness at an abstract socket.
+    let notify_socket = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    if !notify_socket.as_encoded_bytes().starts_with(b"@") && !scope.programs {
         ruleset = ruleset.scope(Outside::AbstractUnixSocket)?;
     }
-    // A folder that is not there is none to be read either.
+    // A rule for a folder that does not exist is skipped.
     let status = ruleset
         .create()?
         .add_rules(path_beneath_rules(&scope.read, read))?
@@ -260,6 +260,7 @@ pub(super) fn confine(scope: &Scope) -> Result<Option<String>, FilesError> {
     }
 }
 
+/// The message about rules that the kernel enforces only partly.
 fn partly(kernel: LandlockStatus) -> String {
     let has = match kernel {
         LandlockStatus::Available { effective_abi, .. } => format!("version {effective_abi}"),

@@ -1,6 +1,8 @@
-//! The daemon confines itself: which files it may touch (Landlock) and which system calls it may make
-//! (seccomp). What is given up here is gone for good, for every thread and program started from here
-//! on.
+//! The daemon confines itself: Landlock restricts the files that it may touch, and seccomp restricts its
+//! system calls.
+//!
+//! The confinement lasts until the process ends. It applies to the calling thread, and to every thread and
+//! program that this thread starts later.
 
 mod calls;
 mod dumps;
@@ -13,47 +15,47 @@ use crate::config::{Config, Confine};
 pub use calls::CallsError;
 pub use dumps::forbid as forbid_dumps;
 pub use files::FilesError;
-use files::{Scope, folder_of, is_under};
+use files::{FileScope, folder_of, is_under};
 
-/// What is in force.
+/// The confinement that is in force. The default is none.
 #[derive(Debug, Default)]
 pub struct Confinement {
-    /// None where files are not confined.
-    files: Option<Scope>,
+    /// The folders that the daemon may touch. None if files are not confined.
+    files: Option<FileScope>,
     /// Whether system calls are confined.
     calls: bool,
-    /// Whether programs can't be started.
+    /// Whether the confinement prevents the start of programs.
     no_programs: bool,
-    /// What the kernel has not got.
+    /// The parts of the confinement that the kernel does not support, each as a message.
     lacking: Vec<String>,
 }
 
-/// Why the daemon could not confine itself.
+/// The reason why the daemon could not confine itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
-    /// Files.
+    /// Landlock failed.
     #[error("{0}")]
     Files(#[from] FilesError),
-    /// System calls.
+    /// seccomp failed.
     #[error("{0}")]
     Calls(#[from] CallsError),
-    /// The configuration insists.
+    /// `confine = "strict"` requires a part that the kernel does not support.
     #[error("confine = \"strict\" in [daemon], and {0}. Fix: set it to \"auto\" to go without.")]
     Lacking(String),
 }
 
 impl Confinement {
-    /// Confines this thread, and all that it starts from here on, to what the configuration in the
-    /// file at `path` needs. Reading it again needs no more.
+    /// Confines this thread, and all threads and programs that it starts later, to the needs of the
+    /// configuration in the file at `path`. A reload of that file needs no more.
     ///
     /// # Errors
-    /// With `confine = "strict"` whenever something is not to be had.
+    /// The configuration has `confine = "strict"`, and the kernel does not support a part.
     pub fn enter(config: &Config, path: &Path) -> Result<Self, ConfineError> {
         let wanted = config.daemon.confine;
         if wanted == Confine::Off {
             return Ok(Self::default());
         }
-        let scope = Scope::of(config, path);
+        let scope = FileScope::of(config, path);
         let mut confinement = Self {
             no_programs: !scope.programs,
             ..Self::default()
@@ -69,7 +71,7 @@ impl Confinement {
             Ok(()) => confinement.calls = true,
             Err(error) => confinement.lacking.push(error.to_string()),
         }
-        // Either of them keeps programs from being started.
+        // Landlock and seccomp each prevent the start of programs.
         confinement.no_programs &= confinement.files.is_some() || confinement.calls;
         if wanted == Confine::Strict && !confinement.lacking.is_empty() {
             return Err(ConfineError::Lacking(confinement.lacking.join(", and ")));
@@ -77,25 +79,25 @@ impl Confinement {
         Ok(confinement)
     }
 
-    /// Whether another configuration can be served without another start.
+    /// Checks that the daemon can serve another configuration within this confinement.
     ///
     /// # Errors
-    /// What it needs beyond, and what to do.
+    /// The configuration needs more. The text names the need and the remedy.
     pub fn covers(&self, config: &Config) -> Result<(), String> {
         if self.no_programs && !files::commands(config).is_empty() {
             return Err(format!(
-                "a login command can't be run, as there was none when hopend started and it has \
-                 confined itself. Fix: {RESTART}."
+                "a login command can't be run: there was none when hopend started and confined itself. \
+                 Fix: {RESTART}."
             ));
         }
         let Some(scope) = &self.files else {
             return Ok(());
         };
         let sockets = files::sockets(config);
-        let beyond = sockets
+        let outside = sockets
             .iter()
             .find(|socket| !is_under(&folder_of(socket), &scope.sockets));
-        if let Some(socket) = beyond {
+        if let Some(socket) = outside {
             return Err(beyond_scope("a socket can't be made at", socket));
         }
         match &config.daemon.audit {
@@ -106,42 +108,45 @@ impl Confinement {
         }
     }
 
-    /// Why one of these files can't be read and what to do, where it is for the confinement.
+    /// Finds one of these files that the confinement makes unreadable. The text names the file and the
+    /// remedy.
     pub fn keeps_from(&self, files: &[PathBuf]) -> Option<String> {
         let scope = self.files.as_ref()?;
-        let beyond = files
+        let outside = files
             .iter()
             .find(|file| files::is_denied(file) && !is_under(&folder_of(file), &scope.read))?;
-        Some(beyond_scope("hopend can't read", beyond))
+        Some(beyond_scope("hopend can't read", outside))
     }
 }
 
+/// The remedy of everything that the confinement does not include.
 const RESTART: &str = "restart it (systemctl restart hopend)";
 
+/// The message about a file in a folder that the confinement does not include.
 fn beyond_scope(what: &str, file: &Path) -> String {
     format!(
-        "{what} {}, as the configuration named nothing in that folder when hopend started and \
-         confined itself. Fix: {RESTART}.",
+        "{what} {}: the configuration named nothing in that folder when hopend started and confined \
+         itself. Fix: {RESTART}.",
         file.display()
     )
 }
 
 impl fmt::Display for Confinement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut held = Vec::new();
+        let mut parts = Vec::new();
         if self.files.is_some() {
-            held.push("files (Landlock)");
+            parts.push("files (Landlock)");
         }
         if self.calls {
-            held.push("system calls (seccomp)");
+            parts.push("system calls (seccomp)");
         }
         if self.no_programs {
-            held.push("no programs");
+            parts.push("no programs");
         }
-        if held.is_empty() {
+        if parts.is_empty() {
             f.write_str("not confined")?;
         } else {
-            write!(f, "confined: {}", held.join(", "))?;
+            write!(f, "confined: {}", parts.join(", "))?;
         }
         for lacking in &self.lacking {
             write!(f, "; {lacking}")?;

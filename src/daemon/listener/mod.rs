@@ -1,59 +1,70 @@
-//! Accepting connections: never stops on an error, never takes more than there are doors.
+//! Listening sockets and the loop that accepts connections from them.
+//!
+//! The loop survives every error. It accepts no more clients than may be in their handshake at a time.
 
-mod held;
+mod bind_error;
+mod kept;
+mod loopback_pair;
 mod passed;
 mod socket;
+mod socket_file;
 mod state;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio::time::sleep;
 
+use crate::config::ListenAddress;
 use crate::identity::client_tls::Certificates;
 use crate::identity::is_exposed;
-use crate::primitives::stop::Stopping;
+use crate::primitives::backoff::Backoff;
+use crate::primitives::shutdown::ShutdownReceiver;
 use crate::route::PreparedTarget;
 use crate::session::client::{ClientStream, Detached};
 use crate::session::{self, Services, Session};
 use base::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors, with_fix, with_note};
-pub use held::{HeldSocket, HeldSockets, Listening, SocketOwner};
-pub use passed::{Passed, PassedError};
-pub use socket::{BindError, Listener, which};
-pub use state::{AddressState, Obstacle, UnboundAddress};
+pub(crate) use bind_error::BindError;
+pub(crate) use kept::{ReusableSockets, SocketKeeper};
+pub(crate) use passed::PassedSockets;
+pub(crate) use socket::Listener;
+pub(crate) use socket_file::FileId;
+pub(crate) use state::{AddressState, UnboundAddress};
 
-/// The pause after the first failed accept; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// The longest pause between failed accepts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The pause before an address that could not be bound is tried again; it doubles.
-pub const FIRST_BIND_PAUSE: Duration = Duration::from_millis(20);
-/// The longest pause between attempts to bind an address.
-pub const BIND_EVERY: Duration = Duration::from_secs(5);
+/// The pauses after accepts that fail, as when the file descriptors are used up.
+const ACCEPT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
+/// The first pause before the daemon tries again to bind an address.
+pub(crate) const FIRST_BIND_PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between two attempts to bind an address.
+pub(crate) const LONGEST_BIND_PAUSE: Duration = Duration::from_secs(5);
+/// The pauses between attempts to bind an address.
+const BIND_BACKOFF: Backoff = Backoff::new(FIRST_BIND_PAUSE, LONGEST_BIND_PAUSE);
 
-/// What an endpoint's listeners share, and a reload swaps.
+/// The parts of an endpoint that its listeners share. A reload replaces them.
 #[derive(Debug, Clone)]
-pub struct Served {
-    /// The endpoint's target.
-    pub route: Arc<PreparedTarget>,
-    /// What TLS is spoken with, to those that come over TCP.
+pub(crate) struct ServedEndpoint {
+    /// The endpoint's target, made ready.
+    pub target: Arc<PreparedTarget>,
+    /// The certificates for clients that dial over TCP. None if the endpoint does not speak TLS.
     pub tls: Option<Arc<Certificates>>,
 }
 
-/// Accepts until told to stop, or until the sender of `served` is gone.
-pub async fn run(
+/// Accepts connections until the drain begins, or until the sender of `served` is dropped.
+pub(crate) async fn accept_connections(
     listener: Listener,
-    mut served: watch::Receiver<Served>,
+    mut served: watch::Receiver<ServedEndpoint>,
     services: Arc<Services>,
-    mut stopping: Stopping,
+    mut shutdown: ShutdownReceiver,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = ACCEPT_BACKOFF;
     loop {
         let accepted = tokio::select! {
-            () = stopping.draining() => return,
-            // Another route, or none at all.
+            () = shutdown.draining() => return,
+            // A reload has replaced the route. An error means that the listener is closed.
             changed = served.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
@@ -63,84 +74,90 @@ pub async fn run(
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                let fix = match out_of_descriptors(&error) {
-                    true => MORE_DESCRIPTORS,
-                    false => "",
-                };
-                tracing::warn!(
-                    address = %listener.address(),
-                    pause_ms = pause.as_millis(),
-                    kind = %ErrorKind::Internal,
-                    "{}", with_fix(format_args!("accept failed: {error}"), fix)
-                );
+                let pause = backoff.next_pause();
+                report_failed_accept(listener.address(), &error, pause);
                 sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
             }
         };
-        pause = FIRST_PAUSE;
-        // Behind the accept, as others need it while nobody comes in here; clients of whom there are
-        // too many at a time wait in the kernel.
+        backoff.reset();
+        // A door is the permit for one handshake. The listener takes it after the accept, so that an idle
+        // listener holds none. While all doors are taken, further clients wait in the kernel.
         let door = tokio::select! {
-            () = stopping.draining() => return,
+            () = shutdown.draining() => return,
             door = services.limits.door() => door,
         };
         let session = Session {
             exposed: is_exposed(listener.address()),
             listen: listener.address().clone(),
-            target: Arc::clone(&served.borrow().route),
+            target: Arc::clone(&served.borrow().target),
             tls: served.borrow().tls.clone(),
             services: Arc::clone(&services),
-            stopping: stopping.clone(),
+            stopping: shutdown.clone(),
             door: Some(door),
         };
-        begin(stream, session);
+        spawn_session(stream, session);
     }
 }
 
-/// Has the session served: by a worker, where there are any, else here.
-fn begin(stream: ClientStream, session: Session) {
+fn report_failed_accept(address: &ListenAddress, error: &io::Error, pause: Duration) {
+    let fix = if out_of_descriptors(error) {
+        MORE_DESCRIPTORS
+    } else {
+        ""
+    };
+    tracing::warn!(
+        %address,
+        pause_ms = pause.as_millis(),
+        kind = %ErrorKind::Internal,
+        "{}", with_fix(format_args!("accept failed: {error}"), fix)
+    );
+}
+
+/// Serves a session on the worker with the fewest sessions, or on this runtime without workers.
+fn spawn_session(stream: ClientStream, session: Session) {
     let services = Arc::clone(&session.services);
     let Some(workers) = &services.workers else {
         services.tasks.spawn(session::serve(stream, session));
         return;
     };
-    let place = workers.place();
-    let handle = place.handle().clone();
-    if place.is_here() {
+    let slot = workers.slot();
+    let runtime = slot.runtime().clone();
+    if slot.is_on_this_thread() {
         let serve = async move {
             session::serve(stream, session).await;
-            drop(place);
+            drop(slot);
         };
-        services.tasks.spawn_on(serve, &handle);
+        services.tasks.spawn_on(serve, &runtime);
         return;
     }
     let moved = stream.detach();
     let serve = async move {
         match moved.and_then(Detached::attach) {
             Ok(stream) => session::serve(stream, session).await,
-            Err(error) => tracing::warn!("a client was lost on its way to its worker: {error}"),
+            Err(error) => tracing::warn!("a client could not be moved to its worker: {error}"),
         }
-        drop(place);
+        drop(slot);
     };
-    services.tasks.spawn_on(serve, &handle);
+    services.tasks.spawn_on(serve, &runtime);
 }
 
-/// What a late attempt to bind needs.
+/// Tries again and again to bind an address that could not be bound.
 #[derive(Debug)]
-pub struct Binding {
-    /// Sockets that may be used instead of new ones.
-    pub passed: Arc<Passed>,
-    /// Where the sockets are kept once they are bound.
-    pub held: HeldSockets,
-    /// The runtime whose blocking threads bind and look: sessions' threads do neither.
-    pub blocking: Handle,
+pub(crate) struct BindRetry {
+    /// Sockets that the daemon may use instead of new ones.
+    pub(crate) passed_sockets: Arc<PassedSockets>,
+    /// Keeps duplicates of the sockets once they are bound.
+    pub(crate) keeper: SocketKeeper,
+    /// The runtime whose blocking threads bind the address and look up its holder. The threads of
+    /// sessions never block.
+    pub(crate) blocking: Handle,
 }
 
-impl Binding {
-    /// Binds an address as soon as nothing keeps it from being bound, and shows in `state` meanwhile
-    /// what does. Never returns if the address is bound.
-    pub async fn bind_when_free(self, state: &watch::Sender<AddressState>) -> Listener {
+impl BindRetry {
+    /// Returns the listener once the address in `state` is bound, and updates the obstacle in `state`
+    /// until then. Waits for ever if the address is bound already.
+    pub(crate) async fn bind_when_free(self, state: &watch::Sender<AddressState>) -> Listener {
         let unbound = state
             .borrow()
             .unbound()
@@ -148,29 +165,35 @@ impl Binding {
         let Some(address) = unbound else {
             return std::future::pending().await;
         };
-        let mut pause = FIRST_BIND_PAUSE;
+        let mut backoff = BIND_BACKOFF;
         loop {
-            sleep(pause).await;
-            pause = (pause * 2).min(BIND_EVERY);
-            let (passed, held) = (Arc::clone(&self.passed), self.held.clone());
-            let wanted = address.clone();
-            let bind = move || {
-                let listener = Listener::with(&passed.sockets().collect(), &wanted)?;
-                held.hold(&listener, &passed);
-                Ok::<_, BindError>(listener)
-            };
-            match self.blocking.spawn_blocking(bind).await {
+            sleep(backoff.next_pause()).await;
+            match self.try_bind(&address).await {
                 Ok(Ok(listener)) => {
                     tracing::info!(%address, "listening at last");
                     return listener;
                 }
                 Ok(Err(error)) => {
-                    if state.send_if_modified(|state| state.fails_still(&error)) {
+                    if state.send_if_modified(|state| state.record_failure(&error)) {
                         tracing::error!("{}", with_note(&error, "hopend goes on trying"));
                     }
                 }
                 Err(panicked) => tracing::error!(%address, "binding failed: {panicked}"),
             }
         }
+    }
+
+    async fn try_bind(
+        &self,
+        address: &ListenAddress,
+    ) -> Result<Result<Listener, BindError>, JoinError> {
+        let (passed_sockets, keeper) = (Arc::clone(&self.passed_sockets), self.keeper.clone());
+        let address = address.clone();
+        let bind = move || {
+            let listener = Listener::bind_reusing(&passed_sockets.sockets().collect(), &address)?;
+            keeper.keep(&listener, &passed_sockets);
+            Ok(listener)
+        };
+        self.blocking.spawn_blocking(bind).await
     }
 }

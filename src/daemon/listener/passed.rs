@@ -1,6 +1,8 @@
-//! Sockets that the service manager passes at the start (`sd_listen_fds(3)`): those of its socket
-//! units, and those that the process before this one put into its store. They listen all the time, so
-//! no client is refused meanwhile and no other account can bind their addresses.
+//! Sockets that the service manager passes at the start (`sd_listen_fds(3)`): the sockets of its socket
+//! units, and the sockets that the previous process put into its store.
+//!
+//! These sockets listen while hopend restarts. So no client is refused during a restart, and no other
+//! account can bind their addresses.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -9,13 +11,13 @@ use std::os::unix::net::SocketAddr as UnixAddress;
 use listenfd::ListenFd;
 use socket2::SockRef;
 
-use super::held::{HeldSocket, STORED, SocketKind, SocketOwner};
+use super::kept::{ListeningSocket, STORED_PREFIX, SocketKind, SocketOwner};
 use crate::config::ListenAddress;
 
-/// The sockets that were passed. Those of socket units stay open as long as this lives: a reload may
-/// want one that the configuration before it did not.
+/// The passed sockets. The sockets of socket units stay open as long as this value lives, because a
+/// reload may add an address that an earlier configuration did not have.
 #[derive(Debug, Default)]
-pub struct Passed {
+pub struct PassedSockets {
     units: Vec<PassedSocket>,
     stored: Vec<PassedSocket>,
 }
@@ -24,40 +26,40 @@ pub struct Passed {
 struct PassedSocket {
     /// `FileDescriptorName=` of the socket unit, or the name in the store.
     name: String,
-    /// Where it listens, as people would write it.
+    /// Its address, as a person would write it.
     shown: String,
-    place: PassedPlace,
+    usability: Usability,
 }
 
 #[derive(Debug)]
-enum PassedPlace {
-    /// An endpoint can listen there.
-    Address(HeldSocket),
-    /// A Unix socket with a name that `listen` cannot express.
-    Other { _kept: SocketKind },
+enum Usability {
+    /// An endpoint can use the socket.
+    Usable(ListeningSocket),
+    /// A Unix socket with a name that `listen` cannot express. It stays open, and no endpoint uses it.
+    Unusable { _open: SocketKind },
 }
 
-/// Why the passed sockets can't be used.
+/// The reason why the passed sockets cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PassedError {
-    /// The variables make no sense.
+    /// The environment variables are malformed.
     #[error("the service manager's LISTEN_ variables: {0}")]
     Variables(io::Error),
-    /// One that nobody can connect to.
+    /// A passed descriptor is no stream socket that listens.
     #[error(
-        "socket {number} ({name:?}) of those that were passed is no stream socket that listens. Fix: use ListenStream= and Accept=no in the socket unit."
+        "socket {number} ({name:?}) that the service manager passed is no stream socket that listens. Fix: use ListenStream= and Accept=no in the socket unit."
     )]
     NoListener {
-        /// In the order of the socket units, from 1.
+        /// Its position among the passed sockets, from 1.
         number: usize,
-        /// Its FileDescriptorName.
+        /// Its `FileDescriptorName=`.
         name: String,
     },
 }
 
-impl Passed {
-    /// Takes over what was passed to this process; nothing, mostly. A second call would find the same
-    /// sockets once more: call it once, at the start.
+impl PassedSockets {
+    /// Takes the sockets that were passed to this process, if any. Call it once, at the start: a second
+    /// call would find the same descriptors again.
     pub fn from_environment() -> Result<Self, PassedError> {
         let names = sd_notify::listen_fds_with_names().map_err(PassedError::Variables)?;
         let names: Vec<String> = names.map(|(_, name)| name).collect();
@@ -74,7 +76,7 @@ impl Passed {
                     listener.map(SocketKind::Unix)
                 }
             };
-            let is_stored = name.starts_with(STORED);
+            let is_stored = name.starts_with(STORED_PREFIX);
             let owner = match is_stored {
                 true => SocketOwner::Hopend,
                 false => SocketOwner::Manager,
@@ -83,7 +85,7 @@ impl Passed {
             match (socket, is_stored) {
                 (Some(socket), true) => passed.stored.push(socket),
                 (Some(socket), false) => passed.units.push(socket),
-                // The store is only a convenience: what cannot be used is bound anew.
+                // The store is a convenience: the daemon binds the address of an unusable socket itself.
                 (None, true) => {}
                 (None, false) => {
                     let number = index + 1;
@@ -94,33 +96,37 @@ impl Passed {
         Ok(passed)
     }
 
-    /// All of them that an endpoint can have, those of socket units first.
-    pub fn sockets(&self) -> impl Iterator<Item = &HeldSocket> {
+    /// The sockets that an endpoint can use, those of socket units first.
+    pub fn sockets(&self) -> impl Iterator<Item = &ListeningSocket> {
         let sockets = self.units.iter().chain(&self.stored);
-        sockets.filter_map(PassedSocket::held)
+        sockets.filter_map(PassedSocket::socket)
     }
 
-    /// Closes the sockets from the store: a listener has duplicates of those that it uses. Returns the
-    /// names of those whose address is not `used`.
-    pub fn close_stored(&mut self, used: impl Fn(&ListenAddress) -> bool) -> Vec<String> {
-        let is_used = |socket: &PassedSocket| socket.held().is_some_and(|held| used(&held.address));
-        let unused = self.stored.iter().filter(|socket| !is_used(socket));
+    /// Closes the sockets from the store. Listeners have duplicates of those that they use. Returns the
+    /// names of the sockets whose address is not in use.
+    pub fn close_stored(&mut self, is_used: impl Fn(&ListenAddress) -> bool) -> Vec<String> {
+        let is_unused = |socket: &&PassedSocket| {
+            !socket
+                .socket()
+                .is_some_and(|socket| is_used(&socket.address))
+        };
+        let unused = self.stored.iter().filter(is_unused);
         let names = unused.map(|socket| socket.name.clone()).collect();
         self.stored.clear();
         names
     }
 
-    /// Who made the socket at this address, among those that listen in this process.
+    /// The process that created the socket at this address, for sockets that listen in this process.
     pub(super) fn owner_of(&self, address: &ListenAddress) -> SocketOwner {
-        let mut units = self.units.iter().filter_map(PassedSocket::held);
-        match units.any(|held| held.address == *address) {
+        let mut units = self.units.iter().filter_map(PassedSocket::socket);
+        match units.any(|socket| socket.address == *address) {
             true => SocketOwner::Manager,
             false => SocketOwner::Hopend,
         }
     }
 
-    /// What of socket units does not fit the addresses of a configuration, each with its endpoint's
-    /// name: one line for each socket.
+    /// One line for each socket of a socket unit that does not fit the configuration. `wanted` has its
+    /// addresses, each with the name of its endpoint.
     pub fn misfits(&self, wanted: &[(ListenAddress, String)]) -> Vec<String> {
         let sockets = self.units.iter();
         sockets.filter_map(|socket| socket.misfit(wanted)).collect()
@@ -147,56 +153,57 @@ impl PassedSocket {
         if !listens.ok()? {
             return None;
         }
-        let place = match address {
-            Some(address) => PassedPlace::Address(HeldSocket {
+        let usability = match address {
+            Some(address) => Usability::Usable(ListeningSocket {
                 address,
                 kind,
                 owner,
                 file: None,
             }),
-            None => PassedPlace::Other { _kept: kind },
+            None => Usability::Unusable { _open: kind },
         };
         Some(Self {
             name: name.to_owned(),
             shown,
-            place,
+            usability,
         })
     }
 
-    fn held(&self) -> Option<&HeldSocket> {
-        match &self.place {
-            PassedPlace::Address(held) => Some(held),
-            PassedPlace::Other { .. } => None,
+    fn socket(&self) -> Option<&ListeningSocket> {
+        match &self.usability {
+            Usability::Usable(socket) => Some(socket),
+            Usability::Unusable { .. } => None,
         }
     }
 
     fn misfit(&self, wanted: &[(ListenAddress, String)]) -> Option<String> {
         let Self { name, shown, .. } = self;
-        let held = self.held();
-        let here = wanted
+        let socket = self.socket();
+        let user = wanted
             .iter()
-            .find(|(address, _)| held.is_some_and(|held| address.includes(&held.address)));
-        match here {
+            .find(|(address, _)| socket.is_some_and(|socket| address.includes(&socket.address)));
+        match user {
             None => Some(format!(
-                "no endpoint listens at {shown} (FileDescriptorName={name}), which was passed: \
-                 whoever dials it waits for ever. Fix: add it to `listen` of an endpoint, or take it out \
-                 of the socket unit."
+                "no endpoint listens at {shown} (FileDescriptorName={name}), which was passed: a client \
+                 that dials it waits for ever. Fix: add it to `listen` of an endpoint, or remove it from \
+                 the socket unit."
             )),
             Some((_, endpoint)) if self.is_named() && endpoint != name => Some(format!(
-                "{shown} was passed as {name:?}, and is where the endpoint {endpoint:?} listens, \
-                 which it goes to. Fix: correct FileDescriptorName= of the socket unit, or `listen`."
+                "{shown} was passed as {name:?}, and the endpoint {endpoint:?} uses it, because it \
+                 listens at that address. Fix: correct FileDescriptorName= of the socket unit, or `listen`."
             )),
             Some(_) => None,
         }
     }
 
-    /// Without FileDescriptorName= it is the name of the unit.
+    /// Whether the unit sets `FileDescriptorName=`. The default is the name of the unit.
     fn is_named(&self) -> bool {
         let name = &self.name;
         !(name.is_empty() || name == "unknown" || name.ends_with(".socket"))
     }
 }
 
+/// None for a name that `listen` cannot express.
 fn unix(address: &UnixAddress) -> Option<ListenAddress> {
     if let Some(path) = address.as_pathname() {
         return Some(ListenAddress::Path(path.to_path_buf()));
@@ -213,14 +220,14 @@ fn unix(address: &UnixAddress) -> Option<ListenAddress> {
 mod tests {
     use std::net::TcpListener as StdTcpListener;
 
-    use super::super::held::Listening;
+    use super::super::kept::ReusableSockets;
     use super::*;
 
     fn socket(name: &str, kind: SocketKind) -> PassedSocket {
         PassedSocket::new(name, kind, SocketOwner::Manager).unwrap()
     }
 
-    fn listening(passed: &Passed) -> Listening<'_> {
+    fn listening(passed: &PassedSockets) -> ReusableSockets<'_> {
         passed.sockets().collect()
     }
 
@@ -239,7 +246,7 @@ mod tests {
             ("hdb", &elsewhere, Some("waits for ever")),
         ] {
             let kind = SocketKind::Tcp(listener.try_clone().unwrap());
-            let passed = Passed {
+            let passed = PassedSockets {
                 units: vec![socket(name, kind)],
                 stored: Vec::new(),
             };

@@ -1,51 +1,51 @@
-//! Whether clients reach hopend at an address, and what keeps them from it.
+//! The state of a listen address: bound, or not bound and why.
 
 use std::fmt;
 use std::io;
 
 use jiff::Timestamp;
 
-use super::socket::BindError;
+use super::bind_error::BindError;
 use crate::config::ListenAddress;
 use crate::identity::holder::Holder;
 
-/// The state of one entry of `listen`. The log, `hopend status`, `/readyz`, the metrics, the status page
-/// and the console are made from it.
+/// The state of one entry of `listen`, as the log, `hopend status`, `/readyz`, the metrics, the status
+/// page and the console show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressState {
-    /// hopend listens here, at the port that the system chose for port 0.
+    /// hopend listens at this address. For port 0 it holds the port that the system chose.
     Bound(ListenAddress),
-    /// hopend does not listen here, and tries again, every [`super::BIND_EVERY`] at the least.
+    /// hopend does not listen, and tries again: at least every [`super::LONGEST_BIND_PAUSE`].
     Unbound(UnboundAddress),
 }
 
-/// An address where hopend does not listen.
+/// A configured address that is not bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnboundAddress {
-    /// As configured.
+    /// The address as configured.
     pub address: ListenAddress,
-    /// When it could not be bound for the first time.
+    /// The time of the first failure.
     pub since: Timestamp,
-    /// What keeps hopend from it.
-    pub obstacle: Obstacle,
+    /// The reason.
+    pub obstacle: BindObstacle,
 }
 
-/// What keeps an address from being bound.
+/// The reason why an address could not be bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Obstacle {
-    /// Another socket has it: clients may reach another account instead of hopend.
+pub enum BindObstacle {
+    /// Another socket has the address, so clients may reach another account instead of hopend.
     Taken {
-        /// The socket: for `localhost`, the one of either family.
+        /// The address of that socket. For `localhost` it is an IPv4 or IPv6 address.
         socket: ListenAddress,
-        /// Who has it, where the kernel tells.
+        /// The process that has the socket. None if the kernel does not tell.
         holder: Option<Holder>,
     },
-    /// The system refuses it.
+    /// The system refused the bind, for this reason.
     Refused(String),
 }
 
 impl AddressState {
-    /// Where clients reach hopend.
+    /// The address at which clients reach hopend, if it is bound.
     pub fn bound(&self) -> Option<&ListenAddress> {
         match self {
             Self::Bound(address) => Some(address),
@@ -53,7 +53,7 @@ impl AddressState {
         }
     }
 
-    /// What is wrong, where clients do not.
+    /// The details of the failure, if the address is not bound.
     pub fn unbound(&self) -> Option<&UnboundAddress> {
         match self {
             Self::Bound(_) => None,
@@ -61,24 +61,23 @@ impl AddressState {
         }
     }
 
-    /// The system took the sockets of a bound address away. Returns true: nothing brings them back.
-    pub(crate) fn is_lost(&mut self, error: &io::Error) -> bool {
+    /// Records that the sockets of a bound address failed. Only a restart brings them back.
+    pub(crate) fn set_lost(&mut self, error: &io::Error) {
         if let Self::Bound(address) = self {
             *self = Self::Unbound(UnboundAddress {
                 address: address.clone(),
                 since: Timestamp::now(),
-                obstacle: Obstacle::Refused(error.to_string()),
+                obstacle: BindObstacle::Refused(error.to_string()),
             });
         }
-        true
     }
 
-    /// Takes in another failure. Returns whether the obstacle is another one than before.
-    pub(super) fn fails_still(&mut self, error: &BindError) -> bool {
+    /// Records another failed bind. Returns whether the obstacle has changed.
+    pub(super) fn record_failure(&mut self, error: &BindError) -> bool {
         let Self::Unbound(unbound) = self else {
             return false;
         };
-        let obstacle = Obstacle::of(error);
+        let obstacle = BindObstacle::of(error);
         let changed = obstacle != unbound.obstacle;
         unbound.obstacle = obstacle;
         changed
@@ -86,33 +85,33 @@ impl AddressState {
 }
 
 impl UnboundAddress {
-    /// Could not be bound just now.
+    /// Records a bind that failed at this moment.
     pub fn now(error: &BindError) -> Self {
         Self {
             address: error.address.clone(),
             since: Timestamp::now(),
-            obstacle: Obstacle::of(error),
+            obstacle: BindObstacle::of(error),
         }
     }
 
-    /// The socket that another process has.
+    /// The socket of another process that has the address.
     pub fn socket(&self) -> Option<&ListenAddress> {
         match &self.obstacle {
-            Obstacle::Taken { socket, .. } => Some(socket),
-            Obstacle::Refused(_) => None,
+            BindObstacle::Taken { socket, .. } => Some(socket),
+            BindObstacle::Refused(_) => None,
         }
     }
 
-    /// Who has it, where another process does and the kernel tells.
+    /// The process that has the address, if the kernel tells.
     pub fn holder(&self) -> Option<&Holder> {
         match &self.obstacle {
-            Obstacle::Taken { holder, .. } => holder.as_ref(),
-            Obstacle::Refused(_) => None,
+            BindObstacle::Taken { holder, .. } => holder.as_ref(),
+            BindObstacle::Refused(_) => None,
         }
     }
 }
 
-impl Obstacle {
+impl BindObstacle {
     fn of(error: &BindError) -> Self {
         if error.is_taken() {
             Self::Taken {
@@ -125,7 +124,7 @@ impl Obstacle {
     }
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for BindObstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Taken {

@@ -1,6 +1,7 @@
-//! What the service manager is told: readiness, reloads, a line of status, the watchdog.
+//! Messages to the service manager (`sd_notify(3)`): readiness, reloads, a line of status, the watchdog.
+//! Without a service manager they do nothing.
 
-pub mod watchdog;
+pub(super) mod watchdog;
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -11,53 +12,55 @@ use std::path::Path;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
 
-/// Serving; also at the end of a reload.
-pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+/// Reports that the daemon serves: after the start, and at the end of each reload.
+pub(super) fn ready(status: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// A reload has begun. [`ready`] ends it.
-pub fn reloading() {
+/// Reports that a reload has begun. [`ready`] ends it.
+pub(super) fn reloading() {
     let mut states = vec![
         NotifyState::Reloading,
         NotifyState::Status("reading the configuration"),
     ];
-    // Type=notify-reload wants it.
+    // Type=notify-reload requires the time.
     states.extend(NotifyState::monotonic_usec_now().ok());
-    tell(&states);
+    notify(&states);
 }
 
-/// The drain has begun.
-pub fn stopping(status: &str) {
-    tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+/// Reports that the drain has begun.
+pub(super) fn stopping(status: &str) {
+    notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
-/// Puts a descriptor into the service manager's store (`FDSTORE=1`), which passes it to the next start
-/// of the service under this name. Returns whether there is a manager that was told; only
-/// `FileDescriptorStoreMax=` of the unit makes it keep the descriptor.
-pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
-    match send(&format!("FDSTORE=1\nFDNAME={name}\n"), descriptor) {
+/// Puts a descriptor into the service manager's store (`FDSTORE=1`). The service manager passes it to the
+/// next start of the service, under this name.
+///
+/// Returns whether a service manager got the message. It keeps the descriptor only if the unit sets
+/// `FileDescriptorStoreMax=`.
+pub(super) fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
+    match send_with_descriptor(&format!("FDSTORE=1\nFDNAME={name}\n"), descriptor) {
         Ok(sent) => sent,
         Err(error) => {
             tracing::warn!(
-                "the service manager does not hold {name} while hopend restarts: {error}"
+                "the service manager will not keep {name} while hopend restarts: {error}"
             );
             false
         }
     }
 }
 
-/// Takes all descriptors of this name out of the store.
-pub fn remove_stored(name: &str) {
+/// Removes all descriptors of this name from the store.
+pub(super) fn remove_stored(name: &str) {
     let name = format!("FDNAME={name}");
-    tell(&[
+    notify(&[
         NotifyState::Custom("FDSTOREREMOVE=1"),
         NotifyState::Custom(&name),
     ]);
 }
 
 /// Sends a message with a descriptor. Returns false without a service manager.
-fn send(message: &str, descriptor: BorrowedFd<'_>) -> io::Result<bool> {
+fn send_with_descriptor(message: &str, descriptor: BorrowedFd<'_>) -> io::Result<bool> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(false);
     };
@@ -78,27 +81,26 @@ fn send(message: &str, descriptor: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("the service manager was not told: {error}");
+        tracing::debug!("the message to the service manager failed: {error}");
     }
 }
 
-/// Whether a file would be in a folder that the service manager has made for this service alone
-/// (PrivateTmp=).
-pub fn alone_sees(path: &Path) -> bool {
+/// Whether a path is in a folder that the service manager shows to this service alone (`PrivateTmp=`).
+pub(super) fn is_in_private_tmp(path: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     is_private(&mounts, path)
 }
 
-/// Whether the innermost of these mounts that has the path is such a folder.
+/// The same for the content of `/proc/self/mountinfo`: the innermost mount that has the path decides.
 fn is_private(mounts: &str, path: &Path) -> bool {
     let mounts = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
         path.starts_with(point).then_some((root, point))
     });
-    // Of those at the same place the last one is on top.
+    // Of several mounts at the same path, the last one covers the others.
     let innermost = mounts.max_by_key(|(_, point)| point.len());
     innermost.is_some_and(|(root, _)| root.contains("/systemd-private-"))
 }

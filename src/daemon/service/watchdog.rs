@@ -1,4 +1,5 @@
-//! The watchdog is fed while the loops turn, and not a moment longer.
+//! The watchdog of the service manager. The daemon feeds it only while all its event loops turn, so that
+//! the service manager restarts a daemon that hangs.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -7,17 +8,17 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// Feeds the service manager's watchdog, where it has one, each time that `turn` returns. To be
-/// awaited in the task that must not hang.
-pub async fn feed<F: Future<Output = ()>>(turn: impl Fn() -> F) -> Infallible {
+/// Feeds the watchdog each time that `turn` returns. Waits for ever if the unit has no watchdog. Await it
+/// in the task that must not hang.
+pub(crate) async fn feed<F: Future<Output = ()>>(turn: impl Fn() -> F) -> Infallible {
     match sd_notify::watchdog_enabled() {
-        Some(limit) => watch(limit, turn, || super::tell(&[NotifyState::Watchdog])).await,
+        Some(limit) => watch(limit, turn, || super::notify(&[NotifyState::Watchdog])).await,
         None => pending().await,
     }
 }
 
-/// A third of the limit between two turns, and as long for each: one that is late by less than that
-/// is no reason to be killed.
+/// Starts a turn every third of the limit and lets it take as long. So a turn that is late by less than a
+/// third of the limit does not make the service manager kill the daemon.
 async fn watch<F: Future<Output = ()>>(
     limit: Duration,
     turn: impl Fn() -> F,
