@@ -17,8 +17,8 @@ use crate::daemon::listener::AddressState;
 use crate::primitives::stop::Stop;
 use crate::route::Route;
 use crate::route::nodes::{Discover, Nodes};
-use crate::surface::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow};
-use crate::telemetry::live::Shown;
+use crate::telemetry::live::{BoundEndpoint, ServedEndpoint};
+use crate::telemetry::status::{AddressRow, CredentialRow, EndpointRow, ErrorRow, SessionRow};
 use crate::upstream::tls::TlsConfigs;
 use base::error::ErrorKind;
 use finspace::Node;
@@ -92,7 +92,7 @@ impl Handle {
         tokio::spawn(async move {
             let nodes = Nodes::new(Arc::new(FinSpace));
             let live = Live::default();
-            live.serves(endpoints().into_iter().map(|b| shown(b, &nodes)).collect());
+            live.set_endpoints(endpoints().into_iter().map(|b| shown(b, &nodes)).collect());
             let listen: ListenAddress = "127.0.0.1:5000".parse().unwrap();
             let environment = environment();
             let visit = Visit {
@@ -103,7 +103,7 @@ impl Handle {
                 live: &live,
                 lists: &Lists::new(Arc::new(FinSpace)),
                 status: &|| Box::pin(async { Ok(Arc::new(status())) }),
-                record: &Record::new(1, "console", &listen),
+                record: &AuditRecord::new(1, "console", &listen),
                 meters: &Meters::default(),
             };
             let end = serve(&visit, &mut here, &[], stopping).await;
@@ -144,9 +144,9 @@ impl Handle {
     }
 }
 
-fn shown(bound: crate::telemetry::live::Bound, nodes: &Nodes) -> Shown {
+fn shown(bound: BoundEndpoint, nodes: &Nodes) -> ServedEndpoint {
     let listen = bound.listen.into_iter().map(AddressState::Bound);
-    Shown {
+    ServedEndpoint {
         route: Arc::new(Route::new(bound.endpoint, &TLS, nodes)),
         listen: listen
             .map(|state| watch::Sender::new(state).subscribe())
@@ -175,7 +175,7 @@ fn status() -> Status {
         max_sessions: 4_096,
         opened: 2,
         refused: 3,
-        places: vec![PlaceRow {
+        addresses: vec![AddressRow {
             name: "node-1".into(),
             zone: "use1-az1".into(),
             down_s: Some(3.5),

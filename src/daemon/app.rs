@@ -40,9 +40,9 @@ use crate::route::nodes::Nodes;
 use crate::session::{self, Services, SessionNumbers};
 use crate::surface::admin::{Admin, PreparedAdmin};
 use crate::surface::control::{BoundControl, Control};
-use crate::surface::status::Status;
 use crate::telemetry::audit::{AuditFile, AuditFileError, Repeats};
-use crate::telemetry::live::{Grants, Live, Looks, Shown};
+use crate::telemetry::live::{Grants, Live, ServedEndpoint, SharedSnapshots};
+use crate::telemetry::status::Status;
 use base::error::{chain, with_fix, with_note};
 use prepare::{
     ControlChange, FreshListener, KnownEndpoint, KnownListener, NotPrepared, Preparation, Prepared,
@@ -328,7 +328,7 @@ impl App {
             workers,
             sessions: SessionNumbers::of_this_run(),
             live: Live::default(),
-            looks: Looks::default(),
+            snapshots: SharedSnapshots::default(),
             lists: Lists::new(Arc::clone(&source) as _),
             limits: Limits::default(),
             audit: AuditFile::default(),
@@ -336,7 +336,7 @@ impl App {
             repeats: Repeats::default(),
         });
         let audit = services.audit.prepare(config.daemon.audit.as_deref())?;
-        services.audit.take_over(audit);
+        services.audit.apply(audit);
         let nodes = Nodes::new(source);
         tell_zone(&config, &nodes);
         let ready = prepare(&config, |_| None, &nodes, &services).into_iter();
@@ -392,9 +392,9 @@ impl App {
         }
         let control = app.config.daemon.control.as_deref();
         let control = control.and_then(BoundControl::bind);
-        app.control = control.map(|bound| Control::serve(bound, &app.services));
+        app.control = control.map(|bound| Control::serve(bound, Arc::clone(&app.services) as _));
         let Daemon { admin, viewers, .. } = &app.config.daemon;
-        let admin = PreparedAdmin::of(admin.as_ref(), viewers, None);
+        let admin = PreparedAdmin::new(admin.as_ref(), viewers, None);
         app.taken_over();
         app.serve_admin(admin);
         Ok(app)
@@ -430,7 +430,7 @@ impl App {
             confinement: Arc::clone(&self.confinement),
             accounts: self.accounts.clone(),
             control: self.control.as_ref().map(Control::socket),
-            admin: self.admin.as_ref().map(Admin::known),
+            admin: self.admin.as_ref().map(Admin::running),
             nodes: self.nodes.clone(),
             services: Arc::clone(&self.services),
         }
@@ -444,7 +444,7 @@ impl App {
                 _ => tracing::error!("{left_out}"),
             }
         }
-        self.services.live.leaves_out(self.left_out.clone());
+        self.services.live.set_left_out(self.left_out.clone());
         let resolving = account_lookup::resolve(self.left_out.clone(), self.accounts.clone());
         self.resolving = Some(AbortOnDropHandle::new(tokio::spawn(resolving)));
     }
@@ -471,12 +471,12 @@ impl App {
     fn serve_admin(&mut self, prepared: PreparedAdmin) {
         match (prepared, &self.admin) {
             (PreparedAdmin::None, _) => self.admin = None,
-            (PreparedAdmin::Stays(audience), Some(admin)) => admin.show_to(audience),
+            (PreparedAdmin::Stays(audience), Some(admin)) => admin.set_audience(audience),
             // It was served when the reload was prepared, and nothing else takes it away.
             (PreparedAdmin::Stays(_), None) => {}
             (PreparedAdmin::Fresh(bound), _) => {
                 let (stopping, services) = (self.stop.listen(), Arc::clone(&self.services));
-                self.admin = Some(Admin::start(bound, stopping, services));
+                self.admin = Some(Admin::start(bound, stopping, services as _));
             }
         }
     }
@@ -512,7 +512,7 @@ impl App {
             control,
             admin,
         } = prepared;
-        self.services.audit.take_over(audit);
+        self.services.audit.apply(audit);
         tell_zone(&loaded.config, &self.nodes);
         let grants = Grants::of(&loaded);
         let Loaded {
@@ -599,13 +599,13 @@ impl App {
             ControlChange::Stays => {}
             ControlChange::None => self.control = None,
             ControlChange::Fresh(bound) => {
-                self.control = Some(Control::serve(bound, &self.services));
+                self.control = Some(Control::serve(bound, Arc::clone(&self.services) as _));
             }
         }
         self.taken_over();
         self.serve_admin(admin);
         // Behind the swap: those who are let in from here on are so by the new configuration.
-        changes.sessions_ended = self.services.live.grants(grants);
+        changes.sessions_ended = self.services.live.apply_grants(grants);
         changes
     }
 
@@ -642,7 +642,7 @@ impl App {
         if let Some(control) = self.control.take() {
             control.stop().await;
         }
-        self.services.repeats.tell_all(&self.services.audit);
+        self.services.repeats.write_all(&self.services.audit);
         self.services.audit.stop().await;
         tracing::info!(sessions = open, cut, "stopped");
         Summary { open, cut }
@@ -733,12 +733,12 @@ impl App {
                 .filter(|(key, bound)| bound.endpoint == endpoint.name && !wanted(key));
             let addresses = addresses.chain(kept.map(|(_, bound)| bound));
             let addresses = addresses.map(|bound| bound.state.clone());
-            Some(Shown {
-                route: Arc::clone(&running.served.route),
+            Some(ServedEndpoint {
+                route: Arc::clone(&running.served.route) as _,
                 listen: addresses.collect(),
             })
         });
-        self.services.live.serves(endpoints.collect());
+        self.services.live.set_endpoints(endpoints.collect());
         self.expect_credentials();
         let wanted = self.services.live.recipes();
         let credentials = &self.services.credentials;

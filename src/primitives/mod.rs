@@ -3,6 +3,8 @@
 pub mod lines;
 pub mod log;
 pub(crate) mod numbers;
+pub mod opening;
+pub(crate) mod printable;
 pub(crate) mod race;
 pub(crate) mod shared_answers;
 pub(crate) mod shown;

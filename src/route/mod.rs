@@ -10,6 +10,7 @@ mod password;
 mod places;
 mod probe;
 mod tried;
+mod view;
 mod warm;
 
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Endpoint, Login, Node, Policy, Target, User};
 use crate::credential::{Credential, Credentials, Recipe, Standing};
-use crate::surface::status::{PlaceRow, WarmRow};
-use crate::telemetry::opening::{Laps, OpenStage};
+use crate::primitives::opening::{Laps, OpenStage};
+use crate::telemetry::status::{AddressRow, WarmRow};
 use crate::upstream::tls::{TlsConfigs, TlsError};
 use crate::upstream::{self, Trail, Upstream, UpstreamError};
 use attempt::{NodeAttempt, Said};
@@ -230,7 +231,7 @@ impl Route {
     }
 
     /// Where sessions can go and what of that rests, as far as it is chosen here.
-    pub fn places(&self) -> Vec<PlaceRow> {
+    pub fn places(&self) -> Vec<AddressRow> {
         match (&self.endpoint.target, &self.nodes) {
             (Target::Addresses { addresses, .. }, _) => addresses
                 .iter()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::health::{Concerns, Health};
 use super::pace::OpeningPace;
-use crate::surface::status::PlaceRow;
+use crate::telemetry::status::AddressRow;
 
 /// The addresses of an endpoint: whose turn it is, and which of them rest. An address is known by its
 /// name: as the configuration writes it, or a node's id.
@@ -243,11 +243,11 @@ impl Places {
     }
 
     /// A place for people to read.
-    pub(super) fn row(&self, name: String, zone: &str) -> PlaceRow {
+    pub(super) fn row(&self, name: String, zone: &str) -> AddressRow {
         let now = Instant::now();
         let down = self.health().down(&name, now);
         let resting = down.as_ref().and_then(|down| down.until);
-        PlaceRow {
+        AddressRow {
             name,
             zone: zone.to_owned(),
             down_s: down.as_ref().map(|down| (now - down.since).as_secs_f64()),

@@ -24,16 +24,16 @@ use crate::identity::{Authenticator, Denied, Guess, Peer, PeerError, Penalties, 
 use crate::limits::{Door, Exceeded, Limits, Place};
 use crate::primitives::lines::LostLines;
 pub use crate::primitives::numbers::SessionNumbers;
+use crate::primitives::opening::{Laps, OpenStage, Opening};
 use crate::primitives::stop::Stopping;
 use crate::route::{OpenError, Reached, Route};
 use crate::session::client::{ClientStream, HandshakeError};
 use crate::session::explain::Explanation;
 use crate::session::watch::Watch;
-use crate::surface::status::{MemoryRow, Status};
-use crate::telemetry::audit::{self, AuditFile, SessionEnd};
+use crate::telemetry::audit::{AuditFile, AuditRecord, AuditRefusal, Repeats, SessionEnd};
 use crate::telemetry::end::Explained;
-use crate::telemetry::live::{EndOrder, Live, Looks, OpenSession};
-use crate::telemetry::opening::{Laps, OpenStage, Opening};
+use crate::telemetry::live::{EndOrder, Live, OpenSession, SharedSnapshots};
+use crate::telemetry::status::{MemoryRow, Status};
 use crate::upstream::{Loop, Trail, Upstream, UpstreamStream};
 use base::error::{ErrorKind, chain, with_fix};
 use q_ipc::handshake::{Hello, HelloError, common_capability};
@@ -76,8 +76,8 @@ pub struct Services {
     pub sessions: SessionNumbers,
     /// What is open, and what went wrong last.
     pub live: Live,
-    /// Looks at all of it wait for their turn here.
-    pub looks: Looks<Status>,
+    /// Serialises status requests, so that concurrent viewers share one snapshot.
+    pub snapshots: SharedSnapshots<Status>,
     /// What consoles have listed.
     pub lists: console::Lists,
     /// How much of it anybody may have.
@@ -87,7 +87,7 @@ pub struct Services {
     /// Counts the lines that the process's log has lost.
     pub lost_log_lines: LostLines,
     /// What repeats has one audit line together.
-    pub repeats: audit::Repeats,
+    pub repeats: Repeats,
 }
 
 impl Services {
@@ -106,7 +106,7 @@ impl Services {
     /// It panicked.
     pub async fn look(self: Arc<Self>) -> Result<Arc<Status>, JoinError> {
         let services = Arc::clone(&self);
-        self.looks.take(move || services.status()).await
+        self.snapshots.take(move || services.status()).await
     }
 
     /// What the buffers of sessions and handshakes hold.
@@ -214,7 +214,7 @@ impl Refusal {
 /// Serves one connection from its first byte to its last.
 pub async fn serve(client: ClientStream, mut session: Session) {
     let number = session.services.sessions.next();
-    let mut record = audit::Record::new(number, &session.route.endpoint().name, &session.listen);
+    let mut record = AuditRecord::new(number, &session.route.endpoint().name, &session.listen);
     let mut stopping = session.stopping.clone();
     let (tls, mut door) = (session.tls.take(), session.door.take());
     let mut client = match begin_tls(client, tls.as_ref()).await {
@@ -286,10 +286,14 @@ async fn begin_tls(
 }
 
 /// Tells of a refusal; what happened and why.
-fn refuse(session: &Session, record: &audit::Record, refusal: &Refusal) -> String {
+fn refuse(session: &Session, record: &AuditRecord, refusal: &Refusal) -> String {
     let (kind, reason, noise) = (refusal.kind(), chain(refusal), refusal.is_noise());
     let services = &session.services;
-    let refusal = (kind, &*reason, noise);
+    let refusal = AuditRefusal {
+        kind,
+        reason: &reason,
+        noise,
+    };
     tell_later(
         services,
         record.refused(refusal, &services.repeats, &services.audit),
@@ -306,7 +310,7 @@ fn tell_later(services: &Arc<Services>, due: Option<Duration>) {
     let services = Arc::clone(services);
     tokio::spawn(async move {
         sleep(after).await;
-        services.repeats.tell(&services.audit);
+        services.repeats.write_due(&services.audit);
     });
 }
 
@@ -319,7 +323,7 @@ fn tell_lasting_later(services: &Arc<Services>, mut due: Option<Duration>) {
     tokio::spawn(async move {
         while let Some(after) = due {
             sleep(after).await;
-            due = services.repeats.tell_lasting(&services.audit);
+            due = services.repeats.write_lasting(&services.audit);
         }
     });
 }
@@ -379,7 +383,7 @@ async fn open(
     session: &Session,
     door: &mut Option<Door>,
     caller: &mut Option<Caller>,
-    record: &mut audit::Record,
+    record: &mut AuditRecord,
 ) -> Result<Behind, Refusal> {
     let endpoint = session.route.endpoint();
     let services = &session.services;
@@ -389,7 +393,7 @@ async fn open(
     let peer = peer.map_err(|_| Refusal::HelloTimeout(limit))??;
     let account = services.authenticator.account(&peer).await;
     laps.add(OpenStage::Identify, begun.elapsed());
-    record.peer(&peer, client.server(), account);
+    record.set_peer(&peer, client.server(), account);
     let mut stopping = session.stopping.clone();
     if let Some(door) = door {
         let admitted = async {
@@ -415,12 +419,12 @@ async fn open(
         () = stopping.draining() => return Err(Refusal::Stopped),
     };
     let names = names.as_deref();
-    record.said(&hello, names);
+    record.set_hello(&hello, names);
     let trail = Trail::of(endpoint, client.tcp())?;
 
     let identified = identify(session, &peer, names, &hello);
     let user = laps.time(OpenStage::Identify, identified).await?;
-    record.user(&user, endpoint);
+    record.set_user(&user, endpoint);
     let known = caller.insert(Caller {
         capability: hello.capability,
         early,
@@ -435,7 +439,7 @@ async fn open(
     *door = None;
 
     let (reached, capability) = if let Target::Console { .. } = endpoint.target {
-        record.reached(&endpoint.target, None);
+        record.set_target(&endpoint.target, None);
         (None, console::CAPABILITY)
     } else {
         let route = &session.route;
@@ -446,8 +450,8 @@ async fn open(
         } = route
             .open(&user, &hello, &services.credentials, &laps, &trail)
             .await?;
-        record.reached(upstream.peer, node.as_deref());
-        record.warm(warm);
+        record.set_target(upstream.peer, node.as_deref());
+        record.set_warm(warm);
         let capability = upstream.capability;
         (Some((upstream, warm)), capability)
     };
@@ -610,7 +614,7 @@ async fn relay(
     caller: &Caller,
     session: &Session,
     mut open: OpenSession,
-    record: &audit::Record,
+    record: &AuditRecord,
 ) {
     let endpoint = session.route.endpoint();
     let memory = caller.place.as_ref().map(Place::memory);
@@ -654,7 +658,7 @@ async fn relay(
                     finishing = true;
                     relay.finish(End::Cut, Instant::now() + CUT_DELIVERY);
                 }
-                order = open.ordered(), if !finishing => {
+                order = open.end_ordered(), if !finishing => {
                     finishing = true;
                     relay.finish(ordered(order), Instant::now() + CUT_DELIVERY);
                 }
@@ -685,7 +689,7 @@ async fn relay(
                 () = sleep_until(watch.as_ref().map_or(look, Watch::next)), if watch.is_some() => {
                     let Some(watch) = &mut watch else { continue };
                     let (client, upstream) = relay.connections();
-                    let gone = watch.look((client, record.met()), upstream);
+                    let gone = watch.look((client, record.peer()), upstream);
                     if gone && relay.is_up_to_the_cluster() {
                         break relay.lose_client();
                     }
@@ -726,7 +730,7 @@ async fn console(
     caller: &Caller,
     session: &Session,
     mut open: OpenSession,
-    record: &audit::Record,
+    record: &AuditRecord,
 ) {
     let endpoint = session.route.endpoint();
     let services = &session.services;
@@ -754,7 +758,7 @@ async fn console(
         end = unused(caller.limits.idle, &meters) => end,
         end = time_up(caller.limits.whole, &meters) => end,
         () = cutting.cutting() => End::Cut,
-        order = open.ordered() => ordered(order),
+        order = open.end_ordered() => ordered(order),
     };
     report(&end, session, open, record);
     if end.resets_client() {
@@ -803,7 +807,7 @@ async fn time_up(limit: Option<Duration>, meters: &relay::Meters) -> End {
 }
 
 /// The record of a session that is over. What follows it is only tidying up.
-fn report(end: &End, session: &Session, open: OpenSession, record: &audit::Record) {
+fn report(end: &End, session: &Session, open: OpenSession, record: &AuditRecord) {
     let reason = with_fix(chain(end), end.remedy().unwrap_or_default());
     let services = &session.services;
     let ended = SessionEnd {

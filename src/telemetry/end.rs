@@ -1,21 +1,20 @@
-//! What the end of a session means to users: which party caused it, and what to do.
+//! Explains the end of a session: which party caused it, and what the user can do.
 
 use q_ipc::frame::HeaderError;
 use q_relay::relay::End;
 
 use base::error::ErrorKind;
 
-/// What a session's end means to users.
+/// Explains the end of a session.
 pub(crate) trait Explained {
-    /// Which party caused the end. None for an end that somebody wanted.
+    /// The party that caused the end. `None` for an end that somebody intended.
     fn kind(&self) -> Option<ErrorKind>;
 
-    /// What the user can do, where a handle was lost and somebody will ask why.
+    /// What the user can do. `None` if the end was intended, or if the text of the end says enough.
     fn remedy(&self) -> Option<&'static str>;
 }
 
 impl Explained for End {
-    /// Whose side the end came from; `None` for one that was meant.
     fn kind(&self) -> Option<ErrorKind> {
         match self {
             End::ClientClosed
@@ -36,7 +35,6 @@ impl Explained for End {
         }
     }
 
-    /// What to do about it, where a handle was lost and somebody will ask why.
     fn remedy(&self) -> Option<&'static str> {
         match self {
             End::UpstreamClosed { .. } | End::UpstreamCut { .. } => {

@@ -1,7 +1,9 @@
-//! Records of what happens: the live sessions, counts, the last errors and the audit lines. Nothing here
-//! shows them; `surface` does.
+//! What the daemon records about itself: open sessions, counters, recent failures and audit lines.
+//!
+//! Sessions and routes write these records. [`crate::surface`] shows them; nothing here does.
 
 pub mod audit;
 pub(crate) mod end;
+pub mod listen;
 pub mod live;
-pub mod opening;
+pub mod status;

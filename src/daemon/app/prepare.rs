@@ -17,7 +17,7 @@ use crate::identity::client_tls::Certificates;
 use crate::route::Route;
 use crate::route::nodes::Nodes;
 use crate::session::Services;
-use crate::surface::admin::{KnownAdmin, PreparedAdmin};
+use crate::surface::admin::{PreparedAdmin, RunningAdmin};
 use crate::surface::control::{BoundControl, ControlSocket};
 use crate::telemetry::audit::AuditChange;
 use crate::upstream::tls::TlsConfigs;
@@ -31,7 +31,7 @@ pub(super) struct Preparation {
     pub(super) confinement: Arc<Confinement>,
     pub(super) accounts: AccountDatabase,
     pub(super) control: Option<ControlSocket>,
-    pub(super) admin: Option<KnownAdmin>,
+    pub(super) admin: Option<RunningAdmin>,
     pub(super) nodes: Nodes,
     pub(super) services: Arc<Services>,
 }
@@ -142,7 +142,7 @@ impl Preparation {
         }
         let control = self.control(daemon.control.as_deref());
         let (settings, known) = (daemon.admin.as_ref(), self.admin.as_ref());
-        let admin = PreparedAdmin::of(settings, &daemon.viewers, known);
+        let admin = PreparedAdmin::new(settings, &daemon.viewers, known);
         let known = |name: &str| self.endpoints.get(name);
         let endpoints = prepare(&loaded.config, known, &self.nodes, &self.services);
         Ok(Prepared {

@@ -22,7 +22,7 @@ use base::error::{ErrorKind, MORE_DESCRIPTORS, out_of_descriptors, with_fix, wit
 pub use held::{HeldSocket, HeldSockets, Listening, SocketOwner};
 pub use passed::{Passed, PassedError};
 pub use socket::{BindError, Listener, which};
-pub use state::{AddressState, Obstacle, UnboundAddress};
+pub use state::{AddressState, UnboundAddress};
 
 /// The pause after the first failed accept; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -165,7 +165,7 @@ impl Binding {
                     return listener;
                 }
                 Ok(Err(error)) => {
-                    if state.send_if_modified(|state| state.fails_still(&error)) {
+                    if state.send_if_modified(|state| state.set_obstacle((&error).into())) {
                         tracing::error!("{}", with_note(&error, "hopend goes on trying"));
                     }
                 }

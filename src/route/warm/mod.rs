@@ -33,7 +33,7 @@ use super::health::{Concerns, Health};
 use super::{OpenError, Opened, Route};
 use crate::config::{Endpoint, User};
 use crate::credential::{Credentials, Standing};
-use crate::surface::status::WarmRow;
+use crate::telemetry::status::WarmRow;
 use base::error::chain;
 use kept::Kept;
 use q_relay::relay::KeepaliveSettings;
