@@ -712,7 +712,7 @@ impl App {
 
     /// The configuration counts from here on: shows its endpoints and has their credentials fetched.
     fn taken_over(&mut self) {
-        self.services.limits.take_over(&self.config, self.machine);
+        self.services.limits.configure(&self.config, self.machine);
         self.leave_out();
         let keys = keys(&self.config);
         let addresses = keys

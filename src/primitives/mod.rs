@@ -6,6 +6,7 @@ pub(crate) mod numbers;
 pub mod opening;
 pub(crate) mod printable;
 pub(crate) mod race;
+pub(crate) mod share;
 pub(crate) mod shared_answers;
 pub(crate) mod shown;
 pub(crate) mod socket;

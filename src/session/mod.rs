@@ -21,7 +21,7 @@ use crate::credential::Credentials;
 use crate::daemon::workers::Workers;
 use crate::identity::client_tls::Certificates;
 use crate::identity::{Authenticator, Denied, Guess, Peer, PeerError, Penalties, Proof};
-use crate::limits::{Door, Exceeded, Limits, Place};
+use crate::limits::{Exceeded, HandshakePermit, Limits, SessionPermit};
 use crate::primitives::lines::LostLines;
 pub use crate::primitives::numbers::SessionNumbers;
 use crate::primitives::opening::{Laps, OpenStage, Opening};
@@ -136,7 +136,7 @@ pub struct Session {
     /// What TLS is spoken with, where it came in over TCP.
     pub tls: Option<Arc<Certificates>>,
     /// Its place as long as nobody knows who it is.
-    pub door: Option<Door>,
+    pub door: Option<HandshakePermit>,
 }
 
 /// Why a session never came to its relay.
@@ -351,7 +351,7 @@ struct Caller {
     /// What it sent behind its handshake.
     early: Vec<u8>,
     /// Once it has one.
-    place: Option<Place>,
+    place: Option<SessionPermit>,
     user: Arc<User>,
     /// When its session ends by itself.
     limits: TimeLimits,
@@ -381,7 +381,7 @@ impl TimeLimits {
 async fn open(
     client: &mut ClientStream,
     session: &Session,
-    door: &mut Option<Door>,
+    door: &mut Option<HandshakePermit>,
     caller: &mut Option<Caller>,
     record: &mut AuditRecord,
 ) -> Result<Behind, Refusal> {
@@ -397,8 +397,8 @@ async fn open(
     let mut stopping = session.stopping.clone();
     if let Some(door) = door {
         let admitted = async {
-            door.of(&peer, endpoint).await?;
-            door.admit(endpoint).await
+            door.assign(&peer, endpoint).await?;
+            door.reserve_memory(endpoint).await
         };
         let admitted = tokio::select! {
             admitted = admitted => admitted?,
@@ -432,7 +432,7 @@ async fn open(
         limits: TimeLimits::of(endpoint, &user),
         user: Arc::clone(&user),
     });
-    let place = services.limits.place(endpoint, &user);
+    let place = services.limits.session_permit(endpoint, &user);
     let place = laps.time(OpenStage::Identify, place).await?;
     client.charge(place.memory());
     known.place = Some(place);
@@ -617,7 +617,7 @@ async fn relay(
     record: &AuditRecord,
 ) {
     let endpoint = session.route.endpoint();
-    let memory = caller.place.as_ref().map(Place::memory);
+    let memory = caller.place.as_ref().map(SessionPermit::memory);
     if let Some(memory) = memory {
         upstream.stream.charge(memory);
     }

@@ -83,7 +83,7 @@ pub async fn run(
         // too many at a time wait in the kernel.
         let door = tokio::select! {
             () = stopping.draining() => return,
-            door = services.limits.door() => door,
+            door = services.limits.handshake_permit() => door,
         };
         let session = Session {
             exposed: is_exposed(listener.address()),

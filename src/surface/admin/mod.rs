@@ -9,6 +9,7 @@
 //! - Other hosts may read the pages that `expose` lists. They see user names only if `metrics_users` is set.
 
 mod connections;
+mod permits;
 mod server;
 
 use std::io;

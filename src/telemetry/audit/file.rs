@@ -1,34 +1,28 @@
 //! The audit file, `[daemon] audit`: one JSON object a line. A thread writes it, so that no session waits for a
 //! disk.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use nix::unistd::{AccessFlags, access};
-use serde::Serialize;
 use tokio::task::spawn_blocking;
 
-use super::line::{AuditLine, milliseconds};
-use crate::primitives::lines::{
-    LineBatch, LineDestination, LineQueue, LineRank, LineWriter, LostLines, Pushed, QueueLimits,
-};
+use super::destination::{AuditDestination, OpenAuditFile};
+use super::line::AuditLine;
+use crate::primitives::lines::{LineQueue, LineRank, LineWriter, LostLines, Pushed, QueueLimits};
 use base::error::with_fix;
 use base::mutex::locked;
 
 /// The most lines and bytes that wait for the thread.
-const LIMITS: QueueLimits = QueueLimits {
+pub(super) const LIMITS: QueueLimits = QueueLimits {
     lines: 4096,
     bytes: 4 << 20,
 };
 /// How long a stop of the daemon waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(5);
-/// The mode of a new file: the group may read it, for auditors.
-const MODE: u32 = 0o640;
 
 /// Why the audit file cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +58,7 @@ impl AuditFileError {
     }
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+pub(super) fn remedy(error: &io::Error) -> &'static str {
     match (error.kind(), error.raw_os_error()) {
         (_, Some(libc::ELOOP)) => "name the file itself, not a symbolic link",
         (ErrorKind::NotFound | ErrorKind::NotADirectory, _) => "make its folder",
@@ -206,159 +200,10 @@ impl CurrentAuditFile {
             }
             Err(error) => return Err(error),
         };
-        let destination = AuditDestination {
-            path: Arc::clone(&path),
-            opened,
-        };
+        let destination = AuditDestination::new(Arc::clone(&path), opened);
         let queue = Arc::new(LineQueue::new(limits, lost));
         let writer = LineWriter::start("audit", queue, destination).map_err(failed)?;
         Ok(Self { path, writer })
-    }
-}
-
-/// The line that says how many lines are missing at this point of the file.
-#[derive(Debug, Serialize)]
-struct LostLinesEntry {
-    #[serde(serialize_with = "milliseconds")]
-    timestamp: Timestamp,
-    event: &'static str,
-    lines: u64,
-}
-
-/// The part of the file that its thread owns.
-#[derive(Debug)]
-struct AuditDestination {
-    path: Arc<Path>,
-    /// `None` until the file is opened, again or for the first time.
-    opened: Option<OpenAuditFile>,
-}
-
-impl LineDestination for AuditDestination {
-    fn write(&mut self, batch: &mut LineBatch) -> io::Result<()> {
-        let mut opened = match self.opened.take() {
-            Some(opened) if opened.is_at(&self.path) => opened,
-            _ => {
-                // A line that was half written to the former file is written whole to this one.
-                batch.begin_line_anew();
-                OpenAuditFile::new(&self.path)?
-            }
-        };
-        let result = opened.append(batch);
-        self.opened = Some(opened);
-        result
-    }
-
-    fn reopen(&mut self) {
-        self.opened = None;
-    }
-
-    fn gap(&self, lost: u64) -> Vec<u8> {
-        let entry = LostLinesEntry {
-            timestamp: Timestamp::now(),
-            event: "lost",
-            lines: lost,
-        };
-        let mut line = serde_json::to_vec(&entry).unwrap_or_default();
-        line.push(b'\n');
-        line
-    }
-
-    fn failed(&self, error: &io::Error) {
-        tracing::error!(
-            "audit file {}: {error}; lines wait until it can be written, {} at most. Fix: {}.",
-            self.path.display(),
-            LIMITS.lines,
-            remedy(error)
-        );
-    }
-
-    fn recovered(&self, lost: u64) {
-        tracing::warn!(
-            "audit file {}: written again, {lost} lines were lost so far",
-            self.path.display()
-        );
-    }
-
-    fn gave_up(&self, lines: u64) {
-        tracing::error!(
-            "audit file {}: hopend ends, and the last {lines} lines are lost (they are in the log)",
-            self.path.display()
-        );
-    }
-}
-
-/// An open file, with the device and inode that identify it.
-#[derive(Debug)]
-struct OpenAuditFile {
-    file: File,
-    device: u64,
-    inode: u64,
-}
-
-impl OpenAuditFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        // Reading shows how the file ends. A symbolic link is not followed: an account that can write to the
-        // folder could otherwise direct the lines into any file of the daemon's account.
-        options.append(true).read(true);
-        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = match options.clone().create_new(true).mode(MODE).open(path) {
-            Ok(file) => {
-                // The mode does not depend on the process's umask.
-                file.set_permissions(Permissions::from_mode(MODE))?;
-                file
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path)?,
-            Err(error) => return Err(error),
-        };
-        let metadata = file.metadata()?;
-        let mut opened = Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            file,
-        };
-        opened.end_line(metadata.len())?;
-        Ok(opened)
-    }
-
-    /// Ends a half line that a killed daemon has left.
-    fn end_line(&mut self, length: u64) -> io::Result<()> {
-        let Some(last) = length.checked_sub(1) else {
-            return Ok(());
-        };
-        let mut byte = [b'\n'];
-        let read = self.file.read_at(&mut byte, last)?;
-        if read == 1 && byte != [b'\n'] {
-            self.file.write_all(b"\n")?;
-        }
-        Ok(())
-    }
-
-    /// Whether the path still leads to this file. logrotate moves a file away.
-    fn is_at(&self, path: &Path) -> bool {
-        fs::symlink_metadata(path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode))
-    }
-
-    /// Writes the rest of the batch. If that fails, it truncates the file after the last whole line. If the
-    /// file cannot be truncated either, it ends with a half line.
-    fn append(&mut self, batch: &mut LineBatch) -> io::Result<()> {
-        while !batch.rest().is_empty() {
-            match self.file.write(batch.rest()) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => batch.wrote(count),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let half = batch.written_of_line() as u64;
-                    let length = self.file.metadata().map_or(0, |metadata| metadata.len());
-                    if half > 0 && length >= half && self.file.set_len(length - half).is_ok() {
-                        batch.begin_line_anew();
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
     }
 }
 
@@ -367,68 +212,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-
-    fn destination(path: &Path) -> AuditDestination {
-        AuditDestination {
-            path: path.into(),
-            opened: None,
-        }
-    }
-
-    fn write(destination: &mut AuditDestination, lines: &[u8]) {
-        destination.write(&mut lines.to_vec().into()).unwrap();
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().mode() & 0o7777
-    }
-
-    #[test]
-    fn lines_are_appended_to_a_file_of_its_own_mode() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("audit.log");
-        write(&mut destination(&path), b"one\n");
-        assert_eq!(mode(&path), 0o640);
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        write(&mut destination(&path), b"two\n");
-        assert_eq!(mode(&path), 0o600, "an administrator's choice stays");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
-    }
-
-    #[test]
-    fn a_file_that_was_moved_or_removed_is_made_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, moved) = (folder.path().join("a"), folder.path().join("a.1"));
-        let mut destination = destination(&path);
-        write(&mut destination, b"one\n");
-        fs::rename(&path, &moved).unwrap();
-        write(&mut destination, b"two\n");
-        assert_eq!(fs::read_to_string(&moved).unwrap(), "one\n");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
-        fs::remove_file(&path).unwrap();
-        write(&mut destination, b"three\n");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
-        assert_eq!(mode(&path), 0o640);
-    }
-
-    #[test]
-    fn half_a_line_of_a_daemon_that_was_killed_is_ended() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        fs::write(&path, "one\nha").unwrap();
-        write(&mut destination(&path), b"two\n");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "one\nha\ntwo\n");
-    }
-
-    #[test]
-    fn what_was_begun_in_a_file_that_is_gone_is_written_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        let mut batch = LineBatch::from(b"one\ntwo\n".to_vec());
-        batch.wrote(6);
-        destination(&path).write(&mut batch).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
-    }
 
     #[test]
     fn links_folders_and_what_is_not_there_are_refused_with_a_remedy() {
@@ -449,31 +232,6 @@ mod tests {
         }
         assert!(!folder.path().join("elsewhere").exists());
         assert!(check_writable(&folder.path().join("audit.log")).is_ok());
-    }
-
-    #[tokio::test]
-    async fn beyond_what_may_wait_lines_are_lost_and_counted_and_the_gap_is_in_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        let lost = LostLines::default();
-        let limits = QueueLimits {
-            lines: 2,
-            bytes: 1 << 20,
-        };
-        // The thread starts after all lines are queued.
-        let queue = Arc::new(LineQueue::new(limits, lost.clone()));
-        for line in ["1\n", "2\n", "3\n", "4\n"] {
-            queue.push(line.into(), LineRank::Highest);
-        }
-        assert_eq!(lost.count(), 2);
-        let writer = LineWriter::start("audit", queue, destination(&path)).unwrap();
-        assert!(finish(writer).await);
-        let text = fs::read_to_string(&path).unwrap();
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[..2], ["1", "2"]);
-        let gap: serde_json::Value = serde_json::from_str(lines[2]).unwrap();
-        assert_eq!((&gap["event"], &gap["lines"]), (&"lost".into(), &2.into()));
-        assert_eq!(lines.len(), 3);
     }
 
     async fn finish(writer: LineWriter) -> bool {

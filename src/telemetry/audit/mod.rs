@@ -2,8 +2,10 @@
 //! user, the target, the traffic and the reason. Lines go to the log, and to a file of their own if
 //! `[daemon] audit` names one.
 
+mod destination;
 mod file;
 mod line;
+mod merged;
 mod record;
 mod repeats;
 mod totals;
