@@ -32,12 +32,12 @@ pub(super) fn for_connections() -> usize {
     soft.saturating_sub(RESERVE)
 }
 
-/// The number of handshakes at a time, with so many descriptors for connections.
+/// The most handshakes at a time, if `files` descriptors are for connections.
 pub(super) fn max_handshakes(files: usize) -> usize {
     MAX_HANDSHAKES.min(files / 4)
 }
 
-/// The number of sessions, with so many descriptors for connections. A session has two sockets, and a handshake
+/// The most sessions, if `files` descriptors are for connections. A session has two sockets, and a handshake
 /// has one.
 pub(super) fn max_sessions(files: usize) -> usize {
     (files.saturating_sub(max_handshakes(files)) / 2).max(1)

@@ -9,8 +9,6 @@ pub mod files;
 mod handshake;
 mod rate;
 mod session;
-#[cfg(test)]
-mod tests;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -179,3 +177,6 @@ fn warn_of_memory(max_memory: usize, machine: MachineMemory) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

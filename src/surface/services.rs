@@ -1,4 +1,4 @@
-//! What the administrators' interfaces may see and do, for the services that all sessions share.
+//! Gives the administrators' interfaces their narrow view of the services that all sessions share.
 
 use std::sync::Arc;
 

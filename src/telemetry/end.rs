@@ -10,7 +10,7 @@ pub(crate) trait Explained {
     /// The party that caused the end. `None` for an end that somebody intended.
     fn kind(&self) -> Option<ErrorKind>;
 
-    /// What the user can do. `None` if the end was intended, or if the text of the end says enough.
+    /// The user's remedy. `None` if the end was intended, or if its text says enough.
     fn remedy(&self) -> Option<&'static str>;
 }
 

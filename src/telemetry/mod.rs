@@ -1,4 +1,4 @@
-//! What the daemon records about itself: open sessions, counters, recent failures and audit lines.
+//! The daemon's records about itself: open sessions, counters, recent failures and audit lines.
 //!
 //! Sessions and routes write these records. [`crate::surface`] shows them; nothing here does.
 

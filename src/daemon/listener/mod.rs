@@ -1,4 +1,4 @@
-//! Accepting connections: never stops on an error, never takes more than there are doors.
+//! Accepts connections. An error never stops it, and it accepts no connection without a handshake permit.
 
 mod held;
 mod passed;

@@ -32,7 +32,7 @@ use crate::telemetry::live::{DaemonTotals, EndpointReadiness};
 use base::error::with_fix;
 pub use server::serve;
 
-/// What the admin address may see of the daemon.
+/// The part of the daemon that the admin address shows.
 pub trait AdminView: StatusSource + Send + Sync {
     /// The readiness of each endpoint that is served now.
     fn readiness(&self) -> Vec<EndpointReadiness>;

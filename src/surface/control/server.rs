@@ -38,7 +38,7 @@ const MAX_REQUEST: u64 = 4 * 1024;
 /// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the control socket may see of the daemon, and do with it.
+/// The part of the daemon that clients of the control socket see and control.
 pub trait ControlView: StatusSource + Send + Sync {
     /// The endpoints that are served now, in the configuration's order.
     fn endpoints(&self) -> Vec<Arc<Endpoint>>;

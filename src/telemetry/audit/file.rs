@@ -44,7 +44,7 @@ impl AuditFileError {
         &self.cause
     }
 
-    /// What the administrator can do.
+    /// The administrator's remedy, without a capital and a full stop.
     pub fn remedy(&self) -> &'static str {
         remedy(&self.cause)
     }

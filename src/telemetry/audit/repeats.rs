@@ -8,9 +8,6 @@
 //! - If it lasts for longer, its line is written when the user's budget for lasting sessions, 60 a minute, allows
 //!   it; after 10 minutes in any case.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -34,7 +31,7 @@ const REFUSALS: u64 = 10;
 const SESSIONS: u64 = 60;
 /// A session that lasts for this long has lines of its own in any case.
 const LONG: Duration = Duration::from_secs(600);
-/// How often a session that has lasted, but has no line yet, is considered again.
+/// How often the budget is checked again for sessions that have lasted and still have no line.
 const RETRY_WAITING: Duration = Duration::from_secs(5);
 /// The least time between two calls of [`Repeats::write_lasting`].
 const MIN_DELAY: Duration = Duration::from_secs(1);
@@ -107,7 +104,7 @@ pub(super) enum LineDecision {
     },
 }
 
-/// What has become of a session's opening line when the session ends.
+/// The state of a session's opening line when the session ends.
 #[derive(Debug)]
 pub(super) enum WithheldEnd {
     /// It has been written.
@@ -392,3 +389,6 @@ fn write_opens(mut opens: Vec<WithheldOpen>, file: &AuditFile) {
         open.write(file);
     }
 }
+
+#[cfg(test)]
+mod tests;

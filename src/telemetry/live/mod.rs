@@ -51,7 +51,7 @@ pub struct Live {
     errors: Mutex<RecentErrors>,
 }
 
-/// What the registry reads from the route of an endpoint.
+/// The part of an endpoint's route that the registry reads.
 pub trait RouteView: fmt::Debug + Send + Sync {
     /// The endpoint's configuration.
     fn endpoint(&self) -> &Arc<Endpoint>;
