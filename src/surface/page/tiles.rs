@@ -23,22 +23,22 @@ pub(super) fn write(out: &mut String, status: &Status, totals: &DaemonTotals) ->
     let unbound = status.endpoints.iter().map(|row| row.unbound.len());
     let down = addresses.filter(|row| row.down_s.is_some()).count() + unbound.sum::<usize>();
     let mut tiles = vec![
-        Tile::new("sessions", sum(|endpoint| endpoint.open)),
-        Tile::new("waiting for kdb+", sum(|endpoint| endpoint.outstanding)),
-        Tile::new("opened", sum(|endpoint| endpoint.opened)),
-        Tile::new("refused", sum(|endpoint| endpoint.refused.sum())),
-        Tile::new("failed", sum(|endpoint| endpoint.failed.sum())),
-        Tile::new("addresses down", down).alarming(down > 0),
+        Tile::new("sessions", &sum(|endpoint| endpoint.open)),
+        Tile::new("waiting for kdb+", &sum(|endpoint| endpoint.outstanding)),
+        Tile::new("opened", &sum(|endpoint| endpoint.opened)),
+        Tile::new("refused", &sum(|endpoint| endpoint.refused.sum())),
+        Tile::new("failed", &sum(|endpoint| endpoint.failed.sum())),
+        Tile::new("addresses down", &down).alarming(down > 0),
         match missing {
-            0 if soonest.is_finite() => Tile::new("shortest credential", time(soonest)),
-            0 => Tile::new("credentials", status.credentials.len()),
-            missing => Tile::new("without a credential", missing).alarming(true),
+            0 if soonest.is_finite() => Tile::new("shortest credential", &time(soonest)),
+            0 => Tile::new("credentials", &status.credentials.len()),
+            missing => Tile::new("without a credential", &missing).alarming(true),
         },
     ];
     if let Some(memory) = status.memory {
         let used = share(memory.used_bytes, memory.budget_bytes);
         let percent = format!("{:.0} %", used * 100.0);
-        let tile = Tile::new("memory budget in use", percent);
+        let tile = Tile::new("memory budget in use", &percent);
         tiles.push(tile.alarming(used >= MEMORY_NEARLY_FULL));
     }
     for Tile {
@@ -61,7 +61,7 @@ struct Tile {
 }
 
 impl Tile {
-    fn new(name: &'static str, value: impl ToString) -> Self {
+    fn new(name: &'static str, value: &impl ToString) -> Self {
         Self {
             name,
             value: value.to_string(),
