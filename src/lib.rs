@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod identity;
 pub mod limits;
+mod listener;
 pub(crate) mod policy;
 pub mod primitives;
 pub mod route;

@@ -206,9 +206,9 @@ async fn an_address_that_another_account_has_is_told_everywhere() {
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
     let (_, metrics) = ask(address, "GET /metrics", "localhost").await;
     for line in [
-        "hopend_addresses{endpoint=\"hdb\"} 2",
-        "hopend_addresses_bound{endpoint=\"hdb\"} 0",
-        "hopend_addresses_bound{endpoint=\"rdb\"} 1",
+        "hopend_listen_addresses{endpoint=\"hdb\"} 2",
+        "hopend_listen_addresses_bound{endpoint=\"hdb\"} 0",
+        "hopend_listen_addresses_bound{endpoint=\"rdb\"} 1",
     ] {
         assert!(metrics.lines().any(|said| said == line), "{metrics}");
     }

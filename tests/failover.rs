@@ -177,7 +177,7 @@ async fn what_waits_at_an_address_that_hangs_is_given_to_nobody() {
     // What takes the place of the one that is given out can't be made there.
     let _taken = hopen(&stage).await;
     let noticed = async {
-        while status().places[0].resting_s.is_none() {
+        while status().addresses[0].resting_s.is_none() {
             tokio::task::yield_now().await;
         }
     };

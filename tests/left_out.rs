@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hopend::config::{self, AccountDatabase};
 use hopend::credential::{Clock, Sources};
 use hopend::daemon::app::{App, ProcessContext};
-use hopend::surface::status::Status;
+use hopend::telemetry::status::Status;
 use q_ipc::value::Value;
 use simulator::{Options, Simulator};
 

@@ -57,7 +57,7 @@ async fn one_user_cannot_take_all_of_an_endpoints_places() {
             .any(|row| row.message.contains("max_sessions"))
     );
 
-    // Another endpoint has places of its own, and here one is free as soon as a handle is closed.
+    // Another endpoint has a limit of its own. Here a session can open as soon as a handle is closed.
     stage.open("rdb").await;
     drop(mine.pop());
     alice(&stage).await.unwrap();
@@ -195,7 +195,7 @@ async fn who_waits_for_an_answer_is_not_idle() {
     assert!(waiting.sees_end().await);
 }
 
-/// Clients that say nothing hold doors, and never the places of those that speak.
+/// Clients that send nothing hold handshake permits, and never the session permits of clients that do.
 #[tokio::test]
 async fn silent_connections_keep_nobody_out() {
     let stage = stage(|hdb| hdb.max_sessions(2).handshake_timeout("30s")).await;

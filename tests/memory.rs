@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hopend::surface::status::Status;
+use hopend::telemetry::status::Status;
 use q_ipc::value::Value;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;

@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use hopend::surface::control::{self, Answer, Request};
-use hopend::surface::status::{SessionRow, Status};
+use hopend::surface::control::{self, ControlRequest, ControlResponse};
+use hopend::telemetry::status::{SessionRow, Status};
 use nix::sys::signal::Signal;
 use q_ipc::frame::MessageType;
 use simulator::{ClusterFault, Options, Simulator, Times};
@@ -464,11 +464,12 @@ async fn it_moves_with_a_reload_and_a_file_that_is_wrong_now_is_no_reason_not_to
     let control = new.to_str().unwrap();
     stage.reload(|config| config.daemon(|daemon| daemon.control(control)));
     status(&stage).await;
-    let ask =
-        |path: PathBuf| tokio::task::spawn_blocking(move || control::ask(&path, &Request::Status));
+    let ask = |path: PathBuf| {
+        tokio::task::spawn_blocking(move || control::request(&path, &ControlRequest::Status))
+    };
     assert!(matches!(
         ask(new.clone()).await.unwrap(),
-        Ok(Answer::Status(_))
+        Ok(ControlResponse::Status(_))
     ));
     assert!(ask(old).await.unwrap().is_err());
 

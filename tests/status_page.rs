@@ -12,7 +12,7 @@ use std::time::Duration;
 use hopend::config::Viewers;
 use hopend::primitives::shutdown::ShutdownSender;
 use hopend::surface::admin::{self, Audience};
-use hopend::surface::status::Status;
+use hopend::telemetry::status::Status;
 use nix::sys::signal::Signal;
 use nix::unistd::User;
 use simulator::{Options, Simulator};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{ConfigArgument, Exit, complain, say};
 use crate::config::{self, Config, Loaded, Reach, Severity};
-use crate::surface::control::{self, Answer, Request};
+use crate::surface::control::{self, ControlRequest, ControlResponse};
 use crate::telemetry::audit;
 
 /// Arguments of `hopend check`.
@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     }
     let config = &loaded.config;
     if let Some(file) = &config.daemon.audit
-        && let Err(error) = audit::look(file)
+        && let Err(error) = audit::check_writable(file)
     {
         complain(format_args!("hopend: {error}"));
         // Only the daemon's account can tell.
@@ -105,17 +105,18 @@ fn preview(path: &Path) {
     let (Ok(Some(control)), Ok(file)) = (config::control(path), path.canonicalize()) else {
         return;
     };
-    let Ok(Answer::Preview { open, ends }) =
-        control::ask(&control, &Request::Preview { config: file })
+    let Ok(ControlResponse::Preview(preview)) =
+        control::request(&control, &ControlRequest::Preview { config: file })
     else {
         return;
     };
-    let count: u64 = ends.iter().map(|(_, sessions)| sessions).sum();
+    let count: u64 = preview.lost.iter().map(|lost| lost.count).sum();
     say(format_args!(
-        "a reload would end {count} of {open} sessions"
+        "a reload would end {count} of {} sessions",
+        preview.open
     ));
-    for (reason, sessions) in ends {
-        say(format_args!("  {sessions}: {reason}"));
+    for lost in preview.lost {
+        say(format_args!("  {}: {}", lost.count, lost.reason));
     }
 }
 

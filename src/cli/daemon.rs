@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Exit, complain};
 use crate::config;
-use crate::surface::control::{self, Answer, AskError, Request};
+use crate::surface::control::{self, ControlError, ControlRequest, ControlResponse};
 use base::error::with_fix;
 
 /// The remedy where the account that asks may not.
@@ -48,7 +48,7 @@ pub(super) struct Unanswered {
 }
 
 /// Asks, and sorts out the answers that are none.
-pub(super) fn ask(control: &Path, request: &Request) -> Result<Answer, Unanswered> {
+pub(super) fn ask(control: &Path, request: &ControlRequest) -> Result<ControlResponse, Unanswered> {
     let no_permission = |why: String| Unanswered {
         exit: Exit::NoPermission,
         why: with_fix(why, AS_THE_DAEMON),
@@ -57,16 +57,16 @@ pub(super) fn ask(control: &Path, request: &Request) -> Result<Answer, Unanswere
         exit: Exit::Unavailable,
         why,
     };
-    match control::ask(control, request) {
-        Ok(Answer::Denied(why)) => Err(no_permission(why)),
-        Ok(Answer::Failed(why) | Answer::NoSession(why)) => Err(unavailable(why)),
+    match control::request(control, request) {
+        Ok(ControlResponse::Denied(why)) => Err(no_permission(why)),
+        Ok(ControlResponse::Failed(why) | ControlResponse::NoSession(why)) => Err(unavailable(why)),
         Ok(answer) => Ok(answer),
-        Err(error @ AskError::NotPermitted { .. }) => Err(no_permission(error.to_string())),
-        Err(error @ AskError::Nobody { .. }) => Err(unavailable(with_fix(
+        Err(error @ ControlError::NotPermitted { .. }) => Err(no_permission(error.to_string())),
+        Err(error @ ControlError::NotListening { .. }) => Err(unavailable(with_fix(
             error,
             "start the daemon (systemctl start hopend), or name its configuration with --config",
         ))),
-        Err(error @ AskError::Broken { .. }) => Err(unavailable(with_fix(
+        Err(error @ ControlError::Broken { .. }) => Err(unavailable(with_fix(
             error,
             "read the daemon's log, and check that it is of the same version",
         ))),

@@ -1,8 +1,8 @@
 //! `hopend kill`.
 
 use super::{ConfigArgument, Exit, complain, daemon, say};
-use crate::surface::control::{Answer, Request};
-use crate::telemetry::live::Selection;
+use crate::surface::control::{ControlRequest, ControlResponse};
+use crate::telemetry::live::SessionSelection;
 
 /// Arguments of `hopend kill`.
 ///
@@ -30,18 +30,18 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         Err(exit) => return exit,
     };
     let request = match arguments.session {
-        Some(session) => Request::Kill { session },
-        None => Request::KillAll(Selection {
+        Some(session) => ControlRequest::Kill { session },
+        None => ControlRequest::KillAll(SessionSelection {
             user: arguments.user.clone(),
             endpoint: arguments.endpoint.clone(),
         }),
     };
     match daemon::ask(&control, &request) {
-        Ok(Answer::KilledAll { ended: 1 }) => {
+        Ok(ControlResponse::KilledAll { ended: 1 }) => {
             say(format_args!("1 session has ended"));
             Exit::Ok
         }
-        Ok(Answer::KilledAll { ended }) => {
+        Ok(ControlResponse::KilledAll { ended }) => {
             say(format_args!("{ended} sessions have ended"));
             Exit::Ok
         }

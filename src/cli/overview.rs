@@ -6,8 +6,9 @@ use jiff::Timestamp;
 
 use super::screen::{DOWN, View};
 use super::table::{Table, wrap};
+use crate::primitives::printable::printable;
 use crate::primitives::shown::{bytes, time};
-use crate::surface::status::{EndpointRow, SessionRow, Status, printable};
+use crate::telemetry::status::{EndpointRow, SessionRow, Status};
 
 /// In which order a watched status shows its sessions, and how that is called.
 type Order = (&'static str, fn(&SessionRow, &SessionRow) -> Ordering);
@@ -56,7 +57,7 @@ fn down(status: &Status, width: Option<usize>) -> Option<String> {
     let mut lines = Vec::new();
     for endpoint in &status.endpoints {
         let name = &endpoint.name;
-        for place in &endpoint.places {
+        for place in &endpoint.addresses {
             let Some(down) = place.down_s else { continue };
             let why = place.reason.as_deref().unwrap_or_default();
             let since = time(down);
@@ -161,12 +162,12 @@ fn left_out(status: &Status, width: Option<usize>) -> Option<String> {
 
 fn places(status: &Status, width: Option<usize>) -> Option<String> {
     let mut table = Table::new(["PLACE", "ENDPOINT", "ZONE", "STATE"]).text_last();
-    let of_endpoint = |endpoint: &EndpointRow| endpoint.places.len();
+    let of_endpoint = |endpoint: &EndpointRow| endpoint.addresses.len();
     if status.endpoints.iter().map(of_endpoint).sum::<usize>() == 0 {
         return None;
     }
     for endpoint in &status.endpoints {
-        for place in &endpoint.places {
+        for place in &endpoint.addresses {
             let state = match (place.resting_s, &place.reason) {
                 (None, None) => "in use".to_owned(),
                 (None, Some(why)) => format!("tried with the next session: {why}"),
@@ -296,7 +297,7 @@ fn since(status: &Status, then: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::surface::status::{ErrorRow, PlaceRow};
+    use crate::telemetry::status::{AddressRow, ErrorRow};
 
     fn session(number: u64, user: &str, idle_s: f64) -> SessionRow {
         SessionRow {
@@ -323,7 +324,7 @@ mod tests {
 
     fn status() -> Status {
         let now = Timestamp::UNIX_EPOCH;
-        let place = |name: &str, down_s: Option<f64>| PlaceRow {
+        let place = |name: &str, down_s: Option<f64>| AddressRow {
             name: name.into(),
             zone: String::new(),
             down_s,
@@ -342,7 +343,7 @@ mod tests {
                 max_sessions: 4_096,
                 opened: 5,
                 refused: 1,
-                places: vec![place("a:5011", None), place("b:5011", Some(75.0))],
+                addresses: vec![place("a:5011", None), place("b:5011", Some(75.0))],
                 warm: Vec::new(),
                 unbound: Vec::new(),
             }],
@@ -421,7 +422,7 @@ mod tests {
     fn each_press_of_the_key_sorts_by_something_else() {
         let of = |order| lines(&status(), View { width: 200, order });
         let mut with_memory = status();
-        with_memory.memory = Some(crate::surface::status::MemoryRow {
+        with_memory.memory = Some(crate::telemetry::status::MemoryRow {
             budget_bytes: 6_320_000_000,
             used_bytes: 81_920,
             handshakes_bytes: 0,

@@ -10,7 +10,7 @@ use crate::config::MachineMemory;
 use crate::daemon::app;
 use crate::daemon::app::ProcessContext;
 use crate::daemon::confine::{self, Confinement};
-use crate::daemon::listener::PassedSockets;
+use crate::listener::PassedSockets;
 
 /// How long a start waits for the account database in all. Users whose account is not known by then are left
 /// out until it is.

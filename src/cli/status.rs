@@ -9,8 +9,8 @@ use super::screen::{Shown, View};
 use super::{ConfigArgument, Exit, complain, overview, screen};
 use crate::config::ListenAddress;
 use crate::identity::{holder, process};
-use crate::surface::control::{Answer, Request};
-use crate::surface::status::{SessionRow, Status};
+use crate::surface::control::{ControlRequest, ControlResponse};
+use crate::telemetry::status::{SessionRow, Status};
 
 /// Between two looks of `--watch`.
 const EVERY: Duration = Duration::from_secs(1);
@@ -89,8 +89,8 @@ fn give_up(unanswered: &Unanswered) -> Exit {
 }
 
 fn status(control: &Path) -> Result<Status, Unanswered> {
-    match daemon::ask(control, &Request::Status)? {
-        Answer::Status(mut status) => {
+    match daemon::ask(control, &ControlRequest::Status)? {
+        ControlResponse::Status(mut status) => {
             find_processes(&mut status);
             find_holders(&mut status);
             Ok(*status)

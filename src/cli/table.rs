@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::surface::status::printable;
+use crate::primitives::printable::printable;
 
 /// Between two columns.
 const GAP: &str = "  ";

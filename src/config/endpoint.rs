@@ -19,6 +19,7 @@ use super::target;
 use super::user::{OwnCertificate, Users, user_name};
 use super::value;
 use super::{CertificateName, Endpoint, Errors, ListenAddress, Login, ServerTls, Target, User};
+use crate::primitives::share::less_a_share;
 use finspace::environment::Environment;
 
 pub(super) const KEYS: &[&str] = &[
@@ -311,11 +312,10 @@ pub(super) fn bindable(value: &Value<'_>, address: &ListenAddress) {
 /// What one user may have of an endpoint's sessions by default: all but a sixty-fourth, so that nobody
 /// keeps all others out.
 fn share(max_sessions: usize, permitted: Option<&Permitted>) -> usize {
-    let kept = match permitted.map(|permitted| permitted.users.len() + permitted.left_out.len()) {
-        Some(1) => 0,
-        _ => (max_sessions / 64).max(1),
-    };
-    max_sessions.saturating_sub(kept).max(1)
+    match permitted.map(|permitted| permitted.users.len() + permitted.left_out.len()) {
+        Some(1) => max_sessions.max(1),
+        _ => less_a_share(max_sessions),
+    }
 }
 
 fn tls(table: &Table<'_>, listen: Option<&[ListenAddress]>) -> Option<Option<ServerTls>> {

@@ -42,9 +42,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::credential::FetchError;
 use crate::primitives::shutdown::ShutdownReceiver;
-use crate::surface::status::Status;
-use crate::telemetry::audit::Record;
+use crate::telemetry::audit::AuditRecord;
 use crate::telemetry::live::Live;
+use crate::telemetry::status::Status;
 use finspace::environment::Environment;
 use finspace::{Cluster, q_api};
 pub use lists::{Listed, Lists};
@@ -85,7 +85,7 @@ pub struct Visit<'v> {
     /// Looks at the whole daemon.
     pub status: &'v (dyn Fn() -> Look + Send + Sync),
     /// What is known of the session.
-    pub record: &'v Record,
+    pub record: &'v AuditRecord,
     /// What it has carried.
     pub meters: &'v Meters,
 }

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 
 use super::request::Shown;
 use super::viewer::Viewer;
-use crate::surface::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow, Status};
+use crate::telemetry::status::{
+    AddressRow, CredentialRow, EndpointRow, ErrorRow, SessionRow, Status,
+};
 use q_ipc::time;
 use q_ipc::value::{Table, Value};
 
@@ -59,13 +61,13 @@ fn unbound(row: &EndpointRow) -> String {
 
 fn places(endpoints: &[&EndpointRow]) -> Table {
     let of_endpoint = |endpoint: &&'_ EndpointRow| {
-        let places = endpoint.places.iter();
+        let places = endpoint.addresses.iter();
         let name = &endpoint.name;
         places
             .map(|place| (name.clone(), place.clone()))
             .collect::<Vec<_>>()
     };
-    let rows: Vec<(String, PlaceRow)> = endpoints.iter().flat_map(of_endpoint).collect();
+    let rows: Vec<(String, AddressRow)> = endpoints.iter().flat_map(of_endpoint).collect();
     let rows: Vec<_> = rows.iter().collect();
     Table::new()
         .with("endpoint", symbols(&rows, |(endpoint, _)| endpoint))

@@ -13,12 +13,12 @@ use super::viewer::tests::endpoints;
 use super::*;
 use crate::config::{ListenAddress, Target};
 use crate::credential::Retry;
-use crate::daemon::listener::AddressState;
+use crate::listener::AddressState;
 use crate::primitives::shutdown::ShutdownSender;
 use crate::route::PreparedTarget;
 use crate::route::nodes::{Discover, Nodes};
-use crate::surface::status::{CredentialRow, EndpointRow, ErrorRow, PlaceRow, SessionRow};
 use crate::telemetry::live::Shown;
+use crate::telemetry::status::{AddressRow, CredentialRow, EndpointRow, ErrorRow, SessionRow};
 use crate::upstream::tls::TlsConfigs;
 use base::error::ErrorKind;
 use finspace::Node;
@@ -175,7 +175,7 @@ fn status() -> Status {
         max_sessions: 4_096,
         opened: 2,
         refused: 3,
-        places: vec![PlaceRow {
+        places: vec![AddressRow {
             name: "node-1".into(),
             zone: "use1-az1".into(),
             down_s: Some(3.5),

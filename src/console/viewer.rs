@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::address;
 use crate::config::{Endpoint, Node, Target};
-use crate::telemetry::live::Bound;
+use crate::telemetry::live::BoundEndpoint;
 use finspace::environment::Environment;
 
 /// A user in front of the endpoints that are served now. Rights are those of now, too: a reload
@@ -15,13 +15,13 @@ use finspace::environment::Environment;
 pub(super) struct Viewer {
     pub(super) user: String,
     pub(super) sees_all: bool,
-    endpoints: Vec<Bound>,
+    endpoints: Vec<BoundEndpoint>,
     /// The address of this host that the client dialled from elsewhere.
     dialled: Option<IpAddr>,
 }
 
 impl Viewer {
-    pub(super) fn new(user: &str, endpoints: Vec<Bound>, dialled: Option<IpAddr>) -> Self {
+    pub(super) fn new(user: &str, endpoints: Vec<BoundEndpoint>, dialled: Option<IpAddr>) -> Self {
         let users = endpoints.iter().flat_map(|bound| &bound.endpoint.users);
         let known = users.into_iter().find(|known| known.name == user);
         Self {
@@ -68,7 +68,7 @@ impl Viewer {
         cluster: &str,
         node: Option<&str>,
     ) -> Result<String, String> {
-        let fits = |bound: &&Bound| match (bound.endpoint.target.node(), node) {
+        let fits = |bound: &&BoundEndpoint| match (bound.endpoint.target.node(), node) {
             (Some(Node::Id(id)), Some(node)) => id == node,
             (Some(Node::Id(_)), None) | (_, Some(_)) => false,
             (_, None) => true,
@@ -76,7 +76,7 @@ impl Viewer {
         let leading: Vec<_> = self.leading(environment, cluster).filter(fits).collect();
         let theirs = || leading.iter().filter(|bound| self.may_use(&bound.endpoint));
         // The cluster's own endpoint is what is asked for; one that chooses a node is as good.
-        let any = |bound: &&&Bound| bound.endpoint.target.node() == Some(&Node::Any);
+        let any = |bound: &&&BoundEndpoint| bound.endpoint.target.node() == Some(&Node::Any);
         let in_order = theirs()
             .filter(any)
             .chain(theirs().filter(|bound| !any(bound)));
@@ -125,7 +125,7 @@ impl Viewer {
         &'a self,
         environment: Option<&'a Arc<Environment>>,
         cluster: &'a str,
-    ) -> impl Iterator<Item = &'a Bound> {
+    ) -> impl Iterator<Item = &'a BoundEndpoint> {
         self.endpoints
             .iter()
             .filter(move |bound| match &bound.endpoint.target {
@@ -204,7 +204,7 @@ pub(super) mod tests {
         kind = "console"
     "#;
 
-    pub(in crate::console) fn endpoints() -> Vec<Bound> {
+    pub(in crate::console) fn endpoints() -> Vec<BoundEndpoint> {
         let accounts = |name: &str| {
             Ok(Some(OsUser {
                 name: name.into(),
@@ -214,7 +214,7 @@ pub(super) mod tests {
         let config = parse(FILE, "hopend.toml".as_ref(), &accounts).unwrap();
         let endpoints = config.endpoints.into_iter();
         endpoints
-            .map(|endpoint| Bound {
+            .map(|endpoint| BoundEndpoint {
                 listen: endpoint.listen.clone(),
                 endpoint,
             })

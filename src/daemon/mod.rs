@@ -3,7 +3,4 @@
 
 pub mod app;
 pub mod confine;
-pub(crate) mod listener;
 mod memory;
-mod service;
-pub(crate) mod workers;

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 
 use super::stage::{Finding, Trouble};
 use crate::config::ListenAddress;
-use crate::daemon::listener::Listener;
 use crate::identity::holder::{self, Holder};
+use crate::listener::Listener;
 use base::error::ErrorKind;
 
 /// The service's account, as the package makes it.

@@ -170,7 +170,7 @@ fn judge(question: &Question, config: &Config) -> Result<Finding<()>, Trouble> {
 /// Whether the daemon could write it, as far as this account can tell.
 async fn audit_file(file: &Path) -> Result<Finding<()>, Trouble> {
     let path = file.to_path_buf();
-    let looked = tokio::task::spawn_blocking(move || audit::look(&path)).await;
+    let looked = tokio::task::spawn_blocking(move || audit::check_writable(&path)).await;
     let looked = looked.map_err(|panicked| {
         Trouble::new(ErrorKind::Internal, panicked.to_string(), "report this")
     })?;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::proc_net;
 use super::socket::Ends;
-use crate::surface::status::printable;
+use crate::primitives::printable::printable;
 
 /// A connection's two ends: the client's, then the server's.
 pub type Connection = (SocketAddr, SocketAddr);

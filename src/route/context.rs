@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::{Endpoint, User};
 use crate::credential::Credentials;
-use crate::telemetry::opening::Laps;
+use crate::primitives::opening::Laps;
 use crate::upstream::Trail;
 use q_ipc::handshake::Hello;
 use secret::Secret;

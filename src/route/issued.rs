@@ -4,7 +4,7 @@ use super::OpenError;
 use super::connection::{LoggedInConnection, LoginSource, PresentedLogin};
 use super::context::DialContext;
 use crate::credential::{Credential, Issued, Recipe};
-use crate::telemetry::opening::OpenStage;
+use crate::primitives::opening::OpenStage;
 use crate::upstream::UpstreamError;
 use base::address::Address;
 use q_ipc::handshake::Hello;

@@ -24,6 +24,7 @@ mod password;
 mod pool;
 mod probe;
 mod target;
+mod view;
 mod warm;
 
 use std::sync::Arc;
@@ -32,8 +33,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Endpoint, User};
 use crate::credential::{Credentials, Recipe};
-use crate::surface::status::{PlaceRow, WarmRow};
-use crate::telemetry::opening::Laps;
+use crate::primitives::opening::Laps;
+use crate::telemetry::status::{AddressRow, WarmRow};
 use crate::upstream::Trail;
 pub use connection::KdbConnection;
 use connection::{LoggedInConnection, PreferredAddresses};
@@ -119,7 +120,7 @@ impl Route {
         self.target.recipes(user)
     }
 
-    fn address_rows(&self) -> Vec<PlaceRow> {
+    fn address_rows(&self) -> Vec<AddressRow> {
         self.target.address_rows()
     }
 

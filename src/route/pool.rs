@@ -9,7 +9,7 @@ use super::connection::PreferredAddresses;
 use super::context::DialPurpose;
 use super::health::{AddressHealth, FailureScope, RestStarted};
 use super::pace::{LONGEST_HEAD_START, OpeningPace};
-use crate::surface::status::PlaceRow;
+use crate::telemetry::status::AddressRow;
 
 /// The state of a target's addresses, which are known by name: an address as the configuration writes
 /// it, or a node's id. All sessions of the endpoint share it.
@@ -292,11 +292,11 @@ impl AddressPool {
     }
 
     /// The row of an address in `hopend status`. `zone` is empty if the address is no node.
-    pub(super) fn row(&self, name: String, zone: &str) -> PlaceRow {
+    pub(super) fn row(&self, name: String, zone: &str) -> AddressRow {
         let now = Instant::now();
         let outage = self.health().outage(&name, now);
         let resting = outage.as_ref().and_then(|outage| outage.until);
-        PlaceRow {
+        AddressRow {
             name,
             zone: zone.to_owned(),
             down_s: outage

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::config::ListenAddress;
 use crate::identity::client_tls::Certificates;
-use crate::limits::Door;
+use crate::limits::HandshakePermit;
 pub use crate::primitives::numbers::SessionNumbers;
 use crate::primitives::shutdown::ShutdownReceiver;
 use crate::route::PreparedTarget;
@@ -50,8 +50,8 @@ pub struct Session {
     pub stopping: ShutdownReceiver,
     /// The endpoint's certificates. None without TLS.
     pub tls: Option<Arc<Certificates>>,
-    /// The seat of a client that has not said who it is. None where nobody limits such clients.
-    pub door: Option<Door>,
+    /// The permit of a client that has not said who it is. None where nobody limits such clients.
+    pub handshake: Option<HandshakePermit>,
 }
 
 /// Serves one connection from its first byte to its last.
@@ -73,7 +73,7 @@ fn write_repeats_later(services: &Arc<Services>, due: Option<Duration>) {
     let services = Arc::clone(services);
     tokio::spawn(async move {
         sleep(after).await;
-        services.repeats.tell(&services.audit);
+        services.repeats.write_due(&services.audit);
     });
 }
 
@@ -86,7 +86,7 @@ fn write_lasting_later(services: &Arc<Services>, mut due: Option<Duration>) {
     tokio::spawn(async move {
         while let Some(after) = due {
             sleep(after).await;
-            due = services.repeats.tell_lasting(&services.audit);
+            due = services.repeats.write_lasting(&services.audit);
         }
     });
 }

@@ -13,14 +13,14 @@ use zeroize::Zeroizing;
 use super::Session;
 use super::client::ClientStream;
 use super::refusal::Refusal;
-use super::refused::{Refused, RefusedClient, Seat};
+use super::refused::{LimitShare, Refused, RefusedClient};
 use crate::config::{Endpoint, User};
 use crate::console;
 use crate::identity::{Guess, Peer, PeerError, Proof};
-use crate::limits::{Door, Place};
+use crate::limits::{HandshakePermit, SessionPermit};
+use crate::primitives::opening::{Laps, OpenStage, Opening};
 use crate::route::{KdbConnection, PreparedTarget};
 use crate::telemetry::audit;
-use crate::telemetry::opening::{Laps, OpenStage, Opening};
 use crate::upstream::{Trail, Upstream};
 
 /// Bytes of the first read of a handshake.
@@ -30,21 +30,21 @@ const FIRST_READ: usize = 512;
 pub(super) struct Connection {
     pub(super) client: ClientStream,
     pub(super) session: Session,
-    pub(super) record: audit::Record,
+    pub(super) record: audit::AuditRecord,
 }
 
 /// A connection whose client hopend does not know yet.
 pub(super) struct Accepted {
     connection: Connection,
-    /// The seat of a client that has not said who it is. None where nobody limits such clients.
-    door: Option<Door>,
+    /// The permit of a client that has not said who it is. None where nobody limits such clients.
+    handshake: Option<HandshakePermit>,
     times: OpeningTimes,
 }
 
 /// A connection whose client is a user of the endpoint.
 struct Identified {
     connection: Connection,
-    door: Option<Door>,
+    handshake: Option<HandshakePermit>,
     times: OpeningTimes,
     introduction: Introduction,
 }
@@ -54,7 +54,7 @@ struct Admitted {
     connection: Connection,
     times: OpeningTimes,
     introduction: Introduction,
-    place: Place,
+    permit: SessionPermit,
 }
 
 /// An open session.
@@ -62,7 +62,7 @@ pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) caller: Caller,
     /// The session's share of the limits. Its drop gives the share back.
-    pub(super) place: Place,
+    pub(super) permit: SessionPermit,
     pub(super) server: Server,
 }
 
@@ -104,8 +104,8 @@ impl Accepted {
     pub(super) async fn begin(client: ClientStream, mut session: Session) -> Result<Self, Refused> {
         let number = session.services.sessions.next();
         let name = &session.target.endpoint().name;
-        let record = audit::Record::new(number, name, &session.listen);
-        let (tls, door) = (session.tls.take(), session.door.take());
+        let record = audit::AuditRecord::new(number, name, &session.listen);
+        let (tls, handshake) = (session.tls.take(), session.handshake.take());
         let begun = match tls.filter(|_| client.tcp().is_some()) {
             None => Ok(client),
             Some(tls) => match tls.current().await {
@@ -121,7 +121,7 @@ impl Accepted {
         match begun {
             Ok(client) => Ok(Self {
                 connection: connection(client),
-                door,
+                handshake,
                 times: OpeningTimes {
                     begun: Instant::now(),
                     laps: Arc::default(),
@@ -150,7 +150,7 @@ impl Accepted {
         match introduced {
             Ok(introduction) => Ok(Identified {
                 connection: self.connection,
-                door: self.door,
+                handshake: self.handshake,
                 times: self.times,
                 introduction,
             }),
@@ -176,18 +176,18 @@ impl Accepted {
         let peer = peer.map_err(|_| Refusal::HelloTimeout(limit))??;
         let account = services.authenticator.account(&peer).await;
         laps.add(OpenStage::Identify, begun.elapsed());
-        record.peer(&peer, client.server(), account);
+        record.set_peer(&peer, client.server(), account);
         let mut stopping = session.stopping.clone();
-        if let Some(door) = &mut self.door {
-            let admitted = async {
-                door.of(&peer, endpoint).await?;
-                door.admit(endpoint).await
+        if let Some(permit) = &mut self.handshake {
+            let reserved = async {
+                permit.assign(&peer, endpoint).await?;
+                permit.reserve_memory(endpoint).await
             };
-            let admitted = tokio::select! {
-                admitted = admitted => admitted?,
+            let memory = tokio::select! {
+                reserved = reserved => reserved?,
                 () = stopping.draining() => return Err(Refusal::Stopped),
             };
-            client.charge(admitted);
+            client.charge(memory);
         }
         let handshake_begun = Instant::now();
         let handshake = laps.time(OpenStage::Handshake, async {
@@ -202,7 +202,7 @@ impl Accepted {
             () = stopping.draining() => return Err(Refusal::Stopped),
         };
         let names = names.as_deref();
-        record.said(&hello, names);
+        record.set_hello(&hello, names);
         let trail = Trail::of(endpoint, client.tcp())?;
         let proof = Proof {
             exposed: session.exposed,
@@ -211,7 +211,7 @@ impl Accepted {
         };
         let identified = identify(session, &proof, &hello);
         let user = laps.time(OpenStage::Identify, identified).await?;
-        record.user(&user, endpoint);
+        record.set_user(&user, endpoint);
         Ok(Introduction {
             caller: Caller {
                 user,
@@ -232,21 +232,21 @@ impl Identified {
         } = &mut self.connection;
         let endpoint = session.target.endpoint();
         let user = &self.introduction.caller.user;
-        let place = session.services.limits.place(endpoint, user);
-        let place = self.times.laps.time(OpenStage::Identify, place);
+        let permit = session.services.limits.session_permit(endpoint, user);
+        let permit = self.times.laps.time(OpenStage::Identify, permit);
         let mut stopping = session.stopping.clone();
-        let place = tokio::select! {
-            place = place => place.map_err(Refusal::from),
+        let permit = tokio::select! {
+            permit = permit => permit.map_err(Refusal::from),
             () = stopping.cutting() => Err(Refusal::Stopped),
         };
-        match place {
-            Ok(place) => {
-                client.charge(place.memory());
+        match permit {
+            Ok(permit) => {
+                client.charge(permit.memory());
                 Ok(Admitted {
                     connection: self.connection,
                     times: self.times,
                     introduction: self.introduction,
-                    place,
+                    permit,
                 })
             }
             Err(refusal) => Err(Refused {
@@ -254,7 +254,7 @@ impl Identified {
                 refusal,
                 client: RefusedClient::User {
                     caller: self.introduction.caller,
-                    seat: Seat::Door(self.door),
+                    share: LimitShare::Handshake(self.handshake),
                 },
             }),
         }
@@ -274,7 +274,7 @@ impl Admitted {
             Ok(server) => Ok(Opened {
                 connection: self.connection,
                 caller,
-                place: self.place,
+                permit: self.permit,
                 server,
             }),
             Err(refusal) => Err(Refused {
@@ -282,7 +282,7 @@ impl Admitted {
                 refusal,
                 client: RefusedClient::User {
                     caller,
-                    seat: Seat::Session(self.place),
+                    share: LimitShare::Session(self.permit),
                 },
             }),
         }
@@ -302,7 +302,7 @@ impl Admitted {
         let route = match &*session.target {
             PreparedTarget::Kdb(route) => route,
             PreparedTarget::Console(console) => {
-                record.reached(&session.target.endpoint().target, None);
+                record.set_target(&session.target.endpoint().target, None);
                 accept(client, hello, console::CAPABILITY).await?;
                 return Ok(Server::Console(console.environment().cloned()));
             }
@@ -316,8 +316,8 @@ impl Admitted {
         } = route
             .open(&caller.user, hello, credentials, laps, trail)
             .await?;
-        record.reached(upstream.peer, node.as_deref());
-        record.warm(warm);
+        record.set_target(upstream.peer, node.as_deref());
+        record.set_warm(warm);
         accept(client, hello, upstream.capability).await?;
         let took = begun.elapsed();
         // The client does not wait for this.

@@ -9,8 +9,9 @@ use super::opening::{Caller, Connection};
 use super::refusal::{Refusal, turn_away};
 use super::write_repeats_later;
 use crate::config::Errors;
-use crate::limits::{Door, Place};
+use crate::limits::{HandshakePermit, SessionPermit};
 use crate::session::explain::Explanation;
+use crate::telemetry::audit::AuditRefusal;
 
 /// A client that gets no session.
 pub(super) struct Refused {
@@ -24,25 +25,25 @@ pub(super) enum RefusedClient {
     /// It has not proven who it is, and never learns a reason.
     Unknown,
     /// It is a user of the endpoint, who may learn the reason.
-    User { caller: Caller, seat: Seat },
+    User { caller: Caller, share: LimitShare },
 }
 
 /// The share of the limits that a refused user occupies while it learns the reason.
-pub(super) enum Seat {
-    /// The seat of a client that has not said who it is, for which others may wait. None where nobody limits
+pub(super) enum LimitShare {
+    /// The permit of a client that has not said who it is; others may wait for it. None where nobody limits
     /// such clients.
-    Door(Option<Door>),
+    Handshake(Option<HandshakePermit>),
     /// A session's share.
     #[expect(dead_code, reason = "its drop gives the share back")]
-    Session(Place),
+    Session(SessionPermit),
 }
 
-impl Seat {
+impl LimitShare {
     /// How long the user may occupy it.
     fn limit(&self, handshake_timeout: Duration) -> Duration {
         match self {
-            Self::Door(Some(_)) => handshake_timeout,
-            Self::Door(None) | Self::Session(_) => Duration::MAX,
+            Self::Handshake(Some(_)) => handshake_timeout,
+            Self::Handshake(None) | Self::Session(_) => Duration::MAX,
         }
     }
 }
@@ -61,14 +62,14 @@ impl Refused {
         let is_explained = endpoint.errors == Errors::Explain
             && matches!(refusal, Refusal::Open(_) | Refusal::Limit(_));
         match client {
-            RefusedClient::User { caller, seat } if is_explained => {
+            RefusedClient::User { caller, share } if is_explained => {
                 let explanation = Explanation {
                     capability: caller.capability,
                     early: &caller.early,
                     max_message: endpoint.max_message,
                     reason: &reason,
                 };
-                let limit = seat.limit(endpoint.handshake_timeout);
+                let limit = share.limit(endpoint.handshake_timeout);
                 let stopping = connection.session.stopping.clone();
                 let mut client = connection.client;
                 let mut draining = stopping;
@@ -95,7 +96,12 @@ impl Refused {
         let (kind, noise) = (self.refusal.kind(), self.refusal.is_noise());
         let reason = chain(&self.refusal);
         let services = &session.services;
-        let due = record.refused((kind, &reason, noise), &services.repeats, &services.audit);
+        let refused = AuditRefusal {
+            kind,
+            reason: &reason,
+            noise,
+        };
+        let due = record.refused(refused, &services.repeats, &services.audit);
         write_repeats_later(services, due);
         if !noise {
             services.live.refused(record, kind, &reason);

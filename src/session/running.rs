@@ -32,7 +32,7 @@ pub(super) async fn run(opened: Opened) {
     let Opened {
         connection,
         caller,
-        place,
+        permit,
         server,
     } = opened;
     let Connection {
@@ -56,20 +56,20 @@ pub(super) async fn run(opened: Opened) {
     };
     match server {
         Server::Kdb { mut upstream, .. } => {
-            upstream.stream.charge(place.memory());
-            running.relay(upstream, place.memory()).await;
+            upstream.stream.charge(permit.memory());
+            running.relay(upstream, permit.memory()).await;
         }
         Server::Console(environment) => running.console(environment.as_ref()).await,
     }
     // The session keeps its share of the limits until both connections are closed.
-    drop(place);
+    drop(permit);
 }
 
 /// A session in progress.
 struct Running {
     client: ClientStream,
     session: Session,
-    record: audit::Record,
+    record: audit::AuditRecord,
     caller: Caller,
     /// Its row among the live sessions.
     entry: OpenSession,
@@ -215,7 +215,7 @@ impl Running {
                     (None, _) => watch = Some(Watch::since(Instant::now())),
                 },
                 () = cutting.cutting() => break EndReason::Cut,
-                order = self.entry.ordered() => break EndReason::from(order),
+                order = self.entry.end_ordered() => break EndReason::from(order),
                 () = at(time.deadline()) => match time {
                     SessionTime::LastResponses { limit, .. } => {
                         break EndReason::TimeUp { limit, responses: LastResponses::Missing };
@@ -243,7 +243,7 @@ impl Running {
                 () = at(watch.as_ref().map(Watch::next)) => {
                     let Some(watch) = &mut watch else { continue };
                     let (client, upstream) = relay.connections();
-                    let gone = watch.look((client, self.record.met()), upstream);
+                    let gone = watch.look((client, self.record.peer()), upstream);
                     if gone && relay.waits_for_kdb_only() {
                         return relay.lose_client().into();
                     }
@@ -288,7 +288,7 @@ impl Running {
             end = unused(self.limits.idle, &meters) => end,
             end = time_up(self.limits.total, &meters) => end,
             () = cutting.cutting() => EndReason::Cut,
-            order = self.entry.ordered() => order.into(),
+            order = self.entry.end_ordered() => order.into(),
         };
         let client = self.end(&end);
         match end.farewell() {

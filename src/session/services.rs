@@ -7,14 +7,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::console;
 use crate::credential::Credentials;
-use crate::daemon::workers::Workers;
 use crate::identity::{Authenticator, Penalties};
 use crate::limits::Limits;
 use crate::primitives::lines::LostLines;
 use crate::primitives::numbers::SessionNumbers;
-use crate::surface::status::{MemoryRow, Status};
-use crate::telemetry::audit::{self, AuditFile};
-use crate::telemetry::live::{Live, Looks};
+use crate::primitives::workers::Workers;
+use crate::telemetry::audit::{AuditFile, Repeats};
+use crate::telemetry::live::{Live, SharedSnapshots};
+use crate::telemetry::status::{MemoryRow, Status};
 
 /// What all sessions of the daemon share.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ pub struct Services {
     pub sessions: SessionNumbers,
     /// What is open, and what went wrong last.
     pub live: Live,
-    /// Looks at all of it wait for their turn here.
-    pub looks: Looks<Status>,
+    /// Serialises status requests, so that concurrent viewers share one snapshot.
+    pub snapshots: SharedSnapshots<Status>,
     /// What consoles have listed.
     pub lists: console::Lists,
     /// How much of it anybody may have.
@@ -44,7 +44,7 @@ pub struct Services {
     /// Counts the lines that the process's log has lost.
     pub lost_log_lines: LostLines,
     /// What repeats has one audit line together.
-    pub repeats: audit::Repeats,
+    pub repeats: Repeats,
 }
 
 impl Services {
@@ -63,7 +63,7 @@ impl Services {
     /// It panicked.
     pub async fn look(self: Arc<Self>) -> Result<Arc<Status>, JoinError> {
         let services = Arc::clone(&self);
-        self.looks.take(move || services.status()).await
+        self.snapshots.take(move || services.status()).await
     }
 
     /// How many connections have opened, plus how many have ended.

@@ -1,6 +1,8 @@
-//! Records of what happens: the live sessions, counts, the last errors and the audit lines. Nothing here
-//! shows them; `surface` does.
+//! The daemon's records about itself: open sessions, counters, recent failures and audit lines.
+//!
+//! Sessions and routes write these records. [`crate::surface`] shows them; nothing here does.
 
 pub mod audit;
+pub mod listen;
 pub mod live;
-pub mod opening;
+pub mod status;

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::telemetry::opening::{Laps, OpenStage};
+use crate::primitives::opening::{Laps, OpenStage};
 pub use ask::{AskError, ask};
 use base::address::Address;
 use base::error::{ErrorKind, MORE_DESCRIPTORS, NO_DESCRIPTORS};

@@ -8,4 +8,5 @@ pub mod address;
 pub mod error;
 pub mod file_access;
 pub mod invalid;
+pub mod mutex;
 pub mod user_namespace;

@@ -14,7 +14,7 @@ use hopend::console::{Lists, Visit, serve};
 use hopend::credential::{Clock, Credentials, FetchError, Sources};
 use hopend::primitives::shutdown::ShutdownSender;
 use hopend::route::nodes::Discover;
-use hopend::telemetry::audit::Record;
+use hopend::telemetry::audit::AuditRecord;
 use hopend::telemetry::live::Live;
 use q_ipc::frame::{HEADER_LEN, Header, MessageType};
 use q_ipc::message::{message, text};
@@ -175,7 +175,7 @@ async fn answers(live: &Live, lists: &Lists, request: &[u8]) -> Vec<Value> {
             let status = status.clone();
             async move { Ok(std::sync::Arc::new(status)) }.boxed()
         },
-        record: &Record::new(1, "console", &listen),
+        record: &AuditRecord::new(1, "console", &listen),
         meters: &Meters::default(),
     };
     let stop = ShutdownSender::default();

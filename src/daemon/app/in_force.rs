@@ -11,12 +11,12 @@ use crate::config::{Config, Endpoint, LeftOutCause, Node};
 use crate::identity::account_lookup;
 use crate::route::nodes::Nodes;
 use crate::surface::admin::{Admin, PreparedAdmin};
-use crate::telemetry::live::Shown;
+use crate::telemetry::live::ServedEndpoint as LiveEndpoint;
 
 impl App {
     /// Applies the limits, publishes the endpoints and fetches their credentials.
     pub(super) fn put_config_in_force(&mut self) {
-        self.services.limits.take_over(&self.config, self.machine);
+        self.services.limits.configure(&self.config, self.machine);
         self.report_left_out();
         self.look_up_unknown_accounts();
         self.warn_of_misfit_sockets();
@@ -29,12 +29,12 @@ impl App {
     pub(super) fn serve_admin(&mut self, prepared: PreparedAdmin) {
         match (prepared, &self.admin) {
             (PreparedAdmin::None, _) => self.admin = None,
-            (PreparedAdmin::Stays(audience), Some(admin)) => admin.show_to(audience),
+            (PreparedAdmin::Stays(audience), Some(admin)) => admin.set_audience(audience),
             // It was served when the reload was prepared, and only a reload removes it.
             (PreparedAdmin::Stays(_), None) => {}
             (PreparedAdmin::Fresh(bound), _) => {
                 let (shutdown, services) = (self.shutdown.subscribe(), Arc::clone(&self.services));
-                self.admin = Some(Admin::start(bound, shutdown, services));
+                self.admin = Some(Admin::start(bound, shutdown, services as _));
             }
         }
     }
@@ -46,7 +46,7 @@ impl App {
                 _ => tracing::error!("{left_out}"),
             }
         }
-        self.services.live.leaves_out(self.left_out.clone());
+        self.services.live.set_left_out(self.left_out.clone());
     }
 
     /// Asks the account database again and again for the accounts that it does not know yet.
@@ -78,12 +78,12 @@ impl App {
                 listener.endpoint == endpoint.name && !is_wanted
             });
             let listeners = configured.chain(kept.map(|(_, listener)| listener));
-            Some(Shown {
-                route: Arc::clone(&running.served.target),
+            Some(LiveEndpoint {
+                route: Arc::clone(&running.served.target) as _,
                 listen: listeners.map(|listener| listener.state.clone()).collect(),
             })
         });
-        self.services.live.serves(endpoints.collect());
+        self.services.live.set_endpoints(endpoints.collect());
     }
 
     /// Fetches the credentials that can be known before a client connects.

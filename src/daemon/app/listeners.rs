@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::App;
 use super::prepare::ListenerSnapshot;
 use crate::config::{Config, ListenAddress};
-use crate::daemon::listener::{
+use crate::listener::{
     self, AddressState, BindError, BindRetry, Listener, ServedEndpoint, SocketKeeper,
     UnboundAddress,
 };

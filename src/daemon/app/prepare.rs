@@ -14,14 +14,14 @@ use super::warnings::{warn_of_plain_passwords, warn_of_private_sockets};
 use super::{ReloadError, RunningEndpoint};
 use crate::config::{self, AccountDatabase, Config, Endpoint, ListenAddress, Loaded, Problems};
 use crate::daemon::confine::Confinement;
-use crate::daemon::listener::{
+use crate::identity::client_tls::Certificates;
+use crate::listener::{
     BindError, Listener, PassedSockets, ReusableSockets, ServedEndpoint, SocketKeeper,
 };
-use crate::identity::client_tls::Certificates;
 use crate::route::PreparedTarget;
 use crate::route::nodes::{NodeListing, Nodes};
 use crate::session::Services;
-use crate::surface::admin::{KnownAdmin, PreparedAdmin};
+use crate::surface::admin::{PreparedAdmin, RunningAdmin};
 use crate::surface::control::{BoundControl, ControlSocket};
 use crate::telemetry::audit::AuditChange;
 use crate::upstream::tls::TlsConfigs;
@@ -37,7 +37,7 @@ pub(super) struct DaemonSnapshot {
     pub(super) confinement: Arc<Confinement>,
     pub(super) accounts: AccountDatabase,
     pub(super) control: Option<ControlSocket>,
-    pub(super) admin: Option<KnownAdmin>,
+    pub(super) admin: Option<RunningAdmin>,
     pub(super) nodes: Nodes,
     pub(super) services: Arc<Services>,
 }
@@ -147,7 +147,7 @@ impl DaemonSnapshot {
             }
         }
         let control = self.prepare_control(daemon.control.as_deref());
-        let admin = PreparedAdmin::of(daemon.admin.as_ref(), &daemon.viewers, self.admin.as_ref());
+        let admin = PreparedAdmin::new(daemon.admin.as_ref(), &daemon.viewers, self.admin.as_ref());
         let running = |name: &str| self.endpoints.get(name);
         let endpoints = prepare_endpoints(&loaded.config, running, &self.nodes, &self.services);
         Ok(PreparedReload {

@@ -17,7 +17,7 @@ use super::reload_queue::{FinishedReload, ReloadQueue};
 use super::warnings::warn_of_restart_only_changes;
 use super::{App, RunningEndpoint};
 use crate::config::Loaded;
-use crate::daemon::service;
+use crate::primitives::service;
 use crate::surface::admin::Admin;
 use crate::surface::control::Control;
 use crate::telemetry::audit::AuditFileError;
@@ -112,7 +112,7 @@ impl App {
             confinement: Arc::clone(&self.confinement),
             accounts: self.accounts.clone(),
             control: self.control.as_ref().map(Control::socket),
-            admin: self.admin.as_ref().map(Admin::known),
+            admin: self.admin.as_ref().map(Admin::running),
             nodes: self.nodes.clone(),
             services: Arc::clone(&self.services),
         }
@@ -128,7 +128,7 @@ impl App {
             control,
             admin,
         } = prepared;
-        self.services.audit.take_over(audit);
+        self.services.audit.apply(audit);
         apply_zone(&loaded.config, &self.nodes);
         let grants = Grants::of(&loaded);
         let mut changes = self.replace_endpoints(endpoints);
@@ -147,7 +147,7 @@ impl App {
         self.put_config_in_force();
         self.serve_admin(admin);
         // After the rest: sessions that open from now on have access by the new configuration.
-        changes.sessions_ended = self.services.live.grants(grants);
+        changes.sessions_ended = self.services.live.apply_grants(grants);
         changes
     }
 
@@ -241,7 +241,7 @@ impl App {
             ControlChange::Unchanged => {}
             ControlChange::Removed => self.control = None,
             ControlChange::Replaced(bound) => {
-                self.control = Some(Control::serve(bound, &self.services));
+                self.control = Some(Control::serve(bound, Arc::clone(&self.services) as _));
             }
         }
     }

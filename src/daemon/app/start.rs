@@ -12,19 +12,19 @@ use super::{App, ProcessContext, RunningEndpoint};
 use crate::config::{Config, Daemon, ListenAddress, Loaded};
 use crate::console::Lists;
 use crate::credential::{Clock, Credentials, Source};
-use crate::daemon::listener::{BindError, Listener, PassedSockets};
-use crate::daemon::service;
-use crate::daemon::workers::Workers;
 use crate::identity::{Authenticator, Penalties};
 use crate::limits::Limits;
+use crate::listener::{BindError, Listener, PassedSockets};
 use crate::primitives::lines::LostLines;
+use crate::primitives::service;
 use crate::primitives::shutdown::ShutdownSender;
+use crate::primitives::workers::Workers;
 use crate::route::nodes::Nodes;
 use crate::session::{Services, SessionNumbers};
 use crate::surface::admin::PreparedAdmin;
 use crate::surface::control::{BoundControl, Control};
 use crate::telemetry::audit::{AuditFile, AuditFileError, Repeats};
-use crate::telemetry::live::{Live, Looks};
+use crate::telemetry::live::{Live, SharedSnapshots};
 use base::error::chain;
 
 /// The reason why the daemon did not start.
@@ -115,12 +115,12 @@ impl App {
     fn start_control(&mut self) {
         let path = self.config.daemon.control.as_deref();
         let bound = path.and_then(BoundControl::bind);
-        self.control = bound.map(|bound| Control::serve(bound, &self.services));
+        self.control = bound.map(|bound| Control::serve(bound, Arc::clone(&self.services) as _));
     }
 
     fn prepare_admin(&self) -> PreparedAdmin {
         let Daemon { admin, viewers, .. } = &self.config.daemon;
-        PreparedAdmin::of(admin.as_ref(), viewers, None)
+        PreparedAdmin::new(admin.as_ref(), viewers, None)
     }
 }
 
@@ -138,7 +138,7 @@ fn build_services(
         workers,
         sessions: SessionNumbers::of_this_run(),
         live: Live::default(),
-        looks: Looks::default(),
+        snapshots: SharedSnapshots::default(),
         lists: Lists::new(Arc::clone(source) as _),
         limits: Limits::default(),
         audit: AuditFile::default(),
@@ -149,7 +149,7 @@ fn build_services(
 
 fn open_audit_file(services: &Services, config: &Config) -> Result<(), AuditFileError> {
     let opened = services.audit.prepare(config.daemon.audit.as_deref())?;
-    services.audit.take_over(opened);
+    services.audit.apply(opened);
     Ok(())
 }
 

@@ -37,7 +37,7 @@ impl App {
         if let Some(control) = self.control.take() {
             control.stop().await;
         }
-        self.services.repeats.tell_all(&self.services.audit);
+        self.services.repeats.write_all(&self.services.audit);
         self.services.audit.stop().await;
         let DrainSummary { open, cut } = summary;
         tracing::info!(sessions = open, cut, "stopped");

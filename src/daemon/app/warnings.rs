@@ -1,7 +1,7 @@
 //! Warnings about a configuration that is valid, and may not do what its author expects.
 
 use crate::config::{self, Daemon, Endpoint, ListenAddress};
-use crate::daemon::service;
+use crate::primitives::service;
 use base::error::with_fix;
 
 /// Warns of changed keys that only a restart puts into force.

@@ -21,7 +21,7 @@ use crate::route::issued::{IssuedLogin, hello_with, open_with_issued};
 use crate::route::password::PasswordFile;
 use crate::route::pool::{AddressPool, LoginOwner};
 use crate::route::probe::{ProbePlan, Prober};
-use crate::surface::status::PlaceRow;
+use crate::telemetry::status::AddressRow;
 use crate::upstream::UpstreamError;
 use base::address::Address;
 use secret::Secret;
@@ -62,7 +62,7 @@ impl AddressesTarget {
     }
 
     /// The rows of the addresses in `hopend status`.
-    pub(super) fn rows(&self) -> Vec<PlaceRow> {
+    pub(super) fn rows(&self) -> Vec<AddressRow> {
         let rows = self.addresses.iter();
         rows.map(|address| self.pool.row(address.to_string(), ""))
             .collect()

@@ -19,7 +19,7 @@ use super::probe::Prober;
 use super::{OpenError, Route};
 use crate::config::{Endpoint, Login, Policy, Target, User};
 use crate::credential::Recipe;
-use crate::surface::status::{PlaceRow, WarmRow};
+use crate::telemetry::status::{AddressRow, WarmRow};
 use crate::upstream::tls::TlsConfigs;
 use addresses::{AddressLogin, AddressesTarget};
 use cluster::{ClusterTarget, FinSpaceCluster};
@@ -172,7 +172,7 @@ impl PreparedTarget {
     }
 
     /// The addresses or nodes among which hopend chooses, and which of them rest.
-    pub fn address_rows(&self) -> Vec<PlaceRow> {
+    pub fn address_rows(&self) -> Vec<AddressRow> {
         match self {
             Self::Kdb(route) => route.address_rows(),
             Self::Console(_) => Vec::new(),
@@ -245,7 +245,7 @@ impl RouteTarget {
     }
 
     /// The addresses or nodes among which hopend chooses, and which of them rest.
-    pub(super) fn address_rows(&self) -> Vec<PlaceRow> {
+    pub(super) fn address_rows(&self) -> Vec<AddressRow> {
         match self {
             Self::Nodes(nodes) => nodes.rows(),
             Self::Addresses(addresses) => addresses.rows(),

@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use super::cluster::FinSpaceCluster;
 use crate::config::{self, User};
 use crate::credential::Recipe;
+use crate::primitives::opening::OpenStage;
 use crate::primitives::race::Late;
 use crate::route::OpenError;
 use crate::route::attempt::{HeadStart, LoginAttempt, PooledTarget, open_first};
@@ -19,8 +20,7 @@ use crate::route::issued::{IssuedLogin, hello_with, open_with_issued};
 use crate::route::nodes::{NodeListing, names};
 use crate::route::pool::{AddressPolicy, AddressPool, LoginOwner};
 use crate::route::probe::{ProbePlan, Prober};
-use crate::surface::status::PlaceRow;
-use crate::telemetry::opening::OpenStage;
+use crate::telemetry::status::AddressRow;
 use crate::upstream::UpstreamError;
 use base::error::ErrorKind;
 use finspace::Node;
@@ -83,7 +83,7 @@ impl NodesTarget {
     }
 
     /// The rows of the nodes in `hopend status`.
-    pub(super) fn rows(&self) -> Vec<PlaceRow> {
+    pub(super) fn rows(&self) -> Vec<AddressRow> {
         let known = self.listing.known();
         let rows = known.iter();
         rows.map(|node| self.pool.row(node.id.clone(), &node.zone))

@@ -33,7 +33,7 @@ use super::connection::{LoggedInConnection, PreferredAddresses};
 use super::dialer::{CLOSE_LIMIT, close_in_order};
 use crate::config::{Endpoint, User};
 use crate::credential::{Credentials, Standing};
-use crate::surface::status::WarmRow;
+use crate::telemetry::status::WarmRow;
 use connection::WarmConnection;
 use keeper::PoolKeeper;
 use q_relay::relay::KeepaliveSettings;

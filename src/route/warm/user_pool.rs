@@ -14,7 +14,7 @@ use crate::config::User;
 use crate::credential::Standing;
 use crate::route::backoff::FailureBackoff;
 use crate::route::connection::{LoggedInConnection, PreferredAddresses};
-use crate::surface::status::WarmRow;
+use crate::telemetry::status::WarmRow;
 
 /// A connection that has lasted this long shows that kdb+ works: earlier failures are forgotten.
 const PROVEN_AFTER: Duration = Duration::from_secs(60);

@@ -1,191 +1,228 @@
-//! What the endpoints have done.
+//! The metrics of the endpoints.
 
 use std::fmt;
 
 use prometheus_client::registry::Unit;
 
-use super::families::{About, Families};
-use crate::telemetry::live::{ByKind, EndpointTotals, Way};
+use super::families::{MetricFamilies, MetricInfo};
+use crate::telemetry::live::{CountByKind, DirectionTotals, EndpointTotals};
 use q_relay::relay::Loss;
 
-/// Where a figure is read.
-type Figure = fn(&EndpointTotals) -> u64;
+/// Reads the value of a gauge.
+type GaugeValue = fn(&EndpointTotals) -> u64;
 
 type Labels<'e, const N: usize> = [(&'static str, &'e str); N];
 
-pub(super) fn encode(families: &mut Families<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
+pub(super) fn encode(
+    families: &mut MetricFamilies<'_, '_>,
+    endpoints: &[EndpointTotals],
+) -> fmt::Result {
     gauges(families, endpoints)?;
     opens(families, endpoints)?;
     carried(families, endpoints)
 }
 
-fn gauges(families: &mut Families<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
-    let figures: [(About, Figure); 9] = [
-        (About::new("hopend_sessions", "Open sessions"), |of| of.open),
+fn gauges(families: &mut MetricFamilies<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
+    let figures: [(MetricInfo, GaugeValue); 9] = [
         (
-            About::new("hopend_sessions_limit", "Sessions that may be open"),
-            |of| of.max_sessions,
+            MetricInfo::new("hopend_sessions", "Open sessions"),
+            |endpoint| endpoint.open,
         ),
         (
-            About::new("hopend_addresses", "Addresses of listen"),
-            |of| of.addresses.all,
+            MetricInfo::new("hopend_sessions_limit", "Sessions that may be open"),
+            |endpoint| endpoint.max_sessions,
         ),
         (
-            About::new(
-                "hopend_addresses_bound",
-                "Those of them where hopend listens; at the others another account may",
+            MetricInfo::new("hopend_listen_addresses", "Entries of listen"),
+            |endpoint| endpoint.listen_addresses,
+        ),
+        (
+            MetricInfo::new(
+                "hopend_listen_addresses_bound",
+                "Entries of listen that hopend has bound. Another account may listen at the others",
             ),
-            |of| of.addresses.some,
+            |endpoint| endpoint.listen_addresses_bound,
         ),
         (
-            About::new(
+            MetricInfo::new(
                 "hopend_requests_waiting",
-                "Sync requests of clients without an answer yet",
+                "Sync requests of clients that kdb+ has not answered yet",
             ),
-            |of| of.outstanding,
+            |endpoint| endpoint.outstanding,
         ),
         (
-            About::new(
-                "hopend_places",
-                "Addresses or nodes to choose from, where there is a choice",
+            MetricInfo::new(
+                "hopend_target_addresses",
+                "Addresses or nodes of the target that sessions choose from",
             ),
-            |of| of.places.all,
+            |endpoint| endpoint.target_addresses,
         ),
         (
-            About::new(
-                "hopend_places_resting",
-                "Those of them that are left alone after a failure",
+            MetricInfo::new(
+                "hopend_target_addresses_resting",
+                "Target addresses that hopend does not use for a while after a failure",
             ),
-            |of| of.places.some,
+            |endpoint| endpoint.target_addresses_resting,
         ),
         (
-            About::new("hopend_warm_connections", "Connections kept logged in"),
-            |of| of.warm.some,
+            MetricInfo::new("hopend_warm_connections", "Connections kept logged in"),
+            |endpoint| endpoint.warm_ready,
         ),
         (
-            About::new(
+            MetricInfo::new(
                 "hopend_warm_connections_wanted",
-                "How many of them there should be for the users who came lately",
+                "Warm connections that hopend tries to keep, for users with recent sessions",
             ),
-            |of| of.warm.all,
+            |endpoint| endpoint.warm_wanted,
         ),
     ];
-    for (about, value) in figures {
-        let samples = endpoints.iter().map(|of| (labels(of), value(of)));
-        families.gauge(about, samples)?;
+    for (info, value) in figures {
+        let samples = endpoints
+            .iter()
+            .map(|endpoint| (labels(endpoint), value(endpoint)));
+        families.gauge(info, samples)?;
     }
     Ok(())
 }
 
-fn opens(families: &mut Families<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
-    let about = About::new("hopend_opens", "Sessions that opened");
-    let samples = endpoints.iter().map(|of| (labels(of), of.opened));
-    families.counter(about, samples)?;
-    let about = About::new(
+fn opens(families: &mut MetricFamilies<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
+    let info = MetricInfo::new("hopend_opens", "Sessions that opened");
+    let samples = endpoints
+        .iter()
+        .map(|endpoint| (labels(endpoint), endpoint.opened));
+    families.counter(info, samples)?;
+    let info = MetricInfo::new(
         "hopend_refusals",
-        "Sessions that did not come about, by the side at fault",
+        "Sessions that were refused, by the party that caused it",
     );
-    families.counter(about, by_kind(endpoints, |of| &of.refused))?;
-    let about = About::new(
+    families.counter(info, by_kind(endpoints, |endpoint| &endpoint.refused))?;
+    let info = MetricInfo::new(
         "hopend_failures",
-        "Failures of open sessions, by the side at fault",
+        "Failures of open sessions, by the party that caused them",
     );
-    families.counter(about, by_kind(endpoints, |of| &of.failed))?;
+    families.counter(info, by_kind(endpoints, |endpoint| &endpoint.failed))?;
 
-    let about = About::new(
+    let info = MetricInfo::new(
         "hopend_open",
-        "From the connection to the answer to hopen, of sessions that opened",
+        "Time from the connection to the answer to hopen, of sessions that opened",
     );
-    let both = endpoints.iter().flat_map(|of| {
-        let anew = (with(of, "warm", "false"), &of.opens.anew);
-        let warm = (with(of, "warm", "true"), &of.opens.warm);
-        // Most endpoints keep none.
-        [Some(anew), Some(warm).filter(|(_, took)| took.count() > 0)]
+    let both = endpoints.iter().flat_map(|endpoint| {
+        let dialled = (
+            labels_with(endpoint, "warm", "false"),
+            &endpoint.open_times.dialled,
+        );
+        let warm = (
+            labels_with(endpoint, "warm", "true"),
+            &endpoint.open_times.warm,
+        );
+        // An endpoint without warm connections has no samples for them.
+        [
+            Some(dialled),
+            Some(warm).filter(|(_, took)| took.count() > 0),
+        ]
     });
-    families.histogram(about, both.flatten())?;
-    let about = About::new(
+    families.histogram(info, both.flatten())?;
+    let info = MetricInfo::new(
         "hopend_open_stage",
-        "What each stage of that took, all attempts together",
+        "Time of each stage of opening, all attempts together",
     );
-    let stages = endpoints.iter().flat_map(|of| {
-        let gone_through = of.opens.stages().filter(|(_, took)| took.count() > 0);
-        gone_through.map(|(stage, took)| (with(of, "stage", stage.name()), took))
+    let stages = endpoints.iter().flat_map(|endpoint| {
+        let gone_through = endpoint
+            .open_times
+            .stages()
+            .filter(|(_, took)| took.count() > 0);
+        gone_through.map(|(stage, took)| (labels_with(endpoint, "stage", stage.name()), took))
     });
-    families.histogram(about, stages)
+    families.histogram(info, stages)
 }
 
-fn carried(families: &mut Families<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
-    let bytes = About::new("hopend_carried", "Bytes written, handshakes apart");
-    let both = endpoints.iter().flat_map(|of| {
-        directions(of).map(|(direction, way)| (with(of, "direction", direction), way.bytes))
+fn carried(families: &mut MetricFamilies<'_, '_>, endpoints: &[EndpointTotals]) -> fmt::Result {
+    let bytes = MetricInfo::new("hopend_carried", "Bytes relayed, without handshakes");
+    let both = endpoints.iter().flat_map(|endpoint| {
+        directions(endpoint).map(|(direction, traffic)| {
+            (labels_with(endpoint, "direction", direction), traffic.bytes)
+        })
     });
     families.counter(bytes.in_unit(&Unit::Bytes), both)?;
-    let messages = endpoints.iter().flat_map(|of| {
-        directions(of).into_iter().flat_map(|(direction, way)| {
-            let types = [
-                ("async", way.asyncs),
-                ("sync", way.syncs),
-                ("response", way.responses),
-            ];
-            types.map(|(name, count)| {
-                let [endpoint, direction] = with(of, "direction", direction);
-                ([endpoint, direction, ("type", name)], count)
+    let messages = endpoints.iter().flat_map(|endpoint| {
+        directions(endpoint)
+            .into_iter()
+            .flat_map(|(direction, traffic)| {
+                let types = [
+                    ("async", traffic.asyncs),
+                    ("sync", traffic.syncs),
+                    ("response", traffic.responses),
+                ];
+                types.map(|(name, count)| {
+                    let [endpoint, direction] = labels_with(endpoint, "direction", direction);
+                    ([endpoint, direction, ("type", name)], count)
+                })
             })
-        })
     });
     families.counter(
-        About::new("hopend_messages", "Messages passed on"),
+        MetricInfo::new("hopend_messages", "Messages relayed"),
         messages,
     )?;
-    let lost = endpoints.iter().flat_map(|of| {
-        directions(of).into_iter().flat_map(|(direction, way)| {
-            Loss::ALL.into_iter().zip(way.lost).map(|(cause, count)| {
-                let [endpoint, direction] = with(of, "direction", direction);
-                ([endpoint, direction, ("cause", cause.name())], count)
+    let lost = endpoints.iter().flat_map(|endpoint| {
+        directions(endpoint)
+            .into_iter()
+            .flat_map(|(direction, traffic)| {
+                Loss::ALL
+                    .into_iter()
+                    .zip(traffic.lost)
+                    .map(|(cause, count)| {
+                        let [endpoint, direction] = labels_with(endpoint, "direction", direction);
+                        ([endpoint, direction, ("cause", cause.name())], count)
+                    })
             })
-        })
     });
-    let about = About::new(
+    let info = MetricInfo::new(
         "hopend_messages_lost",
-        "Messages that were received completely and did not reach the other side",
+        "Messages that hopend received completely and could not deliver",
     );
-    families.counter(about, lost)?;
-    let unacknowledged = About::new(
+    families.counter(info, lost)?;
+    let unacknowledged = MetricInfo::new(
         "hopend_unacknowledged",
         "Bytes that the receiver's kernel had not acknowledged when a deadline ended the session",
     );
-    let both = endpoints.iter().flat_map(|of| {
-        directions(of)
-            .map(|(direction, way)| (with(of, "direction", direction), way.unacknowledged))
+    let both = endpoints.iter().flat_map(|endpoint| {
+        directions(endpoint).map(|(direction, traffic)| {
+            (
+                labels_with(endpoint, "direction", direction),
+                traffic.unacknowledged,
+            )
+        })
     });
     families.counter(unacknowledged.in_unit(&Unit::Bytes), both)?;
-    let about = About::new(
+    let info = MetricInfo::new(
         "hopend_round_trip",
-        "From a sync request of a client's to its answer; of requests that are sent without \
-         waiting for answers not each is counted",
+        "Time from a sync request of a client to its response. Of pipelined requests, one at a time \
+         is timed",
     );
     let round_trips = endpoints
         .iter()
-        .map(|of| (labels(of), &of.carried.round_trips));
-    families.histogram(about, round_trips)?;
-    let about = About::new("hopend_pings", "Keepalives sent");
+        .map(|endpoint| (labels(endpoint), &endpoint.carried.round_trips));
+    families.histogram(info, round_trips)?;
+    let info = MetricInfo::new("hopend_pings", "Keepalives sent to kdb+");
     families.counter(
-        about,
-        endpoints.iter().map(|of| (labels(of), of.carried.pings)),
+        info,
+        endpoints
+            .iter()
+            .map(|endpoint| (labels(endpoint), endpoint.carried.pings)),
     )
 }
 
 fn by_kind<'e>(
     endpoints: &'e [EndpointTotals],
-    counts: fn(&EndpointTotals) -> &ByKind,
+    counts: fn(&EndpointTotals) -> &CountByKind,
 ) -> impl Iterator<Item = (Labels<'e, 2>, u64)> {
-    endpoints.iter().flat_map(move |of| {
-        let kinds = counts(of).iter();
-        kinds.map(move |(kind, count)| (with(of, "kind", kind.name()), count))
+    endpoints.iter().flat_map(move |endpoint| {
+        let kinds = counts(endpoint).iter();
+        kinds.map(move |(kind, count)| (labels_with(endpoint, "kind", kind.name()), count))
     })
 }
 
-fn directions(endpoint: &EndpointTotals) -> [(&'static str, Way); 2] {
+fn directions(endpoint: &EndpointTotals) -> [(&'static str, DirectionTotals); 2] {
     let carried = &endpoint.carried;
     [
         ("to_cluster", carried.to_cluster),
@@ -197,6 +234,10 @@ fn labels(endpoint: &EndpointTotals) -> Labels<'_, 1> {
     [("endpoint", &endpoint.name)]
 }
 
-fn with<'e>(endpoint: &'e EndpointTotals, key: &'static str, value: &'e str) -> Labels<'e, 2> {
+fn labels_with<'e>(
+    endpoint: &'e EndpointTotals,
+    key: &'static str,
+    value: &'e str,
+) -> Labels<'e, 2> {
     [("endpoint", &endpoint.name), (key, value)]
 }

@@ -1,4 +1,4 @@
-//! All samples of one metric, with its name before them.
+//! Writes metric families: the description of a metric, followed by all its samples.
 
 use std::fmt;
 
@@ -13,18 +13,18 @@ use prometheus_client::registry::Unit;
 
 use q_relay::histogram::Histogram;
 
-/// Writes them one after the other.
-pub(super) struct Families<'f, 'e>(pub(super) &'f mut DescriptorEncoder<'e>);
+/// Writes families to the encoder of one scrape.
+pub(super) struct MetricFamilies<'f, 'e>(pub(super) &'f mut DescriptorEncoder<'e>);
 
-/// What a metric is called, without the unit that it ends in, and what it means.
+/// The description of a metric. The encoder appends the unit to the name.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct About {
+pub(super) struct MetricInfo {
     name: &'static str,
     unit: Option<&'static Unit>,
     help: &'static str,
 }
 
-impl About {
+impl MetricInfo {
     pub(super) const fn new(name: &'static str, help: &'static str) -> Self {
         let unit = None;
         Self { name, unit, help }
@@ -36,14 +36,14 @@ impl About {
     }
 }
 
-impl Families<'_, '_> {
-    /// What only grows.
+impl MetricFamilies<'_, '_> {
+    /// Writes a family of counters.
     pub(super) fn counter<L: EncodeLabelSet, V: EncodeCounterValue>(
         &mut self,
-        about: About,
+        info: MetricInfo,
         samples: impl IntoIterator<Item = (L, V)>,
     ) -> fmt::Result {
-        let About { name, unit, help } = about;
+        let MetricInfo { name, unit, help } = info;
         let counter = MetricType::Counter;
         let mut family = self.0.encode_descriptor(name, help, unit, counter)?;
         for (labels, value) in samples {
@@ -52,13 +52,13 @@ impl Families<'_, '_> {
         Ok(())
     }
 
-    /// What comes and goes.
+    /// Writes a family of gauges.
     pub(super) fn gauge<L: EncodeLabelSet, V: EncodeGaugeValue>(
         &mut self,
-        about: About,
+        info: MetricInfo,
         samples: impl IntoIterator<Item = (L, V)>,
     ) -> fmt::Result {
-        let About { name, unit, help } = about;
+        let MetricInfo { name, unit, help } = info;
         let gauge = MetricType::Gauge;
         let mut family = self.0.encode_descriptor(name, help, unit, gauge)?;
         for (labels, value) in samples {
@@ -67,13 +67,13 @@ impl Families<'_, '_> {
         Ok(())
     }
 
-    /// How long something took.
+    /// Writes a family of histograms of durations, in seconds.
     pub(super) fn histogram<'h, L: EncodeLabelSet>(
         &mut self,
-        about: About,
+        info: MetricInfo,
         samples: impl IntoIterator<Item = (L, &'h Histogram)>,
     ) -> fmt::Result {
-        let About { name, help, .. } = about;
+        let MetricInfo { name, help, .. } = info;
         let (seconds, histogram) = (Some(&Unit::Seconds), MetricType::Histogram);
         let mut family = self.0.encode_descriptor(name, help, seconds, histogram)?;
         for (labels, value) in samples {

@@ -1,47 +1,72 @@
-//! The two formats that a scraper may ask for, and which of them it gets.
+//! The two formats of `/metrics`, and the choice between them by the `Accept` header.
 
 use std::cmp::Reverse;
 
 /// A format of `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Prometheus's text format 0.0.4: what is sent unless OpenMetrics is preferred.
+pub(in crate::surface) enum MetricsFormat {
+    /// Prometheus's text format 0.0.4, the default.
     Prometheus,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
 }
 
-/// How much a client wants a format; a more exact and an earlier range counts more where the weights are
-/// the same.
-type Wish = (u16, u8, Reverse<usize>);
+/// How much a client prefers a format. The fields are compared in this order: with equal weights, the more specific
+/// and then the earlier range wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Preference {
+    /// In thousandths.
+    weight: u16,
+    specificity: Specificity,
+    /// The position of the range in the header.
+    position: Reverse<usize>,
+}
 
-impl Format {
+/// How specifically a range names a format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Specificity {
+    /// `*/*`
+    Anything,
+    /// For example `text/*`
+    Type,
+    /// For example `text/plain`
+    Subtype,
+    /// For example `text/plain;version=0.0.4`
+    Version,
+}
+
+impl MetricsFormat {
     /// The value of `Content-Type`.
-    pub fn content_type(self) -> &'static str {
+    pub(in crate::surface) fn content_type(self) -> &'static str {
         match self {
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
 
-    /// What the values of the `Accept` headers ask for. A client that asks for neither of both, or says
-    /// nothing, gets the text format, as from any other exporter.
-    pub fn negotiate<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
+    /// Chooses the format by the values of the `Accept` headers. A client that accepts neither format, or sends no
+    /// such header, gets the text format, as from other exporters.
+    pub(in crate::surface) fn negotiate<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
         let ranges = accept.into_iter().flat_map(|value| value.split(','));
         let (mut prometheus, mut openmetrics) = (None, None);
-        for (at, range) in ranges.enumerate() {
-            let Some(range) = Range::parse(range) else {
+        for (position, range) in ranges.enumerate() {
+            let Some(range) = AcceptRange::parse(range) else {
                 continue;
             };
-            let wish = |exactness: Option<u8>| -> Option<Wish> {
-                exactness.map(|exactness| (range.weight, exactness, Reverse(at)))
+            let preference = |specificity: Option<Specificity>| {
+                specificity.map(|specificity| Preference {
+                    weight: range.weight,
+                    specificity,
+                    position: Reverse(position),
+                })
             };
-            prefer(&mut prometheus, wish(range.fits("text", "plain", "0.0.4")));
-            let fits = range.fits("application", "openmetrics-text", "1.0.0");
-            prefer(&mut openmetrics, wish(fits));
+            let text = range.specificity("text", "plain", "0.0.4");
+            prometheus = more_specific(prometheus, preference(text));
+            let open = range.specificity("application", "openmetrics-text", "1.0.0");
+            openmetrics = more_specific(openmetrics, preference(open));
         }
         match (openmetrics, prometheus) {
-            (Some(openmetrics), prometheus) if openmetrics.0 > 0 => {
+            (Some(openmetrics), prometheus) if openmetrics.weight > 0 => {
                 if prometheus.is_none_or(|prometheus| openmetrics > prometheus) {
                     Self::OpenMetrics
                 } else {
@@ -53,29 +78,24 @@ impl Format {
     }
 }
 
-/// Of the ranges that fit a format the most exact one decides about it.
-fn prefer(known: &mut Option<Wish>, wish: Option<Wish>) {
-    let exactness = |wish: &Wish| (wish.1, wish.0, wish.2);
-    if let Some(wish) = wish
-        && known
-            .as_ref()
-            .is_none_or(|known| exactness(&wish) > exactness(known))
-    {
-        *known = Some(wish);
-    }
+/// The preference that decides about a format: that of the most specific range. With equal specificity, the greater
+/// weight and then the earlier range decides.
+fn more_specific(one: Option<Preference>, other: Option<Preference>) -> Option<Preference> {
+    let preferences = one.into_iter().chain(other);
+    preferences.max_by_key(|found| (found.specificity, found.weight, found.position))
 }
 
-/// One range of `Accept`.
-struct Range<'a> {
+/// One range of `Accept`, such as `text/plain;q=0.5`.
+struct AcceptRange<'a> {
     kind: &'a str,
     subtype: &'a str,
     version: Option<&'a str>,
-    /// `q`, in thousandths.
+    /// The parameter `q`, in thousandths.
     weight: u16,
 }
 
-impl<'a> Range<'a> {
-    /// None for what is no range.
+impl<'a> AcceptRange<'a> {
+    /// Parses a range. `None` if the text is not valid.
     fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let (kind, subtype) = parts.next()?.split_once('/')?;
@@ -97,15 +117,17 @@ impl<'a> Range<'a> {
         Some(range)
     }
 
-    /// How exactly it names this type, if it does.
-    fn fits(&self, kind: &str, subtype: &str, version: &str) -> Option<u8> {
+    /// How specifically the range names a format. `None` if it does not include the format.
+    fn specificity(&self, kind: &str, subtype: &str, version: &str) -> Option<Specificity> {
         match (self.kind, self.subtype) {
-            ("*", "*") => Some(0),
-            (of, "*") if of.eq_ignore_ascii_case(kind) => Some(1),
-            (of, name) if of.eq_ignore_ascii_case(kind) && name.eq_ignore_ascii_case(subtype) => {
+            ("*", "*") => Some(Specificity::Anything),
+            (range, "*") if range.eq_ignore_ascii_case(kind) => Some(Specificity::Type),
+            (range, name)
+                if range.eq_ignore_ascii_case(kind) && name.eq_ignore_ascii_case(subtype) =>
+            {
                 match self.version {
-                    None => Some(2),
-                    Some(named) => (named == version).then_some(3),
+                    None => Some(Specificity::Subtype),
+                    Some(named) => (named == version).then_some(Specificity::Version),
                 }
             }
             _ => None,
@@ -113,7 +135,7 @@ impl<'a> Range<'a> {
     }
 }
 
-/// From 0 to 1 with up to three digits.
+/// Parses a weight from 0 to 1, in thousandths.
 fn weight(text: &str) -> Option<u16> {
     let weight: f64 = text.parse().ok()?;
     #[expect(
@@ -126,8 +148,8 @@ fn weight(text: &str) -> Option<u16> {
         .then(|| (weight * 1_000.0).round() as u16)
 }
 
-/// What is written in OpenMetrics, in the text format 0.0.4: there a counter is described under the name
-/// of its samples, information is a gauge, and neither units nor the end are told.
+/// Converts OpenMetrics to the text format 0.0.4. It describes a counter under the name of its samples, shows
+/// information as a gauge, and has neither units nor an end mark.
 pub(super) fn prometheus(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len());
     let mut help = None;
@@ -138,7 +160,7 @@ pub(super) fn prometheus(openmetrics: &str) -> String {
             continue;
         };
         match comment.split_once(' ') {
-            // Its name is known once its type is.
+            // Written with the type, which decides about the suffix of the name.
             Some(("HELP", rest)) => help = rest.split_once(' '),
             Some(("TYPE", rest)) => {
                 let (name, kind) = rest.split_once(' ').unwrap_or((rest, "unknown"));
@@ -148,8 +170,8 @@ pub(super) fn prometheus(openmetrics: &str) -> String {
                     "unknown" => ("", "untyped"),
                     kind => ("", kind),
                 };
-                if let Some((_, help)) = help.take().filter(|(of, _)| *of == name) {
-                    // Quotes are escaped in OpenMetrics alone.
+                if let Some((_, help)) = help.take().filter(|(described, _)| *described == name) {
+                    // Only OpenMetrics escapes quotes.
                     let help = help.replace("\\\"", "\"");
                     text.push_str(&format!("# HELP {name}{suffix} {help}\n"));
                 }
@@ -175,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_client_gets_the_format_that_it_prefers_and_else_the_text_format() {
-        use Format::{OpenMetrics, Prometheus};
+        use MetricsFormat::{OpenMetrics, Prometheus};
         for (accept, expected) in [
             ("", Prometheus),
             ("*/*", Prometheus),
@@ -217,11 +239,11 @@ mod tests {
             (PROMETHEUS_2, OpenMetrics),
             (PROMETHEUS_3, OpenMetrics),
         ] {
-            assert_eq!(Format::negotiate([accept]), expected, "{accept:?}");
+            assert_eq!(MetricsFormat::negotiate([accept]), expected, "{accept:?}");
         }
-        assert_eq!(Format::negotiate([]), Prometheus);
+        assert_eq!(MetricsFormat::negotiate([]), Prometheus);
         let two = ["text/plain;q=0.1", "application/openmetrics-text"];
-        assert_eq!(Format::negotiate(two), OpenMetrics);
+        assert_eq!(MetricsFormat::negotiate(two), OpenMetrics);
     }
 
     #[test]

@@ -1,22 +1,25 @@
-//! The memory budget.
+//! The metrics of the memory budget.
 
 use std::fmt;
 
 use prometheus_client::registry::Unit;
 
-use super::families::{About, Families};
-use crate::surface::status::MemoryRow;
+use super::families::{MetricFamilies, MetricInfo};
+use crate::telemetry::status::MemoryRow;
 
-pub(super) fn encode(families: &mut Families<'_, '_>, memory: MemoryRow) -> fmt::Result {
-    let about = About::new(
+pub(super) fn encode(families: &mut MetricFamilies<'_, '_>, memory: MemoryRow) -> fmt::Result {
+    let info = MetricInfo::new(
         "hopend_memory_budget",
-        "What the buffers of sessions and handshakes may hold (max_memory)",
+        "Memory that the buffers of sessions and handshakes may use (max_memory)",
     );
-    let once: [(&str, &str); 0] = [];
-    families.gauge(about.in_unit(&Unit::Bytes), [(once, memory.budget_bytes)])?;
-    let about = About::new(
+    let unlabelled: [(&str, &str); 0] = [];
+    families.gauge(
+        info.in_unit(&Unit::Bytes),
+        [(unlabelled, memory.budget_bytes)],
+    )?;
+    let info = MetricInfo::new(
         "hopend_memory_used",
-        "What is charged to the budget, by what it is for",
+        "Memory that is charged to the budget, by purpose",
     );
     let sessions = memory.used_bytes.saturating_sub(memory.handshakes_bytes);
     let samples = [
@@ -24,7 +27,7 @@ pub(super) fn encode(families: &mut Families<'_, '_>, memory: MemoryRow) -> fmt:
         ("handshakes", memory.handshakes_bytes),
     ];
     families.gauge(
-        about.in_unit(&Unit::Bytes),
+        info.in_unit(&Unit::Bytes),
         samples.map(|(purpose, bytes)| ([("purpose", purpose)], bytes)),
     )
 }

@@ -1,5 +1,5 @@
-//! What the daemon has done, for Prometheus: read off at each scrape, so that sessions count in
-//! meters of their own and share nothing while they run.
+//! The metrics of `/metrics`, for Prometheus. Each scrape reads the sessions' own meters: sessions share no counter
+//! while they run.
 
 mod endpoints;
 mod families;
@@ -9,7 +9,6 @@ mod outside;
 mod process;
 
 use std::fmt;
-use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
@@ -17,70 +16,93 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::config::LeftOut;
-use crate::session::Services;
-use crate::surface::status::MemoryRow;
-use crate::telemetry::live::Totals;
-use families::Families;
-pub use format::Format;
-use process::Process;
+use crate::telemetry::live::DaemonTotals;
+use crate::telemetry::status::MemoryRow;
+use families::MetricFamilies;
+pub(super) use format::MetricsFormat;
+use outside::LinesLost;
+use process::ProcessMetrics;
 
-/// Whether user names stand in the metrics.
+/// Whether the metrics contain user names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Names {
-    /// They stand in labels.
+pub(super) enum UserNames {
+    /// Labels contain them.
     Shown,
-    /// Samples that differ in the user only become one.
+    /// Samples that differ only in the user are added up.
     Withheld,
 }
 
-/// All metrics of the daemon as text, in the `format` that was negotiated.
+/// Everything that the metrics report, except for the process's own figures.
+#[derive(Debug)]
+pub struct MetricsSnapshot {
+    pub(super) totals: DaemonTotals,
+    /// Lines that are missing in the audit file.
+    pub(super) audit_lines_lost: u64,
+    /// Lines that are missing in the log.
+    pub(super) log_lines_lost: u64,
+    pub(super) left_out: Vec<LeftOut>,
+    pub(super) memory: MemoryRow,
+}
+
+/// All metrics as text, in the negotiated format.
 ///
 /// # Errors
-/// None that is known: writing to a string does not fail.
-pub fn text(services: &Arc<Services>, format: Format, names: Names) -> Result<String, fmt::Error> {
+/// The encoder fails. Writing to a string does not.
+pub(super) fn text(
+    snapshot: MetricsSnapshot,
+    format: MetricsFormat,
+    names: UserNames,
+) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape {
-        totals: services.live.totals(&services.credentials),
-        process: Process::look(),
-        lost: outside::LinesLost {
-            audit: services.audit.lost(),
-            log: services.lost_log_lines.count(),
-        },
-        left_out: services.live.left_out(),
-        memory: services.memory(),
+    registry.register_collector(Box::new(MetricsCollector {
+        snapshot,
+        process: ProcessMetrics::read(),
         names,
     }));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
     Ok(match format {
-        Format::OpenMetrics => text,
-        Format::Prometheus => format::prometheus(&text),
+        MetricsFormat::OpenMetrics => text,
+        MetricsFormat::Prometheus => format::prometheus(&text),
     })
 }
 
 #[derive(Debug)]
-struct Scrape {
-    totals: Totals,
-    process: Process,
-    lost: outside::LinesLost,
-    left_out: Vec<LeftOut>,
-    memory: MemoryRow,
-    names: Names,
+struct MetricsCollector {
+    snapshot: MetricsSnapshot,
+    process: ProcessMetrics,
+    names: UserNames,
 }
 
-impl Collector for Scrape {
+impl Collector for MetricsCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let MetricsSnapshot {
+            totals,
+            audit_lines_lost,
+            log_lines_lost,
+            left_out,
+            memory,
+        } = &self.snapshot;
+        let lost = LinesLost {
+            audit: *audit_lines_lost,
+            log: *log_lines_lost,
+        };
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         encoder
-            .encode_descriptor("hopend_build", "What runs", None, MetricType::Info)?
+            .encode_descriptor(
+                "hopend_build",
+                "The version that runs",
+                None,
+                MetricType::Info,
+            )?
             .encode_info(&version)?;
-        let mut families = Families(&mut encoder);
-        endpoints::encode(&mut families, &self.totals.endpoints)?;
-        outside::credentials(&mut families, &self.totals.credentials, self.names)?;
-        outside::calls(&mut families, &self.totals.calls)?;
-        outside::lines(&mut families, self.lost)?;
-        outside::left_out(&mut families, &self.left_out)?;
-        memory::encode(&mut families, self.memory)?;
-        self.process.encode(&mut families, self.totals.started)
+        let mut families = MetricFamilies(&mut encoder);
+        endpoints::encode(&mut families, &totals.endpoints)?;
+        outside::credentials(&mut families, &totals.credentials, self.names)?;
+        outside::calls(&mut families, &totals.calls)?;
+        outside::lines(&mut families, lost)?;
+        outside::left_out(&mut families, left_out)?;
+        memory::encode(&mut families, *memory)?;
+        self.process.encode(&mut families, totals.started)
     }
 }

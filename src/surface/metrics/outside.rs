@@ -1,85 +1,85 @@
-//! What comes from outside: logins, and how AWS answers.
+//! The metrics of credentials, AWS calls, lost lines and the parts of the configuration that are left out.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use prometheus_client::registry::Unit;
 
-use super::Names;
-use super::families::{About, Families};
+use super::UserNames;
+use super::families::{MetricFamilies, MetricInfo};
 use crate::config::{LeftOut, PartKind};
-use crate::surface::status::CredentialRow;
+use crate::telemetry::status::CredentialRow;
 use finspace::CallCount;
 
-/// Left of all credentials together, where users are not named.
+/// All credentials together, without user names.
 #[derive(Debug, Default)]
-struct Together {
-    /// The one that ends first.
+struct CredentialSums {
+    /// The shortest remaining life, in seconds.
     left_s: Option<f64>,
     fetches: u64,
     failures: u64,
 }
 
-/// By user and what it is, both bounded by the configuration and the nodes of its clusters. Without the
-/// names: the shortest life and the sums.
+/// Writes one sample for each user and credential. Their number is bounded by the configuration and by the nodes of
+/// its clusters. Without user names, it writes the shortest life and the sums.
 pub(super) fn credentials(
-    families: &mut Families<'_, '_>,
+    families: &mut MetricFamilies<'_, '_>,
     rows: &[CredentialRow],
-    names: Names,
+    names: UserNames,
 ) -> fmt::Result {
     match names {
-        Names::Shown => {
-            // For a while after a reload an old one may go by the same name as the one that is used.
-            let mut seen = HashSet::new();
+        UserNames::Shown => {
+            // After a reload an old credential may have the same labels as the current one, which comes first.
+            let mut known = HashSet::new();
             let rows: Vec<_> = rows
                 .iter()
                 .map(|row| ([("user", &*row.user), ("credential", &*row.what)], row))
-                .filter(|(labels, _)| seen.insert(*labels))
+                .filter(|(labels, _)| known.insert(*labels))
                 .collect();
             let rows = || rows.iter().map(|(labels, row)| (*labels, row));
             let left = rows().map(|(labels, row)| (labels, row.left_s.unwrap_or_default()));
-            families.gauge(left_about(), left)?;
+            families.gauge(left_info(), left)?;
             let fetches = rows().map(|(labels, row)| (labels, row.fetches));
             families.counter(FETCHES, fetches)?;
             let failures = rows().map(|(labels, row)| (labels, row.failures));
             families.counter(FAILURES, failures)
         }
-        Names::Withheld => {
-            let mut together = Together::default();
+        UserNames::Withheld => {
+            let mut sums = CredentialSums::default();
             for row in rows {
                 let left = row.left_s.unwrap_or_default();
-                let shortest = together.left_s.map_or(left, |shortest| shortest.min(left));
-                together.left_s = Some(shortest);
-                together.fetches += row.fetches;
-                together.failures += row.failures;
+                let shortest = sums.left_s.map_or(left, |shortest| shortest.min(left));
+                sums.left_s = Some(shortest);
+                sums.fetches += row.fetches;
+                sums.failures += row.failures;
             }
-            let alone: [(&str, &str); 0] = [];
-            families.gauge(left_about(), together.left_s.map(|left| (alone, left)))?;
-            families.counter(FETCHES, [(alone, together.fetches)])?;
-            families.counter(FAILURES, [(alone, together.failures)])
+            let unlabelled: [(&str, &str); 0] = [];
+            families.gauge(left_info(), sums.left_s.map(|left| (unlabelled, left)))?;
+            families.counter(FETCHES, [(unlabelled, sums.fetches)])?;
+            families.counter(FAILURES, [(unlabelled, sums.failures)])
         }
     }
 }
 
-const FETCHES: About = About::new(
+const FETCHES: MetricInfo = MetricInfo::new(
     "hopend_credential_fetches",
-    "Times that the credential was fetched",
+    "Successful fetches of the credential",
 );
-const FAILURES: About = About::new(
+const FAILURES: MetricInfo = MetricInfo::new(
     "hopend_credential_failures",
-    "Times that it could not be fetched",
+    "Failed fetches of the credential",
 );
 
-fn left_about() -> About {
-    let help = "How long the credential may still be used; 0 without one";
-    About::new("hopend_credential_left", help).in_unit(&Unit::Seconds)
+fn left_info() -> MetricInfo {
+    let help = "Time until the credential expires; 0 without one";
+    MetricInfo::new("hopend_credential_left", help).in_unit(&Unit::Seconds)
 }
 
-/// By environment, operation and outcome.
-pub(super) fn calls(families: &mut Families<'_, '_>, calls: &[CallCount]) -> fmt::Result {
-    let about = About::new(
+/// Writes the calls of AWS by environment, operation and outcome.
+pub(super) fn calls(families: &mut MetricFamilies<'_, '_>, calls: &[CallCount]) -> fmt::Result {
+    let info = MetricInfo::new(
         "hopend_aws_calls",
-        "Calls of AWS, each attempt on its own, by what became of it",
+        "Calls of AWS by outcome. Each attempt counts",
     );
     let samples = calls.iter().map(|call| {
         let labels = [
@@ -89,35 +89,35 @@ pub(super) fn calls(families: &mut Families<'_, '_>, calls: &[CallCount]) -> fmt
         ];
         (labels, call.count)
     });
-    families.counter(about, samples)
+    families.counter(info, samples)
 }
 
-/// Lines that found no room: no session waits for a disk or for the log's reader.
+/// Lines that were lost because their queue was full. No session waits for a disk or for the reader of the log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LinesLost {
     pub(super) audit: u64,
     pub(super) log: u64,
 }
 
-pub(super) fn lines(families: &mut Families<'_, '_>, lost: LinesLost) -> fmt::Result {
-    let once: [(&str, &str); 0] = [];
-    let about = About::new(
+pub(super) fn lines(families: &mut MetricFamilies<'_, '_>, lost: LinesLost) -> fmt::Result {
+    let unlabelled: [(&str, &str); 0] = [];
+    let info = MetricInfo::new(
         "hopend_audit_lines_lost",
         "Lines that are missing in the audit file",
     );
-    families.counter(about, [(once, lost.audit)])?;
-    let about = About::new(
+    families.counter(info, [(unlabelled, lost.audit)])?;
+    let info = MetricInfo::new(
         "hopend_log_lines_lost",
         "Lines that are missing in the log, because standard error was not read",
     );
-    families.counter(about, [(once, lost.log)])
+    families.counter(info, [(unlabelled, lost.log)])
 }
 
-/// Parts of the configuration that are not served as the file has them.
-pub(super) fn left_out(families: &mut Families<'_, '_>, left_out: &[LeftOut]) -> fmt::Result {
-    let about = About::new(
+/// Writes the number of parts of the configuration that the daemon does not serve as written.
+pub(super) fn left_out(families: &mut MetricFamilies<'_, '_>, left_out: &[LeftOut]) -> fmt::Result {
+    let info = MetricInfo::new(
         "hopend_left_out",
-        "Parts of the configuration that are left out for an error, or stay as they were",
+        "Parts of the configuration that are left out because of an error, or kept as they were",
     );
     let kinds = [
         PartKind::Environment,
@@ -129,5 +129,5 @@ pub(super) fn left_out(families: &mut Families<'_, '_>, left_out: &[LeftOut]) ->
         let count = left_out.iter().filter(|one| one.part.kind == kind).count();
         ([("kind", kind.name())], count as u64)
     });
-    families.gauge(about, samples)
+    families.gauge(info, samples)
 }

@@ -1,5 +1,5 @@
-//! The daemon as a process, under the names that are usual for it. What the system does not tell is
-//! left out.
+//! The metrics of the daemon's process, under the names that Prometheus's client libraries use. A figure that the
+//! system does not report is left out.
 
 use std::fmt;
 use std::fs;
@@ -9,11 +9,11 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeValLike;
 use prometheus_client::registry::Unit;
 
-use super::families::{About, Families};
+use super::families::{MetricFamilies, MetricInfo};
 
-/// How it is at this moment.
+/// The figures of the process at one moment.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct ProcessMetrics {
     cpu_seconds: Option<f64>,
     resident_bytes: Option<u64>,
     virtual_bytes: Option<u64>,
@@ -21,8 +21,8 @@ pub(super) struct Process {
     max_files: Option<u64>,
 }
 
-impl Process {
-    pub(super) fn look() -> Self {
+impl ProcessMetrics {
+    pub(super) fn read() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         Self {
             cpu_seconds: cpu_seconds(),
@@ -37,29 +37,38 @@ impl Process {
 
     pub(super) fn encode(
         &self,
-        families: &mut Families<'_, '_>,
+        families: &mut MetricFamilies<'_, '_>,
         started: Timestamp,
     ) -> fmt::Result {
-        let about = About::new("process_cpu", "CPU time, of the user and the system");
-        let seconds = self.cpu_seconds.map(once);
-        families.counter(about.in_unit(&Unit::Seconds), seconds)?;
-        let about = About::new("process_resident_memory", "Memory that is in RAM");
-        families.gauge(about.in_unit(&Unit::Bytes), self.resident_bytes.map(once))?;
-        let about = About::new("process_virtual_memory", "Memory that has an address");
-        families.gauge(about.in_unit(&Unit::Bytes), self.virtual_bytes.map(once))?;
-        let about = About::new("process_open_fds", "Open file descriptors");
-        families.gauge(about, self.open_files.map(once))?;
-        let about = About::new("process_max_fds", "File descriptors that may be open");
-        families.gauge(about, self.max_files.map(once))?;
-        let about = About::new("process_start_time", "When the daemon started");
+        let info = MetricInfo::new("process_cpu", "CPU time in user and kernel mode");
+        let seconds = self.cpu_seconds.map(unlabelled);
+        families.counter(info.in_unit(&Unit::Seconds), seconds)?;
+        let info = MetricInfo::new("process_resident_memory", "Resident memory");
+        families.gauge(
+            info.in_unit(&Unit::Bytes),
+            self.resident_bytes.map(unlabelled),
+        )?;
+        let info = MetricInfo::new("process_virtual_memory", "Virtual memory");
+        families.gauge(
+            info.in_unit(&Unit::Bytes),
+            self.virtual_bytes.map(unlabelled),
+        )?;
+        let info = MetricInfo::new("process_open_fds", "Open file descriptors");
+        families.gauge(info, self.open_files.map(unlabelled))?;
+        let info = MetricInfo::new("process_max_fds", "Limit of open file descriptors");
+        families.gauge(info, self.max_files.map(unlabelled))?;
+        let info = MetricInfo::new(
+            "process_start_time",
+            "When the process started, as Unix time",
+        );
         #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970")]
         let started = started.as_millisecond() as f64 / 1000.0;
-        families.gauge(about.in_unit(&Unit::Seconds), [once(started)])
+        families.gauge(info.in_unit(&Unit::Seconds), [unlabelled(started)])
     }
 }
 
-/// A sample of what there is once.
-fn once<V>(value: V) -> ([(&'static str, &'static str); 0], V) {
+/// A sample without labels.
+fn unlabelled<V>(value: V) -> ([(&'static str, &'static str); 0], V) {
     ([], value)
 }
 
@@ -70,20 +79,21 @@ fn cpu_seconds() -> Option<f64> {
     Some(spent.num_microseconds() as f64 / 1e6)
 }
 
-/// A line of `/proc/self/status`.
+/// A size in `/proc/self/status`, in bytes.
 fn bytes(status: &str, key: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kibibytes * 1024)
 }
 
-/// Linux 6.2 and later tell it as the folder's size; before, each one is counted.
+/// The number of open file descriptors. Linux 6.2 and later report it as the size of the folder. On older kernels
+/// this counts the entries.
 fn open_files() -> Option<u64> {
     const FILES: &str = "/proc/self/fd";
     match fs::metadata(FILES).ok()?.len() {
-        // The one that the folder is read by is one of them.
+        // Reading the folder opens a descriptor that does not count.
         0 => Some((fs::read_dir(FILES).ok()?.count() as u64).saturating_sub(1)),
-        told => Some(told),
+        size => Some(size),
     }
 }
 
@@ -92,18 +102,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_is_told() {
-        let before = Process::look();
+    fn this_process_reports_its_figures() {
+        let before = ProcessMetrics::read();
         let files: Vec<_> = (0..10)
             .map(|_| fs::File::open("/dev/null").unwrap())
             .collect();
-        let after = Process::look();
+        let after = ProcessMetrics::read();
         drop(files);
         assert!(before.cpu_seconds > Some(0.0) && after.cpu_seconds >= before.cpu_seconds);
         assert!(
             before.resident_bytes > Some(100_000) && before.virtual_bytes > before.resident_bytes
         );
-        // Other tests open and close files meanwhile.
+        // Other tests open and close files at the same time.
         assert!(after.open_files >= Some(10) && after.open_files < after.max_files);
     }
 

@@ -1,61 +1,56 @@
-//! `[daemon] audit`: a file with one JSON object a line. A thread of its own writes it, so that no
-//! session waits for a disk.
+//! The audit file, `[daemon] audit`: one JSON object a line. A thread writes it, so that no session waits for a
+//! disk.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use nix::unistd::{AccessFlags, access};
-use serde::Serialize;
 use tokio::task::spawn_blocking;
 
-use super::line::{Line, milliseconds};
-use crate::primitives::lines::{
-    LineBatch, LineDestination, LineQueue, LineRank, LineWriter, LostLines, Pushed, QueueLimits,
-};
+use super::destination::{AuditDestination, OpenAuditFile};
+use super::line::AuditLine;
+use crate::primitives::lines::{LineQueue, LineRank, LineWriter, LostLines, Pushed, QueueLimits};
 use base::error::with_fix;
+use base::mutex::locked;
 
-/// What may wait to be written.
-const LIMITS: QueueLimits = QueueLimits {
+/// The most lines and bytes that wait for the thread.
+pub(super) const LIMITS: QueueLimits = QueueLimits {
     lines: 4096,
     bytes: 4 << 20,
 };
-/// How long the last lines may take at the end.
+/// How long a stop of the daemon waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(5);
-/// For its owner and the group's auditors.
-const MODE: u32 = 0o640;
 
-/// Why the file can't be had.
+/// Why the audit file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", with_fix(format_args!("audit file {}: {cause}", .path.display()), remedy(.cause)))]
 pub struct AuditFileError {
     path: PathBuf,
-    /// In the message, for the remedy comes behind it.
+    /// Part of the message and not a `source`, because the remedy follows it.
     cause: io::Error,
 }
 
 impl AuditFileError {
-    /// Whether it may be there for others.
+    /// Whether only the permission is missing. Another account may be able to write the file.
     pub fn is_permission(&self) -> bool {
         self.cause.kind() == ErrorKind::PermissionDenied
     }
 
-    /// What is the matter, without what to do.
+    /// The system's error.
     pub fn cause(&self) -> &io::Error {
         &self.cause
     }
 
-    /// What to do.
+    /// The administrator's remedy, without a capital and a full stop.
     pub fn remedy(&self) -> &'static str {
         remedy(&self.cause)
     }
 
-    /// Whether it passes without anybody changing the configuration.
-    fn passes(&self) -> bool {
+    /// Whether a later attempt may succeed with the same configuration.
+    fn is_temporary(&self) -> bool {
         matches!(
             self.cause.kind(),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded
@@ -63,7 +58,7 @@ impl AuditFileError {
     }
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+pub(super) fn remedy(error: &io::Error) -> &'static str {
     match (error.kind(), error.raw_os_error()) {
         (_, Some(libc::ELOOP)) => "name the file itself, not a symbolic link",
         (ErrorKind::NotFound | ErrorKind::NotADirectory, _) => "make its folder",
@@ -76,14 +71,14 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Whether a daemon could write the file; nothing is made or changed.
+/// Checks that this account could write the file. Creates and changes nothing. Blocks.
 ///
 /// # Errors
-/// It could not, with this account.
-pub fn look(path: &Path) -> Result<(), AuditFileError> {
-    let looked = match fs::symlink_metadata(path) {
-        Ok(there) if there.is_symlink() => Err(io::Error::from_raw_os_error(libc::ELOOP)),
-        Ok(there) if there.is_dir() => Err(io::Error::from_raw_os_error(libc::EISDIR)),
+/// The account could not write the file, or `path` is a symbolic link or a directory.
+pub fn check_writable(path: &Path) -> Result<(), AuditFileError> {
+    let checked = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => Err(io::Error::from_raw_os_error(libc::ELOOP)),
+        Ok(found) if found.is_dir() => Err(io::Error::from_raw_os_error(libc::EISDIR)),
         Ok(_) => access(path, AccessFlags::W_OK).map_err(io::Error::from),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let folder = path.parent().unwrap_or(path);
@@ -91,44 +86,45 @@ pub fn look(path: &Path) -> Result<(), AuditFileError> {
         }
         Err(error) => Err(error),
     };
-    looked.map_err(|cause| AuditFileError {
+    checked.map_err(|cause| AuditFileError {
         path: path.to_path_buf(),
         cause,
     })
 }
 
-/// The file, if there is one, whichever the configuration names.
+/// The audit file that the configuration names now, if it names one.
 #[derive(Debug, Default)]
 pub struct AuditFile {
-    current: Mutex<Option<Current>>,
+    current: Mutex<Option<CurrentAuditFile>>,
     lost: LostLines,
 }
 
-/// The file that lines go to now.
+/// The file that lines go to, with the thread that writes it.
 #[derive(Debug)]
-struct Current {
+struct CurrentAuditFile {
     path: Arc<Path>,
     writer: LineWriter,
 }
 
 impl AuditFile {
-    /// Opens the file that lines are to go to, for [`Self::take_over`]. Blocks.
+    /// Opens the file of a new configuration, for [`Self::apply`]. Nothing is written to it yet. Blocks.
     ///
     /// # Errors
-    /// It can't be opened, and will not be by itself.
+    /// The file cannot be opened, and a later attempt would not succeed either. A full disk is no error: the
+    /// thread tries again.
     pub fn prepare(&self, path: Option<&Path>) -> Result<AuditChange, AuditFileError> {
-        if let Some(current) = &*lock(&self.current)
+        if let Some(current) = &*locked(&self.current)
             && Some(&*current.path) == path
         {
             return Ok(AuditChange(AuditFileChange::Reopen));
         }
-        let fresh = path.map(|path| Current::start(path, LIMITS, self.lost.clone()));
+        let fresh = path.map(|path| CurrentAuditFile::start(path, LIMITS, self.lost.clone()));
         Ok(AuditChange(AuditFileChange::Replace(fresh.transpose()?)))
     }
 
-    /// Writes there from now on. The same path is opened anew, by the thread that writes.
-    pub fn take_over(&self, change: AuditChange) {
-        let mut current = lock(&self.current);
+    /// Writes to the prepared file from now on. If the path is the same, the thread opens it again.
+    pub fn apply(&self, change: AuditChange) {
+        let mut current = locked(&self.current);
         match (change.0, &*current) {
             (AuditFileChange::Reopen, Some(current)) => current.writer.reopen(),
             (AuditFileChange::Reopen, None) => {}
@@ -136,15 +132,15 @@ impl AuditFile {
         }
     }
 
-    /// Lines that were to be in the file and are not.
+    /// The number of lines that were lost since the daemon started.
     pub fn lost(&self) -> u64 {
         self.lost.count()
     }
 
-    /// Waits for what is still to be written, for a while.
+    /// Waits until the last lines are written, for 5 s at most. Later lines are dropped.
     pub async fn stop(&self) {
-        let current = lock(&self.current).take();
-        let Some(Current { path, writer }) = current else {
+        let current = locked(&self.current).take();
+        let Some(CurrentAuditFile { path, writer }) = current else {
             return;
         };
         let finished = spawn_blocking(move || writer.finish(LAST_LINES)).await;
@@ -156,9 +152,12 @@ impl AuditFile {
         }
     }
 
-    pub(super) fn write(&self, line: &Line<'_>) {
-        let (path, queue) = match &*lock(&self.current) {
-            Some(Current { path, writer }) => (Arc::clone(path), Arc::clone(writer.queue())),
+    /// Queues a line. Never blocks: if the queue is full, the line is lost and counted.
+    pub(super) fn write(&self, line: &AuditLine<'_>) {
+        let (path, queue) = match &*locked(&self.current) {
+            Some(CurrentAuditFile { path, writer }) => {
+                (Arc::clone(path), Arc::clone(writer.queue()))
+            }
             None => return,
         };
         let Some(json) = line.json() else { return };
@@ -173,191 +172,39 @@ impl AuditFile {
     }
 }
 
-/// The file that lines go to from [`AuditFile::take_over`] on. Dropped, it changes nothing.
+/// A prepared change of the audit file, for [`AuditFile::apply`]. Dropping it changes nothing.
 #[derive(Debug)]
 pub struct AuditChange(AuditFileChange);
 
 #[derive(Debug)]
 enum AuditFileChange {
-    /// The same path.
+    /// The path is the same: the thread opens the file again, as after a rotation.
     Reopen,
-    /// Another file, or none.
-    Replace(Option<Current>),
+    /// The configuration names another file, or none.
+    Replace(Option<CurrentAuditFile>),
 }
 
-impl Current {
+impl CurrentAuditFile {
     fn start(path: &Path, limits: QueueLimits, lost: LostLines) -> Result<Self, AuditFileError> {
         let path: Arc<Path> = path.into();
         let failed = |cause| AuditFileError {
             path: path.to_path_buf(),
             cause,
         };
-        let opened = match Opened::new(&path).map_err(failed) {
+        let opened = match OpenAuditFile::new(&path).map_err(failed) {
             Ok(opened) => Some(opened),
-            // The thread tries again.
-            Err(error) if error.passes() => {
+            // The thread opens it later.
+            Err(error) if error.is_temporary() => {
                 tracing::error!("{error}");
                 None
             }
             Err(error) => return Err(error),
         };
-        let destination = AuditDestination {
-            path: Arc::clone(&path),
-            opened,
-        };
+        let destination = AuditDestination::new(Arc::clone(&path), opened);
         let queue = Arc::new(LineQueue::new(limits, lost));
         let writer = LineWriter::start("audit", queue, destination).map_err(failed)?;
         Ok(Self { path, writer })
     }
-}
-
-/// A gap in the file.
-#[derive(Debug, Serialize)]
-struct Gap {
-    #[serde(serialize_with = "milliseconds")]
-    timestamp: Timestamp,
-    event: &'static str,
-    lines: u64,
-}
-
-/// The file as its thread has it.
-#[derive(Debug)]
-struct AuditDestination {
-    path: Arc<Path>,
-    opened: Option<Opened>,
-}
-
-impl LineDestination for AuditDestination {
-    fn write(&mut self, batch: &mut LineBatch) -> io::Result<()> {
-        let mut opened = match self.opened.take() {
-            Some(opened) if opened.is_at(&self.path) => opened,
-            _ => {
-                // What was begun in another file is begun anew here.
-                batch.begin_line_anew();
-                Opened::new(&self.path)?
-            }
-        };
-        let result = opened.append(batch);
-        self.opened = Some(opened);
-        result
-    }
-
-    fn reopen(&mut self) {
-        self.opened = None;
-    }
-
-    fn gap(&self, lost: u64) -> Vec<u8> {
-        let gap = Gap {
-            timestamp: Timestamp::now(),
-            event: "lost",
-            lines: lost,
-        };
-        let mut line = serde_json::to_vec(&gap).unwrap_or_default();
-        line.push(b'\n');
-        line
-    }
-
-    fn failed(&self, error: &io::Error) {
-        tracing::error!(
-            "audit file {}: {error}; lines wait until it can be written, {} at most. Fix: {}.",
-            self.path.display(),
-            LIMITS.lines,
-            remedy(error)
-        );
-    }
-
-    fn recovered(&self, lost: u64) {
-        tracing::warn!(
-            "audit file {}: written again, {lost} lines were lost so far",
-            self.path.display()
-        );
-    }
-
-    fn gave_up(&self, lines: u64) {
-        tracing::error!(
-            "audit file {}: hopend ends, and the last {lines} lines are lost (they are in the log)",
-            self.path.display()
-        );
-    }
-}
-
-/// The file that is open, and which one it is.
-#[derive(Debug)]
-struct Opened {
-    file: File,
-    device: u64,
-    inode: u64,
-}
-
-impl Opened {
-    fn new(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        // To see how the file ends it is read. Not through a link: whoever may write to the folder
-        // could have any other file of the account's written to.
-        options.append(true).read(true);
-        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = match options.clone().create_new(true).mode(MODE).open(path) {
-            Ok(file) => {
-                // Whatever the process's mask says.
-                file.set_permissions(Permissions::from_mode(MODE))?;
-                file
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => options.open(path)?,
-            Err(error) => return Err(error),
-        };
-        let there = file.metadata()?;
-        let mut opened = Self {
-            device: there.dev(),
-            inode: there.ino(),
-            file,
-        };
-        opened.end_line(there.len())?;
-        Ok(opened)
-    }
-
-    /// A daemon that was killed may have left half a line.
-    fn end_line(&mut self, length: u64) -> io::Result<()> {
-        let Some(last) = length.checked_sub(1) else {
-            return Ok(());
-        };
-        let mut byte = [b'\n'];
-        let read = self.file.read_at(&mut byte, last)?;
-        if read == 1 && byte != [b'\n'] {
-            self.file.write_all(b"\n")?;
-        }
-        Ok(())
-    }
-
-    /// Whether the path still leads to it: logrotate moves it away.
-    fn is_at(&self, path: &Path) -> bool {
-        fs::symlink_metadata(path)
-            .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode))
-    }
-
-    /// Writes the rest of the batch. Where that fails, the file ends with a whole line, unless it can't
-    /// be cut.
-    fn append(&mut self, batch: &mut LineBatch) -> io::Result<()> {
-        while !batch.rest().is_empty() {
-            match self.file.write(batch.rest()) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => batch.wrote(count),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let half = batch.written_of_line() as u64;
-                    let length = self.file.metadata().map_or(0, |there| there.len());
-                    if half > 0 && length >= half && self.file.set_len(length - half).is_ok() {
-                        batch.begin_line_anew();
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -365,68 +212,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-
-    fn destination(path: &Path) -> AuditDestination {
-        AuditDestination {
-            path: path.into(),
-            opened: None,
-        }
-    }
-
-    fn write(destination: &mut AuditDestination, lines: &[u8]) {
-        destination.write(&mut lines.to_vec().into()).unwrap();
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().mode() & 0o7777
-    }
-
-    #[test]
-    fn lines_are_appended_to_a_file_of_its_own_mode() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("audit.log");
-        write(&mut destination(&path), b"one\n");
-        assert_eq!(mode(&path), 0o640);
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        write(&mut destination(&path), b"two\n");
-        assert_eq!(mode(&path), 0o600, "an administrator's choice stays");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
-    }
-
-    #[test]
-    fn a_file_that_was_moved_or_removed_is_made_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, moved) = (folder.path().join("a"), folder.path().join("a.1"));
-        let mut destination = destination(&path);
-        write(&mut destination, b"one\n");
-        fs::rename(&path, &moved).unwrap();
-        write(&mut destination, b"two\n");
-        assert_eq!(fs::read_to_string(&moved).unwrap(), "one\n");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
-        fs::remove_file(&path).unwrap();
-        write(&mut destination, b"three\n");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
-        assert_eq!(mode(&path), 0o640);
-    }
-
-    #[test]
-    fn half_a_line_of_a_daemon_that_was_killed_is_ended() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        fs::write(&path, "one\nha").unwrap();
-        write(&mut destination(&path), b"two\n");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "one\nha\ntwo\n");
-    }
-
-    #[test]
-    fn what_was_begun_in_a_file_that_is_gone_is_written_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        let mut batch = LineBatch::from(b"one\ntwo\n".to_vec());
-        batch.wrote(6);
-        destination(&path).write(&mut batch).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
-    }
 
     #[test]
     fn links_folders_and_what_is_not_there_are_refused_with_a_remedy() {
@@ -439,39 +224,14 @@ mod tests {
             (folder.path().to_path_buf(), "name a file in it"),
         ] {
             let file = AuditFile::default();
-            for error in [file.prepare(Some(&path)).map(drop), look(&path)] {
+            for error in [file.prepare(Some(&path)).map(drop), check_writable(&path)] {
                 let said = error.unwrap_err().to_string();
                 assert!(said.ends_with(&format!("{remedy}.")), "{said}");
                 assert!(said.contains(path.to_str().unwrap()), "{said}");
             }
         }
         assert!(!folder.path().join("elsewhere").exists());
-        assert!(look(&folder.path().join("audit.log")).is_ok());
-    }
-
-    #[tokio::test]
-    async fn beyond_what_may_wait_lines_are_lost_and_counted_and_the_gap_is_in_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        let lost = LostLines::default();
-        let limits = QueueLimits {
-            lines: 2,
-            bytes: 1 << 20,
-        };
-        // The thread begins when all lines have come.
-        let queue = Arc::new(LineQueue::new(limits, lost.clone()));
-        for line in ["1\n", "2\n", "3\n", "4\n"] {
-            queue.push(line.into(), LineRank::Highest);
-        }
-        assert_eq!(lost.count(), 2);
-        let writer = LineWriter::start("audit", queue, destination(&path)).unwrap();
-        assert!(finish(writer).await);
-        let text = fs::read_to_string(&path).unwrap();
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[..2], ["1", "2"]);
-        let gap: serde_json::Value = serde_json::from_str(lines[2]).unwrap();
-        assert_eq!((&gap["event"], &gap["lines"]), (&"lost".into(), &2.into()));
-        assert_eq!(lines.len(), 3);
+        assert!(check_writable(&folder.path().join("audit.log")).is_ok());
     }
 
     async fn finish(writer: LineWriter) -> bool {
@@ -483,7 +243,7 @@ mod tests {
     async fn the_end_waits_for_the_last_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        let current = Current::start(&path, LIMITS, LostLines::default()).unwrap();
+        let current = CurrentAuditFile::start(&path, LIMITS, LostLines::default()).unwrap();
         for _ in 0..1000 {
             let queue = current.writer.queue();
             queue.push(b"line\n".to_vec(), LineRank::Highest);
@@ -495,7 +255,8 @@ mod tests {
     #[tokio::test]
     async fn what_can_never_be_written_is_counted_at_the_end() {
         let lost = LostLines::default();
-        let current = Current::start(Path::new("/dev/full"), LIMITS, lost.clone()).unwrap();
+        let current =
+            CurrentAuditFile::start(Path::new("/dev/full"), LIMITS, lost.clone()).unwrap();
         for _ in 0..10 {
             let queue = current.writer.queue();
             queue.push(b"line\n".to_vec(), LineRank::Highest);

@@ -1,27 +1,29 @@
-//! One audit line, for the log and for the file.
+//! One audit line, as it is written to the log and to the audit file.
 
 use std::fmt::Display;
 
 use jiff::{Timestamp, Unit};
 use serde::{Serialize, Serializer};
 
+use super::file::AuditFile;
 use crate::identity::Nameless;
 
-/// What has happened.
+/// The event that a line reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Event {
+pub(super) enum AuditEvent {
     Open,
     Refused,
     Ended,
 }
 
-/// What is not known, or not yet, is left out.
+/// The fields of a line, in the order in which JSON shows them. README.md describes each. A line leaves out the
+/// fields that do not apply or are not known yet.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Line<'a> {
+pub(super) struct AuditLine<'a> {
     #[serde(serialize_with = "milliseconds")]
     pub(super) timestamp: Timestamp,
-    pub(super) event: Event,
+    pub(super) event: AuditEvent,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<&'a str>,
     pub(super) session: u64,
@@ -36,7 +38,7 @@ pub(super) struct Line<'a> {
     pub(super) program: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) account: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "displayed")]
     pub(super) account_unknown: Option<Nameless>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) hopen_user: Option<&'a str>,
@@ -89,9 +91,15 @@ pub(super) struct Line<'a> {
     pub(super) kind: Option<&'a str>,
 }
 
-impl Line<'_> {
-    /// Writes it to the log. What a client may have chosen is escaped there.
-    pub(super) fn log(&self) {
+impl AuditLine<'_> {
+    /// Writes the line to the log and to the audit file.
+    pub(super) fn write(&self, file: &AuditFile) {
+        self.log();
+        file.write(self);
+    }
+
+    /// Writes the line to the log. The log escapes text that a client may have chosen.
+    fn log(&self) {
         macro_rules! log {
             ($level:expr, $($message:tt)*) => {
                 tracing::event!(
@@ -135,16 +143,16 @@ impl Line<'_> {
         }
         let reason = self.reason.unwrap_or_default();
         match self.event {
-            Event::Ended if self.times.is_some() => {
+            AuditEvent::Ended if self.times.is_some() => {
                 log!(tracing::Level::INFO, "short sessions ended: {reason}");
             }
-            Event::Open => log!(tracing::Level::INFO, "session open"),
-            Event::Refused => log!(tracing::Level::WARN, "session refused: {reason}"),
-            Event::Ended => log!(tracing::Level::INFO, "session ended: {reason}"),
+            AuditEvent::Open => log!(tracing::Level::INFO, "session open"),
+            AuditEvent::Refused => log!(tracing::Level::WARN, "session refused: {reason}"),
+            AuditEvent::Ended => log!(tracing::Level::INFO, "session ended: {reason}"),
         }
     }
 
-    /// A JSON object and the end of its line.
+    /// The line as a JSON object with a newline. `None` if it cannot be serialised, which does not happen.
     pub(super) fn json(&self) -> Option<Vec<u8>> {
         let mut json = serde_json::to_vec(self).ok()?;
         json.push(b'\n');
@@ -159,15 +167,14 @@ fn some_milliseconds<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S
     }
 }
 
-/// As people read it.
-fn shown<S: Serializer>(value: &Option<impl Display>, to: S) -> Result<S::Ok, S::Error> {
+fn displayed<S: Serializer>(value: &Option<impl Display>, to: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => to.collect_str(value),
         None => to.serialize_none(),
     }
 }
 
-/// RFC 3339 in UTC, always of the same length.
+/// A time as RFC 3339 in UTC, with three decimals, so that all have the same length.
 pub(super) fn milliseconds<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     let time = time.round(Unit::Millisecond).unwrap_or(*time);
     to.collect_str(&format_args!("{time:.3}"))

@@ -1,57 +1,59 @@
-//! Who may hold a session, by one configuration: whom a reload locks out.
+//! The users who may hold sessions under a configuration. A reload compares them with the open sessions and ends
+//! those whose users have lost access.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::{LeftOutCause, Loaded, LocalAccount, OnRemoval, PartKind, User};
 
-/// Who may hold a session where.
+/// The users who may hold sessions, and at which endpoints.
 #[derive(Debug)]
 pub struct Grants {
-    users: HashMap<String, Standing>,
-    /// Whether the file has a user whose name can't be read: then nobody counts as removed.
-    nameless: bool,
-    /// The users of each endpoint that the file is right about.
+    /// By user name.
+    users: HashMap<String, ConfiguredUser>,
+    /// Whether the file has a user with an invalid name. It may be any user, so that no user counts as removed.
+    has_unnamed_user: bool,
+    /// The user names of each endpoint that has no error in the configuration.
     endpoints: HashMap<String, HashSet<String>>,
     on_removal: OnRemoval,
 }
 
-/// What a configuration says of a user.
+/// A user's entry in the configuration.
 #[derive(Debug)]
-enum Standing {
+enum ConfiguredUser {
     Valid(Arc<User>),
-    /// The file is wrong about the user: nothing was taken away.
-    LeftOut,
-    /// The user's line is no longer in the password file.
-    ProofGone,
+    /// The entry has an error. The user's sessions go on: nobody has taken the access away.
+    Invalid,
+    /// The user's line is missing in the password file.
+    PasswordRemoved,
 }
 
-/// Why a user may hold a session no more.
+/// Why a user may no longer hold a session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LostAccess {
-    /// The file has no such user.
+    /// The configuration no longer has the user.
     #[error("user {user:?} was removed from the configuration")]
     User {
         /// The user's name.
         user: String,
     },
-    /// The endpoint has no such user.
+    /// The endpoint no longer lists the user.
     #[error("user {user:?} was removed from endpoint {endpoint:?}")]
     Endpoint {
         /// The user's name.
         user: String,
-        /// The endpoint's.
+        /// The endpoint's name.
         endpoint: String,
     },
-    /// The user is somebody else now, or is known by something else.
+    /// A key that identifies the user has another value. The session's client may be somebody else.
     #[error("{key} of user {user:?} was changed")]
     Identity {
         /// The user's name.
         user: String,
-        /// The key.
+        /// The key in the configuration.
         key: &'static str,
     },
-    /// The user's password was taken away.
+    /// The user's line was removed from the password file.
     #[error("the password of user {user:?} was removed from the password file")]
     Password {
         /// The user's name.
@@ -60,62 +62,67 @@ pub enum LostAccess {
 }
 
 impl Grants {
-    /// What a configuration grants.
+    /// The grants of a configuration.
     pub fn of(loaded: &Loaded) -> Self {
         let config = &loaded.config;
-        let valid = config.users.iter();
-        let mut users: HashMap<_, _> = valid
-            .map(|user| (user.name.clone(), Standing::Valid(Arc::clone(user))))
+        let mut users: HashMap<_, _> = config
+            .users
+            .iter()
+            .map(|user| (user.name.clone(), ConfiguredUser::Valid(Arc::clone(user))))
             .collect();
-        let mut nameless = false;
+        let mut has_unnamed_user = false;
         for left_out in &loaded.left_out {
-            let standing = match (left_out.part.kind, &left_out.cause) {
+            let entry = match (left_out.part.kind, &left_out.cause) {
                 (PartKind::User, LeftOutCause::AccountUnknown(_)) => continue,
-                (PartKind::User, LeftOutCause::ProofGone) => Standing::ProofGone,
-                (PartKind::User, _) => Standing::LeftOut,
+                (PartKind::User, LeftOutCause::ProofGone) => ConfiguredUser::PasswordRemoved,
+                (PartKind::User, _) => ConfiguredUser::Invalid,
                 _ => continue,
             };
-            nameless |= left_out.part.name.is_empty();
-            users.insert(left_out.part.name.clone(), standing);
+            has_unnamed_user |= left_out.part.name.is_empty();
+            users.insert(left_out.part.name.clone(), entry);
         }
-        let right = config.endpoints.iter().filter(|endpoint| {
+        let valid = config.endpoints.iter().filter(|endpoint| {
             loaded
                 .left_out(PartKind::Endpoint, &endpoint.name)
                 .is_none()
         });
-        let endpoints = right.map(|endpoint| {
+        let endpoints = valid.map(|endpoint| {
             let users = endpoint.users.iter().map(|user| user.name.clone());
             let users = users.chain(endpoint.users_left_out.iter().cloned());
             (endpoint.name.clone(), users.collect())
         });
         Self {
             users,
-            nameless,
+            has_unnamed_user,
             endpoints: endpoints.collect(),
             on_removal: config.daemon.on_removal,
         }
     }
 
-    /// Why a session that `user` opened at `endpoint` is to end, if it is.
+    /// Why a session of `user` at `endpoint` must end. `None` if it may go on. `user` is the user's
+    /// configuration when the session opened.
     pub fn lost(&self, endpoint: &str, user: &User) -> Option<LostAccess> {
         if self.on_removal == OnRemoval::Keep {
             return None;
         }
         let name = || user.name.clone();
         match self.users.get(&user.name) {
-            // The nameless one may be this user.
-            None if self.nameless => return None,
+            // The user with the invalid name may be this one.
+            None if self.has_unnamed_user => return None,
             None => return Some(LostAccess::User { user: name() }),
-            Some(Standing::ProofGone) => return Some(LostAccess::Password { user: name() }),
-            Some(Standing::LeftOut) => {}
-            Some(Standing::Valid(now)) => {
+            Some(ConfiguredUser::PasswordRemoved) => {
+                return Some(LostAccess::Password { user: name() });
+            }
+            Some(ConfiguredUser::Invalid) => {}
+            Some(ConfiguredUser::Valid(now)) => {
                 if let Some(key) = changed(user, now) {
                     return Some(LostAccess::Identity { user: name(), key });
                 }
             }
         }
-        let may = self.endpoints.get(endpoint);
-        may.is_some_and(|users| !users.contains(&user.name))
+        let allowed = self.endpoints.get(endpoint);
+        allowed
+            .is_some_and(|users| !users.contains(&user.name))
             .then(|| LostAccess::Endpoint {
                 user: name(),
                 endpoint: endpoint.to_owned(),
@@ -123,11 +130,11 @@ impl Grants {
     }
 }
 
-/// The key by which a user is no longer who it was.
+/// The first key that identifies the user and has changed.
 fn changed(before: &User, now: &User) -> Option<&'static str> {
     let uid = |user: &User| user.os_user.as_ref().and_then(LocalAccount::uid);
     let text = |user: &User| user.os_user.as_ref().map(|a| a.text().to_owned());
-    // One that does not resolve now may be the same.
+    // An account that cannot be resolved now may still be the same one.
     let other_account = match (uid(before), uid(now)) {
         (Some(one), Some(other)) => one != other,
         _ => text(before) != text(now),

@@ -1,79 +1,106 @@
-//! What lives in this daemon now: open sessions, what each endpoint has seen, what went wrong last.
+//! The registry of what the running daemon serves: endpoints, open sessions, counters and recent failures.
 //!
-//! Sessions enter themselves and leave by a drop guard; everything else only reads.
+//! Sessions register themselves and leave the registry when their [`OpenSession`] is dropped. A reload
+//! replaces the endpoints. Everybody else only reads.
 
 mod errors;
 mod grants;
-mod looks;
 mod sessions;
+mod snapshots;
 mod totals;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::{Endpoint, LeftOut, LeftOutCause, ListenAddress, PartKind, User};
-use crate::credential::{Credentials, Recipe, State};
-use crate::daemon::listener::{AddressState, UnboundAddress};
-use crate::route::PreparedTarget;
-use crate::surface::status::{CredentialRow, EndpointRow, LeftOutRow, Status, UnboundRow};
-use crate::telemetry::audit::Record;
-use crate::telemetry::opening::Opening;
+use crate::credential::{self, Credentials, Recipe};
+use crate::primitives::opening::Opening;
+use crate::telemetry::audit::AuditRecord;
+use crate::telemetry::listen::{AddressState, UnboundAddress};
+use crate::telemetry::status::{
+    AddressRow, CredentialRow, EndpointRow, LeftOutRow, Status, UnboundRow, WarmRow,
+};
 use base::error::ErrorKind;
+use base::mutex::locked;
 
-use errors::LastErrors;
+use errors::RecentErrors;
 pub use grants::{Grants, LostAccess};
-pub use looks::Looks;
-pub use sessions::{EndOrder, Killing, NoSession, OpenSession, Selection};
-use sessions::{Sessions, Sum};
-pub use totals::{ByKind, Carried, EndpointTotals, Opens, Share, Totals, Way};
+pub use sessions::{
+    EndOrder, EndingSessions, GrantsPreview, LostSessions, NoSuchSession, OpenSession,
+    SessionSelection,
+};
+use sessions::{OpenSums, Sessions};
+pub use snapshots::SharedSnapshots;
+pub use totals::{
+    CarriedTotals, CountByKind, DaemonTotals, DirectionTotals, EndpointTotals, OpenTimes,
+};
 
-/// Everything that `hopend status` shows and nobody else keeps.
+/// The registry. All sessions and all surfaces of the daemon share one.
 #[derive(Debug)]
 pub struct Live {
     started: Timestamp,
-    endpoints: Mutex<Vec<Shown>>,
+    endpoints: Mutex<Vec<ServedEndpoint>>,
     left_out: Mutex<Vec<LeftOut>>,
-    counts: Mutex<HashMap<String, Counts>>,
+    /// By endpoint name. Counters of an endpoint survive reloads, also while it is not served.
+    counts: Mutex<HashMap<String, EndpointCounts>>,
     sessions: Sessions,
-    errors: Mutex<LastErrors>,
+    errors: Mutex<RecentErrors>,
 }
 
-/// An endpoint as it is served now.
+/// The part of an endpoint's route that the registry reads.
+pub trait RouteView: fmt::Debug + Send + Sync {
+    /// The endpoint's configuration.
+    fn endpoint(&self) -> &Arc<Endpoint>;
+
+    /// The addresses that sessions choose from. Empty if the endpoint leaves the choice to FinSpace, and for
+    /// a console.
+    fn addresses(&self) -> Vec<AddressRow>;
+
+    /// The connections that are kept logged in, one row for each user.
+    fn warm(&self) -> Vec<WarmRow>;
+
+    /// The credentials that sessions of `user` need, as far as they are known before a session opens.
+    fn recipes(&self, user: &User) -> Vec<Recipe>;
+}
+
+/// An endpoint that the daemon serves.
 #[derive(Debug, Clone)]
-pub struct Shown {
-    /// Its target, and its configuration.
-    pub route: Arc<PreparedTarget>,
-    /// Its addresses, bound or not, in the order of the configuration.
+pub struct ServedEndpoint {
+    /// The endpoint's route to its target, with its configuration.
+    pub route: Arc<dyn RouteView>,
+    /// The state of each entry of `listen`, in the configuration's order.
     pub listen: Vec<watch::Receiver<AddressState>>,
 }
 
-/// An endpoint and the addresses that it is bound to.
+/// An endpoint's configuration and the addresses where hopend listens for it.
 #[derive(Debug, Clone)]
-pub struct Bound {
-    /// Its configuration.
+pub struct BoundEndpoint {
+    /// The endpoint's configuration.
     pub endpoint: Arc<Endpoint>,
-    /// Where hopen finds it, with ports that the system chose.
+    /// The addresses that clients can dial, with the ports that the system chose for port 0.
     pub listen: Vec<ListenAddress>,
 }
 
-/// Whether clients reach an endpoint at each of its addresses.
+/// The entries of an endpoint's `listen` that clients cannot reach.
 #[derive(Debug, Clone)]
 pub struct EndpointReadiness {
-    /// Its name.
+    /// The endpoint's name.
     pub name: String,
-    /// The addresses where hopend does not listen.
+    /// The entries that hopend could not bind. Empty for an endpoint that is ready.
     pub unbound: Vec<UnboundAddress>,
 }
 
+/// One endpoint's counters since the daemon started.
 #[derive(Debug, Clone, Default)]
-struct Counts {
+struct EndpointCounts {
     opened: u64,
-    opens: Opens,
-    refused: ByKind,
-    failed: ByKind,
+    open_times: OpenTimes,
+    refused: CountByKind,
+    failed: CountByKind,
 }
 
 impl Default for Live {
@@ -90,19 +117,20 @@ impl Default for Live {
 }
 
 impl Live {
-    /// These are the endpoints from now on, in the order of the configuration.
-    pub fn serves(&self, endpoints: Vec<Shown>) {
-        *lock(&self.endpoints) = endpoints;
+    /// Replaces the endpoints, at the start and at each reload. They are shown in this order.
+    pub fn set_endpoints(&self, endpoints: Vec<ServedEndpoint>) {
+        *locked(&self.endpoints) = endpoints;
     }
 
-    /// This is left out from now on, in the order of the configuration.
-    pub fn leaves_out(&self, left_out: Vec<LeftOut>) {
-        *lock(&self.left_out) = left_out;
+    /// Replaces the parts of the configuration that the daemon leaves out. They are shown in this order.
+    pub fn set_left_out(&self, left_out: Vec<LeftOut>) {
+        *locked(&self.left_out) = left_out;
     }
 
-    /// What is left out now.
+    /// The parts of the configuration that are left out now. A user whose account has appeared since is not
+    /// one of them.
     pub fn left_out(&self) -> Vec<LeftOut> {
-        let left_out = lock(&self.left_out);
+        let left_out = locked(&self.left_out);
         left_out
             .iter()
             .filter(|part| !part.is_over())
@@ -110,7 +138,7 @@ impl Live {
             .collect()
     }
 
-    /// The endpoints that the configuration has and that are not served.
+    /// The configured endpoints that are not served at all.
     pub fn endpoints_left_out(&self) -> Vec<LeftOut> {
         let mut left_out = self.left_out();
         left_out
@@ -118,143 +146,125 @@ impl Live {
         left_out
     }
 
-    /// The endpoints as they are served now, in the order of the configuration.
-    pub fn endpoints(&self) -> Vec<Bound> {
-        let shown = lock(&self.endpoints);
-        shown.iter().map(Shown::bound).collect()
+    /// The endpoints that are served now, in the configuration's order.
+    pub fn endpoints(&self) -> Vec<BoundEndpoint> {
+        let served = locked(&self.endpoints);
+        served.iter().map(ServedEndpoint::bound).collect()
     }
 
-    /// Which endpoints serve, and which of them not at all of their addresses.
+    /// The readiness of each endpoint that is served now, in the configuration's order.
     pub fn readiness(&self) -> Vec<EndpointReadiness> {
-        let shown = lock(&self.endpoints);
-        let of = |shown: &Shown| EndpointReadiness {
-            name: shown.route.endpoint().name.clone(),
-            unbound: shown.unbound(),
+        let served = locked(&self.endpoints);
+        let readiness = |served: &ServedEndpoint| EndpointReadiness {
+            name: served.route.endpoint().name.clone(),
+            unbound: served.unbound(),
         };
-        shown.iter().map(of).collect()
+        served.iter().map(readiness).collect()
     }
 
-    /// What the endpoints need fetched, as far as is known.
+    /// The credentials that the endpoints need for all their users, as far as they are known before a session
+    /// opens.
     pub fn recipes(&self) -> HashSet<Recipe> {
-        let shown = lock(&self.endpoints).clone();
-        let of_route = |shown: &Shown| {
-            let users = shown.route.endpoint().users.iter();
-            let recipes = users.flat_map(|user| shown.route.recipes(user));
+        let served = locked(&self.endpoints).clone();
+        let of_endpoint = |served: &ServedEndpoint| {
+            let users = served.route.endpoint().users.iter();
+            let recipes = users.flat_map(|user| served.route.recipes(user));
             recipes.collect::<Vec<_>>()
         };
-        shown.iter().flat_map(of_route).collect()
+        served.iter().flat_map(of_endpoint).collect()
     }
 
-    /// A session of `user` is open; it is shown until what this returns is dropped.
-    /// `opening` is how it came to its kdb+, if there is one.
+    /// Registers a session that has opened, until the returned guard is dropped. `opening` is `None` for a
+    /// console session, which has no kdb+ behind it.
     pub fn opened(
         &self,
-        record: &Record,
+        record: &AuditRecord,
         user: &Arc<User>,
         opening: Option<&Opening>,
     ) -> OpenSession {
         self.count(record.endpoint(), |counts| {
             counts.opened += 1;
             if let Some(opening) = opening {
-                counts.opens.add(opening);
+                counts.open_times.add(opening);
             }
         });
         self.sessions.enter(record, user)
     }
 
-    /// A session did not come about.
-    pub fn refused(&self, record: &Record, kind: ErrorKind, reason: &str) {
+    /// Counts a session that was refused, and remembers the reason.
+    pub fn refused(&self, record: &AuditRecord, kind: ErrorKind, reason: &str) {
         self.count(record.endpoint(), |counts| counts.refused.add(kind));
         self.remember(record, kind, reason);
     }
 
-    /// Something went wrong in a session, as the client was told or would have been.
-    pub fn failed(&self, record: &Record, kind: ErrorKind, reason: &str) {
+    /// Counts a failure of an open session, and remembers the reason.
+    pub fn failed(&self, record: &AuditRecord, kind: ErrorKind, reason: &str) {
         self.count(record.endpoint(), |counts| counts.failed.add(kind));
         self.remember(record, kind, reason);
     }
 
-    fn remember(&self, record: &Record, kind: ErrorKind, reason: &str) {
-        let (endpoint, user) = (record.endpoint(), record.user_name());
-        lock(&self.errors).add(Timestamp::now(), endpoint, user, kind, reason);
+    fn remember(&self, record: &AuditRecord, kind: ErrorKind, reason: &str) {
+        locked(&self.errors).add(Timestamp::now(), record, kind, reason);
     }
 
-    /// Ends a session as `hopend kill` does, for the account `uid`. Returns when it has left.
-    pub async fn kill(&self, session: u64, uid: u32) -> Result<(), NoSession> {
+    /// Ends a session for `hopend kill`, which the account `uid` ran. Returns once the session has ended.
+    ///
+    /// # Errors
+    /// No open session has this number.
+    pub async fn kill(&self, session: u64, uid: u32) -> Result<(), NoSuchSession> {
         self.sessions.kill(session, uid).await
     }
 
-    /// Tells the sessions of a user, an endpoint or both to end, for the account `uid`.
-    pub fn kill_all(&self, selection: &Selection, uid: u32) -> Killing {
+    /// Orders all selected sessions to end, for `hopend kill`, which the account `uid` ran. Does not wait for
+    /// them: [`EndingSessions::ended`] does.
+    pub fn kill_all(&self, selection: &SessionSelection, uid: u32) -> EndingSessions {
         self.sessions.kill_all(selection, uid)
     }
 
-    /// From now on these may hold sessions. Tells those to end whose users have lost access, and comes
-    /// back with their number.
-    pub fn grants(&self, grants: Grants) -> usize {
-        self.sessions.grants(grants)
+    /// Applies a reload's grants. Orders the sessions to end whose users have lost access, and returns their
+    /// number. A session that is registered later is checked against the same grants.
+    pub fn apply_grants(&self, grants: Grants) -> usize {
+        self.sessions.apply_grants(grants)
     }
 
-    /// How many sessions are open, and why which of them would end if these might hold sessions.
-    pub fn would_end(&self, grants: &Grants) -> (u64, Vec<(String, u64)>) {
-        self.sessions.would_end(grants)
+    /// The sessions that [`Self::apply_grants`] would end.
+    pub fn preview_grants(&self, grants: &Grants) -> GrantsPreview {
+        self.sessions.preview_grants(grants)
     }
 
-    /// What has been done so far. Looks at no process, so that it may be asked often.
-    pub fn totals(&self, credentials: &Credentials) -> Totals {
-        let shown = lock(&self.endpoints).clone();
-        let counts = lock(&self.counts).clone();
+    /// All counters, for the metrics. Reads nothing from `/proc`, so a scrape is cheap.
+    pub fn totals(&self, credentials: &Credentials) -> DaemonTotals {
+        let served = locked(&self.endpoints).clone();
+        let counts = locked(&self.counts).clone();
         let mut sums = self.sessions.sums();
-        let endpoints = shown.iter().map(|shown| {
-            let endpoint = shown.route.endpoint();
-            let counts = counts.get(&endpoint.name).cloned().unwrap_or_default();
-            let Sum {
-                open,
-                outstanding,
-                carried,
-            } = sums.remove(&endpoint.name).unwrap_or_default();
-            let (places, warm) = (shown.route.address_rows(), shown.route.warm_rows());
-            EndpointTotals {
-                name: endpoint.name.clone(),
-                open,
-                max_sessions: endpoint.max_sessions as u64,
-                opened: counts.opened,
-                opens: counts.opens,
-                refused: counts.refused,
-                failed: counts.failed,
-                carried,
-                outstanding,
-                addresses: Share {
-                    all: shown.listen.len() as u64,
-                    some: shown.bound().listen.len() as u64,
-                },
-                places: Share::of(&places, |_| 1, |place| u64::from(place.resting_s.is_some())),
-                warm: Share::of(&warm, |row| row.wanted, |row| row.ready),
-            }
+        let endpoints = served.iter().map(|served| {
+            let name = &served.route.endpoint().name;
+            let counts = counts.get(name).cloned().unwrap_or_default();
+            endpoint_totals(served, counts, sums.remove(name).unwrap_or_default())
         });
-        Totals {
+        DaemonTotals {
             started: self.started,
             endpoints: endpoints.collect(),
-            credentials: credential_rows(&shown, credentials.states()),
+            credentials: credential_rows(&served, credentials.states()),
             calls: credentials.calls(),
         }
     }
 
-    /// Everything at one moment. Blocks for as long as it takes to look through `/proc` for the
-    /// clients' processes, when sessions came in over TCP.
+    /// A snapshot of everything but the memory budget. Blocks while it searches `/proc` for the processes of
+    /// clients that connected over TCP.
     pub fn status(&self, credentials: &Credentials) -> Status {
         let sessions = self.sessions.rows();
         let mut open: HashMap<&str, u64> = HashMap::new();
         for row in &sessions {
             *open.entry(&row.endpoint).or_default() += 1;
         }
-        let shown = lock(&self.endpoints).clone();
-        let counts = lock(&self.counts).clone();
-        let endpoints = shown.iter().map(|shown| {
-            let name = &shown.route.endpoint().name;
+        let served = locked(&self.endpoints).clone();
+        let counts = locked(&self.counts).clone();
+        let endpoints = served.iter().map(|served| {
+            let name = &served.route.endpoint().name;
             let counts = counts.get(name).cloned().unwrap_or_default();
             endpoint_row(
-                shown,
+                served,
                 &counts,
                 open.get(&**name).copied().unwrap_or_default(),
             )
@@ -265,15 +275,15 @@ impl Live {
             now: Timestamp::now(),
             left_out: self.left_out().iter().map(LeftOutRow::from).collect(),
             endpoints: endpoints.collect(),
-            credentials: credential_rows(&shown, credentials.states()),
-            errors: lock(&self.errors).rows(),
+            credentials: credential_rows(&served, credentials.states()),
+            errors: locked(&self.errors).rows(),
             sessions,
             memory: None,
         }
     }
 
-    fn count(&self, endpoint: &str, change: impl FnOnce(&mut Counts)) {
-        let mut counts = lock(&self.counts);
+    fn count(&self, endpoint: &str, change: impl FnOnce(&mut EndpointCounts)) {
+        let mut counts = locked(&self.counts);
         if let Some(counts) = counts.get_mut(endpoint) {
             return change(counts);
         }
@@ -281,16 +291,15 @@ impl Live {
     }
 }
 
-impl Shown {
-    fn bound(&self) -> Bound {
+impl ServedEndpoint {
+    fn bound(&self) -> BoundEndpoint {
         let listen = self.listen.iter().map(|state| state.borrow());
-        Bound {
+        BoundEndpoint {
             endpoint: Arc::clone(self.route.endpoint()),
             listen: listen.filter_map(|state| state.bound().cloned()).collect(),
         }
     }
 
-    /// The addresses where hopend does not listen.
     fn unbound(&self) -> Vec<UnboundAddress> {
         let states = self.listen.iter().map(|state| state.borrow());
         states
@@ -299,19 +308,46 @@ impl Shown {
     }
 }
 
-fn endpoint_row(shown: &Shown, counts: &Counts, sessions: u64) -> EndpointRow {
-    let Bound { endpoint, listen } = shown.bound();
+fn endpoint_totals(
+    served: &ServedEndpoint,
+    counts: EndpointCounts,
+    sums: OpenSums,
+) -> EndpointTotals {
+    let endpoint = served.route.endpoint();
+    let (addresses, warm) = (served.route.addresses(), served.route.warm());
+    let resting = addresses.iter().filter(|row| row.resting_s.is_some());
+    EndpointTotals {
+        name: endpoint.name.clone(),
+        open: sums.open,
+        max_sessions: endpoint.max_sessions as u64,
+        opened: counts.opened,
+        open_times: counts.open_times,
+        refused: counts.refused,
+        failed: counts.failed,
+        carried: sums.carried,
+        outstanding: sums.outstanding,
+        listen_addresses: served.listen.len() as u64,
+        listen_addresses_bound: served.bound().listen.len() as u64,
+        target_addresses: addresses.len() as u64,
+        target_addresses_resting: resting.count() as u64,
+        warm_wanted: warm.iter().map(|row| row.wanted).sum(),
+        warm_ready: warm.iter().map(|row| row.ready).sum(),
+    }
+}
+
+fn endpoint_row(served: &ServedEndpoint, counts: &EndpointCounts, sessions: u64) -> EndpointRow {
+    let BoundEndpoint { endpoint, listen } = served.bound();
     EndpointRow {
         name: endpoint.name.clone(),
         listen: listen.iter().map(ToString::to_string).collect(),
-        unbound: shown.unbound().iter().map(unbound_row).collect(),
+        unbound: served.unbound().iter().map(unbound_row).collect(),
         target: endpoint.target.to_string(),
         sessions,
         max_sessions: endpoint.max_sessions as u64,
         opened: counts.opened,
         refused: counts.refused.sum(),
-        places: shown.route.address_rows(),
-        warm: shown.route.warm_rows(),
+        addresses: served.route.addresses(),
+        warm: served.route.warm(),
     }
 }
 
@@ -328,33 +364,50 @@ fn unbound_row(unbound: &UnboundAddress) -> UnboundRow {
     }
 }
 
-/// In the order of the endpoints and their users; what no endpoint uses any more comes last, for as
-/// long as it could be used.
-fn credential_rows(endpoints: &[Shown], states: Vec<State>) -> Vec<CredentialRow> {
-    let mut used: HashMap<_, (usize, Vec<String>)> = HashMap::new();
-    for shown in endpoints {
-        let endpoint = shown.route.endpoint();
+/// The rows in the order of the endpoints and their users. Credentials that no endpoint uses any more come
+/// last, until they expire.
+fn credential_rows(
+    endpoints: &[ServedEndpoint],
+    states: Vec<credential::State>,
+) -> Vec<CredentialRow> {
+    /// The endpoints that use one credential.
+    struct CredentialUse {
+        /// The credential's position among all rows.
+        order: usize,
+        endpoints: Vec<String>,
+    }
+
+    let mut uses: HashMap<Recipe, CredentialUse> = HashMap::new();
+    for served in endpoints {
+        let endpoint = served.route.endpoint();
         for user in &endpoint.users {
-            for recipe in shown.route.recipes(user) {
-                let next = used.len();
-                let (_, names) = used.entry(recipe).or_insert_with(|| (next, Vec::new()));
-                names.push(endpoint.name.clone());
+            for recipe in served.route.recipes(user) {
+                let order = uses.len();
+                let used = uses.entry(recipe).or_insert_with(|| CredentialUse {
+                    order,
+                    endpoints: Vec::new(),
+                });
+                used.endpoints.push(endpoint.name.clone());
             }
         }
     }
+    let unused = || CredentialUse {
+        order: usize::MAX,
+        endpoints: Vec::new(),
+    };
     let mut rows: Vec<_> = states
         .into_iter()
         .filter_map(|state| {
-            let (order, endpoints) = used.remove(&state.recipe).unwrap_or((usize::MAX, vec![]));
-            (!endpoints.is_empty() || state.left.is_some())
-                .then(|| (order, credential_row(&state, endpoints)))
+            let used = uses.remove(&state.recipe).unwrap_or_else(unused);
+            (!used.endpoints.is_empty() || state.left.is_some())
+                .then(|| (used.order, credential_row(&state, used.endpoints)))
         })
         .collect();
     rows.sort_by(|(a, row), (b, other)| a.cmp(b).then_with(|| row.what.cmp(&other.what)));
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn credential_row(state: &State, endpoints: Vec<String>) -> CredentialRow {
+fn credential_row(state: &credential::State, endpoints: Vec<String>) -> CredentialRow {
     CredentialRow {
         user: state.recipe.local_user().to_owned(),
         endpoints,
@@ -366,8 +419,4 @@ fn credential_row(state: &State, endpoints: Vec<String>) -> CredentialRow {
         failures: state.failures,
         last_error: state.last_error.as_ref().map(ToString::to_string),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

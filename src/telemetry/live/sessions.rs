@@ -1,4 +1,4 @@
-//! The open sessions, each with its meters and the means to end it.
+//! The open sessions. Each entry holds the session's meters and the channel that orders its end.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -9,120 +9,139 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::grants::{Grants, LostAccess};
-use super::lock;
-use super::totals::Carried;
+use super::totals::CarriedTotals;
 use crate::config::User;
 use crate::identity::{Peer, process};
-use crate::surface::status::SessionRow;
-use crate::telemetry::audit::Record;
+use crate::telemetry::audit::AuditRecord;
+use crate::telemetry::status::SessionRow;
+use base::mutex::locked;
 use q_relay::relay::Meters;
 
-/// What a client that came in over a Unix socket has for an address.
-const UNIX: &str = "unix";
+/// The value of [`SessionRow::client`] for a client that connected over a Unix socket.
+const UNIX_CLIENT: &str = "unix";
 
-/// All open sessions by number.
+/// The open sessions of the daemon.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Arc<Mutex<Table>>);
+pub(super) struct Sessions(Arc<Mutex<SessionTable>>);
 
-/// Under one lock, so that a session that ends is always in one of the two and never in both.
+/// One lock guards all of it. So a session that ends is counted either as open or as ended, never as both.
 #[derive(Debug, Default)]
-struct Table {
-    open: BTreeMap<u64, Entry>,
-    /// What those that have ended carried, by endpoint.
-    ended: HashMap<String, Carried>,
-    /// Who may hold a session, since the first reload.
+struct SessionTable {
+    /// By session number.
+    open: BTreeMap<u64, SessionEntry>,
+    /// The traffic of sessions that have ended, by endpoint name.
+    ended: HashMap<String, CarriedTotals>,
+    /// The grants of the last reload. `None` before the first one.
     grants: Option<Grants>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    record: Record,
+struct SessionEntry {
+    record: AuditRecord,
     since: Timestamp,
     meters: Arc<Meters>,
-    /// Whose session it is, as the configuration had it then.
+    /// The user's configuration when the session opened.
     user: Arc<User>,
-    /// Told why the session is to end; closed once it has.
-    killer: watch::Sender<Option<EndOrder>>,
+    /// Sends the reason to end. The session drops the receiver when it has ended.
+    end_sender: watch::Sender<Option<EndOrder>>,
 }
 
-/// Some of the open sessions: those that are of both, where both are given.
+/// Selects open sessions. If both fields are set, a session must match both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Selection {
+pub struct SessionSelection {
     /// The name of a `[[user]]`.
     pub user: Option<String>,
     /// The name of an endpoint.
     pub endpoint: Option<String>,
 }
 
-/// Why a session is told to end.
+/// Why hopend orders a session to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndOrder {
-    /// By `hopend kill`.
+    /// Somebody ran `hopend kill`.
     Kill {
         /// The account that ran it.
         uid: u32,
     },
-    /// By a reload.
+    /// A reload took the user's access away.
     LostAccess(LostAccess),
 }
 
-/// Sessions that have been told to end.
+/// Sessions that have been ordered to end.
 #[derive(Debug)]
-pub struct Killing(Vec<watch::Sender<Option<EndOrder>>>);
+pub struct EndingSessions(Vec<watch::Sender<Option<EndOrder>>>);
 
-impl Killing {
-    /// How many there are.
+impl EndingSessions {
+    /// The number of sessions that have been ordered to end.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Returns when all have ended.
+    /// Returns once all of them have ended.
     pub async fn ended(self) {
-        for killer in self.0 {
-            killer.closed().await;
+        for end_sender in self.0 {
+            end_sender.closed().await;
         }
     }
 }
 
-/// The sessions of one endpoint.
-#[derive(Debug, Default)]
-pub(super) struct Sum {
-    /// How many are open.
-    pub(super) open: u64,
-    /// Their requests without an answer.
-    pub(super) outstanding: u64,
-    /// What they and those before them carried.
-    pub(super) carried: Carried,
+/// The effect that a reload would have on the open sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantsPreview {
+    /// The number of open sessions.
+    pub open: u64,
+    /// The sessions that would end, by reason.
+    pub lost: Vec<LostSessions>,
 }
 
-/// An open session's own hold on its row.
+/// Sessions that a reload would end for the same reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostSessions {
+    /// The reason: the text of a [`LostAccess`].
+    pub reason: String,
+    /// The number of sessions.
+    pub count: u64,
+}
+
+/// The sessions of one endpoint, added up.
+#[derive(Debug, Default)]
+pub(super) struct OpenSums {
+    /// The number of open sessions.
+    pub(super) open: u64,
+    /// The sync requests of open sessions that kdb+ has not answered yet.
+    pub(super) outstanding: u64,
+    /// The traffic of all sessions since the daemon started, open or ended.
+    pub(super) carried: CarriedTotals,
+}
+
+/// Keeps a session registered. The session holds it while it is open.
 #[derive(Debug)]
 pub struct OpenSession {
     number: u64,
     meters: Arc<Meters>,
-    ordered: watch::Receiver<Option<EndOrder>>,
-    sessions: Arc<Mutex<Table>>,
+    end_receiver: watch::Receiver<Option<EndOrder>>,
+    sessions: Arc<Mutex<SessionTable>>,
 }
 
-/// No open session has the number.
+/// No open session has this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no session {0} is open. Fix: take a number from `hopend status`.")]
-pub struct NoSession(pub u64);
+pub struct NoSuchSession(pub u64);
 
 impl Sessions {
-    pub(super) fn enter(&self, record: &Record, user: &Arc<User>) -> OpenSession {
+    pub(super) fn enter(&self, record: &AuditRecord, user: &Arc<User>) -> OpenSession {
         let meters = Arc::new(Meters::default());
-        let mut table = lock(&self.0);
-        // It may have begun to open before the reload that takes the user away.
+        let mut table = locked(&self.0);
+        // A reload may have taken the user's access away while the session was opening.
         let grants = table.grants.as_ref();
         let lost = grants.and_then(|grants| grants.lost(record.endpoint(), user));
-        let (killer, ordered) = watch::channel(lost.map(EndOrder::LostAccess));
-        let entry = Entry {
+        let (end_sender, end_receiver) = watch::channel(lost.map(EndOrder::LostAccess));
+        let entry = SessionEntry {
             record: record.clone(),
             since: Timestamp::now(),
             meters: Arc::clone(&meters),
             user: Arc::clone(user),
-            killer,
+            end_sender,
         };
         let number = record.session();
         table.open.insert(number, entry);
@@ -130,46 +149,42 @@ impl Sessions {
         OpenSession {
             number,
             meters,
-            ordered,
+            end_receiver,
             sessions: Arc::clone(&self.0),
         }
     }
 
-    pub(super) async fn kill(&self, session: u64, uid: u32) -> Result<(), NoSession> {
-        let killer = {
-            let sessions = lock(&self.0);
-            let entry = sessions.open.get(&session).ok_or(NoSession(session))?;
-            entry.killer.clone()
+    pub(super) async fn kill(&self, session: u64, uid: u32) -> Result<(), NoSuchSession> {
+        let end_sender = {
+            let table = locked(&self.0);
+            let entry = table.open.get(&session).ok_or(NoSuchSession(session))?;
+            entry.end_sender.clone()
         };
-        killer.send_replace(Some(EndOrder::Kill { uid }));
-        killer.closed().await;
+        end_sender.send_replace(Some(EndOrder::Kill { uid }));
+        end_sender.closed().await;
         Ok(())
     }
 
-    pub(super) fn kill_all(&self, selection: &Selection, uid: u32) -> Killing {
-        let table = lock(&self.0);
-        let is = |wanted: &Option<String>, name: &str| {
-            wanted.as_deref().is_none_or(|wanted| wanted == name)
-        };
-        let chosen = table.open.values().filter(|entry| {
-            is(&selection.user, &entry.user.name)
-                && is(&selection.endpoint, entry.record.endpoint())
-        });
-        let killers = chosen.map(|entry| entry.killer.clone());
-        let killing = Killing(killers.collect());
-        for killer in &killing.0 {
-            killer.send_replace(Some(EndOrder::Kill { uid }));
+    pub(super) fn kill_all(&self, selection: &SessionSelection, uid: u32) -> EndingSessions {
+        let table = locked(&self.0);
+        let chosen = table.open.values().filter(|entry| selection.has(entry));
+        let ending = EndingSessions(chosen.map(|entry| entry.end_sender.clone()).collect());
+        for end_sender in &ending.0 {
+            end_sender.send_replace(Some(EndOrder::Kill { uid }));
         }
-        killing
+        ending
     }
 
-    /// Under one lock with those who enter: nobody slips in between.
-    pub(super) fn grants(&self, grants: Grants) -> usize {
-        let mut table = lock(&self.0);
+    /// Checks the open sessions and stores the grants under one lock. So a session that enters meanwhile is
+    /// checked exactly once.
+    pub(super) fn apply_grants(&self, grants: Grants) -> usize {
+        let mut table = locked(&self.0);
         let mut count = 0;
         for entry in table.open.values() {
-            if let Some(lost) = grants.lost(entry.record.endpoint(), &entry.user) {
-                entry.killer.send_replace(Some(EndOrder::LostAccess(lost)));
+            if let Some(lost) = entry.lost_access(&grants) {
+                entry
+                    .end_sender
+                    .send_replace(Some(EndOrder::LostAccess(lost)));
                 count += 1;
             }
         }
@@ -177,28 +192,34 @@ impl Sessions {
         count
     }
 
-    pub(super) fn would_end(&self, grants: &Grants) -> (u64, Vec<(String, u64)>) {
-        let table = lock(&self.0);
-        let mut ends: BTreeMap<String, u64> = BTreeMap::new();
+    pub(super) fn preview_grants(&self, grants: &Grants) -> GrantsPreview {
+        let table = locked(&self.0);
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
         for entry in table.open.values() {
-            if let Some(lost) = grants.lost(entry.record.endpoint(), &entry.user) {
-                *ends.entry(lost.to_string()).or_default() += 1;
+            if let Some(lost) = entry.lost_access(grants) {
+                *counts.entry(lost.to_string()).or_default() += 1;
             }
         }
-        (table.open.len() as u64, ends.into_iter().collect())
+        let lost = counts.into_iter();
+        GrantsPreview {
+            open: table.open.len() as u64,
+            lost: lost
+                .map(|(reason, count)| LostSessions { reason, count })
+                .collect(),
+        }
     }
 
-    /// By endpoint.
-    pub(super) fn sums(&self) -> HashMap<String, Sum> {
-        let table = lock(&self.0);
-        let mut sums: HashMap<_, Sum> = HashMap::new();
+    /// The sums of each endpoint that has or had a session, by endpoint name.
+    pub(super) fn sums(&self) -> HashMap<String, OpenSums> {
+        let table = locked(&self.0);
+        let mut sums: HashMap<_, OpenSums> = HashMap::new();
         for (endpoint, carried) in &table.ended {
             sums.entry(endpoint.clone()).or_default().carried = carried.clone();
         }
         for entry in table.open.values() {
             let endpoint = entry.record.endpoint();
             if !sums.contains_key(endpoint) {
-                sums.insert(endpoint.to_owned(), Sum::default());
+                sums.insert(endpoint.to_owned(), OpenSums::default());
             }
             if let Some(sum) = sums.get_mut(endpoint) {
                 sum.open += 1;
@@ -209,19 +230,18 @@ impl Sessions {
         sums
     }
 
-    /// Oldest first.
+    /// The open sessions, oldest first. Blocks while it reads `/proc`, but holds no lock meanwhile.
     pub(super) fn rows(&self) -> Vec<SessionRow> {
         let mut rows = Vec::new();
-        let mut ends = Vec::new();
-        for entry in lock(&self.0).open.values() {
+        let mut sockets = Vec::new();
+        for entry in locked(&self.0).open.values() {
             rows.push(entry.row());
-            ends.push(entry.ends());
+            sockets.push(entry.local_sockets());
         }
-        // Reading /proc takes its time, and no session has to wait for it.
-        let processes = process::of_sockets(ends.iter().flatten().copied());
-        for (row, ends) in rows.iter_mut().zip(ends) {
-            if let Some(ends) = ends {
-                row.pid = processes.get(&ends).copied();
+        let processes = process::of_sockets(sockets.iter().flatten().copied());
+        for (row, sockets) in rows.iter_mut().zip(sockets) {
+            if let Some(sockets) = sockets {
+                row.pid = processes.get(&sockets).copied();
             }
             row.program = row.pid.and_then(process::program);
         }
@@ -230,10 +250,23 @@ impl Sessions {
     }
 }
 
-impl Entry {
+impl SessionSelection {
+    fn has(&self, entry: &SessionEntry) -> bool {
+        let matches = |wanted: &Option<String>, name: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted == name)
+        };
+        matches(&self.user, &entry.user.name) && matches(&self.endpoint, entry.record.endpoint())
+    }
+}
+
+impl SessionEntry {
+    fn lost_access(&self, grants: &Grants) -> Option<LostAccess> {
+        grants.lost(self.record.endpoint(), &self.user)
+    }
+
     fn row(&self) -> SessionRow {
         let (record, meters) = (&self.record, &self.meters);
-        let peer = record.met();
+        let peer = record.peer();
         let pid = match peer {
             Some(Peer::Local { pid, .. }) => pid.and_then(|pid| u32::try_from(pid).ok()),
             _ => None,
@@ -246,7 +279,7 @@ impl Entry {
             account: record.account(),
             pid,
             program: None,
-            client: address.map_or_else(|| UNIX.to_owned(), |address| address.to_string()),
+            client: address.map_or_else(|| UNIX_CLIENT.to_owned(), |address| address.to_string()),
             server: record.server().map(|server| server.to_string()),
             target: record.target().to_owned(),
             node: record.node().map(str::to_owned),
@@ -261,9 +294,10 @@ impl Entry {
         }
     }
 
-    /// The connection's ends, client first, where a process of this host holds the other one.
-    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        match self.record.met()? {
+    /// The client's and hopend's socket address of a TCP connection, client first. `None` for a Unix socket
+    /// and for a client on another host: only a process of this host can be found by its socket.
+    fn local_sockets(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self.record.peer()? {
             Peer::Local {
                 address: Some(client),
                 ..
@@ -274,17 +308,17 @@ impl Entry {
 }
 
 impl OpenSession {
-    /// What it carries.
+    /// The meters that the relay counts the session's traffic with.
     pub fn meters(&self) -> &Arc<Meters> {
         &self.meters
     }
 
-    /// Returns when the session is told to end, with the reason.
-    pub async fn ordered(&mut self) -> EndOrder {
-        let order = self.ordered.wait_for(Option::is_some).await;
+    /// Waits until hopend orders the session to end, and returns the reason. Never returns if nobody does.
+    pub async fn end_ordered(&mut self) -> EndOrder {
+        let order = self.end_receiver.wait_for(Option::is_some).await;
         match order.map(|order| order.clone()) {
             Ok(Some(order)) => order,
-            // The row holds the other end and goes only with this one.
+            // The registry keeps the sender until this session is dropped.
             Ok(None) | Err(_) => std::future::pending().await,
         }
     }
@@ -292,13 +326,13 @@ impl OpenSession {
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
-        let mut table = lock(&self.sessions);
+        let mut table = locked(&self.sessions);
         if let Some(entry) = table.open.remove(&self.number) {
             let endpoint = entry.record.endpoint();
             if let Some(carried) = table.ended.get_mut(endpoint) {
                 carried.add(&self.meters);
             } else {
-                let mut carried = Carried::default();
+                let mut carried = CarriedTotals::default();
                 carried.add(&self.meters);
                 table.ended.insert(endpoint.to_owned(), carried);
             }
@@ -329,8 +363,8 @@ mod tests {
         config::parse_in_part(&text, Path::new("hopend.toml"), &accounts).unwrap()
     }
 
-    fn record(number: u64) -> Record {
-        Record::new(number, "hdb", &ListenAddress::Abstract(5010))
+    fn record(number: u64) -> AuditRecord {
+        AuditRecord::new(number, "hdb", &ListenAddress::Abstract(5010))
     }
 
     #[tokio::test]
@@ -341,16 +375,16 @@ mod tests {
         };
         let sessions = Sessions::default();
         let mut earlier = sessions.enter(&record(1), alice);
-        assert!(earlier.ordered().now_or_never().is_none());
-        // Both have been identified, and have yet to enter.
-        assert_eq!(sessions.grants(Grants::of(&loaded(&["bob"]))), 1);
+        assert!(earlier.end_ordered().now_or_never().is_none());
+        // Another session of alice and one of bob are being opened during the reload.
+        assert_eq!(sessions.apply_grants(Grants::of(&loaded(&["bob"]))), 1);
         let mut late = sessions.enter(&record(2), alice);
         let mut other = sessions.enter(&record(3), bob);
         let lost = EndOrder::LostAccess(LostAccess::User {
             user: "alice".into(),
         });
-        assert_eq!(earlier.ordered().now_or_never(), Some(lost.clone()));
-        assert_eq!(late.ordered().now_or_never(), Some(lost));
-        assert!(other.ordered().now_or_never().is_none());
+        assert_eq!(earlier.end_ordered().now_or_never(), Some(lost.clone()));
+        assert_eq!(late.end_ordered().now_or_never(), Some(lost));
+        assert!(other.end_ordered().now_or_never().is_none());
     }
 }

@@ -1,97 +1,95 @@
-//! What the daemon has done since it started, as `/metrics` counts it.
+//! The counters behind `/metrics`. All counts begin at 0 when the daemon starts.
 
 use jiff::Timestamp;
 
 use crate::credential::CallCount;
-use crate::surface::status::CredentialRow;
-use crate::telemetry::opening::{OpenStage, Opening};
+use crate::primitives::opening::{OpenStage, Opening};
+use crate::telemetry::status::CredentialRow;
 use base::error::ErrorKind;
 use q_ipc::frame::MessageType;
 use q_relay::histogram::Histogram;
 use q_relay::relay::{Direction, Loss, Meters};
 
-/// Everything that is counted, at one moment.
+/// All counters at one moment.
 #[derive(Debug, Clone)]
-pub struct Totals {
+pub struct DaemonTotals {
     /// When the daemon started.
     pub started: Timestamp,
-    /// Those that are served now, in the order of the configuration.
+    /// The endpoints that are served now, in the configuration's order.
     pub endpoints: Vec<EndpointTotals>,
-    /// By endpoint and user.
+    /// The credentials, in the order of the endpoints and their users.
     pub credentials: Vec<CredentialRow>,
-    /// Calls of AWS.
+    /// The calls of AWS.
     pub calls: Vec<CallCount>,
 }
 
-/// One endpoint.
+/// The counters of one endpoint.
 #[derive(Debug, Clone)]
 pub struct EndpointTotals {
-    /// What the configuration calls it.
+    /// The endpoint's name in the configuration.
     pub name: String,
-    /// Sessions that are open.
+    /// The number of open sessions.
     pub open: u64,
-    /// How many there may be.
+    /// The most sessions that may be open: `max_sessions`.
     pub max_sessions: u64,
-    /// Sessions that opened.
+    /// The number of sessions that opened.
     pub opened: u64,
-    /// How long that took, where kdb+ is behind it.
-    pub opens: Opens,
-    /// Sessions that did not come about, by the side at fault.
-    pub refused: ByKind,
-    /// Failures of sessions that were open, by the side at fault.
-    pub failed: ByKind,
-    /// By its sessions, those that have ended and those that are open.
-    pub carried: Carried,
-    /// Sync requests of open sessions that have no answer yet.
+    /// How long they took to open. Console sessions are not included.
+    pub open_times: OpenTimes,
+    /// The sessions that were refused, by the party that caused it.
+    pub refused: CountByKind,
+    /// The failures of open sessions, by the party that caused them.
+    pub failed: CountByKind,
+    /// The traffic of all sessions, open or ended.
+    pub carried: CarriedTotals,
+    /// The sync requests of open sessions that kdb+ has not answered yet.
     pub outstanding: u64,
-    /// Addresses where clients should reach it, and how many are bound.
-    pub addresses: Share,
-    /// Where its sessions can go, and how many of those places rest after a failure.
-    pub places: Share,
-    /// Connections that should be kept logged in, and how many of them are.
-    pub warm: Share,
+    /// The entries of `listen`.
+    pub listen_addresses: u64,
+    /// The entries of `listen` that hopend has bound.
+    pub listen_addresses_bound: u64,
+    /// The addresses that sessions choose from: entries of `connect`, or nodes. 0 if there is no choice.
+    pub target_addresses: u64,
+    /// The addresses among them that hopend does not use for a while after a failure.
+    pub target_addresses_resting: u64,
+    /// The connections that hopend tries to keep logged in.
+    pub warm_wanted: u64,
+    /// The connections that are logged in and wait for a session.
+    pub warm_ready: u64,
 }
 
-/// Some of all.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Share {
-    /// How many there are, or should be.
-    pub all: u64,
-    /// How many of them it is about.
-    pub some: u64,
-}
-
-/// How long opening took, of sessions that opened.
+/// How long sessions took to open, of those that opened.
 #[derive(Debug, Clone, Default)]
-pub struct Opens {
-    /// Altogether, with a connection of its own.
-    pub anew: Histogram,
-    /// Altogether, with one that was kept logged in.
+pub struct OpenTimes {
+    /// Sessions that dialled kdb+ themselves: from the client's connection to the answer to its handshake.
+    pub dialled: Histogram,
+    /// The same for sessions that got a warm connection.
     pub warm: Histogram,
+    /// In the order of [`OpenStage::ALL`].
     stages: [Histogram; OpenStage::ALL.len()],
 }
 
-/// A count for each [`ErrorKind`].
+/// A count for each [`ErrorKind`], in the order of [`ErrorKind::ALL`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ByKind([u64; ErrorKind::ALL.len()]);
+pub struct CountByKind([u64; ErrorKind::ALL.len()]);
 
-/// What sessions have carried.
+/// The traffic of sessions.
 #[derive(Debug, Clone, Default)]
-pub struct Carried {
-    /// From clients to clusters.
-    pub to_cluster: Way,
-    /// From clusters to clients.
-    pub to_client: Way,
-    /// Keepalives sent.
+pub struct CarriedTotals {
+    /// From clients to kdb+.
+    pub to_cluster: DirectionTotals,
+    /// From kdb+ to clients.
+    pub to_client: DirectionTotals,
+    /// Keepalives that hopend sent to kdb+.
     pub pings: u64,
-    /// From a sync request to its answer.
+    /// The time from a sync request to its response.
     pub round_trips: Histogram,
 }
 
-/// One direction.
+/// The traffic in one direction.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Way {
-    /// Bytes written.
+pub struct DirectionTotals {
+    /// Bytes written. Handshakes do not count.
     pub bytes: u64,
     /// Asynchronous messages.
     pub asyncs: u64,
@@ -99,35 +97,34 @@ pub struct Way {
     pub syncs: u64,
     /// Responses.
     pub responses: u64,
-    /// Messages that were received completely and did not reach the other side, in the order of
-    /// [`Loss::ALL`].
+    /// Messages that hopend received completely and could not deliver, by cause in the order of [`Loss::ALL`].
     pub lost: [u64; Loss::ALL.len()],
-    /// Bytes that the receiver's kernel had not acknowledged at a deadline.
+    /// Bytes that the receiver's kernel had not acknowledged when a deadline ended the session.
     pub unacknowledged: u64,
 }
 
-impl ByKind {
+impl CountByKind {
     pub(super) fn add(&mut self, kind: ErrorKind) {
         self.0[kind as usize] += 1;
     }
 
-    /// Each kind with its count.
+    /// Each kind with its count, also those with 0.
     pub fn iter(&self) -> impl Iterator<Item = (ErrorKind, u64)> {
         ErrorKind::ALL.into_iter().zip(self.0)
     }
 
-    /// Of all kinds.
+    /// The count of all kinds together.
     pub fn sum(&self) -> u64 {
         self.0.iter().sum()
     }
 }
 
-impl Opens {
+impl OpenTimes {
     pub(super) fn add(&mut self, opening: &Opening) {
         let whole = if opening.warm {
             &mut self.warm
         } else {
-            &mut self.anew
+            &mut self.dialled
         };
         whole.add(opening.took);
         for (stage, took) in opening.laps.iter() {
@@ -135,22 +132,13 @@ impl Opens {
         }
     }
 
-    /// Each stage on its own.
+    /// The time that each stage took, in order.
     pub fn stages(&self) -> impl Iterator<Item = (OpenStage, &Histogram)> {
         OpenStage::ALL.into_iter().zip(&self.stages)
     }
 }
 
-impl Share {
-    pub(super) fn of<T>(rows: &[T], all: impl Fn(&T) -> u64, some: impl Fn(&T) -> u64) -> Self {
-        Self {
-            all: rows.iter().map(all).sum(),
-            some: rows.iter().map(some).sum(),
-        }
-    }
-}
-
-impl Carried {
+impl CarriedTotals {
     pub(super) fn add(&mut self, meters: &Meters) {
         self.to_cluster.add(&meters.to_cluster);
         self.to_client.add(&meters.to_client);
@@ -159,7 +147,7 @@ impl Carried {
     }
 }
 
-impl Way {
+impl DirectionTotals {
     fn add(&mut self, direction: &Direction) {
         self.bytes += direction.bytes();
         self.asyncs += direction.messages_of(MessageType::Async);
@@ -169,5 +157,10 @@ impl Way {
             *sum += direction.lost_by(cause);
         }
         self.unacknowledged += direction.unacknowledged();
+    }
+
+    /// The number of messages of all types.
+    pub fn messages(&self) -> u64 {
+        self.asyncs + self.syncs + self.responses
     }
 }

@@ -12,8 +12,8 @@ use super::passed::PassedSockets;
 use super::socket::Listener;
 use super::socket_file::SocketFile;
 use crate::config::ListenAddress;
-use crate::daemon::service;
 use crate::primitives::lock::lock;
+use crate::primitives::service;
 use crate::primitives::socket::tune;
 
 /// The longest name of a descriptor that systemd accepts, in bytes (`FDNAME_MAX`).

@@ -42,7 +42,7 @@ pub(crate) const FIRST_BIND_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause between two attempts to bind an address.
 pub(crate) const LONGEST_BIND_PAUSE: Duration = Duration::from_secs(5);
 /// The pauses between attempts to bind an address.
-const BIND_BACKOFF: Backoff = Backoff::new(FIRST_BIND_PAUSE, LONGEST_BIND_PAUSE);
+pub(crate) const BIND_BACKOFF: Backoff = Backoff::new(FIRST_BIND_PAUSE, LONGEST_BIND_PAUSE);
 
 /// The parts of an endpoint that its listeners share. A reload replaces them.
 #[derive(Debug, Clone)]
@@ -83,9 +83,9 @@ pub(crate) async fn accept_connections(
         backoff.reset();
         // A door is the permit for one handshake. The listener takes it after the accept, so that an idle
         // listener holds none. While all doors are taken, further clients wait in the kernel.
-        let door = tokio::select! {
+        let handshake = tokio::select! {
             () = shutdown.draining() => return,
-            door = services.limits.door() => door,
+            handshake = services.limits.handshake_permit() => handshake,
         };
         let session = Session {
             exposed: is_exposed(listener.address()),
@@ -94,7 +94,7 @@ pub(crate) async fn accept_connections(
             tls: served.borrow().tls.clone(),
             services: Arc::clone(&services),
             stopping: shutdown.clone(),
-            door: Some(door),
+            handshake: Some(handshake),
         };
         spawn_session(stream, session);
     }
@@ -174,7 +174,7 @@ impl BindRetry {
                     return listener;
                 }
                 Ok(Err(error)) => {
-                    if state.send_if_modified(|state| state.record_failure(&error)) {
+                    if state.send_if_modified(|state| state.set_obstacle((&error).into())) {
                         tracing::error!("{}", with_note(&error, "hopend goes on trying"));
                     }
                 }

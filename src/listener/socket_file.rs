@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::config::ListenAddress;
-    use crate::daemon::listener::Listener;
+    use crate::listener::Listener;
 
     #[tokio::test]
     async fn a_file_that_is_another_s_by_now_stays() {

@@ -1,51 +1,50 @@
-//! The state of a listen address: bound, or not bound and why.
+//! Whether hopend listens at an address of `listen`, and why not.
 
 use std::fmt;
 use std::io;
 
 use jiff::Timestamp;
 
-use super::bind_error::BindError;
 use crate::config::ListenAddress;
 use crate::identity::holder::Holder;
 
-/// The state of one entry of `listen`, as the log, `hopend status`, `/readyz`, the metrics, the status
-/// page and the console show it.
+/// The state of one entry of `listen`. The log, `hopend status`, `/readyz`, the metrics, the status page and
+/// the console report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressState {
-    /// hopend listens at this address. For port 0 it holds the port that the system chose.
+    /// hopend listens at this address. It contains the port that the system chose for port 0.
     Bound(ListenAddress),
-    /// hopend does not listen, and tries again: at least every [`super::LONGEST_BIND_PAUSE`].
+    /// hopend does not listen. It tries to bind the address again at least every 5 seconds.
     Unbound(UnboundAddress),
 }
 
-/// A configured address that is not bound.
+/// An entry of `listen` that hopend could not bind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnboundAddress {
     /// The address as configured.
     pub address: ListenAddress,
-    /// The time of the first failure.
+    /// When binding first failed.
     pub since: Timestamp,
-    /// The reason.
+    /// Why binding fails.
     pub obstacle: BindObstacle,
 }
 
-/// The reason why an address could not be bound.
+/// Why an address cannot be bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BindObstacle {
-    /// Another socket has the address, so clients may reach another account instead of hopend.
+    /// Another process occupies the socket. Clients may reach that process instead of hopend.
     Taken {
-        /// The address of that socket. For `localhost` it is an IPv4 or IPv6 address.
+        /// The occupied socket. For `localhost`, which stands for two sockets, the one that is taken.
         socket: ListenAddress,
-        /// The process that has the socket. None if the kernel does not tell.
+        /// The process, if the kernel reports it.
         holder: Option<Holder>,
     },
-    /// The system refused the bind, for this reason.
+    /// The system refuses the address with this error.
     Refused(String),
 }
 
 impl AddressState {
-    /// The address at which clients reach hopend, if it is bound.
+    /// The address where hopend listens, if it does.
     pub fn bound(&self) -> Option<&ListenAddress> {
         match self {
             Self::Bound(address) => Some(address),
@@ -53,7 +52,7 @@ impl AddressState {
         }
     }
 
-    /// The details of the failure, if the address is not bound.
+    /// The address and the obstacle, if hopend does not listen.
     pub fn unbound(&self) -> Option<&UnboundAddress> {
         match self {
             Self::Bound(_) => None,
@@ -61,7 +60,7 @@ impl AddressState {
         }
     }
 
-    /// Records that the sockets of a bound address failed. Only a restart brings them back.
+    /// Records that the system took the sockets of a bound address away, which only a restart repairs.
     pub(crate) fn set_lost(&mut self, error: &io::Error) {
         if let Self::Bound(address) = self {
             *self = Self::Unbound(UnboundAddress {
@@ -72,12 +71,11 @@ impl AddressState {
         }
     }
 
-    /// Records another failed bind. Returns whether the obstacle has changed.
-    pub(super) fn record_failure(&mut self, error: &BindError) -> bool {
+    /// Records another failed attempt to bind. Returns whether the obstacle has changed.
+    pub(crate) fn set_obstacle(&mut self, obstacle: BindObstacle) -> bool {
         let Self::Unbound(unbound) = self else {
             return false;
         };
-        let obstacle = BindObstacle::of(error);
         let changed = obstacle != unbound.obstacle;
         unbound.obstacle = obstacle;
         changed
@@ -85,16 +83,7 @@ impl AddressState {
 }
 
 impl UnboundAddress {
-    /// Records a bind that failed at this moment.
-    pub fn now(error: &BindError) -> Self {
-        Self {
-            address: error.address.clone(),
-            since: Timestamp::now(),
-            obstacle: BindObstacle::of(error),
-        }
-    }
-
-    /// The socket of another process that has the address.
+    /// The socket that another process occupies.
     pub fn socket(&self) -> Option<&ListenAddress> {
         match &self.obstacle {
             BindObstacle::Taken { socket, .. } => Some(socket),
@@ -102,24 +91,11 @@ impl UnboundAddress {
         }
     }
 
-    /// The process that has the address, if the kernel tells.
+    /// The process that occupies the socket, if the kernel reports it.
     pub fn holder(&self) -> Option<&Holder> {
         match &self.obstacle {
             BindObstacle::Taken { holder, .. } => holder.as_ref(),
             BindObstacle::Refused(_) => None,
-        }
-    }
-}
-
-impl BindObstacle {
-    fn of(error: &BindError) -> Self {
-        if error.is_taken() {
-            Self::Taken {
-                socket: error.socket.clone(),
-                holder: error.holder.as_deref().cloned(),
-            }
-        } else {
-            Self::Refused(error.error.to_string())
         }
     }
 }

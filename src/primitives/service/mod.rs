@@ -1,7 +1,7 @@
 //! Messages to the service manager (`sd_notify(3)`): readiness, reloads, a line of status, the watchdog.
 //! Without a service manager they do nothing.
 
-pub(super) mod watchdog;
+pub(crate) mod watchdog;
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,12 +13,12 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
 
 /// Reports that the daemon serves: after the start, and at the end of each reload.
-pub(super) fn ready(status: &str) {
+pub(crate) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Reports that a reload has begun. [`ready`] ends it.
-pub(super) fn reloading() {
+pub(crate) fn reloading() {
     let mut states = vec![
         NotifyState::Reloading,
         NotifyState::Status("reading the configuration"),
@@ -29,7 +29,7 @@ pub(super) fn reloading() {
 }
 
 /// Reports that the drain has begun.
-pub(super) fn stopping(status: &str) {
+pub(crate) fn stopping(status: &str) {
     notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
 
@@ -38,7 +38,7 @@ pub(super) fn stopping(status: &str) {
 ///
 /// Returns whether a service manager got the message. It keeps the descriptor only if the unit sets
 /// `FileDescriptorStoreMax=`.
-pub(super) fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
+pub(crate) fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
     match send_with_descriptor(&format!("FDSTORE=1\nFDNAME={name}\n"), descriptor) {
         Ok(sent) => sent,
         Err(error) => {
@@ -51,7 +51,7 @@ pub(super) fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
 }
 
 /// Removes all descriptors of this name from the store.
-pub(super) fn remove_stored(name: &str) {
+pub(crate) fn remove_stored(name: &str) {
     let name = format!("FDNAME={name}");
     notify(&[
         NotifyState::Custom("FDSTOREREMOVE=1"),
@@ -88,7 +88,7 @@ fn notify(states: &[NotifyState<'_>]) {
 }
 
 /// Whether a path is in a folder that the service manager shows to this service alone (`PrivateTmp=`).
-pub(super) fn is_in_private_tmp(path: &Path) -> bool {
+pub(crate) fn is_in_private_tmp(path: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     is_private(&mounts, path)
 }

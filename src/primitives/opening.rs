@@ -1,32 +1,32 @@
-//! How long the opening of a session takes, stage by stage.
+//! How long a session takes to open, stage by stage.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A part of it. A session with a warm connection goes through the first two only.
+/// A stage of opening a session. A session that gets a warm connection has only the first two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenStage {
-    /// The client's own time: TLS with it, and what it says of itself.
+    /// The client's own time: its TLS handshake and its q handshake.
     Handshake,
-    /// Who that is, with the pause after wrong guesses and the wait for a place.
+    /// Identifying the user. It includes the delay after wrong passwords and the wait for a session permit.
     Identify,
-    /// The list of the cluster's nodes.
+    /// Fetching the list of the cluster's nodes.
     Nodes,
-    /// The login for kdb+.
+    /// Fetching the login for kdb+.
     Credential,
-    /// DNS.
+    /// Resolving the address's name with DNS.
     Resolve,
-    /// TCP with kdb+.
+    /// Connecting to kdb+ over TCP.
     Connect,
-    /// TLS with kdb+.
+    /// The TLS handshake with kdb+.
     Tls,
-    /// kdb+'s answer to the login.
+    /// Waiting for kdb+ to accept the login.
     Login,
 }
 
 impl OpenStage {
-    /// All of them, each at the place that its value as a number says.
+    /// All stages in order: `ALL[stage as usize] == stage`.
     pub const ALL: [Self; 8] = [
         Self::Handshake,
         Self::Identify,
@@ -38,7 +38,7 @@ impl OpenStage {
         Self::Login,
     ];
 
-    /// The name in metrics.
+    /// The value of the label `stage` in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Handshake => "handshake",
@@ -53,21 +53,21 @@ impl OpenStage {
     }
 }
 
-/// What each stage of one opening took, all attempts together.
+/// The time that each stage of one opening took. The attempts at several addresses add up.
 #[derive(Debug, Default)]
 pub struct Laps {
-    /// In nanoseconds; 0 where it was not gone through.
+    /// Nanoseconds, in the order of [`OpenStage::ALL`]. 0 marks a stage that did not take place.
     took: [AtomicU64; OpenStage::ALL.len()],
 }
 
 impl Laps {
-    /// A stage took so long, or so much longer.
+    /// Adds `took` to the time of a stage. A stage that took no time counts as 1 ns.
     pub fn add(&self, stage: OpenStage, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
         self.took[stage as usize].fetch_add(took, Ordering::Relaxed);
     }
 
-    /// Does what a stage consists of.
+    /// Runs the work of a stage and adds its duration.
     pub async fn time<F: Future>(&self, stage: OpenStage, work: F) -> F::Output {
         let begun = Instant::now();
         let done = work.await;
@@ -75,7 +75,7 @@ impl Laps {
         done
     }
 
-    /// Those that were gone through.
+    /// The stages that took place, each with its time.
     pub fn iter(&self) -> impl Iterator<Item = (OpenStage, Duration)> {
         let took = self.took.iter().map(|took| took.load(Ordering::Relaxed));
         let stages = OpenStage::ALL.into_iter().zip(took);
@@ -85,14 +85,14 @@ impl Laps {
     }
 }
 
-/// How a session came to its kdb+.
+/// How a session that reached kdb+ opened.
 #[derive(Debug)]
 pub struct Opening {
-    /// From the connection to the answer to the client's handshake.
+    /// The time from the client's connection to hopend's answer to its handshake.
     pub took: Duration,
-    /// Whether it got a connection that was kept logged in.
+    /// Whether the session got a warm connection, which hopend had kept logged in.
     pub warm: bool,
-    /// What that consists of.
+    /// The time that each stage took.
     pub laps: Arc<Laps>,
 }
 
@@ -117,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn each_stage_stands_at_its_own_place() {
-        for (place, stage) in OpenStage::ALL.into_iter().enumerate() {
-            assert_eq!(stage as usize, place);
+    fn each_stage_has_its_own_index() {
+        for (index, stage) in OpenStage::ALL.into_iter().enumerate() {
+            assert_eq!(stage as usize, index);
         }
     }
 }

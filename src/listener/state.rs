@@ -1,0 +1,31 @@
+//! Reports failures to bind an address of `listen` to the telemetry.
+
+use jiff::Timestamp;
+
+use super::bind_error::BindError;
+use crate::telemetry::listen::BindObstacle;
+pub use crate::telemetry::listen::{AddressState, UnboundAddress};
+
+impl UnboundAddress {
+    /// An address that could not be bound just now.
+    pub fn now(error: &BindError) -> Self {
+        Self {
+            address: error.address.clone(),
+            since: Timestamp::now(),
+            obstacle: error.into(),
+        }
+    }
+}
+
+impl From<&BindError> for BindObstacle {
+    fn from(error: &BindError) -> Self {
+        if error.is_taken() {
+            Self::Taken {
+                socket: error.socket.clone(),
+                holder: error.holder.as_deref().cloned(),
+            }
+        } else {
+            Self::Refused(error.error.to_string())
+        }
+    }
+}
