@@ -9,19 +9,20 @@ use crate::telemetry::audit;
 
 /// Arguments of `hopend check`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct CheckArguments {
     #[command(flatten)]
     config: ConfigArgument,
 }
 
-/// What is printed of the file, for a line if it concerns one.
+/// An error or a warning about the configuration file.
 struct Remark {
+    /// The line of the file, from 1, if the remark concerns one.
     line: Option<usize>,
     text: String,
     severity: Severity,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
+pub(super) fn run(arguments: &CheckArguments) -> Exit {
     let path = &arguments.config.config;
     let loaded = match config::load_in_part(path, &config::system_account) {
         Ok(loaded) => loaded,
@@ -52,9 +53,12 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         let problems = loaded.problems.as_ref();
         let starts = problems.is_some_and(|problems| !problems.stop_the_daemon());
         if starts && !loaded.config.endpoints.is_empty() {
-            let parts = loaded.left_out.iter().map(|one| one.part.to_string());
+            let parts = loaded
+                .left_out
+                .iter()
+                .map(|left_out| left_out.part.to_string());
             let parts = parts.collect::<Vec<_>>().join(", ");
-            complain(format_args!("the rest can be served, without {parts}"));
+            complain(format_args!("hopend can serve the rest, without {parts}"));
             preview(path);
         }
         return Exit::Configuration;
@@ -64,22 +68,22 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         && let Err(error) = audit::look(file)
     {
         complain(format_args!("hopend: {error}"));
-        // Only the daemon's account can tell.
+        // Only the daemon's account can find out, so this is no error of the configuration.
         if !error.is_permission() {
             return Exit::Configuration;
         }
     }
-    for found in config::single_families(config, Path::new(config::HOSTS)) {
-        complain(format_args!("hopend: warning: {found}"));
+    for warning in config::single_families(config, Path::new(config::HOSTS)) {
+        complain(format_args!("hopend: warning: {warning}"));
     }
-    say(format_args!("{}: right", path.display()));
+    say(format_args!("{}: no errors", path.display()));
     summarise(config);
     preview(path);
     Exit::Ok
 }
 
-/// All remarks, in the order of the lines. A user whose account does not resolve is skipped until it
-/// does, so that is a warning.
+/// All remarks, in the order of the lines. An unknown account of a user is only a warning, as the daemon
+/// leaves out that user until the account is known.
 fn remarks(loaded: &Loaded) -> Vec<Remark> {
     let problems = loaded.problems.iter().flatten().map(|problem| Remark {
         line: problem.line,
@@ -99,8 +103,7 @@ fn remarks(loaded: &Loaded) -> Vec<Remark> {
     remarks
 }
 
-/// What a reload would do to live sessions, where the daemon that serves the configuration can be asked;
-/// nothing otherwise.
+/// Prints how many live sessions a reload would end. Prints nothing if the daemon does not answer.
 fn preview(path: &Path) {
     let (Ok(Some(control)), Ok(file)) = (config::control(path), path.canonicalize()) else {
         return;
@@ -119,7 +122,7 @@ fn preview(path: &Path) {
     }
 }
 
-/// What the file means, one line an endpoint.
+/// Prints one line for each endpoint: its addresses, its target and its users.
 fn summarise(config: &Config) {
     for endpoint in &config.endpoints {
         let listen: Vec<_> = endpoint.listen.iter().map(ToString::to_string).collect();

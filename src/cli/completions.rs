@@ -6,12 +6,12 @@ use super::{Exit, help, say};
 
 /// Arguments of `hopend completions`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    /// For which shell
+pub(super) struct CompletionsArguments {
+    /// The shell
     shell: Shell,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
+pub(super) fn run(arguments: &CompletionsArguments) -> Exit {
     let mut script = Vec::new();
     let mut command = help::command();
     clap_complete::generate(arguments.shell, &mut command, "hopend", &mut script);

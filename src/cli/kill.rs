@@ -1,30 +1,30 @@
 //! `hopend kill`.
 
-use super::{ConfigArgument, Exit, complain, daemon, say};
+use super::{ConfigArgument, Exit, daemon, say};
 use crate::surface::control::{Answer, Request};
 use crate::telemetry::live::Selection;
 
 /// Arguments of `hopend kill`.
 ///
-/// Names one session by its number, or all sessions of a user, of an endpoint, or of a user at an
-/// endpoint. The client sees its connection break; the daemon's audit line names the account that ran this.
-/// For root and the daemon's own account.
+/// Ends one session by its number, or all sessions of a user, of an endpoint, or of a user at an endpoint.
+/// The client's connection breaks. The daemon's audit line names the account that ran this command. Only
+/// root and the daemon's own account may run it.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    /// The session's number, as `hopend status` shows it
+pub(super) struct KillArguments {
+    /// The number of the session, from `hopend status`
     #[arg(required_unless_present_any = ["user", "endpoint"], conflicts_with_all = ["user", "endpoint"])]
     session: Option<u64>,
     /// End all sessions of this user
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// End all sessions of this endpoint; with --user, those of the user there
+    /// End all sessions at this endpoint; with --user, only those of that user
     #[arg(long, value_name = "NAME")]
     endpoint: Option<String>,
     #[command(flatten)]
     config: ConfigArgument,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
+pub(super) fn run(arguments: &KillArguments) -> Exit {
     let control = match daemon::control(&arguments.config.config) {
         Ok(control) => control,
         Err(exit) => return exit,
@@ -50,9 +50,6 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             say(format_args!("session {session} has ended"));
             Exit::Ok
         }
-        Err(unanswered) => {
-            complain(format_args!("hopend: {}", unanswered.why));
-            unanswered.exit
-        }
+        Err(failure) => failure.report(),
     }
 }

@@ -4,41 +4,38 @@ use std::io;
 use std::time::Duration;
 
 use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals, start_log};
-use crate::config;
-use crate::config::AccountDatabase;
-use crate::config::MachineMemory;
-use crate::daemon::app;
-use crate::daemon::app::Given;
+use crate::config::{self, AccountDatabase, MachineMemory};
+use crate::daemon::app::{self, Given};
 use crate::daemon::confine::{self, Confinement};
 use crate::daemon::listener::Passed;
 
-/// How long a start waits for the account database in all. Users whose account is not known by then are left
-/// out until it is.
-const ACCOUNTS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the start waits for the account database in all. After that, hopend leaves out the users whose
+/// accounts are unknown, and adds them once it knows the accounts.
+const ACCOUNTS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Arguments of `hopend run`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct RunArguments {
     #[command(flatten)]
     config: ConfigArgument,
     #[command(flatten)]
     log: LogArgument,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
-    // Before any secret is read.
+pub(super) fn run(arguments: &RunArguments) -> Exit {
+    // This comes before hopend reads any secret.
     let dumps = confine::forbid_dumps();
     let path = &arguments.config.config;
-    // What the daemon confines itself to needs no accounts. The account database is asked by threads that are
-    // confined.
-    let not_asked = |_: &str| Err(io::ErrorKind::WouldBlock.into());
+    // The confinement depends on the files in the configuration, and not on accounts. hopend asks the account
+    // database later, from confined threads.
+    let no_lookup = |_: &str| Err(io::ErrorKind::WouldBlock.into());
     let accounts = AccountDatabase::system();
-    let files = match config::load_to_serve(path, &not_asked, &[]) {
+    let files = match config::load_to_serve(path, &no_lookup, &[]) {
         Ok(loaded) => loaded.config,
         Err(problems) => {
-            // The daemon does not start: what is wrong with its accounts may be told as well.
-            let told = config::load_to_serve(path, &accounts.within(ACCOUNTS_PATIENCE), &[]);
-            complain(told.err().unwrap_or(problems));
+            // The daemon does not start, so the second load may ask for accounts. It reports their errors, too.
+            let all = config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]).err();
+            complain(all.unwrap_or(problems));
             return Exit::Configuration;
         }
     };
@@ -49,9 +46,9 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Configuration;
         }
     };
-    // Asked before the confinement, which leaves no way to the control group's files.
+    // The confinement forbids the files of the control group, so hopend reads them first.
     let machine = MachineMemory::look();
-    // Before there is another thread: a thread's confinement is for those that it starts.
+    // This comes before any other thread starts, as threads inherit the confinement of their parent.
     let confinement = match Confinement::enter(&files, path) {
         Ok(confinement) => confinement,
         Err(error) => {
@@ -59,14 +56,14 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             return Exit::Unavailable;
         }
     };
-    let loaded = match config::load_to_serve(path, &accounts.within(ACCOUNTS_PATIENCE), &[]) {
+    let loaded = match config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]) {
         Ok(loaded) => loaded,
         Err(problems) => {
             complain(problems);
             return Exit::Configuration;
         }
     };
-    // The file may have changed in between.
+    // The file may have changed since the first load.
     if let Err(not_covered) = confinement.covers(&loaded.config) {
         complain(format_args!("hopend: {not_covered}"));
         return Exit::Unavailable;
@@ -77,8 +74,8 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     };
     if let Err(error) = dumps {
         tracing::warn!(
-            "hopend's memory is not closed to other processes of its account and to core files: {error}. \
-             Fix: allow prctl and setrlimit, or set LimitCORE=0 in the service."
+            "other processes of this account and core files can read hopend's memory: {error}. Fix: allow prctl \
+             and setrlimit, or set LimitCORE=0 in the service."
         );
     }
     tracing::info!("{confinement}");
@@ -97,7 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         let orders = signals::orders()?;
         Ok::<_, std::io::Error>(app::run(path, loaded, given, orders).await)
     });
-    // Whatever still runs after the drain was told to end and did not.
+    // Tasks that still run have ignored the order to end, so hopend does not wait for them.
     runtime.shutdown_background();
     match served {
         Ok(Ok(_)) => Exit::Ok,
@@ -106,7 +103,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             Exit::Unavailable
         }
         Err(error) => {
-            log.complain(format_args!("hopend: no signals: {error}"));
+            log.complain(format_args!("hopend: cannot receive signals: {error}"));
             Exit::Software
         }
     }

@@ -1,4 +1,4 @@
-//! `hopend demo` and `hopend sim`: what needs the simulator. A build without the feature `demo` has neither.
+//! `hopend demo` and `hopend sim`, which need the simulator. A build without the feature `demo` has neither.
 
 mod shell;
 pub(super) mod sim;
@@ -15,22 +15,22 @@ use crate::limits;
 use crate::primitives::log::ProcessLog;
 use base::error::chain;
 use shell::{own_command, quoted};
-use sim::{Simulated, account};
+use sim::{SimulatorArguments, account};
 use simulator::{LocalPorts, Simulator};
 
-/// What `hopend demo --help` says after the options.
+/// The sections of `hopend demo --help` after the options.
 pub(super) const EXAMPLES: &str = "Examples:\n  hopend demo\n  hopend demo --idle-limit 10s";
 
 /// Arguments of `hopend demo`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct DemoArguments {
     #[command(flatten)]
-    simulated: Simulated,
+    simulator: SimulatorArguments,
     #[command(flatten)]
     log: LogArgument,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
+pub(super) fn run(arguments: &DemoArguments) -> Exit {
     let log = match start_log(LogFormat::Text, &arguments.log) {
         Ok(log) => log,
         Err(exit) => return exit,
@@ -39,10 +39,10 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
-    let shown = runtime.block_on(demonstrate(arguments, &log));
-    // A reload that hangs is not waited for.
+    let result = runtime.block_on(demonstrate(arguments, &log));
+    // Does not wait for a reload that hangs.
     runtime.shutdown_background();
-    match shown {
+    match result {
         Ok(()) => Exit::Ok,
         Err(error) => {
             log.complain(format_args!("hopend demo: {}", chain(error.as_ref())));
@@ -52,20 +52,20 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
 }
 
 async fn demonstrate(
-    arguments: &Arguments,
+    arguments: &DemoArguments,
     log: &ProcessLog,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let orders = signals::orders()?;
     let folder = tempfile::Builder::new().prefix("hopend-demo-").tempdir()?;
     limits::files::raise();
-    let simulator = Simulator::start(arguments.simulated.options()).await?;
+    let simulator = Simulator::start(arguments.simulator.options()).await?;
     let mut demo = Demo::start(&simulator, log, folder.path(), &LocalPorts::of_the_demo()?)?;
     if !demo.listens() {
-        // Somebody took a port between the look at it and the start.
+        // Another process took a port after hopend had chosen it.
         demo.app.stop().await;
         demo = Demo::start(&simulator, log, folder.path(), &LocalPorts::free()?)?;
     }
-    demo.introduce(folder.path());
+    demo.print_introduction(folder.path());
     app::serve(demo.app, &demo.path, orders).await;
     simulator.shutdown().await;
     Ok(())
@@ -75,13 +75,14 @@ async fn demonstrate(
 struct Demo {
     app: App,
     path: PathBuf,
-    /// Where HTTP is served.
+    /// The address of the status page.
     admin: Option<SocketAddr>,
+    /// The names of the endpoints.
     endpoints: Vec<String>,
 }
 
 impl Demo {
-    /// A daemon at these ports.
+    /// Writes a configuration with these ports, and starts a daemon with it.
     fn start(
         simulator: &Simulator,
         log: &ProcessLog,
@@ -107,15 +108,15 @@ impl Demo {
         })
     }
 
-    /// Whether each endpoint has an address.
+    /// Whether each endpoint listens at an address.
     fn listens(&self) -> bool {
         let bound = self.app.addresses();
         let mut endpoints = self.endpoints.iter();
         endpoints.all(|name| bound.iter().any(|(endpoint, _)| endpoint == name))
     }
 
-    /// What to type next. Each line works in a shell of the account that runs the demo.
-    fn introduce(&self, folder: &Path) {
+    /// Prints commands to try. Each works in a shell of the account that runs the demo.
+    fn print_introduction(&self, folder: &Path) {
         let addresses = self.app.addresses();
         let port = |name: &str| {
             addresses
