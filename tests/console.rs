@@ -226,7 +226,13 @@ async fn no_table_holds_a_secret() {
     let mut console = stage.open("console").await;
     let secrets = stage.sim.issued_secrets();
     assert!(secrets.len() >= 4, "connection strings were handed out");
-    for request in ["endpoints", "places", "sessions", "credentials", "errors"] {
+    for request in [
+        "endpoints",
+        "addresses",
+        "sessions",
+        "credentials",
+        "errors",
+    ] {
         let shown = table(&mut console, request).await;
         let bytes = Value::Table(shown).encode();
         let shown = String::from_utf8_lossy(&bytes);

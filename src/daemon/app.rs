@@ -21,7 +21,7 @@ use crate::config::MachineMemory;
 use crate::config::{
     self, AccountDatabase, Config, Daemon, Endpoint, LeftOut, LeftOutCause, ListenAddress, Loaded,
 };
-use crate::console::Lists;
+use crate::console::DiscoveryCache;
 use crate::credential::{Clock, Credentials, Source, Sources};
 use crate::daemon::confine::Confinement;
 use crate::daemon::listener::{
@@ -329,7 +329,7 @@ impl App {
             sessions: SessionNumbers::of_this_run(),
             live: Live::default(),
             looks: Looks::default(),
-            lists: Lists::new(Arc::clone(&source) as _),
+            discovery: DiscoveryCache::new(Arc::clone(&source) as _),
             limits: Limits::default(),
             audit: AuditFile::default(),
             lost_log_lines: given.lost_log_lines,

@@ -2,6 +2,7 @@
 //! the relay, then the record.
 
 pub mod client;
+mod console_daemon;
 pub(crate) mod explain;
 mod watch;
 
@@ -16,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use crate::config::{CertificateName, Endpoint, Errors, ListenAddress, Target, User};
-use crate::console;
+use crate::console::{self, ConsoleSession};
 use crate::credential::Credentials;
 use crate::daemon::workers::Workers;
 use crate::identity::client_tls::Certificates;
@@ -27,6 +28,7 @@ pub use crate::primitives::numbers::SessionNumbers;
 use crate::primitives::stop::Stopping;
 use crate::route::{OpenError, Reached, Route};
 use crate::session::client::{ClientStream, HandshakeError};
+use crate::session::console_daemon::SessionDaemon;
 use crate::session::explain::Explanation;
 use crate::session::watch::Watch;
 use crate::surface::status::{MemoryRow, Status};
@@ -78,8 +80,8 @@ pub struct Services {
     pub live: Live,
     /// Looks at all of it wait for their turn here.
     pub looks: Looks<Status>,
-    /// What consoles have listed.
-    pub lists: console::Lists,
+    /// The lists of clusters and nodes that all consoles share.
+    pub discovery: console::DiscoveryCache,
     /// How much of it anybody may have.
     pub limits: Limits,
     /// Who did what, in a file.
@@ -730,10 +732,11 @@ async fn console(
 ) {
     let endpoint = session.route.endpoint();
     let services = &session.services;
-    let status = || Box::pin(Arc::clone(services).look()) as console::Look;
+    let daemon = SessionDaemon { services, record };
     let dialled = record.server().map(|server| server.ip().to_canonical());
     let meters = Arc::clone(open.meters());
-    let visit = console::Visit {
+    let console = ConsoleSession {
+        number: record.session(),
         user: &caller.user.name,
         environment: match &endpoint.target {
             Target::Console { environment } => environment.as_ref(),
@@ -741,16 +744,14 @@ async fn console(
         },
         dialled: dialled.filter(|address| !address.is_loopback()),
         max_message: endpoint.max_message,
-        live: &services.live,
-        lists: &services.lists,
-        status: &status,
-        record,
+        daemon: &daemon,
+        discovery: &services.discovery,
         meters: &meters,
     };
     let mut cutting = session.stopping.clone();
     let end = tokio::select! {
         biased;
-        end = console::serve(&visit, &mut client, &caller.early, session.stopping.clone()) => end,
+        end = console::serve(&console, &mut client, &caller.early, session.stopping.clone()) => end,
         end = unused(caller.limits.idle, &meters) => end,
         end = time_up(caller.limits.whole, &meters) => end,
         () = cutting.cutting() => End::Cut,
