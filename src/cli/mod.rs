@@ -14,6 +14,7 @@ mod kill;
 mod man;
 mod overview;
 mod policy;
+mod report;
 mod run;
 mod screen;
 mod secrets;

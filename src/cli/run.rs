@@ -1,10 +1,12 @@
 //! `hopend run`.
 
+use std::fmt;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals, start_log};
-use crate::config::{self, AccountDatabase, MachineMemory};
+use crate::config::{self, AccountDatabase, Config, Loaded, MachineMemory};
 use crate::daemon::app::{self, Given};
 use crate::daemon::confine::{self, Confinement};
 use crate::daemon::listener::Passed;
@@ -23,59 +25,35 @@ pub(super) struct RunArguments {
 }
 
 pub(super) fn run(arguments: &RunArguments) -> Exit {
+    match serve(arguments) {
+        Ok(()) => Exit::Ok,
+        Err(exit) => exit,
+    }
+}
+
+/// Serves until the daemon is told to stop. Prints every error.
+fn serve(arguments: &RunArguments) -> Result<(), Exit> {
     // This comes before hopend reads any secret.
     let dumps = confine::forbid_dumps();
     let path = &arguments.config.config;
-    // The confinement depends on the files in the configuration, and not on accounts. hopend asks the account
-    // database later, from confined threads.
-    let no_lookup = |_: &str| Err(io::ErrorKind::WouldBlock.into());
     let accounts = AccountDatabase::system();
-    let files = match config::load_to_serve(path, &no_lookup, &[]) {
-        Ok(loaded) => loaded.config,
-        Err(problems) => {
-            // The daemon does not start, so the second load may ask for accounts. It reports their errors, too.
-            let all = config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]).err();
-            complain(all.unwrap_or(problems));
-            return Exit::Configuration;
-        }
-    };
-    let passed = match Passed::from_environment() {
-        Ok(passed) => passed,
-        Err(error) => {
-            complain(format_args!("hopend: {error}"));
-            return Exit::Configuration;
-        }
-    };
+    let files = load_without_accounts(path, &accounts)?;
+    let passed = Passed::from_environment().map_err(|error| fail(Exit::Configuration, error))?;
     // The confinement forbids the files of the control group, so hopend reads them first.
     let machine = MachineMemory::look();
     // This comes before any other thread starts, as threads inherit the confinement of their parent.
-    let confinement = match Confinement::enter(&files, path) {
-        Ok(confinement) => confinement,
-        Err(error) => {
-            complain(format_args!("hopend: {error}"));
-            return Exit::Unavailable;
-        }
-    };
-    let loaded = match config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            complain(problems);
-            return Exit::Configuration;
-        }
-    };
+    let confinement =
+        Confinement::enter(&files, path).map_err(|error| fail(Exit::Unavailable, error))?;
+    let loaded = load(path, &accounts)?;
     // The file may have changed since the first load.
-    if let Err(not_covered) = confinement.covers(&loaded.config) {
-        complain(format_args!("hopend: {not_covered}"));
-        return Exit::Unavailable;
-    }
-    let log = match start_log(loaded.config.daemon.log, &arguments.log) {
-        Ok(log) => log,
-        Err(exit) => return exit,
-    };
+    confinement
+        .covers(&loaded.config)
+        .map_err(|error| fail(Exit::Unavailable, error))?;
+    let log = start_log(loaded.config.daemon.log, &arguments.log)?;
     if let Err(error) = dumps {
         tracing::warn!(
-            "other processes of this account and core files can read hopend's memory: {error}. Fix: allow prctl \
-             and setrlimit, or set LimitCORE=0 in the service."
+            "other processes of this account and core files can read hopend's memory: {error}. Fix: allow \
+             prctl and setrlimit, or set LimitCORE=0 in the service."
         );
     }
     tracing::info!("{confinement}");
@@ -86,25 +64,50 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
         lost_log_lines: log.lost(),
         machine,
     };
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(exit) => return exit,
-    };
+    let runtime = runtime()?;
     let served = runtime.block_on(async {
         let orders = signals::orders()?;
-        Ok::<_, std::io::Error>(app::run(path, loaded, given, orders).await)
+        Ok::<_, io::Error>(app::run(path, loaded, given, orders).await)
     });
     // Tasks that still run have ignored the order to end, so hopend does not wait for them.
     runtime.shutdown_background();
     match served {
-        Ok(Ok(_)) => Exit::Ok,
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => {
             log.complain(format_args!("hopend: {error}"));
-            Exit::Unavailable
+            Err(Exit::Unavailable)
         }
         Err(error) => {
             log.complain(format_args!("hopend: cannot receive signals: {error}"));
-            Exit::Software
+            Err(Exit::Software)
         }
     }
+}
+
+/// Loads the configuration for the confinement, which depends on the files in it, and not on accounts. hopend
+/// asks the account database later, from confined threads.
+fn load_without_accounts(path: &Path, accounts: &AccountDatabase) -> Result<Config, Exit> {
+    let no_lookup = |_: &str| Err(io::ErrorKind::WouldBlock.into());
+    match config::load_to_serve(path, &no_lookup, &[]) {
+        Ok(loaded) => Ok(loaded.config),
+        Err(problems) => {
+            // The daemon does not start, so the second load may ask for accounts. It reports their errors, too.
+            let all = config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]).err();
+            complain(all.unwrap_or(problems));
+            Err(Exit::Configuration)
+        }
+    }
+}
+
+fn load(path: &Path, accounts: &AccountDatabase) -> Result<Loaded, Exit> {
+    config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]).map_err(|problems| {
+        complain(problems);
+        Exit::Configuration
+    })
+}
+
+/// Prints an error and returns the exit code.
+fn fail(exit: Exit, error: impl fmt::Display) -> Exit {
+    complain(format_args!("hopend: {error}"));
+    exit
 }

@@ -159,6 +159,7 @@ impl<T> CachedList<T> {
     }
 }
 
+/// A failure of the cache itself, not of FinSpace.
 fn failure(message: String, remedy: &str) -> Arc<FetchError> {
     Arc::new(FetchError {
         kind: ErrorKind::Internal,

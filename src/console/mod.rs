@@ -59,7 +59,7 @@ use request::ConsoleRequest;
 use viewer::Viewer;
 
 /// The capability that a console announces: the newest one, of kdb+ 4.
-pub const CAPABILITY: u8 = 6;
+pub(crate) const CAPABILITY: u8 = 6;
 /// The longest request in bytes, if the endpoint sets no `max_message`.
 const DEFAULT_MAX_REQUEST: u64 = 1 << 20;
 /// How long a request waits for FinSpace. After that the client receives an error, and the call goes on.

@@ -94,23 +94,34 @@ impl Viewer {
         if let Some(address) = addresses.next() {
             return Ok(address);
         }
+        Err(self.no_address(&endpoints, cluster, node))
+    }
+
+    /// The answer if `endpoints`, which lead to the target, have no address that the viewer can dial.
+    fn no_address(
+        &self,
+        endpoints: &[&ServedEndpoint],
+        cluster: &str,
+        node: Option<&str>,
+    ) -> String {
+        let user = &self.user;
         let target = match node {
             None => format!("cluster {cluster:?}"),
             Some(node) => format!("node {node:?} of cluster {cluster:?}"),
         };
-        if let Some(served) = usable().next() {
-            return Err(format!(
-                "endpoint {} leads to {target}, but has no address that hopen could dial from there. Fix: \
-                 add one to its listen.",
-                served.endpoint.name
-            ));
-        }
-        let user = &self.user;
         let keys = match node {
             None => format!("cluster = {cluster:?}"),
             Some(node) => format!("cluster = {cluster:?} and node = {node:?}"),
         };
-        Err(match endpoints.first() {
+        let usable = |served: &&&ServedEndpoint| self.may_use(&served.endpoint);
+        if let Some(served) = endpoints.iter().find(usable) {
+            return format!(
+                "endpoint {} leads to {target}, but has no address that hopen could dial from there. Fix: \
+                 add one to its listen.",
+                served.endpoint.name
+            );
+        }
+        match endpoints.first() {
             Some(served) if self.sees_all => format!(
                 "endpoint {} leads to {target}, but not for {user}. Fix: add {user} to its users.",
                 served.endpoint.name
@@ -122,7 +133,7 @@ impl Viewer {
                 "no endpoint that {user} may use leads to {target}. Fix: ask the administrator for an \
                  [[endpoint]] with {keys}."
             ),
-        })
+        }
     }
 
     fn may_use(&self, endpoint: &Endpoint) -> bool {

@@ -31,12 +31,15 @@ use finspace::zone_of_host;
 use aws::AwsStages;
 use endpoint::EndpointStages;
 use listen::DaemonAccount;
-pub use options::DoctorOptions;
+pub(crate) use options::DoctorOptions;
 use runner::{StageFailure, StageFinding, StageRunner};
-pub use stage::{StageEvent, StageName, StageOutcome, StageReport, StageSubject};
+pub(crate) use stage::{StageEvent, StageName, StageOutcome, StageReport, StageSubject};
 
 /// Runs every stage, and calls `report` when one starts or finishes.
-pub async fn examine(options: &DoctorOptions, report: &mut (dyn FnMut(StageEvent<'_>) + Send)) {
+pub(crate) async fn examine(
+    options: &DoctorOptions,
+    report: &mut (dyn FnMut(StageEvent<'_>) + Send),
+) {
     let mut runner = StageRunner::new(options.limit, report);
     let Some(config) = read_configuration(&mut runner, options).await else {
         return runner.skip_after(StageName::Configuration, &[StageName::Rest]);

@@ -9,17 +9,17 @@ use secret::Secret;
 
 /// The part of a configuration that the doctor examines.
 #[derive(Debug)]
-pub struct DoctorOptions {
+pub(crate) struct DoctorOptions {
     /// The configuration file.
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// The name of the only endpoint to examine; all endpoints if `None`.
-    pub endpoint: Option<String>,
+    pub(crate) endpoint: Option<String>,
     /// The name of the only user to examine; all users if `None`.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// The password that this user gives hopen, for endpoints with `login = "client"`.
-    pub password: Option<Secret>,
+    pub(crate) password: Option<Secret>,
     /// The longest time that one stage may take. A TLS stage that fails may take twice that.
-    pub limit: Duration,
+    pub(crate) limit: Duration,
 }
 
 impl DoctorOptions {

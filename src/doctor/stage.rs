@@ -10,7 +10,7 @@ use finspace::Missing;
 
 /// A check that `hopend doctor` makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum StageName {
+pub(crate) enum StageName {
     /// Reads the configuration file.
     Configuration,
     /// Checks that the daemon can write `[daemon] audit`.
@@ -51,7 +51,7 @@ pub enum StageName {
 
 /// How a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StageOutcome {
+pub(crate) enum StageOutcome {
     /// The stage found no fault.
     Passed,
     /// The stage works, but the administrator should change something.
@@ -64,37 +64,37 @@ pub enum StageOutcome {
 
 /// The report of one finished stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StageReport {
+pub(crate) struct StageReport {
     /// The check that was made.
-    pub name: StageName,
+    pub(crate) name: StageName,
     /// The result.
-    pub outcome: StageOutcome,
+    pub(crate) outcome: StageOutcome,
     /// How long the stage ran; zero if it was skipped.
-    pub took: Duration,
+    pub(crate) took: Duration,
     /// The finding, or the cause of the failure, in words. Never holds a secret. Further lines are details.
-    pub finding: String,
+    pub(crate) finding: String,
     /// The action that mends the fault.
-    pub remedy: Option<String>,
+    pub(crate) remedy: Option<String>,
     /// The statement that an IAM policy lacks.
-    pub missing: Option<Box<Missing>>,
+    pub(crate) missing: Option<Box<Missing>>,
 }
 
 /// The part of the configuration that a stage checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct StageSubject {
+pub(crate) struct StageSubject {
     /// `NAME` of `[environment.NAME]`.
-    pub environment: Option<String>,
+    pub(crate) environment: Option<String>,
     /// `name` of the `[[endpoint]]`.
-    pub endpoint: Option<String>,
+    pub(crate) endpoint: Option<String>,
     /// `name` of the `[[user]]`.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// The address or node, if the target has several.
-    pub address: Option<String>,
+    pub(crate) address: Option<String>,
 }
 
 /// Progress of an examination, reported as it happens.
 #[derive(Debug)]
-pub enum StageEvent<'e> {
+pub(crate) enum StageEvent<'e> {
     /// A stage has started.
     Started(&'e StageSubject, StageName),
     /// A stage has finished, or was skipped.
@@ -103,7 +103,7 @@ pub enum StageEvent<'e> {
 
 impl StageName {
     /// The name as the report prints it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Configuration => "configuration",
             Self::AuditFile => "audit file",
