@@ -1,4 +1,4 @@
-//! `hopend doctor`: broken set-ups, and what it says of each; and one where all is well.
+//! `hopend doctor`: its report on set-ups with one fault each, and on set-ups without faults.
 
 use std::any::Any;
 use std::fmt::Write as _;
@@ -16,200 +16,200 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::support::process::command;
 use crate::support::{Process, account, any_ports};
 
-/// A set-up that something is wrong with.
-struct Broken {
-    /// In words.
+/// A set-up with one fault.
+struct FaultCase {
+    /// A description for failure messages.
     name: &'static str,
-    /// How it gets broken.
-    how: fn(&mut Scene),
-    /// Which stage fails first.
+    /// Causes the fault.
+    break_it: fn(&mut DoctorSetup),
+    /// The first stage that fails.
     stage: &'static str,
-    /// What its words and remedy hold.
-    told: &'static [&'static str],
-    /// How the command ends.
+    /// Texts that its finding, remedy or missing statement must hold.
+    reported: &'static [&'static str],
+    /// The exit code of the command.
     exit: i32,
 }
 
 const ROLE: &str = "arn:aws:iam::111122223333:role/user-alice";
 
-/// Every stage is broken at least once.
+/// One or more faults for every stage.
 #[rustfmt::skip]
-const BROKEN: &[Broken] = &[
+const FAULT_CASES: &[FaultCase] = &[
     // configuration
-    Broken { name: "a mistyped key", stage: "configuration", exit: 78,
-        how: |scene| scene.edit("cluster = \"hdb-cluster\"", "clutser = \"hdb-cluster\""),
-        told: &["hopend.toml:", "did you mean `cluster`?"] },
-    Broken { name: "an endpoint that is not there", stage: "configuration", exit: 78,
-        how: |scene| scene.ask(&["hbd"]),
-        told: &["no [[endpoint]] is called \"hbd\"", "hdb rdb plain"] },
-    Broken { name: "a user who may not use the endpoint", stage: "configuration", exit: 77,
-        how: |scene| scene.edit("cluster = \"hdb-cluster\"", "cluster = \"hdb-cluster\"\nusers = [\"root\"]"),
-        told: &["alice may not use endpoint hdb", "add the name to users"] },
-    Broken { name: "a password file that is not there", stage: "configuration", exit: 78,
-        how: |scene| { scene.plain(); std::fs::remove_file(scene.path("plain.password")).unwrap(); },
-        told: &["plain.password does not exist. Fix: create it"] },
+    FaultCase { name: "a mistyped key", stage: "configuration", exit: 78,
+        break_it: |setup| setup.edit("cluster = \"hdb-cluster\"", "clutser = \"hdb-cluster\""),
+        reported: &["hopend.toml:", "did you mean `cluster`?"] },
+    FaultCase { name: "an endpoint that is not there", stage: "configuration", exit: 78,
+        break_it: |setup| setup.ask(&["hbd"]),
+        reported: &["no [[endpoint]] is called \"hbd\"", "hdb rdb plain"] },
+    FaultCase { name: "a user who may not use the endpoint", stage: "configuration", exit: 77,
+        break_it: |setup| setup.edit("cluster = \"hdb-cluster\"", "cluster = \"hdb-cluster\"\nusers = [\"root\"]"),
+        reported: &["alice may not use endpoint hdb", "add the name to users"] },
+    FaultCase { name: "a password file that is not there", stage: "configuration", exit: 78,
+        break_it: |setup| { setup.plain(); std::fs::remove_file(setup.path("plain.password")).unwrap(); },
+        reported: &["plain.password does not exist. Fix: create it"] },
     // audit file
-    Broken { name: "an audit file in a folder that is not there", stage: "audit file", exit: 78,
-        how: |scene| scene.edit("[daemon]", "[daemon]\naudit = \"logs/audit.log\""),
-        told: &["/logs/audit.log: No such file or directory", "make its folder"] },
+    FaultCase { name: "an audit file in a folder that is not there", stage: "audit file", exit: 78,
+        break_it: |setup| setup.edit("[daemon]", "[daemon]\naudit = \"logs/audit.log\""),
+        reported: &["/logs/audit.log: No such file or directory", "make its folder"] },
     // base credentials
-    Broken { name: "an unknown profile", stage: "base credentials", exit: 78,
-        how: |scene| scene.edit("profile = \"sim\"", "profile = \"nobody\""),
-        told: &["no AWS credentials", "set profile"] },
-    Broken { name: "a wrong secret key", stage: "base credentials", exit: 77,
-        how: |scene| scene.credentials("{key}", "wrong"),
-        told: &["renew the daemon's AWS credentials, as the secret key does not belong to the access key"] },
-    Broken { name: "an access key that AWS does not know", stage: "base credentials", exit: 77,
-        how: |scene| scene.credentials("AKIANOSUCHKEY0000000", "{secret}"),
-        told: &["renew the daemon's AWS credentials, as AWS does not know the access key"] },
-    Broken { name: "an expired base session", stage: "base credentials", exit: 77,
-        how: |scene| scene.answer("GetCallerIdentity", 403, "ExpiredToken", "The security token included in the request is expired"),
-        told: &["renew them with what wrote them, as the session of the daemon's AWS credentials is over"] },
-    Broken { name: "a clock that is wrong", stage: "base credentials", exit: 77,
-        how: |scene| scene.answer("GetCallerIdentity", 403, "SignatureDoesNotMatch", "Signature expired: 20260101T000000Z is now earlier than 20260101T001000Z"),
-        told: &["clock is wrong"] },
-    Broken { name: "STS that can't be reached", stage: "base credentials", exit: 69,
-        how: |scene| { let to = format!("sts_endpoint_url = \"http://127.0.0.1:{}\"", closed()); scene.edit(&format!("sts_endpoint_url = \"{}\"", scene.sim.sts_url()), &to); },
-        told: &["can't be reached", "VPC endpoint"] },
-    Broken { name: "STS that does not answer", stage: "base credentials", exit: 69,
-        how: |scene| scene.sim.faults().api("GetCallerIdentity", ApiFault::Hang, Times::Always),
-        told: &["no answer in time", "VPC endpoint"] },
-    // the user's role
-    Broken { name: "GetKxUser denied", stage: "GetKxUser", exit: 77,
-        how: |scene| scene.sim.faults().deny("*", "finspace:GetKxUser", "*"),
-        told: &["set role_arn on user alice", "\"Action\":[\"finspace:GetKxUser\"]", "/kxUser/alice\"]", "\"identity\":\"arn:aws:iam::111122223333:user/hopend\""] },
-    Broken { name: "a FinSpace user that is not there", stage: "GetKxUser", exit: 78,
-        how: |scene| scene.edit("name = \"alice\"", "name = \"alice\"\nkx_user = \"nobody\""),
-        told: &["user nobody", "check the name"] },
-    Broken { name: "FinSpace's API that can't be reached", stage: "GetKxUser", exit: 69,
-        how: |scene| { let to = format!("\nendpoint_url = \"http://127.0.0.1:{}\"", closed()); scene.edit(&format!("\nendpoint_url = \"{}\"", scene.sim.api_url()), &to); },
-        told: &["can't be reached", "endpoint_url"] },
-    Broken { name: "AssumeRole denied by the daemon's own policies", stage: "AssumeRole", exit: 77,
-        how: |scene| scene.sim.faults().deny("*", "sts:AssumeRole", "*"),
-        told: &["\"Action\":[\"sts:AssumeRole\",\"sts:SetSourceIdentity\"]", "\"Resource\":[\"arn:aws:iam::111122223333:role/user-alice\"]", "user/hopend"] },
-    Broken { name: "a role that trusts somebody else", stage: "AssumeRole", exit: 77,
-        how: |scene| scene.sim.set_trust(ROLE, r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow",
+    FaultCase { name: "an unknown profile", stage: "base credentials", exit: 78,
+        break_it: |setup| setup.edit("profile = \"sim\"", "profile = \"nobody\""),
+        reported: &["no AWS credentials", "set profile"] },
+    FaultCase { name: "a wrong secret key", stage: "base credentials", exit: 77,
+        break_it: |setup| setup.credentials("{key}", "wrong"),
+        reported: &["renew the daemon's AWS credentials, as the secret key does not belong to the access key"] },
+    FaultCase { name: "an access key that AWS does not know", stage: "base credentials", exit: 77,
+        break_it: |setup| setup.credentials("AKIANOSUCHKEY0000000", "{secret}"),
+        reported: &["renew the daemon's AWS credentials, as AWS does not know the access key"] },
+    FaultCase { name: "an expired base session", stage: "base credentials", exit: 77,
+        break_it: |setup| setup.answer("GetCallerIdentity", 403, "ExpiredToken", "The security token included in the request is expired"),
+        reported: &["renew them with what wrote them, as the session of the daemon's AWS credentials is over"] },
+    FaultCase { name: "a clock that is wrong", stage: "base credentials", exit: 77,
+        break_it: |setup| setup.answer("GetCallerIdentity", 403, "SignatureDoesNotMatch", "Signature expired: 20260101T000000Z is now earlier than 20260101T001000Z"),
+        reported: &["clock is wrong"] },
+    FaultCase { name: "STS that can't be reached", stage: "base credentials", exit: 69,
+        break_it: |setup| { let to = format!("sts_endpoint_url = \"http://127.0.0.1:{}\"", closed()); setup.edit(&format!("sts_endpoint_url = \"{}\"", setup.sim.sts_url()), &to); },
+        reported: &["can't be reached", "VPC endpoint"] },
+    FaultCase { name: "STS that does not answer", stage: "base credentials", exit: 69,
+        break_it: |setup| setup.sim.faults().api("GetCallerIdentity", ApiFault::Hang, Times::Always),
+        reported: &["no answer in time", "VPC endpoint"] },
+    // GetKxUser and AssumeRole
+    FaultCase { name: "GetKxUser denied", stage: "GetKxUser", exit: 77,
+        break_it: |setup| setup.sim.faults().deny("*", "finspace:GetKxUser", "*"),
+        reported: &["set role_arn on user alice", "\"Action\":[\"finspace:GetKxUser\"]", "/kxUser/alice\"]", "\"identity\":\"arn:aws:iam::111122223333:user/hopend\""] },
+    FaultCase { name: "a FinSpace user that is not there", stage: "GetKxUser", exit: 78,
+        break_it: |setup| setup.edit("name = \"alice\"", "name = \"alice\"\nkx_user = \"nobody\""),
+        reported: &["user nobody", "check the name"] },
+    FaultCase { name: "FinSpace's API that can't be reached", stage: "GetKxUser", exit: 69,
+        break_it: |setup| { let to = format!("\nendpoint_url = \"http://127.0.0.1:{}\"", closed()); setup.edit(&format!("\nendpoint_url = \"{}\"", setup.sim.api_url()), &to); },
+        reported: &["can't be reached", "endpoint_url"] },
+    FaultCase { name: "AssumeRole denied by the daemon's own policies", stage: "AssumeRole", exit: 77,
+        break_it: |setup| setup.sim.faults().deny("*", "sts:AssumeRole", "*"),
+        reported: &["\"Action\":[\"sts:AssumeRole\",\"sts:SetSourceIdentity\"]", "\"Resource\":[\"arn:aws:iam::111122223333:role/user-alice\"]", "user/hopend"] },
+    FaultCase { name: "a role that trusts somebody else", stage: "AssumeRole", exit: 77,
+        break_it: |setup| setup.sim.set_trust(ROLE, r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow",
             "Principal":{"AWS":"arn:aws:iam::111122223333:user/other"},"Action":["sts:AssumeRole","sts:SetSourceIdentity"]}]}"#).unwrap(),
-        told: &["trust arn:aws:iam::111122223333:user/hopend in the trust policy of arn:aws:iam::111122223333:role/user-alice"] },
-    Broken { name: "an explicit Deny", stage: "GetKxUser", exit: 77,
-        how: |scene| scene.sim.set_policy(&scene.sim.base_arn(), r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"},
+        reported: &["trust arn:aws:iam::111122223333:user/hopend in the trust policy of arn:aws:iam::111122223333:role/user-alice"] },
+    FaultCase { name: "an explicit Deny", stage: "GetKxUser", exit: 77,
+        break_it: |setup| setup.sim.set_policy(&setup.sim.base_arn(), r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"},
             {"Effect":"Deny","Action":"finspace:GetKxUser","Resource":"*"}]}"#).unwrap(),
-        told: &["take the Deny out of an identity-based policy, which forbids it to arn:aws:iam::111122223333:user/hopend"] },
-    Broken { name: "a role that does not trust the session's role", stage: "AssumeRole", exit: 77,
-        how: |scene| scene.answer("AssumeRole", 403, "AccessDenied", &format!(
+        reported: &["take the Deny out of an identity-based policy, which forbids it to arn:aws:iam::111122223333:user/hopend"] },
+    FaultCase { name: "a role that does not trust the session's role", stage: "AssumeRole", exit: 77,
+        break_it: |setup| setup.answer("AssumeRole", 403, "AccessDenied", &format!(
             "User: arn:aws:sts::111122223333:assumed-role/bastion/i-0abc is not authorized to perform: sts:AssumeRole \
              on resource: {ROLE} because no resource-based policy allows the sts:AssumeRole action")),
-        told: &["trust arn:aws:iam::111122223333:role/bastion in the trust policy of arn:aws:iam::111122223333:role/user-alice"] },
-    // the string
-    Broken { name: "GetKxConnectionString denied", stage: "GetKxConnectionString", exit: 77,
-        how: |scene| scene.sim.faults().deny("*", "finspace:GetKxConnectionString", "*"),
-        told: &["\"finspace:GetKxConnectionString\",\"finspace:ConnectKxCluster\"", "/kxCluster/hdb-cluster\"]", "\"identity\":\"arn:aws:iam::111122223333:role/user-alice\""] },
-    Broken { name: "an answer that is no connection string", stage: "GetKxConnectionString", exit: 69,
-        how: |scene| scene.sim.faults().api("GetKxConnectionString", ApiFault::Garbage, Times::Always),
-        told: &["check endpoint_url"] },
-    Broken { name: "throttled", stage: "GetKxConnectionString", exit: 69,
-        how: |scene| scene.sim.faults().api("GetKxConnectionString", ApiFault::Throttle, Times::Always),
-        told: &["ThrottlingException", "higher rate"] },
+        reported: &["trust arn:aws:iam::111122223333:role/bastion in the trust policy of arn:aws:iam::111122223333:role/user-alice"] },
+    // GetKxConnectionString
+    FaultCase { name: "GetKxConnectionString denied", stage: "GetKxConnectionString", exit: 77,
+        break_it: |setup| setup.sim.faults().deny("*", "finspace:GetKxConnectionString", "*"),
+        reported: &["\"finspace:GetKxConnectionString\",\"finspace:ConnectKxCluster\"", "/kxCluster/hdb-cluster\"]", "\"identity\":\"arn:aws:iam::111122223333:role/user-alice\""] },
+    FaultCase { name: "an answer that is no connection string", stage: "GetKxConnectionString", exit: 69,
+        break_it: |setup| setup.sim.faults().api("GetKxConnectionString", ApiFault::Garbage, Times::Always),
+        reported: &["check endpoint_url"] },
+    FaultCase { name: "throttled", stage: "GetKxConnectionString", exit: 69,
+        break_it: |setup| setup.sim.faults().api("GetKxConnectionString", ApiFault::Throttle, Times::Always),
+        reported: &["ThrottlingException", "higher rate"] },
     // cluster and nodes
-    Broken { name: "a mistyped cluster", stage: "cluster", exit: 78,
-        how: |scene| scene.edit("\"hdb-cluster\"", "\"hdb-clustr\""),
-        told: &["the clusters are: gateway-cluster, hdb-cluster, rdb-cluster", "did you mean hdb-cluster?"] },
-    Broken { name: "a cluster that does not run", stage: "cluster", exit: 69,
-        how: |scene| scene.sim.set_status("hdb-cluster", "CREATE_FAILED"),
-        told: &["hdb-cluster is CREATE_FAILED", "wait until it is RUNNING"] },
-    Broken { name: "a node that is not there", stage: "nodes", exit: 78,
-        how: |scene| scene.edit("\"hdb-cluster\"", "\"hdb-cluster\"\nnode = \"sim-hdb-node-9\""),
-        told: &["sim-hdb-node-9 is not in cluster hdb-cluster", "sim-hdb-node-1", "set node"] },
-    Broken { name: "nodes that may not be listed", stage: "nodes", exit: 77,
-        how: |scene| { scene.edit("\"hdb-cluster\"", "\"hdb-cluster\"\nnode = \"spread\""); scene.sim.faults().deny("*", "finspace:ListKxClusterNodes", "*"); },
-        told: &["\"Action\":[\"finspace:ListKxClusterNodes\"]", "/kxCluster/hdb-cluster\"]"] },
-    // the local side
-    Broken { name: "an address that this host does not have", stage: "listen", exit: 69,
-        how: |scene| { let toml = scene.toml.replacen("listen = [\"127.0.0.1:0\"]", "listen = [\"192.0.2.1:5010\"]\nexpose = true", 1); scene.toml = toml; },
-        told: &["this host has no such address"] },
-    Broken { name: "a socket in a folder that is not there", stage: "listen", exit: 78,
-        how: |scene| { let toml = scene.toml.replacen("listen = [\"127.0.0.1:0\"]", "listen = [\"unix:/nonexistent/hopend/hdb\"]", 1); scene.toml = toml; },
-        told: &["unix:/nonexistent/hopend/hdb can't be made", "create that folder"] },
-    // the way
-    Broken { name: "a host that does not resolve", stage: "DNS", exit: 78,
-        // A label of over 63 characters: no name server is asked.
-        how: |scene| scene.connect(&format!(":tcps://{}.internal:5010", "a".repeat(64))),
-        told: &["does not resolve", "correct the host in connect"] },
-    Broken { name: "a closed port", stage: "TCP", exit: 69,
-        how: |scene| scene.connect(&format!(":tcps://localhost:{}", closed())),
-        told: &["refused", "nothing listens there"] },
-    Broken { name: "packets that get lost", stage: "TCP", exit: 69,
-        how: |scene| { let port = scene.black_hole(); scene.connect(&format!(":tcps://127.0.0.1:{port}")); },
-        told: &["no result within", "security groups"] },
+    FaultCase { name: "a mistyped cluster", stage: "cluster", exit: 78,
+        break_it: |setup| setup.edit("\"hdb-cluster\"", "\"hdb-clustr\""),
+        reported: &["the clusters are: gateway-cluster, hdb-cluster, rdb-cluster", "did you mean hdb-cluster?"] },
+    FaultCase { name: "a cluster that does not run", stage: "cluster", exit: 69,
+        break_it: |setup| setup.sim.set_status("hdb-cluster", "CREATE_FAILED"),
+        reported: &["hdb-cluster is CREATE_FAILED", "wait until it is RUNNING"] },
+    FaultCase { name: "a node that is not there", stage: "nodes", exit: 78,
+        break_it: |setup| setup.edit("\"hdb-cluster\"", "\"hdb-cluster\"\nnode = \"sim-hdb-node-9\""),
+        reported: &["sim-hdb-node-9 is not in cluster hdb-cluster", "sim-hdb-node-1", "set node"] },
+    FaultCase { name: "nodes that may not be listed", stage: "nodes", exit: 77,
+        break_it: |setup| { setup.edit("\"hdb-cluster\"", "\"hdb-cluster\"\nnode = \"spread\""); setup.sim.faults().deny("*", "finspace:ListKxClusterNodes", "*"); },
+        reported: &["\"Action\":[\"finspace:ListKxClusterNodes\"]", "/kxCluster/hdb-cluster\"]"] },
+    // listen
+    FaultCase { name: "an address that this host does not have", stage: "listen", exit: 69,
+        break_it: |setup| { let toml = setup.toml.replacen("listen = [\"127.0.0.1:0\"]", "listen = [\"192.0.2.1:5010\"]\nexpose = true", 1); setup.toml = toml; },
+        reported: &["this host has no such address"] },
+    FaultCase { name: "a socket in a folder that is not there", stage: "listen", exit: 78,
+        break_it: |setup| { let toml = setup.toml.replacen("listen = [\"127.0.0.1:0\"]", "listen = [\"unix:/nonexistent/hopend/hdb\"]", 1); setup.toml = toml; },
+        reported: &["unix:/nonexistent/hopend/hdb can't be made", "create that folder"] },
+    // DNS and TCP
+    FaultCase { name: "a host that does not resolve", stage: "DNS", exit: 78,
+        // A label of over 63 characters is invalid, so the resolver asks no name server.
+        break_it: |setup| setup.connect(&format!(":tcps://{}.internal:5010", "a".repeat(64))),
+        reported: &["does not resolve", "correct the host in connect"] },
+    FaultCase { name: "a closed port", stage: "TCP", exit: 69,
+        break_it: |setup| setup.connect(&format!(":tcps://localhost:{}", closed())),
+        reported: &["refused", "nothing listens there"] },
+    FaultCase { name: "packets that get lost", stage: "TCP", exit: 69,
+        break_it: |setup| { let port = setup.black_hole(); setup.connect(&format!(":tcps://127.0.0.1:{port}")); },
+        reported: &["no result within", "security groups"] },
     // TLS
-    Broken { name: "a certificate of another authority, of a cluster", stage: "TLS", exit: 78,
-        how: |scene| scene.cluster(ClusterFault::Certificate(Flaw::OtherAuthority)),
-        told: &["CN=another CA, which is not trusted", "holds CN=hopend simulator CA", "ca_file of [environment.sim]"] },
-    Broken { name: "a certificate of another authority", stage: "TLS", exit: 78,
-        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(Flaw::OtherAuthority)); },
-        told: &["CN=another CA, which is not trusted", "ca_file of endpoint \"plain\""] },
-    Broken { name: "a certificate for another host", stage: "TLS", exit: 78,
-        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(Flaw::OtherHost)); },
-        told: &["the certificate is for elsewhere.example, not for localhost", "write one of its names in connect"] },
-    Broken { name: "an expired certificate", stage: "TLS", exit: 69,
-        how: |scene| scene.cluster(ClusterFault::Certificate(Flaw::Expired)),
-        told: &["expired on 2020-01-01", "renew it there"] },
-    Broken { name: "a certificate that is not valid yet", stage: "TLS", exit: 69,
-        how: |scene| scene.cluster(ClusterFault::Certificate(Flaw::NotYetValid)),
-        told: &["valid from 2099-01-01", "set this host's clock"] },
-    Broken { name: "plain kdb+ behind a tcps address", stage: "TLS", exit: 78,
-        how: |scene| { let port = scene.speaker(plain_kdb); scene.connect(&format!(":tcps://localhost:{port}")); },
-        told: &["kdb+ without TLS listens there", "write :localhost:"] },
-    Broken { name: "plain kdb+ with passwords behind a tcps address", stage: "TLS", exit: 78,
-        how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Plaintext); },
-        told: &["as plain kdb+ with passwords does", "write :localhost:"] },
-    Broken { name: "a TLS that is too old", stage: "TLS", exit: 69,
-        how: |scene| { let port = scene.speaker(old_tls); scene.connect(&format!(":tcps://localhost:{port}")); },
-        told: &["ProtocolVersion", "TLS 1.2 or 1.3"] },
-    Broken { name: "a port that takes connections and says nothing", stage: "TLS", exit: 69,
-        how: |scene| scene.cluster(ClusterFault::Stall),
-        told: &["no answer to the TLS handshake", "a proxy without a backend"] },
-    // kdb+
-    Broken { name: "ConnectKxCluster denied", stage: "login", exit: 77,
-        how: |scene| scene.sim.faults().deny("*", "finspace:ConnectKxCluster", "*"),
-        told: &["\"Action\":[\"finspace:ConnectKxCluster\"]", "/kxCluster/hdb-cluster\"]", "\"identity\":\"arn:aws:iam::111122223333:role/user-alice\""] },
-    Broken { name: "a wrong password in the password file", stage: "login", exit: 77,
-        how: |scene| { scene.plain(); scene.write("plain.password", "mistyped\n", 0o600); },
-        told: &["kdb+ refused the login of \"svc\"", "correct the password in"] },
-    Broken { name: "TLS behind a plain address", stage: "login", exit: 78,
-        how: |scene| { let (port, ..) = scene.sim.plain(); scene.connect(&format!(":localhost:{port}")); },
-        told: &["speaks TLS", "write :tcps://localhost:"] },
-    Broken { name: "a cluster that does not answer the login", stage: "login", exit: 69,
-        how: |scene| scene.cluster(ClusterFault::StallAfterLogin),
-        told: &["no answer to the login", "busy with another query"] },
-    Broken { name: "a cluster that is silent after the login", stage: "no-op", exit: 69,
-        how: |scene| scene.cluster(ClusterFault::Silent),
-        told: &["no result within", "accepted the login but does not answer"] },
+    FaultCase { name: "a certificate of another authority, of a cluster", stage: "TLS", exit: 78,
+        break_it: |setup| setup.cluster(ClusterFault::Certificate(Flaw::OtherAuthority)),
+        reported: &["CN=another CA, which is not trusted", "holds CN=hopend simulator CA", "ca_file of [environment.sim]"] },
+    FaultCase { name: "a certificate of another authority", stage: "TLS", exit: 78,
+        break_it: |setup| { setup.plain(); setup.fault("plain", ClusterFault::Certificate(Flaw::OtherAuthority)); },
+        reported: &["CN=another CA, which is not trusted", "ca_file of endpoint \"plain\""] },
+    FaultCase { name: "a certificate for another host", stage: "TLS", exit: 78,
+        break_it: |setup| { setup.plain(); setup.fault("plain", ClusterFault::Certificate(Flaw::OtherHost)); },
+        reported: &["the certificate is for elsewhere.example, not for localhost", "write one of its names in connect"] },
+    FaultCase { name: "an expired certificate", stage: "TLS", exit: 69,
+        break_it: |setup| setup.cluster(ClusterFault::Certificate(Flaw::Expired)),
+        reported: &["expired on 2020-01-01", "renew it there"] },
+    FaultCase { name: "a certificate that is not valid yet", stage: "TLS", exit: 69,
+        break_it: |setup| setup.cluster(ClusterFault::Certificate(Flaw::NotYetValid)),
+        reported: &["valid from 2099-01-01", "set this host's clock"] },
+    FaultCase { name: "plain kdb+ behind a tcps address", stage: "TLS", exit: 78,
+        break_it: |setup| { let port = setup.speaker(plain_kdb); setup.connect(&format!(":tcps://localhost:{port}")); },
+        reported: &["kdb+ without TLS listens there", "write :localhost:"] },
+    FaultCase { name: "plain kdb+ with passwords behind a tcps address", stage: "TLS", exit: 78,
+        break_it: |setup| { setup.plain(); setup.fault("plain", ClusterFault::Plaintext); },
+        reported: &["as plain kdb+ with passwords does", "write :localhost:"] },
+    FaultCase { name: "a TLS that is too old", stage: "TLS", exit: 69,
+        break_it: |setup| { let port = setup.speaker(old_tls); setup.connect(&format!(":tcps://localhost:{port}")); },
+        reported: &["ProtocolVersion", "TLS 1.2 or 1.3"] },
+    FaultCase { name: "a port that takes connections and says nothing", stage: "TLS", exit: 69,
+        break_it: |setup| setup.cluster(ClusterFault::Stall),
+        reported: &["no answer to the TLS handshake", "a proxy without a backend"] },
+    // login and no-op
+    FaultCase { name: "ConnectKxCluster denied", stage: "login", exit: 77,
+        break_it: |setup| setup.sim.faults().deny("*", "finspace:ConnectKxCluster", "*"),
+        reported: &["\"Action\":[\"finspace:ConnectKxCluster\"]", "/kxCluster/hdb-cluster\"]", "\"identity\":\"arn:aws:iam::111122223333:role/user-alice\""] },
+    FaultCase { name: "a wrong password in the password file", stage: "login", exit: 77,
+        break_it: |setup| { setup.plain(); setup.write("plain.password", "mistyped\n", 0o600); },
+        reported: &["kdb+ refused the login of \"svc\"", "correct the password in"] },
+    FaultCase { name: "TLS behind a plain address", stage: "login", exit: 78,
+        break_it: |setup| { let (port, ..) = setup.sim.plain(); setup.connect(&format!(":localhost:{port}")); },
+        reported: &["speaks TLS", "write :tcps://localhost:"] },
+    FaultCase { name: "a cluster that does not answer the login", stage: "login", exit: 69,
+        break_it: |setup| setup.cluster(ClusterFault::StallAfterLogin),
+        reported: &["no answer to the login", "busy with another query"] },
+    FaultCase { name: "a cluster that is silent after the login", stage: "no-op", exit: 69,
+        break_it: |setup| setup.cluster(ClusterFault::Silent),
+        reported: &["no result within", "accepted the login but does not answer"] },
     // login commands
-    Broken { name: "a login command that fails", stage: "login command", exit: 69,
-        how: |scene| scene.login_command("exit 3"),
-        told: &["exit status: 3", "run it by hand"] },
-    Broken { name: "a login command that prints something else", stage: "login command", exit: 69,
-        how: |scene| scene.login_command("echo geheim"),
-        told: &["is no login", "run it by hand"] },
-    Broken { name: "a login command that never ends", stage: "login command", exit: 69,
-        how: |scene| scene.login_command("exec sleep 600"),
-        told: &["no result within", "see what it waits for"] },
-    Broken { name: "a login command's login that kdb+ refuses", stage: "login", exit: 77,
-        how: |scene| scene.login_command(r#"echo '{"user":"svc","password":"mistyped"}'"#),
-        told: &["refused the login of \"svc\"", "have the login command print a login"] },
+    FaultCase { name: "a login command that fails", stage: "login command", exit: 69,
+        break_it: |setup| setup.login_command("exit 3"),
+        reported: &["exit status: 3", "run it by hand"] },
+    FaultCase { name: "a login command that prints something else", stage: "login command", exit: 69,
+        break_it: |setup| setup.login_command("echo geheim"),
+        reported: &["is no login", "run it by hand"] },
+    FaultCase { name: "a login command that never ends", stage: "login command", exit: 69,
+        break_it: |setup| setup.login_command("exec sleep 600"),
+        reported: &["no result within", "see what it waits for"] },
+    FaultCase { name: "a login command's login that kdb+ refuses", stage: "login", exit: 77,
+        break_it: |setup| setup.login_command(r#"echo '{"user":"svc","password":"mistyped"}'"#),
+        reported: &["refused the login of \"svc\"", "have the login command print a login"] },
 ];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_stage_that_is_broken_is_named_with_what_to_do() {
     let mut running = tokio::task::JoinSet::new();
-    let mut waiting = BROKEN.iter();
+    let mut waiting = FAULT_CASES.iter();
     let mut wrong = String::new();
     loop {
         while running.len() < 6
-            && let Some(broken) = waiting.next()
+            && let Some(case) = waiting.next()
         {
-            running.spawn(judge(broken));
+            running.spawn(judge(case));
         }
         match running.join_next().await {
             Some(judged) => wrong += &judged.unwrap(),
@@ -219,18 +219,18 @@ async fn every_stage_that_is_broken_is_named_with_what_to_do() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
-/// What is not as it should be; nothing where all is.
-async fn judge(broken: &'static Broken) -> String {
-    let mut scene = Scene::new().await;
-    (broken.how)(&mut scene);
-    let (code, printed) = scene.doctor(&["--json"]).await;
+/// Runs the case. Returns the differences between the report and the expectation; empty if there are none.
+async fn judge(case: &'static FaultCase) -> String {
+    let mut setup = DoctorSetup::new().await;
+    (case.break_it)(&mut setup);
+    let (code, printed) = setup.doctor(&["--json"]).await;
     let rows: Vec<Value> = serde_json::from_str(&printed).unwrap_or_default();
     let mut wrong = String::new();
     let failed = rows.iter().find(|row| row["outcome"] == "failed");
     match failed {
         Some(row) => {
-            if row["stage"] != broken.stage {
-                let _ = writeln!(wrong, "  not {} but {} failed", broken.stage, row["stage"]);
+            if row["stage"] != case.stage {
+                let _ = writeln!(wrong, "  not {} but {} failed", case.stage, row["stage"]);
             }
             let text = format!(
                 "{} {} {}",
@@ -238,16 +238,16 @@ async fn judge(broken: &'static Broken) -> String {
                 row["remedy"].as_str().unwrap_or_default(),
                 row["missing"]
             );
-            for part in broken.told.iter().filter(|part| !text.contains(**part)) {
+            for part in case.reported.iter().filter(|part| !text.contains(**part)) {
                 let _ = writeln!(wrong, "  it does not say: {part}");
             }
         }
         None => wrong += "  nothing failed\n",
     }
-    if code != Some(broken.exit) {
-        let _ = writeln!(wrong, "  ended with {code:?}, not {}", broken.exit);
+    if code != Some(case.exit) {
+        let _ = writeln!(wrong, "  ended with {code:?}, not {}", case.exit);
     }
-    for secret in scene
+    for secret in setup
         .secrets()
         .iter()
         .filter(|secret| printed.contains(*secret))
@@ -260,14 +260,14 @@ async fn judge(broken: &'static Broken) -> String {
     let rows: Vec<String> = rows.iter().map(ToString::to_string).collect();
     format!(
         "{}:\n{wrong}{printed_rows}\n\n",
-        broken.name,
+        case.name,
         printed_rows = rows.join("\n")
     )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_all_is_well_every_stage_passes_and_no_secret_is_shown() {
-    let mut scene = Scene::new().await;
+    let mut setup = DoctorSetup::new().await;
     for (name, more) in [
         (
             "node",
@@ -280,13 +280,13 @@ async fn where_all_is_well_every_stage_passes_and_no_secret_is_shown() {
     ] {
         let text =
             format!("\n[[endpoint]]\nname = \"{name}\"\nlisten = [\"127.0.0.1:0\"]\n{more}\n");
-        scene.toml += &text;
+        setup.toml += &text;
     }
-    scene.toml = scene
+    setup.toml = setup
         .toml
         .replace("\n[daemon]\n", "\n[daemon]\nzone = \"use1-az2\"\n");
-    scene.arguments.clear();
-    let (code, printed) = scene.doctor(&[]).await;
+    setup.arguments.clear();
+    let (code, printed) = setup.doctor(&[]).await;
     assert_eq!(code, Some(0), "{printed}");
     assert!(
         !printed.contains('✗') && !printed.contains('!'),
@@ -294,7 +294,7 @@ async fn where_all_is_well_every_stage_passes_and_no_secret_is_shown() {
     );
     assert!(printed.contains("all is well"), "{printed}");
     let me = account();
-    // What is shared is looked at once, the rest for each user, each node and each address.
+    // Stages that endpoints share run once. The others run for each user, each node and each address.
     let count = |text: &str| printed.lines().filter(|line| line.contains(text)).count();
     assert_eq!(count(" configuration "), 1, "{printed}");
     assert_eq!(count(" base credentials "), 1, "{printed}");
@@ -310,25 +310,25 @@ async fn where_all_is_well_every_stage_passes_and_no_secret_is_shown() {
         printed.contains("a console: hopend itself answers"),
         "{printed}"
     );
-    let secrets = scene.secrets();
+    let secrets = setup.secrets();
     assert!(secrets.len() > 20, "{}", secrets.len());
     for secret in secrets {
         assert!(!printed.contains(&secret), "{secret} in\n{printed}");
     }
-    // Not on a terminal, so without colours.
+    // Standard output is no terminal here, so there are no colours.
     assert!(!printed.contains('\x1b'), "{printed:?}");
-    // It has left, and not been cut off.
-    scene.sim.wait_for_connections("hdb-cluster", 0).await;
+    // The doctor closes its connections before it exits.
+    setup.sim.wait_for_connections("hdb-cluster", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_still_be_looked_at_is() {
-    let mut scene = Scene::new().await;
-    scene
+    let mut setup = DoctorSetup::new().await;
+    setup
         .sim
         .faults()
         .deny("*", "finspace:GetKxConnectionString", "*");
-    let outcomes = scene.outcomes().await;
+    let outcomes = setup.outcomes().await;
     for (stage, outcome) in [
         ("AssumeRole", "passed"),
         ("cluster", "passed"),
@@ -344,10 +344,10 @@ async fn what_can_still_be_looked_at_is() {
         );
     }
 
-    let mut scene = Scene::new().await;
-    scene.plain();
-    std::fs::remove_file(scene.path("plain.password")).unwrap();
-    let outcomes = scene.outcomes().await;
+    let mut setup = DoctorSetup::new().await;
+    setup.plain();
+    std::fs::remove_file(setup.path("plain.password")).unwrap();
+    let outcomes = setup.outcomes().await;
     for (stage, outcome) in [
         ("configuration", "failed"),
         ("DNS", "passed"),
@@ -370,14 +370,14 @@ async fn a_clock_that_is_wrong_is_told_and_the_other_stages_go_on() {
         clock: Arc::new(|| SystemTime::now() - Duration::from_secs(3_660)),
         ..Options::default()
     };
-    let mut scene = Scene::of(Simulator::start(options).await.unwrap());
-    let (_, printed) = scene.doctor(&[]).await;
+    let mut setup = DoctorSetup::of(Simulator::start(options).await.unwrap());
+    let (_, printed) = setup.doctor(&[]).await;
     assert!(
         printed.contains("this host's clock is 61 min ahead of AWS's"),
         "{printed}"
     );
     assert!(printed.contains("set this host's clock"), "{printed}");
-    let outcomes = scene.outcomes().await;
+    let outcomes = setup.outcomes().await;
     for (stage, outcome) in [
         ("base credentials", "warned"),
         ("AssumeRole", "passed"),
@@ -394,10 +394,10 @@ async fn a_clock_that_is_wrong_is_told_and_the_other_stages_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn least_privilege_is_no_fault_and_a_certificate_that_ends_soon_is_a_warning() {
-    let mut scene = Scene::new().await;
-    scene.sim.faults().deny("*", "finspace:List*", "*");
-    scene.cluster(ClusterFault::Certificate(Flaw::EndsSoon));
-    let (code, printed) = scene.doctor(&[]).await;
+    let mut setup = DoctorSetup::new().await;
+    setup.sim.faults().deny("*", "finspace:List*", "*");
+    setup.cluster(ClusterFault::Certificate(Flaw::EndsSoon));
+    let (code, printed) = setup.doctor(&[]).await;
     assert_eq!(code, Some(0), "{printed}");
     let line = |stage: &str| printed.lines().find(|line| line.contains(stage)).unwrap();
     assert!(
@@ -418,13 +418,13 @@ async fn least_privilege_is_no_fault_and_a_certificate_that_ends_soon_is_a_warni
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_address_has_no_tls_stage() {
     for reachable in [true, false] {
-        let mut scene = Scene::new().await;
+        let mut setup = DoctorSetup::new().await;
         let port = match reachable {
-            true => scene.speaker(plain_kdb),
+            true => setup.speaker(plain_kdb),
             false => closed(),
         };
-        scene.connect(&format!(":localhost:{port}"));
-        let outcomes = scene.outcomes().await;
+        setup.connect(&format!(":localhost:{port}"));
+        let outcomes = setup.outcomes().await;
         let tcp = if reachable { "passed" } else { "failed" };
         assert!(
             outcomes.contains(&("TCP".into(), tcp.into())),
@@ -437,37 +437,37 @@ async fn a_plain_address_has_no_tls_stage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clients_own_login_is_tried_with_a_password_that_is_asked_for() {
-    let mut scene = Scene::new().await;
-    scene.plain();
-    let (_, user, password) = scene.sim.plain();
+    let mut setup = DoctorSetup::new().await;
+    setup.plain();
+    let (_, user, password) = setup.sim.plain();
     let (user, password) = (user.to_owned(), password.to_owned());
-    scene.edit("name = \"alice\"", &format!("name = \"{user}\""));
-    let begin = scene.toml.find("login = {").unwrap();
-    let end = begin + scene.toml[begin..].find('\n').unwrap();
-    scene.toml.replace_range(begin..end, "login = \"client\"");
-    let outcomes = scene.outcomes().await;
+    setup.edit("name = \"alice\"", &format!("name = \"{user}\""));
+    let begin = setup.toml.find("login = {").unwrap();
+    let end = begin + setup.toml[begin..].find('\n').unwrap();
+    setup.toml.replace_range(begin..end, "login = \"client\"");
+    let outcomes = setup.outcomes().await;
     assert!(
         outcomes.contains(&("login".into(), "skipped".into())),
         "{outcomes:?}"
     );
 
-    scene.arguments = ["plain", "--user", &user, "--ask-password"]
+    setup.arguments = ["plain", "--user", &user, "--ask-password"]
         .map(String::from)
         .into();
-    scene.input = format!("{password}\n");
-    let (code, printed) = scene.doctor(&[]).await;
+    setup.input = format!("{password}\n");
+    let (code, printed) = setup.doctor(&[]).await;
     assert_eq!(code, Some(0), "{printed}");
     assert!(printed.contains("kdb+ accepted \"svc\""), "{printed}");
-    scene.input = "mistyped\n".into();
-    let (code, printed) = scene.doctor(&[]).await;
+    setup.input = "mistyped\n".into();
+    let (code, printed) = setup.doctor(&[]).await;
     assert_eq!(code, Some(77), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_daemon_is_seen_at_its_addresses() {
-    let scene = Scene::new().await;
-    let folder = scene.folder.path().to_owned();
-    let toml = scene.toml.replacen(
+    let setup = DoctorSetup::new().await;
+    let folder = setup.folder.path().to_owned();
+    let toml = setup.toml.replacen(
         "listen = [\"127.0.0.1:0\"]",
         &format!(
             "listen = [{:?}]",
@@ -475,9 +475,9 @@ async fn a_running_daemon_is_seen_at_its_addresses() {
         ),
         1,
     );
-    let scene = Scene { toml, ..scene };
-    let config = scene.save();
-    let (code, before) = scene.doctor(&[]).await;
+    let setup = DoctorSetup { toml, ..setup };
+    let config = setup.save();
+    let (code, before) = setup.doctor(&[]).await;
     assert_eq!(code, Some(0), "{before}");
     assert!(before.contains("hdb is free: no daemon runs"), "{before}");
     let daemon = tokio::task::spawn_blocking(move || {
@@ -487,7 +487,7 @@ async fn a_running_daemon_is_seen_at_its_addresses() {
     })
     .await
     .unwrap();
-    let (code, during) = scene.doctor(&[]).await;
+    let (code, during) = setup.doctor(&[]).await;
     assert_eq!(code, Some(0), "{during}");
     assert!(during.contains("hdb answers: a daemon runs"), "{during}");
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
@@ -495,19 +495,19 @@ async fn a_running_daemon_is_seen_at_its_addresses() {
     assert!(status.success(), "{log}");
 }
 
-/// A simulator, the configuration for it, and what is asked.
-struct Scene {
+/// A simulator, a configuration for it, and the arguments of `hopend doctor`.
+struct DoctorSetup {
     sim: Simulator,
     folder: tempfile::TempDir,
     toml: String,
     arguments: Vec<String>,
     input: String,
-    /// What has to live as long.
+    /// Sockets that must stay open during the test.
     held: Vec<Box<dyn Any + Send + Sync>>,
 }
 
-impl Scene {
-    /// All is well, and the endpoint hdb is asked about for alice.
+impl DoctorSetup {
+    /// A set-up without faults. The arguments select the endpoint hdb and the user alice.
     async fn new() -> Self {
         Self::of(Simulator::start(Options::default()).await.unwrap())
     }
@@ -550,19 +550,19 @@ impl Scene {
         self.arguments = arguments.iter().map(|&text| text.to_owned()).collect();
     }
 
-    /// Asks about the endpoint without FinSpace instead.
+    /// Selects the endpoint without FinSpace.
     fn plain(&mut self) {
         self.ask(&["plain"]);
     }
 
-    /// The same, leading elsewhere.
+    /// Selects the endpoint without FinSpace, and changes its address.
     fn connect(&mut self, address: &str) {
         self.plain();
         let (port, ..) = self.sim.plain();
         self.edit(&format!(":tcps://localhost:{port}"), address);
     }
 
-    /// The same, with a shell script for its login.
+    /// Selects the endpoint without FinSpace, and gives it a shell script as login command.
     fn login_command(&mut self, script: &str) {
         self.ask(&["plain", "--user", "alice"]);
         let begin = self.toml.find("login = {").unwrap();
@@ -597,7 +597,7 @@ impl Scene {
         self.sim.faults().cluster(name, fault, Times::Always);
     }
 
-    /// A port of a listener that has no room for another connection: nothing comes back from it.
+    /// A port of a listener whose queue is full, so the kernel answers no further connection.
     fn black_hole(&mut self) -> u16 {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -607,7 +607,7 @@ impl Scene {
         for _ in 0..4 {
             let filler = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             filler.set_nonblocking(true).unwrap();
-            // It is under way, or has found the listener full already.
+            // The connection is in progress, or the queue is already full.
             let _ = filler.connect(&address);
             self.held.push(Box::new(filler));
         }
@@ -615,11 +615,11 @@ impl Scene {
         address.as_socket().unwrap().port()
     }
 
-    /// A port where each connection is spoken to in this way.
+    /// A port where `speak` serves each connection.
     fn speaker(&mut self, speak: fn(TcpStream)) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        // Ends with the tests.
+        // The thread runs until the process ends.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 std::thread::spawn(move || speak(stream));
@@ -628,7 +628,7 @@ impl Scene {
         port
     }
 
-    /// Exit code and output of `hopend doctor`.
+    /// Runs `hopend doctor`. Returns its exit code and its output.
     async fn doctor(&self, more: &[&str]) -> (Option<i32>, String) {
         let config = self.save();
         let mut arguments = vec![
@@ -648,7 +648,7 @@ impl Scene {
         tokio::task::spawn_blocking(move || {
             let mut child = command.spawn().unwrap();
             let mut stdin = child.stdin.take().unwrap();
-            // It may not read any.
+            // Fails if the command exits without reading its input.
             let _ = stdin.write_all(input.as_bytes());
             drop(stdin);
             let output = child.wait_with_output().unwrap();
@@ -661,7 +661,7 @@ impl Scene {
         .unwrap()
     }
 
-    /// Stages and how each ended.
+    /// Runs `hopend doctor`. Returns the names of the stages with their outcomes.
     async fn outcomes(&mut self) -> Vec<(String, String)> {
         let (_, printed) = self.doctor(&["--json"]).await;
         let rows: Vec<Value> = serde_json::from_str(&printed).unwrap();
@@ -679,13 +679,13 @@ impl Scene {
     }
 }
 
-/// A port that nothing listens on.
+/// A port where no process listens.
 fn closed() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
-/// As q without passwords: everything up to a NUL is a login, and is answered with one byte.
+/// Serves a connection as q without passwords does: it reads a login up to a NUL, and answers with one byte.
 fn plain_kdb(mut stream: TcpStream) {
     let mut byte = [0];
     while let Ok(1) = stream.read(&mut byte) {
@@ -698,7 +698,7 @@ fn plain_kdb(mut stream: TcpStream) {
     }
 }
 
-/// As a server that has nothing newer than TLS 1.1: an alert, protocol_version.
+/// Serves a connection as a server for TLS 1.1 does: it sends the alert protocol_version.
 fn old_tls(mut stream: TcpStream) {
     let _ = stream.read(&mut [0; 4096]);
     let _ = stream.write_all(&[0x15, 3, 1, 0, 2, 2, 70]);

@@ -15,7 +15,7 @@ pub(super) struct CheckArguments {
 }
 
 /// An error or a warning about the configuration file.
-struct Remark {
+struct ConfigRemark {
     /// The line of the file, from 1, if the remark concerns one.
     line: Option<usize>,
     text: String,
@@ -84,21 +84,25 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
 
 /// All remarks, in the order of the lines. An unknown account of a user is only a warning, as the daemon
 /// leaves out that user until the account is known.
-fn remarks(loaded: &Loaded) -> Vec<Remark> {
-    let problems = loaded.problems.iter().flatten().map(|problem| Remark {
-        line: problem.line,
-        text: problem.to_string(),
-        severity: match problem.reach {
-            Reach::Account(..) => Severity::Warning,
-            Reach::Daemon | Reach::Parts(_) | Reach::Proof(_) => Severity::Error,
-        },
-    });
-    let notices = loaded.config.notices.iter().map(|notice| Remark {
+fn remarks(loaded: &Loaded) -> Vec<ConfigRemark> {
+    let problems = loaded
+        .problems
+        .iter()
+        .flatten()
+        .map(|problem| ConfigRemark {
+            line: problem.line,
+            text: problem.to_string(),
+            severity: match problem.reach {
+                Reach::Account(..) => Severity::Warning,
+                Reach::Daemon | Reach::Parts(_) | Reach::Proof(_) => Severity::Error,
+            },
+        });
+    let notices = loaded.config.notices.iter().map(|notice| ConfigRemark {
         line: Some(notice.line),
         text: notice.to_string(),
         severity: notice.severity,
     });
-    let mut remarks: Vec<Remark> = problems.chain(notices).collect();
+    let mut remarks: Vec<ConfigRemark> = problems.chain(notices).collect();
     remarks.sort_by_key(|remark| remark.line);
     remarks
 }

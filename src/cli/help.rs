@@ -3,11 +3,11 @@
 
 use clap::CommandFactory;
 
-use super::Command;
+use super::CommandLine;
 
 /// The definition of the command line, with all help texts.
 pub(super) fn command() -> clap::Command {
-    let command = Command::command()
+    let command = CommandLine::command()
         .long_about(ABOUT)
         .after_long_help(GENERAL)
         .subcommand_value_name("COMMAND");

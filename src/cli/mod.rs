@@ -38,7 +38,7 @@ use crate::primitives::log::{self, ProcessLog};
 /// Runs the command line and returns the exit code. All errors have been printed by then.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let matches = help::command().try_get_matches_from(arguments);
-    let command = match matches.and_then(|matches| Command::from_arg_matches(&matches)) {
+    let command = match matches.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
         Ok(command) => command,
         Err(error) => {
             // clap returns the texts of --help and --version as errors, too. They go to standard output.
@@ -105,7 +105,7 @@ impl Exit {
 /// Plain hopen endpoints for kdb+ behind IAM, TLS and credentials that expire.
 #[derive(Debug, Parser)]
 #[command(name = "hopend", version, max_term_width = 100)]
-struct Command {
+struct CommandLine {
     #[command(subcommand)]
     subcommand: Subcommands,
 }

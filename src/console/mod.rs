@@ -130,7 +130,7 @@ where
         };
         let message = match read {
             Ok(message) => message,
-            Err(ReadError { end, answer }) => {
+            Err(ConsoleReadError { end, answer }) => {
                 if let Some(answer) = answer {
                     // The session ends in any case.
                     let _ = session.write(&mut writer, &answer).await;
@@ -163,20 +163,20 @@ struct ClientMessage {
 }
 
 /// Why there is no next message.
-struct ReadError {
+struct ConsoleReadError {
     end: End,
     /// An answer to send before the session ends.
     answer: Option<Vec<u8>>,
 }
 
-impl ReadError {
+impl ConsoleReadError {
     fn new(end: End) -> Self {
         Self { end, answer: None }
     }
 }
 
 /// Why a request has no answer.
-enum RequestError {
+enum ConsoleRequestError {
     /// The request is wrong, or the viewer may not make it. The text is for the client.
     Rejected(String),
     /// FinSpace gave no list.
@@ -191,21 +191,22 @@ impl ConsoleSession<'_> {
     }
 
     /// Reads the next message.
-    async fn read<R>(&self, reader: &mut R) -> Result<ClientMessage, ReadError>
+    async fn read<R>(&self, reader: &mut R) -> Result<ClientMessage, ConsoleReadError>
     where
         R: AsyncRead + Unpin,
     {
-        let lost = |error| ReadError::new(End::ClientLost(error));
+        let lost = |error| ConsoleReadError::new(End::ClientLost(error));
         let malformed = |error| End::ClientMessage { error, torn: false };
         let mut head = [0; HEADER_LEN];
         if reader.read(&mut head[..1]).await.map_err(lost)? == 0 {
-            return Err(ReadError::new(End::ClientClosed));
+            return Err(ConsoleReadError::new(End::ClientClosed));
         }
         reader.read_exact(&mut head[1..]).await.map_err(lost)?;
         self.meters.active();
-        let header = Header::parse(head).map_err(|error| ReadError::new(malformed(error)))?;
+        let header =
+            Header::parse(head).map_err(|error| ConsoleReadError::new(malformed(error)))?;
         if header.message_type == MessageType::Response {
-            return Err(ReadError::new(End::ClientResponse));
+            return Err(ConsoleReadError::new(End::ClientResponse));
         }
         if header.length > self.max_request() {
             let error = HeaderError::TooLong {
@@ -214,7 +215,7 @@ impl ConsoleSession<'_> {
             };
             let answer = (header.message_type == MessageType::Sync)
                 .then(|| error_response(&format!("hopend: {error}")));
-            return Err(ReadError {
+            return Err(ConsoleReadError {
                 end: malformed(error),
                 answer,
             });
@@ -250,18 +251,18 @@ impl ConsoleSession<'_> {
     async fn answer(&self, message: &ClientMessage) -> Value {
         let answer = match self.parse(message) {
             Ok(request) => self.execute(request).await,
-            Err(text) => Err(RequestError::Rejected(text)),
+            Err(text) => Err(ConsoleRequestError::Rejected(text)),
         };
         let text = match answer {
             Ok(value) => return value,
-            Err(RequestError::Rejected(text)) => text,
-            Err(RequestError::FinSpace(error)) => {
+            Err(ConsoleRequestError::Rejected(text)) => text,
+            Err(ConsoleRequestError::FinSpace(error)) => {
                 let text = error.to_string();
                 tracing::debug!(session = self.number, "{text}");
                 self.daemon.record_failure(error.kind, &text);
                 text
             }
-            Err(RequestError::Timeout) => format!(
+            Err(ConsoleRequestError::Timeout) => format!(
                 "FinSpace has not answered within {} s. Fix: ask again: hopend goes on waiting for it.",
                 FINSPACE_LIMIT.as_secs()
             ),
@@ -283,19 +284,19 @@ impl ConsoleSession<'_> {
         ConsoleRequest::parse(&value)
     }
 
-    async fn execute(&self, request: ConsoleRequest) -> Result<Value, RequestError> {
+    async fn execute(&self, request: ConsoleRequest) -> Result<Value, ConsoleRequestError> {
         let viewer = Viewer::new(self.user, self.daemon.endpoints(), self.dialled);
         let connection_string = |cluster: &str, node: Option<&str>| {
             viewer
                 .connection_string(self.environment, cluster, node)
                 .map(|string| Value::text(&string))
-                .map_err(RequestError::Rejected)
+                .map_err(ConsoleRequestError::Rejected)
         };
         match request {
             ConsoleRequest::Nothing => Ok(Value::NULL),
             ConsoleRequest::Table(table) => {
                 let status = self.daemon.status().await.map_err(|error| {
-                    RequestError::Rejected(format!(
+                    ConsoleRequestError::Rejected(format!(
                         "hopend cannot read its own state: {error}. Fix: report this."
                     ))
                 })?;
@@ -312,7 +313,7 @@ impl ConsoleSession<'_> {
         }
     }
 
-    async fn clusters(&self, viewer: &Viewer) -> Result<Table, RequestError> {
+    async fn clusters(&self, viewer: &Viewer) -> Result<Table, ConsoleRequestError> {
         let environment = self.environment()?;
         let all = within_limit(self.discovery.clusters(environment)).await?;
         let is_visible = |cluster: &&Cluster| viewer.sees_cluster(environment, &cluster.name);
@@ -320,18 +321,20 @@ impl ConsoleSession<'_> {
         Ok(q_api::clusters(&visible))
     }
 
-    async fn nodes(&self, viewer: &Viewer, cluster: &str) -> Result<Table, RequestError> {
+    async fn nodes(&self, viewer: &Viewer, cluster: &str) -> Result<Table, ConsoleRequestError> {
         let environment = self.environment()?;
         if !viewer.sees_cluster(environment, cluster) {
-            return Err(RequestError::Rejected(viewer.cluster_refusal(cluster)));
+            return Err(ConsoleRequestError::Rejected(
+                viewer.cluster_refusal(cluster),
+            ));
         }
         let nodes = within_limit(self.discovery.nodes(environment, cluster)).await?;
         Ok(q_api::nodes(&nodes))
     }
 
-    fn environment(&self) -> Result<&Arc<Environment>, RequestError> {
+    fn environment(&self) -> Result<&Arc<Environment>, ConsoleRequestError> {
         self.environment.ok_or_else(|| {
-            RequestError::Rejected(
+            ConsoleRequestError::Rejected(
                 "the configuration has no FinSpace environment. Fix: add a table [environment.NAME] \
                  with its id and region."
                     .into(),
@@ -343,9 +346,9 @@ impl ConsoleSession<'_> {
 /// Waits for a list, at most [`FINSPACE_LIMIT`].
 async fn within_limit<T>(
     list: impl Future<Output = ListResult<T>>,
-) -> Result<Arc<[T]>, RequestError> {
+) -> Result<Arc<[T]>, ConsoleRequestError> {
     timeout(FINSPACE_LIMIT, list)
         .await
-        .map_err(|_| RequestError::Timeout)?
-        .map_err(RequestError::FinSpace)
+        .map_err(|_| ConsoleRequestError::Timeout)?
+        .map_err(ConsoleRequestError::FinSpace)
 }

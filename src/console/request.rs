@@ -115,11 +115,11 @@ fn check_name(name: &str) -> Result<String, String> {
 #[derive(Debug, PartialEq, Eq)]
 struct FunctionCall {
     name: String,
-    arguments: Vec<Argument>,
+    arguments: Vec<CallArgument>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Argument {
+enum CallArgument {
     /// `::`, which q sends for no argument.
     Null,
     /// A string or a symbol.
@@ -134,12 +134,12 @@ impl FunctionCall {
             Value::Symbol(name) => (name.clone(), Vec::new()),
             Value::Symbols(names) => {
                 let (name, arguments) = names.split_first()?;
-                let arguments = arguments.iter().cloned().map(Argument::Name);
+                let arguments = arguments.iter().cloned().map(CallArgument::Name);
                 (name.clone(), arguments.collect())
             }
             Value::List(items) => {
                 let (name, arguments) = items.split_first()?;
-                let arguments: Option<_> = arguments.iter().map(Argument::from_value).collect();
+                let arguments: Option<_> = arguments.iter().map(CallArgument::from_value).collect();
                 (name.as_text()?, arguments?)
             }
             _ => return None,
@@ -171,12 +171,12 @@ impl FunctionCall {
 
     /// The arguments as names; none if one of them is null.
     fn names(&self) -> Vec<String> {
-        let names: Option<_> = self.arguments.iter().map(Argument::name).collect();
+        let names: Option<_> = self.arguments.iter().map(CallArgument::name).collect();
         names.unwrap_or_default()
     }
 }
 
-impl Argument {
+impl CallArgument {
     /// Returns `None` if the value cannot be an argument.
     fn from_value(value: &Value) -> Option<Self> {
         match value {
@@ -194,7 +194,7 @@ impl Argument {
 }
 
 /// Parses the arguments after an opening bracket, and the closing bracket.
-fn parse_bracketed(inside: &str) -> Option<Vec<Argument>> {
+fn parse_bracketed(inside: &str) -> Option<Vec<CallArgument>> {
     let mut rest = inside.trim_start();
     if rest == "]" {
         return Some(Vec::new());
@@ -212,9 +212,9 @@ fn parse_bracketed(inside: &str) -> Option<Vec<Argument>> {
 }
 
 /// Parses `"text"`, `` `symbol ``, `` `$"text" `` or `::`. Also returns the text after it.
-fn parse_literal(text: &str) -> Option<(Argument, &str)> {
+fn parse_literal(text: &str) -> Option<(CallArgument, &str)> {
     if let Some(rest) = text.strip_prefix("::") {
-        return Some((Argument::Null, rest));
+        return Some((CallArgument::Null, rest));
     }
     if let Some(rest) = text.strip_prefix("`$").unwrap_or(text).strip_prefix('"') {
         return parse_quoted(rest);
@@ -222,16 +222,16 @@ fn parse_literal(text: &str) -> Option<(Argument, &str)> {
     let rest = text.strip_prefix('`')?;
     let end = rest.find(|c: char| !(c.is_alphanumeric() || "._:/-".contains(c)));
     let (symbol, rest) = rest.split_at(end.unwrap_or(rest.len()));
-    Some((Argument::Name(symbol.to_owned()), rest))
+    Some((CallArgument::Name(symbol.to_owned()), rest))
 }
 
 /// Parses a string after its opening quote. Also returns the text after the closing quote.
-fn parse_quoted(text: &str) -> Option<(Argument, &str)> {
+fn parse_quoted(text: &str) -> Option<(CallArgument, &str)> {
     let mut content = String::new();
     let mut rest = text.chars();
     loop {
         content.push(match rest.next()? {
-            '"' => return Some((Argument::Name(content), rest.as_str())),
+            '"' => return Some((CallArgument::Name(content), rest.as_str())),
             '\\' => match rest.next()? {
                 'n' => '\n',
                 't' => '\t',

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod aws;
+mod aws_verdicts;
 mod certificate;
 mod cluster;
 mod diagnosis;

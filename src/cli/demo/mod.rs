@@ -59,11 +59,11 @@ async fn demonstrate(
     let folder = tempfile::Builder::new().prefix("hopend-demo-").tempdir()?;
     limits::files::raise();
     let simulator = Simulator::start(arguments.simulator.options()).await?;
-    let mut demo = Demo::start(&simulator, log, folder.path(), &LocalPorts::of_the_demo()?)?;
+    let mut demo = DemoDaemon::start(&simulator, log, folder.path(), &LocalPorts::of_the_demo()?)?;
     if !demo.listens() {
         // Another process took a port after hopend had chosen it.
         demo.app.stop().await;
-        demo = Demo::start(&simulator, log, folder.path(), &LocalPorts::free()?)?;
+        demo = DemoDaemon::start(&simulator, log, folder.path(), &LocalPorts::free()?)?;
     }
     demo.print_introduction(folder.path());
     app::serve(demo.app, &demo.path, orders).await;
@@ -72,7 +72,7 @@ async fn demonstrate(
 }
 
 /// The daemon, and the configuration that it runs with.
-struct Demo {
+struct DemoDaemon {
     app: App,
     path: PathBuf,
     /// The address of the status page.
@@ -81,7 +81,7 @@ struct Demo {
     endpoints: Vec<String>,
 }
 
-impl Demo {
+impl DemoDaemon {
     /// Writes a configuration with these ports, and starts a daemon with it.
     fn start(
         simulator: &Simulator,
@@ -144,11 +144,11 @@ q:
 PyKX, without a licence:
   PYKX_UNLICENSED=true python3 -c 'import pykx as kx; h = kx.SyncQConnection("localhost", {port}, no_ctx=True); print(h("trades").pd())'
 
-A shell, with nothing installed (the last byte but seven of the answer is 2):
+A shell, with nothing installed (the result 2 is the eighth byte from the end of the answer):
   bash -c 'exec 3<>/dev/tcp/localhost/{port}
   printf ":\6\0\1\1\0\0\21\0\0\0\12\0\3\0\0\0001+1" >&3; head -c 18 <&3 | od -An -tx1'
 
-Who is connected, live (q ends it):
+The state of the daemon, live (q ends the screen):
   {hopend} status --watch --config {config}
 
 The same as a page, in a browser on this host:
@@ -157,10 +157,10 @@ The same as a page, in a browser on this host:
 Another user, by password:
   h:hopen `$":localhost:{port}:alice:",first read0`:{password}
 
-What hopend knows, as q tables (sessions, endpoints, credentials, errors), and discovery:
+The same as q tables (endpoints, addresses, sessions, credentials, errors), and discovery:
   c:hopen `:localhost:{console}; c"sessions"; c".aws.list_kx_clusters[]"
 
-The configuration behind it:
+The configuration of the daemon:
   cat {config}
 "#,
             password = password.display(),
