@@ -66,7 +66,10 @@ async fn at_start_every_part_that_is_right_is_served() {
     let checked = process::hopend(&["check", "--config", config]);
     assert_eq!(checked.status.code(), Some(78), "{checked:?}");
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-    assert!(said.contains("hopend can serve the rest, without "), "{said}");
+    assert!(
+        said.contains("hopend can serve the rest, without "),
+        "{said}"
+    );
     daemon.process.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(daemon.process.end().0.success());
 }

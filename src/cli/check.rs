@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ConfigArgument, Exit, complain, say};
+use super::{ConfigArgument, Exit, print_error, print_line};
 use crate::config::{self, Config, Loaded, Reach, Severity};
 use crate::surface::control::{self, Answer, Request};
 use crate::telemetry::audit;
@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
     let loaded = match config::load_in_part(path, &config::system_account) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            complain(problems);
+            print_error(problems);
             return Exit::Configuration;
         }
     };
@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             Severity::Error => "",
             Severity::Warning => "warning: ",
         };
-        complain(format_args!(
+        print_error(format_args!(
             "{}{line}: {warning}{}",
             path.display(),
             remark.text
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
                 .iter()
                 .map(|left_out| left_out.part.to_string());
             let parts = parts.collect::<Vec<_>>().join(", ");
-            complain(format_args!("hopend can serve the rest, without {parts}"));
+            print_error(format_args!("hopend can serve the rest, without {parts}"));
             preview(path);
         }
         return Exit::Configuration;
@@ -67,16 +67,16 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
     if let Some(file) = &config.daemon.audit
         && let Err(error) = audit::look(file)
     {
-        complain(format_args!("hopend: {error}"));
+        print_error(format_args!("hopend: {error}"));
         // Only the daemon's account can find out, so this is no error of the configuration.
         if !error.is_permission() {
             return Exit::Configuration;
         }
     }
     for warning in config::single_families(config, Path::new(config::HOSTS)) {
-        complain(format_args!("hopend: warning: {warning}"));
+        print_error(format_args!("hopend: warning: {warning}"));
     }
-    say(format_args!("{}: no errors", path.display()));
+    print_line(format_args!("{}: no errors", path.display()));
     summarise(config);
     preview(path);
     Exit::Ok
@@ -118,11 +118,11 @@ fn preview(path: &Path) {
         return;
     };
     let count: u64 = ends.iter().map(|(_, sessions)| sessions).sum();
-    say(format_args!(
+    print_line(format_args!(
         "a reload would end {count} of {open} sessions"
     ));
     for (reason, sessions) in ends {
-        say(format_args!("  {sessions}: {reason}"));
+        print_line(format_args!("  {sessions}: {reason}"));
     }
 }
 
@@ -131,7 +131,7 @@ fn summarise(config: &Config) {
     for endpoint in &config.endpoints {
         let listen: Vec<_> = endpoint.listen.iter().map(ToString::to_string).collect();
         let users: Vec<_> = endpoint.users.iter().map(|user| &*user.name).collect();
-        say(format_args!(
+        print_line(format_args!(
             "  {}: {} -> {}, for {}",
             endpoint.name,
             listen.join(" "),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::failure::CommandFailure;
-use super::{Exit, complain};
+use super::{Exit, print_error};
 use crate::config;
 use crate::surface::control::{self, Answer, AskError, Request};
 use base::error::with_fix;
@@ -13,11 +13,11 @@ use base::error::with_fix;
 const PERMISSION_REMEDY: &str = "run this as root or as the daemon's account";
 
 /// The control socket that a configuration names. If it names none, prints the reason.
-pub(super) fn control(config: &Path) -> Result<PathBuf, Exit> {
+pub(super) fn control_socket(config: &Path) -> Result<PathBuf, Exit> {
     if let Err(error) = std::fs::File::open(config)
         && error.kind() == io::ErrorKind::PermissionDenied
     {
-        complain(format_args!(
+        print_error(format_args!(
             "hopend: {}: {error}. Fix: {PERMISSION_REMEDY}.",
             config.display()
         ));
@@ -26,7 +26,7 @@ pub(super) fn control(config: &Path) -> Result<PathBuf, Exit> {
     match config::control(config) {
         Ok(Some(path)) => Ok(path),
         Ok(None) => {
-            complain(format_args!(
+            print_error(format_args!(
                 "hopend: control is \"off\" in [daemon] of {}, so its daemon accepts no requests. Fix: set it \
                  to a path and reload the daemon.",
                 config.display()
@@ -34,14 +34,14 @@ pub(super) fn control(config: &Path) -> Result<PathBuf, Exit> {
             Err(Exit::Unavailable)
         }
         Err(problems) => {
-            complain(problems);
+            print_error(problems);
             Err(Exit::Configuration)
         }
     }
 }
 
 /// Sends a request to the daemon. An answer that refuses the request is a failure, too.
-pub(super) fn ask(control: &Path, request: &Request) -> Result<Answer, CommandFailure> {
+pub(super) fn send(control: &Path, request: &Request) -> Result<Answer, CommandFailure> {
     let no_permission = |cause: String| CommandFailure {
         exit: Exit::NoPermission,
         message: with_fix(cause, PERMISSION_REMEDY),

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::failure::CommandFailure;
 use super::screen;
 use super::table::TextTable;
-use super::{ConfigArgument, Exit, complain, runtime};
+use super::{ConfigArgument, Exit, print_error, runtime};
 use crate::config::{self, Config, NodeVia, User};
 use crate::credential::{Fetch, Recipe, Sources};
 use finspace::FinSpace;
@@ -167,7 +167,7 @@ pub(super) fn connection_string(arguments: &StringArguments) -> Exit {
         let address = credential
             .address
             .map_or_else(String::new, |address| address.to_string());
-        complain("This is a secret: anyone who has it can act as that user until it expires.");
+        print_error("This is a secret: anyone who has it can act as that user until it expires.");
         let password = String::from_utf8_lossy(credential.password.expose());
         Ok(format!("{address}:{}:{password}", credential.user))
     };
@@ -209,7 +209,7 @@ fn print(
     let config = match config::load(&arguments.config.config) {
         Ok(config) => config,
         Err(problems) => {
-            complain(problems);
+            print_error(problems);
             return Exit::Configuration;
         }
     };

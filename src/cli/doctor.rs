@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::report::ReportPrinter;
-use super::{ConfigArgument, Exit, complain, parse_duration, runtime, secrets};
+use super::{ConfigArgument, Exit, parse_duration, print_error, runtime, secrets};
 use crate::doctor::{self, DoctorOptions};
 
 /// The description in `hopend doctor --help`.
@@ -63,7 +63,7 @@ pub(super) fn run(arguments: &DoctorArguments) -> Exit {
     let password = match password.transpose() {
         Ok(password) => password,
         Err(error) => {
-            complain(format_args!("hopend doctor: no password: {error}"));
+            print_error(format_args!("hopend doctor: no password: {error}"));
             return Exit::Usage;
         }
     };

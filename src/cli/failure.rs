@@ -1,6 +1,6 @@
 //! The failure of a subcommand.
 
-use super::{Exit, complain};
+use super::{Exit, print_error};
 use crate::credential::FetchError;
 use base::error::ErrorKind;
 use finspace::AwsError;
@@ -24,7 +24,7 @@ impl CommandFailure {
 
     /// Prints the message and returns the exit code.
     pub(super) fn report(&self) -> Exit {
-        complain(format_args!("hopend: {}", self.message));
+        print_error(format_args!("hopend: {}", self.message));
         self.exit
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use super::{Exit, complain, say, secrets};
+use super::{Exit, print_error, print_line, secrets};
 use crate::identity::password;
 use secret::Secret;
 
@@ -14,17 +14,17 @@ pub(super) fn run(_arguments: &HashPasswordArguments) -> Exit {
     let password = match read_new_password() {
         Ok(password) => password,
         Err(cause) => {
-            complain(format_args!("hopend hash-password: {cause}"));
+            print_error(format_args!("hopend hash-password: {cause}"));
             return Exit::Usage;
         }
     };
     match password::hash(&password) {
         Ok(hash) => {
-            say(hash);
+            print_line(hash);
             Exit::Ok
         }
         Err(error) => {
-            complain(format_args!("hopend hash-password: {error}"));
+            print_error(format_args!("hopend hash-password: {error}"));
             Exit::Software
         }
     }

@@ -1,6 +1,6 @@
 //! `hopend kill`.
 
-use super::{ConfigArgument, Exit, daemon, say};
+use super::{ConfigArgument, Exit, daemon, print_line};
 use crate::surface::control::{Answer, Request};
 use crate::telemetry::live::Selection;
 
@@ -25,7 +25,7 @@ pub(super) struct KillArguments {
 }
 
 pub(super) fn run(arguments: &KillArguments) -> Exit {
-    let control = match daemon::control(&arguments.config.config) {
+    let control = match daemon::control_socket(&arguments.config.config) {
         Ok(control) => control,
         Err(exit) => return exit,
     };
@@ -36,18 +36,18 @@ pub(super) fn run(arguments: &KillArguments) -> Exit {
             endpoint: arguments.endpoint.clone(),
         }),
     };
-    match daemon::ask(&control, &request) {
+    match daemon::send(&control, &request) {
         Ok(Answer::KilledAll { ended: 1 }) => {
-            say(format_args!("1 session has ended"));
+            print_line(format_args!("1 session has ended"));
             Exit::Ok
         }
         Ok(Answer::KilledAll { ended }) => {
-            say(format_args!("{ended} sessions have ended"));
+            print_line(format_args!("{ended} sessions have ended"));
             Exit::Ok
         }
         Ok(_) => {
             let session = arguments.session.unwrap_or_default();
-            say(format_args!("session {session} has ended"));
+            print_line(format_args!("session {session} has ended"));
             Exit::Ok
         }
         Err(failure) => failure.report(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use super::{Exit, complain, help, say};
+use super::{Exit, help, print_error, print_line};
 
 /// Arguments of `hopend man`.
 #[derive(Debug, clap::Args)]
@@ -20,13 +20,13 @@ pub(super) struct ManArguments {
 pub(super) fn run(arguments: &ManArguments) -> Exit {
     let written = match &arguments.dir {
         Some(dir) => write_all(dir),
-        None => render_page(&built_command(), &[]).map(|text| say(text.trim_end())),
+        None => render_page(&built_command(), &[]).map(|text| print_line(text.trim_end())),
     };
     match written {
         Ok(()) => Exit::Ok,
         Err(error) => {
             let dir = arguments.dir.clone().unwrap_or_default();
-            complain(format_args!("hopend man: {}: {error}", dir.display()));
+            print_error(format_args!("hopend man: {}: {error}", dir.display()));
             Exit::Unavailable
         }
     }

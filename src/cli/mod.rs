@@ -162,12 +162,12 @@ struct LogArgument {
 }
 
 /// Prints a line to standard output. Ignores errors, such as a pipe whose reader has exited.
-fn say(line: impl fmt::Display) {
+fn print_line(line: impl fmt::Display) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// Prints a line to standard error. Ignores errors.
-fn complain(line: impl fmt::Display) {
+fn print_error(line: impl fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
@@ -180,7 +180,7 @@ fn colours_permitted() -> bool {
 /// last lines.
 fn start_log(format: LogFormat, arguments: &LogArgument) -> Result<ProcessLog, Exit> {
     log::start(format, arguments.log_level).map_err(|error| {
-        complain(format_args!(
+        print_error(format_args!(
             "hopend: no log: {error}. Fix: raise the limits of threads and file descriptors."
         ));
         Exit::Unavailable
@@ -193,7 +193,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Exit> {
         .enable_all()
         .build()
         .map_err(|error| {
-            complain(format_args!("hopend: no runtime: {error}"));
+            print_error(format_args!("hopend: no runtime: {error}"));
             Exit::Software
         })
 }

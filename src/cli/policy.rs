@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::failure::CommandFailure;
-use super::{ConfigArgument, Exit, complain, runtime, say};
+use super::{ConfigArgument, Exit, print_error, print_line, runtime};
 use crate::config::{self, Config, Endpoint};
 use crate::policy::{Gap, Known, Policies, RolePolicies, unknown_roles};
 use finspace::FinSpace;
@@ -91,7 +91,7 @@ pub(super) fn run(arguments: &PolicyArguments) -> Exit {
     let config = match config::load(&arguments.config.config) {
         Ok(config) => config,
         Err(problems) => {
-            complain(problems);
+            print_error(problems);
             return Exit::Configuration;
         }
     };
@@ -193,7 +193,7 @@ fn print(arguments: &PolicyArguments, policies: &Policies) -> Result<(), Command
     let json = match arguments.document {
         None => {
             for gap in &policies.gaps {
-                complain(format_args!("note: {gap}"));
+                print_error(format_args!("note: {gap}"));
             }
             pretty(policies)
         }
@@ -211,7 +211,7 @@ fn print(arguments: &PolicyArguments, policies: &Policies) -> Result<(), Command
         exit: Exit::Software,
         message: error.to_string(),
     })?;
-    say(json);
+    print_line(json);
     Ok(())
 }
 

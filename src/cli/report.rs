@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Exit, colours_permitted, say};
+use super::{Exit, colours_permitted, print_line};
 use crate::doctor::{StageEvent, StageOutcome, StageReport, StageSubject};
 use base::error::sentence;
 
@@ -90,7 +90,7 @@ impl ReportPrinter {
             // Erases the line with the running stage.
             let _ = write!(std::io::stdout().lock(), "\r\x1b[K");
         }
-        say(self.stage_lines(stage));
+        print_line(self.stage_lines(stage));
     }
 
     fn print_heading(&mut self, subject: &StageSubject) {
@@ -99,7 +99,7 @@ impl ReportPrinter {
         }
         let text = subject.to_string();
         if !text.is_empty() {
-            say(self.paint("1", &text));
+            print_line(self.paint("1", &text));
         }
         self.heading = Some(subject.clone());
     }
@@ -151,9 +151,9 @@ impl ReportPrinter {
     /// Prints the end of the report and returns the exit code.
     pub(super) fn finish(self) -> Exit {
         if self.format == ReportFormat::Json {
-            say(Value::from(self.rows));
+            print_line(Value::from(self.rows));
         } else {
-            say(verdict(self.stages, self.failed));
+            print_line(verdict(self.stages, self.failed));
         }
         self.exit
     }

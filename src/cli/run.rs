@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals, start_log};
+use super::{ConfigArgument, Exit, LogArgument, print_error, runtime, signals, start_log};
 use crate::config::{self, AccountDatabase, Config, Loaded, MachineMemory};
 use crate::daemon::app::{self, Given};
 use crate::daemon::confine::{self, Confinement};
@@ -93,7 +93,7 @@ fn load_without_accounts(path: &Path, accounts: &AccountDatabase) -> Result<Conf
         Err(problems) => {
             // The daemon does not start, so the second load may ask for accounts. It reports their errors, too.
             let all = config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]).err();
-            complain(all.unwrap_or(problems));
+            print_error(all.unwrap_or(problems));
             Err(Exit::Configuration)
         }
     }
@@ -101,13 +101,13 @@ fn load_without_accounts(path: &Path, accounts: &AccountDatabase) -> Result<Conf
 
 fn load(path: &Path, accounts: &AccountDatabase) -> Result<Loaded, Exit> {
     config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]).map_err(|problems| {
-        complain(problems);
+        print_error(problems);
         Exit::Configuration
     })
 }
 
 /// Prints an error and returns the exit code.
 fn fail(exit: Exit, error: impl fmt::Display) -> Exit {
-    complain(format_args!("hopend: {error}"));
+    print_error(format_args!("hopend: {error}"));
     exit
 }

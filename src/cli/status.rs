@@ -63,7 +63,7 @@ impl Watchable for StatusOutput {
 }
 
 pub(super) fn run(arguments: &StatusArguments) -> Exit {
-    let control = match daemon::control(&arguments.config.config) {
+    let control = match daemon::control_socket(&arguments.config.config) {
         Ok(control) => control,
         Err(exit) => return exit,
     };
@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &StatusArguments) -> Exit {
 }
 
 fn fetch_status(control: &Path) -> Result<Status, CommandFailure> {
-    match daemon::ask(control, &Request::Status)? {
+    match daemon::send(control, &Request::Status)? {
         Answer::Status(mut status) => {
             find_processes(&mut status);
             find_holders(&mut status);

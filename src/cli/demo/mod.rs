@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Exit, LogArgument, runtime, say, signals, start_log};
+use super::{Exit, LogArgument, print_line, runtime, signals, start_log};
 use crate::config::{self, ListenAddress, LogFormat};
 use crate::credential::{Clock, Sources};
 use crate::daemon::app::{self, App, Given};
@@ -133,7 +133,7 @@ impl DemoDaemon {
         let page = self
             .admin
             .map_or_else(String::new, |admin| format!("http://{admin}/status"));
-        say(format_args!(
+        print_line(format_args!(
             r#"A simulated FinSpace and hopend, in one process. Its clusters are behind TLS and signed
 connection strings; the handle below needs neither. Ctrl-C ends it all.
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::shell::{own_command, quoted};
-use crate::cli::{Exit, LogArgument, parse_duration, runtime, say, signals, start_log};
+use crate::cli::{Exit, LogArgument, parse_duration, print_line, runtime, signals, start_log};
 use crate::config::LogFormat;
 use crate::daemon::app::Order;
 use simulator::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
@@ -74,7 +74,7 @@ impl SimulatorArguments {
 
 pub(in crate::cli) fn run(arguments: &SimArguments) -> Exit {
     if arguments.expressions {
-        say(OFFERED_EXPRESSIONS);
+        print_line(OFFERED_EXPRESSIONS);
         return Exit::Ok;
     }
     let Some(dir) = &arguments.dir else {
@@ -92,21 +92,23 @@ pub(in crate::cli) fn run(arguments: &SimArguments) -> Exit {
         let mut orders = signals::orders().map_err(SimError::Listen)?;
         let simulator = Simulator::start(arguments.simulator.options()).await?;
         let path = simulator.write_files(dir, &account())?;
-        say(format_args!(
+        print_line(format_args!(
             "simulated FinSpace {}",
             simulator.environment_id()
         ));
-        say(format_args!("  management API  {}", simulator.api_url()));
-        say(format_args!("  STS             {}", simulator.sts_url()));
-        say(format_args!(
+        print_line(format_args!("  management API  {}", simulator.api_url()));
+        print_line(format_args!("  STS             {}", simulator.sts_url()));
+        print_line(format_args!(
             "  clusters        {}",
             simulator.clusters().join(" ")
         ));
-        say("the nodes are test doubles: `hopend sim --expressions` lists what they can evaluate");
-        say("next:");
+        print_line(
+            "the nodes are test doubles: `hopend sim --expressions` lists what they can evaluate",
+        );
+        print_line("next:");
         let path = quoted(&path.to_string_lossy());
-        say(format_args!("  {} run --config {path}", own_command()));
-        say("ready");
+        print_line(format_args!("  {} run --config {path}", own_command()));
+        print_line("ready");
         while let Some(Order::Reload) = orders.recv().await {}
         simulator.shutdown().await;
         Ok(())
