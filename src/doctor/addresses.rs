@@ -45,8 +45,8 @@ impl AddressStages<'_, '_> {
                 }
             }
             Login::Client => {
-                self.try_client_login(users.first().map(|user| &***user))
-                    .await
+                let named = users.first().map(|user| &***user);
+                self.try_client_login(named).await;
             }
         }
     }
