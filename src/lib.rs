@@ -8,7 +8,7 @@ pub mod config;
 pub mod console;
 pub mod credential;
 pub mod daemon;
-pub mod doctor;
+mod doctor;
 pub mod identity;
 pub mod limits;
 mod listener;

@@ -219,7 +219,7 @@ fn console_requests(cluster: &str) -> Vec<Vec<u8>> {
     let symbol = |text: &str| Value::Symbol(text.into());
     let texts = [
         "endpoints".to_owned(),
-        "places".into(),
+        "addresses".into(),
         "sessions".into(),
         "credentials".into(),
         "errors".into(),

@@ -1,5 +1,5 @@
-//! A console answers q with what hopend knows and what a cluster's `.aws` functions tell, and shows
-//! nobody what is somebody else's.
+//! A console answers q with hopend's state, and with the `.aws` functions of a cluster. It shows users only
+//! their own rows, unless they have `console = true`.
 
 use q_ipc::frame::MessageType;
 use q_ipc::message::message;
@@ -16,9 +16,9 @@ const DISCOVERY: [&str; 2] = [
     ".aws.list_kx_cluster_nodes[\"hdb-cluster\"]",
 ];
 
-/// q's type byte of a char vector.
+/// The type byte of a char vector in q IPC.
 const CHARS: u8 = 10;
-/// q's type byte of a vector of timestamps.
+/// The type byte of a timestamp vector in q IPC.
 const TIMESTAMPS: u8 = 12;
 
 async fn stage() -> Stage {
@@ -41,7 +41,7 @@ fn texts(table: &Table, column: &str) -> Vec<String> {
     items.as_texts().unwrap_or_else(|| panic!("{items:?}"))
 }
 
-/// Names of columns, each with the types of its items as q's bytes.
+/// The names of the columns, each with the type bytes of its items.
 fn types(table: &Table) -> Vec<(&str, Vec<u8>)> {
     let of = |items: &Value| match items {
         Value::List(items) => items.iter().map(|item| item.encode()[0]).collect(),
@@ -51,7 +51,7 @@ fn types(table: &Table) -> Vec<(&str, Vec<u8>)> {
     columns.map(|(name, items)| (&**name, of(items))).collect()
 }
 
-/// Calls as `h(name;argument)` makes them.
+/// Sends the list that `h(name;argument)` sends in q.
 async fn apply(handle: &mut QClient, items: Vec<Value>) -> Result<Value, String> {
     let call = message(MessageType::Sync, &Value::List(items).encode());
     handle.stream.write_all(&call).await.unwrap();
@@ -63,18 +63,18 @@ async fn discovery_has_the_columns_and_types_that_a_cluster_has() {
     let stage = stage().await;
     let (mut console, mut cluster) = (stage.open("console").await, stage.open("hdb").await);
     for request in DISCOVERY {
-        let (here, there) = (
+        let (from_console, from_cluster) = (
             table(&mut console, request).await,
             table(&mut cluster, request).await,
         );
-        assert_eq!(here.rows(), 3, "{request}");
-        assert_eq!(types(&here), types(&there), "{request}");
-        let names = here
+        assert_eq!(from_console.rows(), 3, "{request}");
+        assert_eq!(types(&from_console), types(&from_cluster), "{request}");
+        let names = from_console
             .columns
             .iter()
             .filter(|(name, _)| name != "launch_time");
         for (name, items) in names {
-            assert_eq!(Some(items), there.column(name), "{request} {name}");
+            assert_eq!(Some(items), from_cluster.column(name), "{request} {name}");
         }
     }
     let nodes = table(&mut console, DISCOVERY[1]).await;
@@ -185,7 +185,7 @@ async fn who_may_see_all_does_and_others_see_their_own() {
     let endpoints = texts(&table(&mut all, "sessions").await, "endpoint");
     assert_eq!(endpoints, ["hdb", "hdb", "console", "console"]);
 
-    // A name that nobody has is not hers; what she was refused by the endpoint is.
+    // Alice sees the refusal of her own session, and not that of a session without a user.
     let users = texts(&table(&mut alice, "errors").await, "user");
     assert!(users.iter().all(|user| user == "alice"), "{users:?}");
     let refused = texts(&table(&mut all, "errors").await, "message");
@@ -227,7 +227,13 @@ async fn no_table_holds_a_secret() {
     let mut console = stage.open("console").await;
     let secrets = stage.sim.issued_secrets();
     assert!(secrets.len() >= 4, "connection strings were handed out");
-    for request in ["endpoints", "places", "sessions", "credentials", "errors"] {
+    for request in [
+        "endpoints",
+        "addresses",
+        "sessions",
+        "credentials",
+        "errors",
+    ] {
         let shown = table(&mut console, request).await;
         let bytes = Value::Table(shown).encode();
         let shown = String::from_utf8_lossy(&bytes);
@@ -287,8 +293,10 @@ async fn what_it_does_not_know_is_answered_with_what_there_is() {
     let stage = stage().await;
     let mut console = stage.open("console").await;
     for request in ["select from sessions", "1+1", "exit 0"] {
-        let told = console.ask(request).await.unwrap_err();
-        assert!(told.starts_with("hopend: a console evaluates no q. Fix: ask it for endpoints, "));
+        let answer = console.ask(request).await.unwrap_err();
+        assert!(
+            answer.starts_with("hopend: a console evaluates no q. Fix: ask it for endpoints, ")
+        );
     }
     console.send(MessageType::Async, "").await;
     console.send(MessageType::Async, "exit 0").await;
@@ -338,6 +346,9 @@ async fn check_and_a_file_without_finspace() {
         .await;
     let mut console = stage.open("console").await;
     assert_eq!(table(&mut console, "endpoints").await.rows(), 1);
-    let told = console.ask(DISCOVERY[0]).await.unwrap_err();
-    assert!(told.contains("add a table [environment.NAME]"), "{told}");
+    let answer = console.ask(DISCOVERY[0]).await.unwrap_err();
+    assert!(
+        answer.contains("add a table [environment.NAME]"),
+        "{answer}"
+    );
 }

@@ -69,7 +69,10 @@ async fn at_start_every_part_that_is_right_is_served() {
     let checked = process::hopend(&["check", "--config", config]);
     assert_eq!(checked.status.code(), Some(78), "{checked:?}");
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-    assert!(said.contains("the rest can be served, without "), "{said}");
+    assert!(
+        said.contains("hopend can serve the rest, without "),
+        "{said}"
+    );
     daemon.process.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(daemon.process.end().0.success());
 }
@@ -152,7 +155,7 @@ fn a_file_without_an_endpoint_that_can_be_served_starts_no_daemon() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{said}");
         assert!(said.contains("did you mean `cluster`?"), "{said}");
-        assert!(!said.contains("the rest can be served"), "{said}");
+        assert!(!said.contains("hopend can serve the rest"), "{said}");
     }
 }
 

@@ -361,7 +361,7 @@ async fn a_document_by_itself_is_whole_or_not_printed() {
     // An endpoint without FinSpace, one that is not there, two roles to choose from, no FinSpace.
     let (code, _, said) = policy(&["--endpoint", "plain", "--document", "daemon"]).await;
     assert_eq!(code, Some(78));
-    assert!(said.contains("nothing here needs AWS"), "{said}");
+    assert!(said.contains("these endpoints do not use AWS"), "{said}");
     let (code, _, said) = policy(&["--endpoint", "tape"]).await;
     assert_eq!(code, Some(78));
     assert!(said.contains("name one of these: hdb rdb plain"), "{said}");

@@ -2,31 +2,32 @@
 
 use std::path::Path;
 
-use super::{ConfigArgument, Exit, complain, say};
+use super::{ConfigArgument, Exit, print_error, print_line};
 use crate::config::{self, Config, Loaded, Reach, Severity};
 use crate::surface::control::{self, ControlRequest, ControlResponse};
 use crate::telemetry::audit;
 
 /// Arguments of `hopend check`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct CheckArguments {
     #[command(flatten)]
     config: ConfigArgument,
 }
 
-/// What is printed of the file, for a line if it concerns one.
-struct Remark {
+/// An error or a warning about the configuration file.
+struct ConfigRemark {
+    /// The line of the file, from 1, if the remark concerns one.
     line: Option<usize>,
     text: String,
     severity: Severity,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
+pub(super) fn run(arguments: &CheckArguments) -> Exit {
     let path = &arguments.config.config;
     let loaded = match config::load_in_part(path, &config::system_account) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            complain(problems);
+            print_error(problems);
             return Exit::Configuration;
         }
     };
@@ -39,7 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
             Severity::Error => "",
             Severity::Warning => "warning: ",
         };
-        complain(format_args!(
+        print_error(format_args!(
             "{}{line}: {warning}{}",
             path.display(),
             remark.text
@@ -52,9 +53,12 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         let problems = loaded.problems.as_ref();
         let starts = problems.is_some_and(|problems| !problems.stop_the_daemon());
         if starts && !loaded.config.endpoints.is_empty() {
-            let parts = loaded.left_out.iter().map(|one| one.part.to_string());
+            let parts = loaded
+                .left_out
+                .iter()
+                .map(|left_out| left_out.part.to_string());
             let parts = parts.collect::<Vec<_>>().join(", ");
-            complain(format_args!("the rest can be served, without {parts}"));
+            print_error(format_args!("hopend can serve the rest, without {parts}"));
             preview(path);
         }
         return Exit::Configuration;
@@ -63,44 +67,47 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     if let Some(file) = &config.daemon.audit
         && let Err(error) = audit::check_writable(file)
     {
-        complain(format_args!("hopend: {error}"));
-        // Only the daemon's account can tell.
+        print_error(format_args!("hopend: {error}"));
+        // Only the daemon's account can find out, so this is no error of the configuration.
         if !error.is_permission() {
             return Exit::Configuration;
         }
     }
-    for found in config::single_families(config, Path::new(config::HOSTS)) {
-        complain(format_args!("hopend: warning: {found}"));
+    for warning in config::single_families(config, Path::new(config::HOSTS)) {
+        print_error(format_args!("hopend: warning: {warning}"));
     }
-    say(format_args!("{}: right", path.display()));
+    print_line(format_args!("{}: no errors", path.display()));
     summarise(config);
     preview(path);
     Exit::Ok
 }
 
-/// All remarks, in the order of the lines. A user whose account does not resolve is skipped until it
-/// does, so that is a warning.
-fn remarks(loaded: &Loaded) -> Vec<Remark> {
-    let problems = loaded.problems.iter().flatten().map(|problem| Remark {
-        line: problem.line,
-        text: problem.to_string(),
-        severity: match problem.reach {
-            Reach::Account(..) => Severity::Warning,
-            Reach::Daemon | Reach::Parts(_) | Reach::Proof(_) => Severity::Error,
-        },
-    });
-    let notices = loaded.config.notices.iter().map(|notice| Remark {
+/// All remarks, in the order of the lines. An unknown account of a user is only a warning, as the daemon
+/// leaves out that user until the account is known.
+fn remarks(loaded: &Loaded) -> Vec<ConfigRemark> {
+    let problems = loaded
+        .problems
+        .iter()
+        .flatten()
+        .map(|problem| ConfigRemark {
+            line: problem.line,
+            text: problem.to_string(),
+            severity: match problem.reach {
+                Reach::Account(..) => Severity::Warning,
+                Reach::Daemon | Reach::Parts(_) | Reach::Proof(_) => Severity::Error,
+            },
+        });
+    let notices = loaded.config.notices.iter().map(|notice| ConfigRemark {
         line: Some(notice.line),
         text: notice.to_string(),
         severity: notice.severity,
     });
-    let mut remarks: Vec<Remark> = problems.chain(notices).collect();
+    let mut remarks: Vec<ConfigRemark> = problems.chain(notices).collect();
     remarks.sort_by_key(|remark| remark.line);
     remarks
 }
 
-/// What a reload would do to live sessions, where the daemon that serves the configuration can be asked;
-/// nothing otherwise.
+/// Prints how many live sessions a reload would end. Prints nothing if the daemon does not answer.
 fn preview(path: &Path) {
     let (Ok(Some(control)), Ok(file)) = (config::control(path), path.canonicalize()) else {
         return;
@@ -111,21 +118,21 @@ fn preview(path: &Path) {
         return;
     };
     let count: u64 = preview.lost.iter().map(|lost| lost.count).sum();
-    say(format_args!(
+    print_line(format_args!(
         "a reload would end {count} of {} sessions",
         preview.open
     ));
     for lost in preview.lost {
-        say(format_args!("  {}: {}", lost.count, lost.reason));
+        print_line(format_args!("  {}: {}", lost.count, lost.reason));
     }
 }
 
-/// What the file means, one line an endpoint.
+/// Prints one line for each endpoint: its addresses, its target and its users.
 fn summarise(config: &Config) {
     for endpoint in &config.endpoints {
         let listen: Vec<_> = endpoint.listen.iter().map(ToString::to_string).collect();
         let users: Vec<_> = endpoint.users.iter().map(|user| &*user.name).collect();
-        say(format_args!(
+        print_line(format_args!(
             "  {}: {} -> {}, for {}",
             endpoint.name,
             listen.join(" "),

@@ -1,23 +1,24 @@
-//! Asking the daemon that serves a configuration.
+//! Requests to the running daemon, over its control socket.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Exit, complain};
+use super::failure::CommandFailure;
+use super::{Exit, print_error};
 use crate::config;
 use crate::surface::control::{self, ControlError, ControlRequest, ControlResponse};
 use base::error::with_fix;
 
-/// The remedy where the account that asks may not.
-const AS_THE_DAEMON: &str = "run this as root or as the daemon's account";
+/// The remedy if the calling account has no permission.
+const PERMISSION_REMEDY: &str = "run this as root or as the daemon's account";
 
-/// The control socket that a configuration names. Where there is none, the reason has been printed.
-pub(super) fn control(config: &Path) -> Result<PathBuf, Exit> {
+/// The control socket that a configuration names. If it names none, prints the reason.
+pub(super) fn control_socket(config: &Path) -> Result<PathBuf, Exit> {
     if let Err(error) = std::fs::File::open(config)
         && error.kind() == io::ErrorKind::PermissionDenied
     {
-        complain(format_args!(
-            "hopend: {}: {error}. Fix: {AS_THE_DAEMON}.",
+        print_error(format_args!(
+            "hopend: {}: {error}. Fix: {PERMISSION_REMEDY}.",
             config.display()
         ));
         return Err(Exit::NoPermission);
@@ -25,41 +26,38 @@ pub(super) fn control(config: &Path) -> Result<PathBuf, Exit> {
     match config::control(config) {
         Ok(Some(path)) => Ok(path),
         Ok(None) => {
-            complain(format_args!(
-                "hopend: control is \"off\" in [daemon] of {}, so its daemon can't be asked. Fix: set it \
+            print_error(format_args!(
+                "hopend: control is \"off\" in [daemon] of {}, so its daemon accepts no requests. Fix: set it \
                  to a path and reload the daemon.",
                 config.display()
             ));
             Err(Exit::Unavailable)
         }
         Err(problems) => {
-            complain(problems);
+            print_error(problems);
             Err(Exit::Configuration)
         }
     }
 }
 
-/// Why the daemon gave no answer to what it was asked.
-#[derive(Debug)]
-pub(super) struct Unanswered {
-    pub(super) exit: Exit,
-    /// With the remedy.
-    pub(super) why: String,
-}
-
-/// Asks, and sorts out the answers that are none.
-pub(super) fn ask(control: &Path, request: &ControlRequest) -> Result<ControlResponse, Unanswered> {
-    let no_permission = |why: String| Unanswered {
+/// Sends a request to the daemon. An answer that refuses the request is a failure, too.
+pub(super) fn send(
+    control: &Path,
+    request: &ControlRequest,
+) -> Result<ControlResponse, CommandFailure> {
+    let no_permission = |cause: String| CommandFailure {
         exit: Exit::NoPermission,
-        why: with_fix(why, AS_THE_DAEMON),
+        message: with_fix(cause, PERMISSION_REMEDY),
     };
-    let unavailable = |why: String| Unanswered {
+    let unavailable = |message: String| CommandFailure {
         exit: Exit::Unavailable,
-        why,
+        message,
     };
     match control::request(control, request) {
-        Ok(ControlResponse::Denied(why)) => Err(no_permission(why)),
-        Ok(ControlResponse::Failed(why) | ControlResponse::NoSession(why)) => Err(unavailable(why)),
+        Ok(ControlResponse::Denied(cause)) => Err(no_permission(cause)),
+        Ok(ControlResponse::Failed(message) | ControlResponse::NoSession(message)) => {
+            Err(unavailable(message))
+        }
         Ok(answer) => Ok(answer),
         Err(error @ ControlError::NotPermitted { .. }) => Err(no_permission(error.to_string())),
         Err(error @ ControlError::NotListening { .. }) => Err(unavailable(with_fix(
@@ -68,7 +66,7 @@ pub(super) fn ask(control: &Path, request: &ControlRequest) -> Result<ControlRes
         ))),
         Err(error @ ControlError::Broken { .. }) => Err(unavailable(with_fix(
             error,
-            "read the daemon's log, and check that it is of the same version",
+            "read the daemon's log, and check that its version is that of this command",
         ))),
     }
 }

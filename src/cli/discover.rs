@@ -6,40 +6,41 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::table::Table;
-use super::{ConfigArgument, Exit, complain, runtime, screen};
+use super::failure::CommandFailure;
+use super::screen;
+use super::table::TextTable;
+use super::{ConfigArgument, Exit, print_error, runtime};
 use crate::config::{self, Config, NodeVia, User};
-use crate::credential::{Fetch, FetchError, Recipe, Sources};
-use base::error::ErrorKind;
+use crate::credential::{Fetch, Recipe, Sources};
+use finspace::FinSpace;
 use finspace::environment::Environment;
-use finspace::{AwsError, FinSpace};
 
-/// Between two looks of `--watch`: each is a call of the API.
-const EVERY: Duration = Duration::from_secs(5);
+/// The interval of `--watch`. Each update calls the API.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Where to look, as whom, and how to print what is found.
+/// The arguments that `hopend clusters` and `hopend nodes` share.
 #[derive(Debug, clap::Args)]
-struct Looking {
+struct ListArguments {
     #[command(flatten)]
-    place: Place,
-    /// As whom: the name of a [[user]], whose role is assumed. Without it, the daemon's own
-    /// credentials
+    environment: EnvironmentArguments,
+    /// The name of a [[user]] whose role hopend assumes for the call. Without it, hopend uses the
+    /// daemon's own credentials
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Look again every five seconds, until q or Ctrl-C
+    /// Update the list every five seconds, until q or Ctrl-C
     #[arg(long)]
     watch: bool,
 }
 
-/// Which environment of which configuration.
+/// The arguments that select an environment of a configuration.
 #[derive(Debug, clap::Args)]
-struct Place {
+struct EnvironmentArguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// The environment, where the configuration has several
+    /// The environment, if the configuration has several
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
 }
@@ -48,7 +49,7 @@ struct Place {
 #[derive(Debug, clap::Args)]
 pub(super) struct ClustersArguments {
     #[command(flatten)]
-    looking: Looking,
+    list: ListArguments,
 }
 
 /// Arguments of `hopend nodes`.
@@ -57,114 +58,102 @@ pub(super) struct NodesArguments {
     /// The cluster's name
     cluster: String,
     #[command(flatten)]
-    looking: Looking,
+    list: ListArguments,
 }
 
 /// Arguments of `hopend connection-string`.
 #[derive(Debug, clap::Args)]
 pub(super) struct StringArguments {
     #[command(flatten)]
-    place: Place,
-    /// Whose string: the name of a [[user]]
+    environment: EnvironmentArguments,
+    /// The name of the [[user]] whose connection string to print
     #[arg(long, value_name = "NAME")]
     user: String,
     /// The cluster's name
     #[arg(long, value_name = "NAME")]
     cluster: String,
-    /// One of its nodes, by id
+    /// The id of one of its nodes
     #[arg(long, value_name = "ID")]
     node: Option<String>,
-    /// How the node's string is had: as node_via of an [[endpoint]]
+    /// The source of the node's connection string, as node_via of an [[endpoint]]
     #[arg(long, value_name = "WAY", default_value = "api", requires = "node")]
-    node_via: Via,
+    node_via: NodeViaArgument,
 }
 
-/// As `node_via` of an endpoint.
+/// The values of `--node-via`.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Via {
+enum NodeViaArgument {
     Api,
     Cluster,
 }
 
 pub(super) fn clusters(arguments: &ClustersArguments) -> Exit {
-    let looking = &arguments.looking;
+    let list = &arguments.list;
     let aws = FinSpace::default();
-    ask(
-        &looking.place,
-        looking.every(),
-        async |config, environment| {
-            let user = looking.user(config)?;
-            let clusters = aws
-                .clusters(environment, user.as_ref().map(|user| user.in_finspace()))
-                .await?;
-            if looking.json {
-                let rows = clusters.iter().map(|cluster| {
-                    json!({
-                        "cluster_name": cluster.name,
-                        "cluster_type": cluster.kind,
-                        "status": cluster.status,
-                        "description": cluster.description,
-                    })
-                });
-                return Ok(serde_json::Value::from_iter(rows).to_string());
-            }
-            let mut table = Table::new(["NAME", "TYPE", "STATUS", "DESCRIPTION"]);
-            for cluster in clusters {
-                table.row([
-                    cluster.name,
-                    cluster.kind,
-                    cluster.status,
-                    cluster.description,
-                ]);
-            }
-            Ok(table.to_string())
-        },
-    )
+    let query = async |config: &Config, environment: &Arc<Environment>| {
+        let user = list.find_user(config)?;
+        let user = user.as_ref().map(|user| user.in_finspace());
+        let clusters = aws.clusters(environment, user).await?;
+        if list.json {
+            let rows = clusters.iter().map(|cluster| {
+                json!({
+                    "cluster_name": cluster.name,
+                    "cluster_type": cluster.kind,
+                    "status": cluster.status,
+                    "description": cluster.description,
+                })
+            });
+            return Ok(serde_json::Value::from_iter(rows).to_string());
+        }
+        let mut table = TextTable::new(["NAME", "TYPE", "STATUS", "DESCRIPTION"]);
+        for cluster in clusters {
+            table.add_row([
+                cluster.name,
+                cluster.kind,
+                cluster.status,
+                cluster.description,
+            ]);
+        }
+        Ok(table.to_string())
+    };
+    print(&list.environment, list.interval(), query)
 }
 
 pub(super) fn nodes(arguments: &NodesArguments) -> Exit {
-    let looking = &arguments.looking;
+    let list = &arguments.list;
     let aws = FinSpace::default();
-    ask(
-        &looking.place,
-        looking.every(),
-        async |config, environment| {
-            let user = looking.user(config)?;
-            let nodes = aws
-                .nodes(
-                    environment,
-                    &arguments.cluster,
-                    user.as_ref().map(|user| user.in_finspace()),
-                )
-                .await?;
-            let rows = nodes.into_iter().map(|node| {
-                let launched = node
-                    .launched
-                    .and_then(|time| Timestamp::try_from(time).ok())
-                    .map_or_else(String::new, |time| format!("{time:.0}"));
-                [node.id, node.zone, launched, node.status]
-            });
-            if looking.json {
-                let rows = rows.map(|[id, zone, launched, status]| {
+    let query = async |config: &Config, environment: &Arc<Environment>| {
+        let user = list.find_user(config)?;
+        let user = user.as_ref().map(|user| user.in_finspace());
+        let nodes = aws.nodes(environment, &arguments.cluster, user).await?;
+        let rows = nodes.into_iter().map(|node| {
+            let launched = node
+                .launched
+                .and_then(|time| Timestamp::try_from(time).ok())
+                .map_or_else(String::new, |time| format!("{time:.0}"));
+            [node.id, node.zone, launched, node.status]
+        });
+        if list.json {
+            let rows = rows.map(|[id, zone, launched, status]| {
                 json!({ "node_id": id, "az_id": zone, "launch_time": launched, "status": status })
             });
-                return Ok(serde_json::Value::from_iter(rows).to_string());
-            }
-            let mut table = Table::new(["NODE", "ZONE", "LAUNCHED", "STATUS"]);
-            for row in rows {
-                table.row(row);
-            }
-            Ok(table.to_string())
-        },
-    )
+            return Ok(serde_json::Value::from_iter(rows).to_string());
+        }
+        let mut table = TextTable::new(["NODE", "ZONE", "LAUNCHED", "STATUS"]);
+        for row in rows {
+            table.add_row(row);
+        }
+        Ok(table.to_string())
+    };
+    print(&list.environment, list.interval(), query)
 }
 
 pub(super) fn connection_string(arguments: &StringArguments) -> Exit {
-    ask(&arguments.place, None, async |config, environment| {
-        let user = user(config, &arguments.user)?;
+    let query = async |config: &Config, environment: &Arc<Environment>| {
+        let user = find_user(config, &arguments.user)?;
         let via = match arguments.node_via {
-            Via::Api => NodeVia::Api,
-            Via::Cluster => NodeVia::Cluster,
+            NodeViaArgument::Api => NodeVia::Api,
+            NodeViaArgument::Cluster => NodeVia::Cluster,
         };
         let recipe = Recipe::FinSpace {
             environment: Arc::clone(environment),
@@ -178,79 +167,49 @@ pub(super) fn connection_string(arguments: &StringArguments) -> Exit {
         let address = credential
             .address
             .map_or_else(String::new, |address| address.to_string());
-        complain("This is a secret: whoever has it is that user until it expires.");
+        print_error("This is a secret: anyone who has it can act as that user until it expires.");
         let password = String::from_utf8_lossy(credential.password.expose());
         Ok(format!("{address}:{}:{password}", credential.user))
-    })
+    };
+    print(&arguments.environment, None, query)
 }
 
-impl Looking {
-    fn every(&self) -> Option<Duration> {
-        self.watch.then_some(EVERY)
+impl ListArguments {
+    /// The interval of updates; `None` without `--watch`.
+    fn interval(&self) -> Option<Duration> {
+        self.watch.then_some(WATCH_INTERVAL)
     }
 
-    fn user(&self, config: &Config) -> Result<Option<Arc<User>>, Failed> {
+    fn find_user(&self, config: &Config) -> Result<Option<Arc<User>>, CommandFailure> {
         self.user
             .as_deref()
-            .map(|name| user(config, name))
+            .map(|name| find_user(config, name))
             .transpose()
     }
 }
 
-fn user(config: &Config, name: &str) -> Result<Arc<User>, Failed> {
+fn find_user(config: &Config, name: &str) -> Result<Arc<User>, CommandFailure> {
     let found = config.users.iter().find(|user| user.name == name);
     found.cloned().ok_or_else(|| {
         let names: Vec<_> = config.users.iter().map(|user| &*user.name).collect();
-        Failed {
-            kind: ErrorKind::Configuration,
-            why: format!(
-                "no [[user]] is called {name:?}. Fix: name one of these: {}.",
-                names.join(" ")
-            ),
-        }
+        CommandFailure::configuration(format!(
+            "no [[user]] is called {name:?}. Fix: name one of these: {}.",
+            names.join(" ")
+        ))
     })
 }
 
-/// Why there is no answer.
-struct Failed {
-    kind: ErrorKind,
-    why: String,
-}
-
-impl From<AwsError> for Failed {
-    fn from(error: AwsError) -> Self {
-        Self {
-            kind: error.kind,
-            why: printable(&error),
-        }
-    }
-}
-
-impl From<FetchError> for Failed {
-    fn from(error: FetchError) -> Self {
-        Self {
-            kind: error.kind,
-            why: printable(&error),
-        }
-    }
-}
-
-/// What AWS and clusters said has no orders for a terminal.
-fn printable(said: &impl ToString) -> String {
-    said.to_string().replace(char::is_control, " ")
-}
-
-/// Reads the configuration, finds the environment, asks about it and prints the answer; again and
-/// again with `every`.
-fn ask(
-    place: &Place,
-    every: Option<Duration>,
-    question: impl AsyncFn(&Config, &Arc<Environment>) -> Result<String, Failed> + Copy,
+/// Reads the configuration, finds the environment, runs the query and prints its result. With an
+/// `interval`, repeats the query until the user stops it.
+fn print(
+    arguments: &EnvironmentArguments,
+    interval: Option<Duration>,
+    query: impl AsyncFn(&Config, &Arc<Environment>) -> Result<String, CommandFailure> + Copy,
 ) -> Exit {
-    let config = match config::load(&place.config.config) {
+    let config = match config::load(&arguments.config.config) {
         Ok(config) => config,
         Err(problems) => {
-            complain(problems);
+            print_error(problems);
             return Exit::Configuration;
         }
     };
@@ -258,64 +217,38 @@ fn ask(
         Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
-    let environment = match choose(&config, place.environment.as_deref()) {
+    let environment = match find_environment(&config, arguments.environment.as_deref()) {
         Ok(environment) => environment,
-        Err(why) => {
-            complain(format_args!("hopend: {why}"));
-            return Exit::Configuration;
-        }
+        Err(failure) => return failure.report(),
     };
-    let look = || runtime.block_on(question(&config, &environment));
-    match screen::print(every, look, |failed: Failed| failed.why) {
-        Ok(Ok(())) => Exit::Ok,
-        Ok(Err(error)) => screen::unusable(&error),
-        Err(Failed { kind, why }) => {
-            complain(format_args!("hopend: {why}"));
-            match kind {
-                ErrorKind::Denied => Exit::NoPermission,
-                ErrorKind::Configuration => Exit::Configuration,
-                _ => Exit::Unavailable,
-            }
-        }
+    let update = || runtime.block_on(query(&config, &environment));
+    match screen::print(interval, update) {
+        Ok(()) => Exit::Ok,
+        Err(failure) => failure.report(),
     }
 }
 
-fn choose(config: &Config, name: Option<&str>) -> Result<Arc<Environment>, String> {
+/// The environment of this name. Without a name, the configuration must have only one.
+fn find_environment(
+    config: &Config,
+    name: Option<&str>,
+) -> Result<Arc<Environment>, CommandFailure> {
     let all = &config.environments;
     let names: Vec<_> = all.iter().map(|e| &*e.name).collect();
-    match (name, &all[..]) {
-        (_, []) => Err("the configuration has no [environment.NAME]".into()),
-        (None, [only]) => Ok(Arc::clone(only)),
-        (None, _) => Err(format!(
-            "which environment? Say --environment with one of: {}",
+    let message = match (name, &all[..]) {
+        (_, []) => "the configuration has no [environment.NAME]".into(),
+        (None, [only]) => return Ok(Arc::clone(only)),
+        (None, _) => format!(
+            "the configuration has several environments. Fix: add --environment with one of these: {}.",
             names.join(" ")
-        )),
-        (Some(name), _) => all
-            .iter()
-            .find(|environment| environment.name == name)
-            .cloned()
-            .ok_or_else(|| {
-                format!(
-                    "no environment is called {name:?}. Fix: name one of these: {}.",
-                    names.join(" ")
-                )
-            }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::credential::Retry;
-
-    #[test]
-    fn what_others_said_gives_a_terminal_no_orders() {
-        let failed = Failed::from(FetchError {
-            kind: ErrorKind::Upstream,
-            retry: Retry::Soon,
-            message: "it answered '\x1b[2J\x07no".into(),
-            remedy: "check".into(),
-        });
-        assert_eq!(failed.why, "it answered ' [2J no. Fix: check.");
-    }
+        ),
+        (Some(name), _) => match all.iter().find(|environment| environment.name == name) {
+            Some(found) => return Ok(Arc::clone(found)),
+            None => format!(
+                "no environment is called {name:?}. Fix: name one of these: {}.",
+                names.join(" ")
+            ),
+        },
+    };
+    Err(CommandFailure::configuration(message))
 }

@@ -1,55 +1,46 @@
 //! `hopend hash-password`.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::IsTerminal;
 
-use super::{Exit, complain, say};
+use super::{Exit, print_error, print_line, secrets};
 use crate::identity::password;
 use secret::Secret;
 
 /// Arguments of `hopend hash-password`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {}
+pub(super) struct HashPasswordArguments {}
 
-pub(super) fn run(_arguments: &Arguments) -> Exit {
-    let password = match read() {
+pub(super) fn run(_arguments: &HashPasswordArguments) -> Exit {
+    let password = match read_new_password() {
         Ok(password) => password,
-        Err(why) => {
-            complain(format_args!("hopend hash-password: {why}"));
+        Err(cause) => {
+            print_error(format_args!("hopend hash-password: {cause}"));
             return Exit::Usage;
         }
     };
     match password::hash(&password) {
         Ok(hash) => {
-            say(hash);
+            print_line(hash);
             Exit::Ok
         }
         Err(error) => {
-            complain(format_args!("hopend hash-password: {error}"));
+            print_error(format_args!("hopend hash-password: {error}"));
             Exit::Software
         }
     }
 }
 
-fn read() -> Result<Secret, String> {
-    let stdin = std::io::stdin();
-    let password = if stdin.is_terminal() {
-        let ask = |prompt| {
-            rpassword::prompt_password(prompt)
-                .map(Secret::from)
-                .map_err(|error| error.to_string())
-        };
-        let first = ask("Password: ")?;
-        if ask("Once more: ")? != first {
-            return Err("the two differ".into());
+/// Reads a password: twice at a terminal, once from standard input. Refuses an empty one.
+fn read_new_password() -> Result<Secret, String> {
+    let io_error = |error: std::io::Error| error.to_string();
+    let password = if std::io::stdin().is_terminal() {
+        let first = secrets::prompt("Password: ").map_err(io_error)?;
+        if secrets::prompt("Once more: ").map_err(io_error)? != first {
+            return Err("the two passwords differ".into());
         }
         first
     } else {
-        let mut line = zeroize::Zeroizing::new(String::new());
-        stdin
-            .lock()
-            .read_line(&mut line)
-            .map_err(|error| error.to_string())?;
-        Secret::from(line.trim_end_matches(['\r', '\n']))
+        secrets::read_line().map_err(io_error)?
     };
     if password.is_empty() {
         return Err("the password is empty".into());

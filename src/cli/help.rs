@@ -1,61 +1,89 @@
-//! What `--help` says after the options, and the man pages after them: for each subcommand sections
-//! of a heading and indented lines.
+//! The texts of `--help` and of the man pages beside the options: descriptions, and sections of a heading
+//! and indented lines.
 
 use clap::CommandFactory;
 
-use super::Command;
+use super::CommandLine;
 
-/// What it is.
+/// The definition of the command line, with all help texts.
+pub(super) fn command() -> clap::Command {
+    let command = CommandLine::command()
+        .long_about(ABOUT)
+        .after_long_help(GENERAL)
+        .subcommand_value_name("COMMAND");
+    let command = DESCRIPTIONS.iter().fold(command, |command, description| {
+        let SubcommandText { subcommand, text } = *description;
+        command.mut_subcommand(subcommand, |subcommand| subcommand.long_about(text))
+    });
+    SECTIONS.iter().fold(command, |command, sections| {
+        let SubcommandText { subcommand, text } = *sections;
+        command.mut_subcommand(subcommand, |subcommand| subcommand.after_long_help(text))
+    })
+}
+
+/// The description of hopend.
 const ABOUT: &str = "\
 hopend gives q processes plain hopen endpoints, on their own machine, for kdb+ that is behind IAM, TLS \
-and credentials that expire. It learns from the kernel or from a password who a client is, keeps that \
-user's signed connection string of Amazon FinSpace fresh, dials the cluster over TLS, and relays q IPC \
-with the keepalives that stop a handle from being cut.
+and credentials that expire. It identifies the client by the account that the kernel names, by a password \
+or by a certificate. It keeps that user's signed connection string of Amazon FinSpace fresh, dials the \
+cluster over TLS, and relays q IPC. Its keepalives prevent idle handles from being cut.
 
 One configuration file names the endpoints, the users and the kdb+ processes.";
 
-/// Of the command itself.
+/// The sections of `hopend --help`.
 const GENERAL: &str = "\
 Exit status:
-  0   it went well
-  64  the command line is not right
-  69  something that is needed can't be had
-  70  a fault of hopend's own
-  77  not allowed: by AWS, by kdb+, or to this account
-  78  the configuration is not right
+  0   success
+  64  the command line has an error
+  69  a service or a resource is unavailable
+  70  hopend has a fault
+  77  AWS, kdb+ or this host does not permit it
+  78  the configuration has an error
 
 Files:
-  /etc/hopend/hopend.toml    the configuration, where --config names no other
-  /run/hopend/control        where a running daemon is asked ([daemon] control)
-  /var/log/hopend/audit.log  audit lines ([daemon] audit has to name it)
+  /etc/hopend/hopend.toml    the configuration, unless --config names another file
+  /run/hopend/control        the control socket of the daemon ([daemon] control)
+  /var/log/hopend/audit.log  audit lines, if [daemon] audit names this file
 
 Environment:
-  AWS_*  of the AWS SDK, for an environment of the configuration that names no profile
+  AWS_*  read by the AWS SDK, for environments of the configuration without a profile
 
 Examples:
   hopend check && hopend run
   hopend policy --ask";
 
-/// Of each subcommand.
-const SUBCOMMANDS: &[(&str, &str)] = &[
-    (
+/// A help text of a subcommand.
+struct SubcommandText {
+    subcommand: &'static str,
+    text: &'static str,
+}
+
+impl SubcommandText {
+    const fn new(subcommand: &'static str, text: &'static str) -> Self {
+        Self { subcommand, text }
+    }
+}
+
+/// The sections of each subcommand's help.
+const SECTIONS: &[SubcommandText] = &[
+    SubcommandText::new(
         "run",
         "\
 Signals:
-  SIGHUP           read the configuration again; with an error in it nothing changes
-  SIGTERM, SIGINT  stop accepting, let what is outstanding finish, then end; a second one ends at once
+  SIGHUP           reload the configuration; an error affects only the part that it is in
+  SIGTERM, SIGINT  stop accepting, wait for outstanding answers, then exit; a second signal exits at once
 
 Environment:
-  NOTIFY_SOCKET, WATCHDOG_USEC  systemd's: told of readiness, reloads and the end, and fed while hopend turns
-  LISTEN_FDS, LISTEN_FDNAMES    systemd's: sockets that are taken over in place of binding their addresses
-  CREDENTIALS_DIRECTORY         systemd's: where \"$CREDENTIALS_DIRECTORY/...\" in the configuration leads
+  NOTIFY_SOCKET, WATCHDOG_USEC  from systemd: hopend reports readiness, reloads and its end, and feeds the watchdog
+  LISTEN_FDS, LISTEN_FDNAMES    from systemd: sockets that hopend uses instead of binding their addresses
+  CREDENTIALS_DIRECTORY         from systemd: the folder for \"$CREDENTIALS_DIRECTORY/...\" in the configuration
 
 Examples:
   hopend run
   hopend run --config hopend.toml --log-level debug
   systemctl reload hopend",
     ),
-    (
+    SubcommandText::new(
         "check",
         "\
 Examples:
@@ -63,45 +91,45 @@ Examples:
   hopend check --config hopend.toml && systemctl reload hopend",
     ),
     #[cfg(feature = "demo")]
-    ("demo", super::demo::EXAMPLES),
+    SubcommandText::new("demo", super::demo::EXAMPLES),
     #[cfg(feature = "demo")]
-    ("sim", super::demo::sim::EXAMPLES),
-    (
+    SubcommandText::new("sim", super::demo::sim::EXAMPLES),
+    SubcommandText::new(
         "status",
         "Examples:\n  hopend status\n  hopend status --watch\n  hopend status --json",
     ),
-    (
+    SubcommandText::new(
         "kill",
         "Examples:\n  hopend kill 28609200017\n  hopend kill --user alice\n  hopend kill --user alice --endpoint hdb",
     ),
-    (
+    SubcommandText::new(
         "clusters",
         "\
 Examples:
   hopend clusters
   hopend clusters --environment prod --user alice --json",
     ),
-    (
+    SubcommandText::new(
         "nodes",
         "\
 Examples:
   hopend nodes hdb-cluster
   hopend nodes hdb-cluster --user alice --json",
     ),
-    (
+    SubcommandText::new(
         "connection-string",
         "Examples:\n  hopend connection-string --user alice --cluster hdb-cluster",
     ),
-    ("doctor", super::doctor::EXAMPLES),
-    ("policy", super::policy::EXAMPLES),
-    (
+    SubcommandText::new("doctor", super::doctor::EXAMPLES),
+    SubcommandText::new("policy", super::policy::EXAMPLES),
+    SubcommandText::new(
         "hash-password",
         "\
 Examples:
   hopend hash-password
   hopend hash-password < alice.password",
     ),
-    (
+    SubcommandText::new(
         "completions",
         "\
 Examples:
@@ -109,7 +137,7 @@ Examples:
   hopend completions zsh > /usr/share/zsh/site-functions/_hopend
   hopend completions fish > ~/.config/fish/completions/hopend.fish",
     ),
-    (
+    SubcommandText::new(
         "man",
         "\
 Examples:
@@ -118,35 +146,21 @@ Examples:
     ),
 ];
 
-/// What more is said of some subcommands than one line.
-const DESCRIPTIONS: &[(&str, &str)] = &[
+/// The descriptions of subcommands that need more than one line.
+const DESCRIPTIONS: &[SubcommandText] = &[
     #[cfg(feature = "demo")]
-    ("sim", super::demo::sim::ABOUT),
-    ("doctor", super::doctor::ABOUT),
-    ("policy", super::policy::ABOUT),
-    (
+    SubcommandText::new("sim", super::demo::sim::ABOUT),
+    SubcommandText::new("doctor", super::doctor::ABOUT),
+    SubcommandText::new("policy", super::policy::ABOUT),
+    SubcommandText::new(
         "hash-password",
         "\
 Make a hash for `password` of a [[user]].
 
-The password is asked for at a terminal, twice, or read from standard input as one line; it is never \
-an argument, as arguments can be seen by other accounts.",
+hopend asks for the password twice at a terminal, or reads one line of standard input. The password is \
+never an argument, because other accounts can see the arguments of a process.",
     ),
 ];
-
-/// The command line with all that is said of it.
-pub(super) fn command() -> clap::Command {
-    let command = Command::command()
-        .long_about(ABOUT)
-        .after_long_help(GENERAL)
-        .subcommand_value_name("COMMAND");
-    let command = DESCRIPTIONS.iter().fold(command, |command, (name, text)| {
-        command.mut_subcommand(name, |subcommand| subcommand.long_about(*text))
-    });
-    SUBCOMMANDS.iter().fold(command, |command, (name, text)| {
-        command.mut_subcommand(name, |subcommand| subcommand.after_long_help(*text))
-    })
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! `hopend man`: manual pages, made of the same definitions as `--help`.
+//! `hopend man`: manual pages, made from the same definitions as `--help`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,34 +6,34 @@ use std::path::{Path, PathBuf};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use super::{Exit, complain, help, say};
+use super::{Exit, help, print_error, print_line};
 
 /// Arguments of `hopend man`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    /// Write hopend.1 and a page for each subcommand into this directory, which is made if it is
-    /// not there. Without it, hopend.1 is printed
+pub(super) struct ManArguments {
+    /// Write hopend.1 and a page for each subcommand into this directory, and create the directory if
+    /// necessary. Without this option, print hopend.1
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
+pub(super) fn run(arguments: &ManArguments) -> Exit {
     let written = match &arguments.dir {
         Some(dir) => write_all(dir),
-        None => page(&built(), &[]).map(|text| say(text.trim_end())),
+        None => render_page(&built_command(), &[]).map(|text| print_line(text.trim_end())),
     };
     match written {
         Ok(()) => Exit::Ok,
         Err(error) => {
             let dir = arguments.dir.clone().unwrap_or_default();
-            complain(format_args!("hopend man: {}: {error}", dir.display()));
+            print_error(format_args!("hopend man: {}: {error}", dir.display()));
             Exit::Unavailable
         }
     }
 }
 
-/// With the names that subcommands have in pages.
-fn built() -> clap::Command {
+/// The command line with the full names of its subcommands, such as `hopend-run`.
+fn built_command() -> clap::Command {
     let mut command = help::command().disable_help_subcommand(true);
     command.build();
     command
@@ -41,18 +41,18 @@ fn built() -> clap::Command {
 
 fn write_all(dir: &Path) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
-    let command = built();
-    std::fs::write(dir.join("hopend.1"), page(&command, &[])?)?;
+    let command = built_command();
+    std::fs::write(dir.join("hopend.1"), render_page(&command, &[])?)?;
     for subcommand in command.get_subcommands() {
         let name = format!("hopend-{}.1", subcommand.get_name());
-        let page = page(subcommand, &["hopend"])?;
+        let page = render_page(subcommand, &["hopend"])?;
         std::fs::write(dir.join(name), page)?;
     }
     Ok(())
 }
 
-/// The page of a command, with what it refers to at its end.
-fn page(command: &clap::Command, see_also: &[&str]) -> io::Result<String> {
+/// Renders the page of a command. Its last section refers to the pages `see_also`.
+fn render_page(command: &clap::Command, see_also: &[&str]) -> io::Result<String> {
     let man = Man::new(command.clone())
         .source(concat!("hopend ", env!("CARGO_PKG_VERSION")))
         .manual("hopend manual");
@@ -82,7 +82,7 @@ fn page(command: &clap::Command, see_also: &[&str]) -> io::Result<String> {
     Ok(with_one_preamble(&page))
 }
 
-/// Each part was written as if it were the page: the definitions that all begin with stay once.
+/// Removes all but the first preamble: clap_mangen starts each part of a page with the same definitions.
 fn with_one_preamble(page: &str) -> String {
     let Some((preamble, _)) = page.split_once(".TH ") else {
         return page.to_owned();
@@ -90,7 +90,7 @@ fn with_one_preamble(page: &str) -> String {
     format!("{preamble}{}", page.replace(preamble, ""))
 }
 
-/// Headings with a colon, and indented lines under them that are kept as they are.
+/// Renders sections: a heading that ends with a colon, and lines under it that keep their breaks.
 fn render_sections(roff: &mut Roff, text: &str) {
     for section in text.split("\n\n") {
         let (heading, lines) = section.split_once(":\n").unwrap_or(("Notes", section));

@@ -1,85 +1,103 @@
-//! A status as a person reads it.
+//! The text of `hopend status`: one table for each kind of row.
 
 use std::cmp::Ordering;
 
 use jiff::Timestamp;
 
-use super::screen::{DOWN, View};
-use super::table::{Table, wrap};
+use super::screen::{DOWN_MARK, ScreenView};
+use super::table::{TextTable, wrap};
 use crate::primitives::printable::printable;
 use crate::primitives::shown::{bytes, time};
-use crate::telemetry::status::{EndpointRow, SessionRow, Status};
+use crate::telemetry::status::{SessionRow, Status};
 
-/// In which order a watched status shows its sessions, and how that is called.
-type Order = (&'static str, fn(&SessionRow, &SessionRow) -> Ordering);
-
-/// The key that sorts goes from one to the next.
-const ORDERS: [Order; 5] = [
-    ("number", |a, b| a.session.cmp(&b.session)),
-    ("idle", |a, b| a.idle_s.total_cmp(&b.idle_s)),
-    ("waiting", |a, b| b.outstanding.cmp(&a.outstanding)),
-    ("down", |a, b| b.bytes_down.cmp(&a.bytes_down)),
-    ("user", |a, b| a.user.cmp(&b.user)),
-];
-
-/// The whole of it, without a line break at the end.
-pub(super) fn of(status: &Status) -> String {
-    parts(status, heading(status, ""), None).join("\n\n")
+/// An order in which the live screen shows the sessions.
+struct SessionOrder {
+    name: &'static str,
+    compare: fn(&SessionRow, &SessionRow) -> Ordering,
 }
 
-/// The lines of a screen: the columns that matter most where not all fit, and texts in full.
-pub(super) fn lines(status: &Status, view: View) -> Vec<String> {
+/// The key that sorts selects the next order, and after the last one the first.
+const SESSION_ORDERS: [SessionOrder; 5] = [
+    SessionOrder {
+        name: "number",
+        compare: |a, b| a.session.cmp(&b.session),
+    },
+    SessionOrder {
+        name: "idle",
+        compare: |a, b| a.idle_s.total_cmp(&b.idle_s),
+    },
+    SessionOrder {
+        name: "waiting",
+        compare: |a, b| b.outstanding.cmp(&a.outstanding),
+    },
+    SessionOrder {
+        name: "down",
+        compare: |a, b| b.bytes_down.cmp(&a.bytes_down),
+    },
+    SessionOrder {
+        name: "user",
+        compare: |a, b| a.user.cmp(&b.user),
+    },
+];
+
+/// The whole status as text, without a line break at the end.
+pub(super) fn text(status: &Status) -> String {
+    sections(status, heading(status, ""), None).join("\n\n")
+}
+
+/// The lines of the live screen. Tables omit optional columns until they fit. Texts are wrapped, not cut.
+pub(super) fn lines(status: &Status, view: ScreenView) -> Vec<String> {
     let mut sorted = status.clone();
-    let (name, order) = ORDERS[view.order % ORDERS.len()];
-    sorted.sessions.sort_by(order);
-    let heading = heading(status, &format!(", sorted by {name}"));
-    let text = parts(&sorted, heading, Some(view.width)).join("\n\n");
+    let order = &SESSION_ORDERS[view.sort_presses % SESSION_ORDERS.len()];
+    sorted.sessions.sort_by(order.compare);
+    let heading = heading(status, &format!(", sorted by {}", order.name));
+    let text = sections(&sorted, heading, Some(view.width)).join("\n\n");
     text.lines().map(str::to_owned).collect()
 }
 
-/// What is down comes first.
-fn parts(status: &Status, heading: String, width: Option<usize>) -> Vec<String> {
-    let mut parts = vec![heading];
-    parts.extend(unbound(status, width));
-    parts.extend(down(status, width));
-    parts.push(endpoints(status, width));
-    parts.extend(left_out(status, width));
-    parts.extend(places(status, width));
-    parts.extend(warm(status, width));
-    parts.extend(sessions(status, width));
-    parts.extend(credentials(status, width));
-    parts.extend(errors(status, width));
-    parts
+/// The sections in their order. Faults stand first.
+fn sections(status: &Status, heading: String, width: Option<usize>) -> Vec<String> {
+    let mut sections = vec![heading];
+    sections.extend(unbound(status, width));
+    sections.extend(down(status, width));
+    sections.push(endpoints(status, width));
+    sections.extend(left_out(status, width));
+    sections.extend(addresses(status, width));
+    sections.extend(warm(status, width));
+    sections.extend(sessions(status, width));
+    sections.extend(credentials(status, width));
+    sections.extend(errors(status, width));
+    sections
 }
 
-/// Addresses that no session can go to, and since when.
+/// The addresses that are down: since when, and why.
 fn down(status: &Status, width: Option<usize>) -> Option<String> {
     let mut lines = Vec::new();
     for endpoint in &status.endpoints {
         let name = &endpoint.name;
-        for place in &endpoint.addresses {
-            let Some(down) = place.down_s else { continue };
-            let why = place.reason.as_deref().unwrap_or_default();
+        for address in &endpoint.addresses {
+            let Some(down) = address.down_s else { continue };
+            let reason = address.reason.as_deref().unwrap_or_default();
             let since = time(down);
             lines.push(format!(
-                "endpoint {name}: {} down for {since}: {why}",
-                place.name
+                "endpoint {name}: {} down for {since}: {reason}",
+                address.name
             ));
         }
     }
     let lines = lines.iter().map(|line| {
         let line: String = line.chars().map(printable).collect();
         let wrapped = match width {
-            Some(width) => wrap(&line, width.saturating_sub(DOWN.len())),
+            Some(width) => wrap(&line, width.saturating_sub(DOWN_MARK.len())),
             None => vec![line],
         };
-        format!("{DOWN}{}", wrapped.join("\n  "))
+        format!("{DOWN_MARK}{}", wrapped.join("\n  "))
     });
     let text = lines.collect::<Vec<_>>().join("\n");
     (!text.is_empty()).then_some(text)
 }
 
-/// The order stands before what a narrow screen may cut off.
+/// The first line. `order` stands before the memory budget, which a narrow screen may cut off.
 fn heading(status: &Status, order: &str) -> String {
     let count = status.sessions.len();
     let memory = status.memory.map_or_else(String::new, |memory| {
@@ -97,16 +115,16 @@ fn heading(status: &Status, order: &str) -> String {
     )
 }
 
-/// Addresses where clients do not reach hopend: first, because they may reach somebody else.
+/// The local addresses where hopend does not listen. Clients may reach another process there.
 fn unbound(status: &Status, width: Option<usize>) -> Option<String> {
-    let mut table = Table::new(["NOT BOUND", "ENDPOINT", "FOR", "WHY"])
-        .right([2])
+    let mut table = TextTable::new(["NOT BOUND", "ENDPOINT", "FOR", "WHY"])
+        .right_align([2])
         .text_last();
     let mut any = false;
     for endpoint in &status.endpoints {
         for row in &endpoint.unbound {
             any = true;
-            table.row([
+            table.add_row([
                 row.address.clone(),
                 endpoint.name.clone(),
                 time(since(status, row.since)),
@@ -114,21 +132,21 @@ fn unbound(status: &Status, width: Option<usize>) -> Option<String> {
             ]);
         }
     }
-    any.then(|| table.fitted(width))
+    any.then(|| table.fit(width))
 }
 
 fn endpoints(status: &Status, width: Option<usize>) -> String {
-    let mut table = Table::new([
+    let mut table = TextTable::new([
         "ENDPOINT", "LISTEN", "SESSIONS", "MOST", "OPENED", "REFUSED", "TARGET",
     ])
-    .right([2, 3, 4, 5])
-    .spare([3, 4, 1, 6]);
+    .right_align([2, 3, 4, 5])
+    .optional([3, 4, 1, 6]);
     for endpoint in &status.endpoints {
         let listen = match &endpoint.listen[..] {
             [] => "not bound".to_owned(),
             addresses => addresses.join(" "),
         };
-        table.row([
+        table.add_row([
             endpoint.name.clone(),
             listen,
             endpoint.sessions.to_string(),
@@ -138,11 +156,11 @@ fn endpoints(status: &Status, width: Option<usize>) -> String {
             endpoint.target.clone(),
         ]);
     }
-    table.fitted(width)
+    table.fit(width)
 }
 
 fn left_out(status: &Status, width: Option<usize>) -> Option<String> {
-    let mut table = Table::new(["LEFT OUT", "NAME", "STATE", "WHY"]).text_last();
+    let mut table = TextTable::new(["LEFT OUT", "NAME", "STATE", "WHY"]).text_last();
     for row in &status.left_out {
         let name = if row.name.is_empty() {
             format!("line {}", row.line)
@@ -152,48 +170,47 @@ fn left_out(status: &Status, width: Option<usize>) -> Option<String> {
         let state = match &*row.state {
             "kept" => "as it was before",
             "account_unknown" => "until its account is known",
-            _ => "until the file is mended and reloaded",
+            _ => "until the file is corrected and reloaded",
         };
         let reason = row.reason.clone();
-        table.row([row.kind.clone(), name, state.to_owned(), reason]);
+        table.add_row([row.kind.clone(), name, state.to_owned(), reason]);
     }
-    (!status.left_out.is_empty()).then(|| table.fitted(width))
+    (!status.left_out.is_empty()).then(|| table.fit(width))
 }
 
-fn places(status: &Status, width: Option<usize>) -> Option<String> {
-    let mut table = Table::new(["PLACE", "ENDPOINT", "ZONE", "STATE"]).text_last();
-    let of_endpoint = |endpoint: &EndpointRow| endpoint.addresses.len();
-    if status.endpoints.iter().map(of_endpoint).sum::<usize>() == 0 {
-        return None;
-    }
+/// The addresses and nodes of the targets, and which of them rest after a failure.
+fn addresses(status: &Status, width: Option<usize>) -> Option<String> {
+    let mut table = TextTable::new(["ADDRESS", "ENDPOINT", "ZONE", "STATE"]).text_last();
+    let mut any = false;
     for endpoint in &status.endpoints {
-        for place in &endpoint.addresses {
-            let state = match (place.resting_s, &place.reason) {
+        for address in &endpoint.addresses {
+            any = true;
+            let state = match (address.resting_s, &address.reason) {
                 (None, None) => "in use".to_owned(),
-                (None, Some(why)) => format!("tried with the next session: {why}"),
+                (None, Some(reason)) => format!("tried with the next session: {reason}"),
                 (Some(rest), None) => format!("rests for {}", time(rest)),
-                (Some(rest), Some(why)) => format!("rests for {}: {why}", time(rest)),
+                (Some(rest), Some(reason)) => format!("rests for {}: {reason}", time(rest)),
             };
-            table.row([
-                place.name.clone(),
+            table.add_row([
+                address.name.clone(),
                 endpoint.name.clone(),
-                place.zone.clone(),
+                address.zone.clone(),
                 state,
             ]);
         }
     }
-    Some(table.fitted(width))
+    any.then(|| table.fit(width))
 }
 
 fn warm(status: &Status, width: Option<usize>) -> Option<String> {
-    let mut table = Table::new(["WARM", "ENDPOINT", "READY", "OF", "TROUBLE"])
-        .right([2, 3])
+    let mut table = TextTable::new(["WARM", "ENDPOINT", "READY", "OF", "TROUBLE"])
+        .right_align([2, 3])
         .text_last();
     let mut any = false;
     for endpoint in &status.endpoints {
         for row in &endpoint.warm {
             any = true;
-            table.row([
+            table.add_row([
                 row.user.clone(),
                 endpoint.name.clone(),
                 row.ready.to_string(),
@@ -202,18 +219,18 @@ fn warm(status: &Status, width: Option<usize>) -> Option<String> {
             ]);
         }
     }
-    any.then(|| table.fitted(width))
+    any.then(|| table.fit(width))
 }
 
 fn sessions(status: &Status, width: Option<usize>) -> Option<String> {
-    let mut table = Table::new([
+    let mut table = TextTable::new([
         "SESSION", "ENDPOINT", "USER", "ACCOUNT", "CLIENT", "OPEN", "IDLE", "WAITING", "UP",
         "DOWN", "PINGS", "TARGET",
     ])
-    .right([0, 5, 6, 7, 8, 9, 10])
-    .spare([10, 3, 11, 5, 4, 8, 9]);
+    .right_align([0, 5, 6, 7, 8, 9, 10])
+    .optional([10, 3, 11, 5, 4, 8, 9]);
     for row in &status.sessions {
-        table.row([
+        table.add_row([
             row.session.to_string(),
             row.endpoint.clone(),
             row.user.clone(),
@@ -228,10 +245,10 @@ fn sessions(status: &Status, width: Option<usize>) -> Option<String> {
             row.node.clone().unwrap_or_else(|| row.target.clone()),
         ]);
     }
-    (!status.sessions.is_empty()).then(|| table.fitted(width))
+    (!status.sessions.is_empty()).then(|| table.fit(width))
 }
 
-/// `python3[4711] 127.0.0.1:40112`
+/// The client's program, process and address, such as `python3[4711] 127.0.0.1:40112`.
 fn client(row: &SessionRow) -> String {
     match (&row.program, row.pid) {
         (Some(program), Some(pid)) => format!("{program}[{pid}] {}", row.client),
@@ -241,7 +258,7 @@ fn client(row: &SessionRow) -> String {
 }
 
 fn credentials(status: &Status, width: Option<usize>) -> Option<String> {
-    let mut table = Table::new([
+    let mut table = TextTable::new([
         "USER",
         "ENDPOINTS",
         "AGE",
@@ -250,8 +267,8 @@ fn credentials(status: &Status, width: Option<usize>) -> Option<String> {
         "FETCHED",
         "CREDENTIAL",
     ])
-    .right([2, 3, 4, 5])
-    .spare([2, 5, 1, 4])
+    .right_align([2, 3, 4, 5])
+    .optional([2, 5, 1, 4])
     .text_last();
     let or_none = |time_s: Option<f64>| time_s.map_or_else(|| "-".to_owned(), time);
     for row in &status.credentials {
@@ -259,7 +276,7 @@ fn credentials(status: &Status, width: Option<usize>) -> Option<String> {
             None => row.what.clone(),
             Some(error) => format!("{}: {error}", row.what),
         };
-        table.row([
+        table.add_row([
             row.user.clone(),
             row.endpoints.join(" "),
             or_none(row.age_s),
@@ -269,16 +286,16 @@ fn credentials(status: &Status, width: Option<usize>) -> Option<String> {
             what,
         ]);
     }
-    (!status.credentials.is_empty()).then(|| table.fitted(width))
+    (!status.credentials.is_empty()).then(|| table.fit(width))
 }
 
 fn errors(status: &Status, width: Option<usize>) -> Option<String> {
-    let mut table = Table::new(["AGO", "TIMES", "ENDPOINT", "USER", "SIDE", "LAST ERRORS"])
-        .right([0, 1])
-        .spare([1])
+    let mut table = TextTable::new(["AGO", "TIMES", "ENDPOINT", "USER", "SIDE", "LAST ERRORS"])
+        .right_align([0, 1])
+        .optional([1])
         .text_last();
     for row in &status.errors {
-        table.row([
+        table.add_row([
             time(since(status, row.time)),
             row.count.to_string(),
             row.endpoint.clone(),
@@ -287,9 +304,10 @@ fn errors(status: &Status, width: Option<usize>) -> Option<String> {
             row.message.clone(),
         ]);
     }
-    (!status.errors.is_empty()).then(|| table.fitted(width))
+    (!status.errors.is_empty()).then(|| table.fit(width))
 }
 
+/// Seconds from `then` until the status was taken.
 fn since(status: &Status, then: Timestamp) -> f64 {
     status.now.duration_since(then).as_secs_f64()
 }
@@ -297,7 +315,7 @@ fn since(status: &Status, then: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::status::{AddressRow, ErrorRow};
+    use crate::telemetry::status::{AddressRow, EndpointRow, ErrorRow};
 
     fn session(number: u64, user: &str, idle_s: f64) -> SessionRow {
         SessionRow {
@@ -380,9 +398,9 @@ mod tests {
     fn eighty_characters_show_what_matters_and_every_word_of_an_error() {
         let lines = lines(
             &status(),
-            View {
+            ScreenView {
                 width: 80,
-                order: 0,
+                sort_presses: 0,
             },
         );
         for line in &lines {
@@ -405,33 +423,42 @@ mod tests {
     fn what_is_down_comes_first_with_the_time_since() {
         let lines = lines(
             &status(),
-            View {
+            ScreenView {
                 width: 80,
-                order: 0,
+                sort_presses: 0,
             },
         );
         assert!(lines[0].starts_with("hopend 0.1.0"), "{}", lines[0]);
         let expected = "✗ endpoint hdb: b:5011 down for 1m15s: no connection: Connection refused";
         assert_eq!(lines[2], expected.replace("1m15s", &time(75.0)));
-        let all = of(&status());
+        let all = text(&status());
         assert!(all.contains(&lines[2]), "{all}");
         assert!(all.find('✗') < all.find("ENDPOINT"), "{all}");
     }
 
     #[test]
     fn each_press_of_the_key_sorts_by_something_else() {
-        let of = |order| lines(&status(), View { width: 200, order });
+        let pressed = |sort_presses| {
+            let view = ScreenView {
+                width: 200,
+                sort_presses,
+            };
+            lines(&status(), view)
+        };
         let mut with_memory = status();
         with_memory.memory = Some(crate::telemetry::status::MemoryRow {
             budget_bytes: 6_320_000_000,
             used_bytes: 81_920,
             handshakes_bytes: 0,
         });
-        let (width, order) = (80, 1);
-        let heading = lines(&with_memory, View { width, order }).remove(0);
-        let seen: String = heading.chars().take(width).collect();
+        let view = ScreenView {
+            width: 80,
+            sort_presses: 1,
+        };
+        let heading = lines(&with_memory, view).remove(0);
+        let seen: String = heading.chars().take(view.width).collect();
         assert!(seen.contains("sorted by idle"), "{heading}");
-        for (order, expected) in [
+        for (sort_presses, expected) in [
             (0, ["1", "2", "3"]),
             (1, ["3", "2", "1"]),
             (2, ["2", "1", "3"]),
@@ -439,7 +466,7 @@ mod tests {
             (4, ["2", "3", "1"]),
             (5, ["1", "2", "3"]),
         ] {
-            assert_eq!(numbers(&of(order)), expected, "{order}");
+            assert_eq!(numbers(&pressed(sort_presses)), expected, "{sort_presses}");
         }
     }
 }

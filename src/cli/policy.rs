@@ -5,33 +5,33 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{ConfigArgument, Exit, complain, runtime, say};
+use super::failure::CommandFailure;
+use super::{ConfigArgument, Exit, print_error, print_line, runtime};
 use crate::config::{self, Config, Endpoint};
 use crate::policy::{
     IamFacts, Policies, PolicyGap, RoleOwner, RolePolicies, UserWithoutRole, users_without_role,
 };
-use base::error::ErrorKind;
+use finspace::FinSpace;
 use finspace::role_arn::RoleArn;
-use finspace::{AwsError, FinSpace};
 
-/// What a person should know who applies what is printed.
+/// The description in `hopend policy --help`.
 pub(super) const ABOUT: &str = "\
 Print the least IAM policies that the configuration needs: the policy of the daemon's own role, and \
-of every user's role its policy and its trust policy. Nothing is asked of AWS, unless with --ask.
+the policy and the trust policy of each user's role. hopend calls AWS only with --ask.
 
-Without --document it is one JSON object: daemon.policy, and roles, a list of role, users, policy \
-and trust. Whatever stands in it for something unknown is told on standard error; a single document \
-with such a gap is not printed.
+Without --document, hopend prints one JSON object. It holds daemon.policy, and roles: a list of objects \
+with role, users, policy and trust. Placeholders stand for unknown roles and accounts; standard error names \
+them. With --document, hopend refuses to print a document with an unknown role.
 
-Without --daemon-role the users' roles trust the root of their account, as the FinSpace user guide \
-has it: then the account's own policies, such as the daemon's here, decide who may take them. Either \
-way the session must carry the local user's name as its source identity. In the guide the roles \
-trust finspace.amazonaws.com besides; --trust-finspace adds that.
+Without --daemon-role, the users' roles trust the root of their account, as in the FinSpace user guide. \
+Then the policies of the account, such as the daemon's, decide who may assume them. In both cases the \
+session must have the local user's name as its source identity. In the guide, the roles also trust \
+finspace.amazonaws.com; --trust-finspace adds that.
 
-Not among them is what `hopend clusters` and `hopend nodes` ask as whoever runs them: \
-finspace:ListKxClusters and finspace:ListKxClusterNodes.";
+The policies do not include finspace:ListKxClusters and finspace:ListKxClusterNodes for `hopend clusters` \
+and `hopend nodes`, which call AWS with the credentials of the account that runs them.";
 
-/// How it is applied.
+/// The sections of `hopend policy --help` after the options.
 pub(super) const EXAMPLES: &str = "\
 Examples:
   hopend policy --ask
@@ -42,38 +42,45 @@ Examples:
 
 /// Arguments of `hopend policy`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct PolicyArguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Only what this endpoint needs; may be given several times
+    /// Print only the policies that this endpoint needs; may be given several times
     #[arg(long, value_name = "NAME")]
     endpoint: Vec<String>,
-    /// Ask FinSpace (GetKxUser) for the roles that the configuration does not tell
+    /// Ask FinSpace (GetKxUser) for the roles that the configuration does not name
     #[arg(long)]
     ask: bool,
     /// The role of a user for whom the configuration has no role_arn; may be given several times
-    #[arg(long, value_name = "USER=ARN", value_parser = role_of_user)]
-    role: Vec<(String, RoleArn)>,
-    /// The account of the environments, where no role tells it
-    #[arg(long, value_name = "ID", value_parser = account)]
+    #[arg(long, value_name = "USER=ARN", value_parser = parse_user_role)]
+    role: Vec<UserRole>,
+    /// The AWS account of the environments, if no role names it
+    #[arg(long, value_name = "ID", value_parser = parse_account)]
     account: Option<String>,
-    /// The role or IAM user that the daemon runs as, to be the only one that the users' roles trust
-    #[arg(long, value_name = "ARN", value_parser = principal)]
+    /// The daemon's own role or IAM user; then the users' roles trust only it
+    #[arg(long, value_name = "ARN", value_parser = parse_principal)]
     daemon_role: Option<String>,
-    /// Have the users' roles trust finspace.amazonaws.com as well
+    /// Let the users' roles also trust finspace.amazonaws.com
     #[arg(long)]
     trust_finspace: bool,
-    /// Print one document only, to be applied as it is
+    /// Print only this document, ready to apply
     #[arg(long, value_name = "WHICH")]
-    document: Option<Which>,
-    /// Whose role the document is for, where there are several
+    document: Option<PolicyKind>,
+    /// The user whose role the document is for, if there are several roles
     #[arg(long, value_name = "NAME", requires = "document")]
     user: Option<String>,
 }
 
-/// A document by itself.
+/// A role given on the command line.
+#[derive(Debug, Clone)]
+struct UserRole {
+    user: String,
+    role: RoleArn,
+}
+
+/// One of the documents that `--document` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Which {
+enum PolicyKind {
     /// The policy of the daemon's own role
     Daemon,
     /// The policy of a user's role
@@ -82,34 +89,29 @@ enum Which {
     Trust,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
+pub(super) fn run(arguments: &PolicyArguments) -> Exit {
     let config = match config::load(&arguments.config.config) {
         Ok(config) => config,
         Err(problems) => {
-            complain(problems);
+            print_error(problems);
             return Exit::Configuration;
         }
     };
-    let printed = chosen(&config, &arguments.endpoint).and_then(|endpoints| {
-        let known = known(arguments, &config, &endpoints)?;
+    let printed = select_endpoints(&config, &arguments.endpoint).and_then(|endpoints| {
+        let known = find_roles(arguments, &config, &endpoints)?;
         print(arguments, &Policies::of(&endpoints, &known))
     });
     match printed {
         Ok(()) => Exit::Ok,
-        Err((exit, why)) => {
-            complain(format_args!("hopend: {why}"));
-            exit
-        }
+        Err(failure) => failure.report(),
     }
 }
 
-type Failed = (Exit, String);
-
-fn wrong(why: impl Into<String>) -> Failed {
-    (Exit::Configuration, why.into())
-}
-
-fn chosen(config: &Config, names: &[String]) -> Result<Vec<Arc<Endpoint>>, Failed> {
+/// The endpoints of these names; all if there are no names.
+fn select_endpoints(
+    config: &Config,
+    names: &[String],
+) -> Result<Vec<Arc<Endpoint>>, CommandFailure> {
     if names.is_empty() {
         return Ok(config.endpoints.clone());
     }
@@ -117,37 +119,40 @@ fn chosen(config: &Config, names: &[String]) -> Result<Vec<Arc<Endpoint>>, Faile
         let mut endpoints = config.endpoints.iter();
         let found = endpoints.find(|endpoint| endpoint.name == *name).cloned();
         found.ok_or_else(|| {
-            let there = config.endpoints.iter().map(|endpoint| &*endpoint.name);
-            let there: Vec<_> = there.collect();
-            wrong(format!(
+            let existing = config.endpoints.iter().map(|endpoint| &*endpoint.name);
+            let existing: Vec<_> = existing.collect();
+            CommandFailure::configuration(format!(
                 "no endpoint is called {name:?}. Fix: name one of these: {}.",
-                there.join(" ")
+                existing.join(" ")
             ))
         })
     };
     names.iter().map(find).collect()
 }
 
-/// What the command line tells, and with `--ask` FinSpace.
-fn known(
-    arguments: &Arguments,
+/// Collects the roles and accounts that the configuration does not name: from the command line, and with
+/// `--ask` from FinSpace.
+fn find_roles(
+    arguments: &PolicyArguments,
     config: &Config,
     endpoints: &[Arc<Endpoint>],
-) -> Result<IamFacts, Failed> {
-    for (name, _) in &arguments.role {
+) -> Result<IamFacts, CommandFailure> {
+    for UserRole { user: name, .. } in &arguments.role {
         if !config.users.iter().any(|user| user.name == *name) {
-            return Err(wrong(format!("--role: no [[user]] is called {name:?}")));
+            return Err(CommandFailure::configuration(format!(
+                "--role: no [[user]] is called {name:?}"
+            )));
         }
     }
-    let told: HashMap<&str, &RoleArn> = arguments
+    let given: HashMap<&str, &RoleArn> = arguments
         .role
         .iter()
-        .map(|(name, role)| (&**name, role))
+        .map(|given| (&*given.user, &given.role))
         .collect();
     let mut roles = HashMap::new();
     let mut to_ask = Vec::new();
     for UserWithoutRole { environment, user } in users_without_role(endpoints) {
-        match told.get(&*user.name) {
+        match given.get(&*user.name) {
             Some(&role) => {
                 roles.insert(RoleOwner::new(&environment, &user), role.clone());
             }
@@ -155,16 +160,18 @@ fn known(
         }
     }
     if arguments.ask && !to_ask.is_empty() {
-        let runtime = runtime().map_err(|exit| (exit, "can't ask FinSpace".into()))?;
-        let asked = runtime.block_on(async {
+        let runtime = runtime().map_err(|exit| CommandFailure {
+            exit,
+            message: "FinSpace cannot be asked".into(),
+        })?;
+        runtime.block_on(async {
             let finspace = FinSpace::default();
             for (environment, user) in &to_ask {
                 let role = finspace.role(environment, user.in_finspace()).await?;
                 roles.insert(RoleOwner::new(environment, user), role);
             }
-            Ok(())
-        });
-        asked.map_err(|error: AwsError| (exit_of(&error), error.to_string()))?;
+            Ok::<_, CommandFailure>(())
+        })?;
     }
     Ok(IamFacts {
         account: arguments.account.clone(),
@@ -174,23 +181,15 @@ fn known(
     })
 }
 
-fn exit_of(error: &AwsError) -> Exit {
-    match error.kind {
-        ErrorKind::Denied => Exit::NoPermission,
-        ErrorKind::Configuration => Exit::Configuration,
-        _ => Exit::Unavailable,
-    }
-}
-
-fn print(arguments: &Arguments, policies: &Policies) -> Result<(), Failed> {
+fn print(arguments: &PolicyArguments, policies: &Policies) -> Result<(), CommandFailure> {
     let missing = || {
         let gaps = policies.gaps.iter();
         let gaps = gaps.filter(|gap| matches!(gap, PolicyGap::Role { .. }));
         let gaps: Vec<_> = gaps.map(ToString::to_string).collect();
-        wrong(format!("the document would have gaps: {}", gaps.join(" ")))
+        CommandFailure::configuration(format!("the document would have gaps: {}", gaps.join(" ")))
     };
     let role = || {
-        let role = role(policies, arguments.user.as_deref())?;
+        let role = select_role(policies, arguments.user.as_deref())?;
         policies
             .is_complete(role)
             .then_some(role)
@@ -199,36 +198,51 @@ fn print(arguments: &Arguments, policies: &Policies) -> Result<(), Failed> {
     let json = match arguments.document {
         None => {
             for gap in &policies.gaps {
-                complain(format_args!("note: {gap}"));
+                print_error(format_args!("note: {gap}"));
             }
             pretty(policies)
         }
-        Some(Which::Daemon) if !policies.daemon_is_complete() => return Err(missing()),
-        Some(Which::Daemon) => {
+        Some(PolicyKind::Daemon) if !policies.daemon_is_complete() => return Err(missing()),
+        Some(PolicyKind::Daemon) => {
             let policy = policies.daemon.policy.as_ref();
-            pretty(policy.ok_or_else(|| wrong("nothing here needs AWS: there is no policy"))?)
+            pretty(policy.ok_or_else(|| {
+                CommandFailure::configuration("these endpoints do not use AWS: there is no policy")
+            })?)
         }
-        Some(Which::Role) => pretty(&role()?.policy),
-        Some(Which::Trust) => pretty(&role()?.trust),
+        Some(PolicyKind::Role) => pretty(&role()?.policy),
+        Some(PolicyKind::Trust) => pretty(&role()?.trust),
     };
-    say(json.map_err(|error| (Exit::Software, error.to_string()))?);
+    let json = json.map_err(|error| CommandFailure {
+        exit: Exit::Software,
+        message: error.to_string(),
+    })?;
+    print_line(json);
     Ok(())
 }
 
-/// The role of a user, or the only one.
-fn role<'a>(policies: &'a Policies, user: Option<&str>) -> Result<&'a RolePolicies, Failed> {
-    let mut of_user = policies
+/// The policies of the user's role. Without a user, there must be only one role.
+fn select_role<'a>(
+    policies: &'a Policies,
+    user: Option<&str>,
+) -> Result<&'a RolePolicies, CommandFailure> {
+    let mut matching = policies
         .roles
         .iter()
         .filter(|role| user.is_none_or(|name| role.users.iter().any(|known| known == name)));
-    match (of_user.next(), of_user.next(), user) {
+    match (matching.next(), matching.next(), user) {
         (Some(role), None, _) => Ok(role),
-        (Some(_), Some(_), None) => Err(wrong("whose role? Say --user with a user's name")),
-        (Some(_), Some(_), Some(user)) => Err(wrong(format!(
+        (Some(_), Some(_), None) => Err(CommandFailure::configuration(
+            "there are several roles. Fix: name a user with --user.",
+        )),
+        (Some(_), Some(_), Some(user)) => Err(CommandFailure::configuration(format!(
             "user {user} has several roles. Fix: add --endpoint."
         ))),
-        (None, _, Some(user)) => Err(wrong(format!("no role of a user {user:?} is needed"))),
-        (None, _, None) => Err(wrong("nothing here needs a user's role")),
+        (None, _, Some(user)) => Err(CommandFailure::configuration(format!(
+            "these endpoints need no role of a user {user:?}"
+        ))),
+        (None, _, None) => Err(CommandFailure::configuration(
+            "these endpoints need no user's role",
+        )),
     }
 }
 
@@ -236,22 +250,27 @@ fn pretty(value: &impl Serialize) -> serde_json::Result<String> {
     serde_json::to_string_pretty(value)
 }
 
-fn role_of_user(text: &str) -> Result<(String, RoleArn), String> {
+fn parse_user_role(text: &str) -> Result<UserRole, String> {
     let (user, role) = text.split_once('=').ok_or("write USER=ARN")?;
-    let role = role.parse::<RoleArn>().map_err(|why| why.to_string())?;
-    Ok((user.to_owned(), role))
+    let role = role.parse::<RoleArn>().map_err(|error| error.to_string())?;
+    Ok(UserRole {
+        user: user.to_owned(),
+        role,
+    })
 }
 
-fn account(text: &str) -> Result<String, String> {
+fn parse_account(text: &str) -> Result<String, String> {
     let digits = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
     digits
         .then(|| text.to_owned())
-        .ok_or_else(|| "an account has twelve digits".into())
+        .ok_or_else(|| "an AWS account has twelve digits".into())
 }
 
-/// An IAM user's ARN has the form of a role's.
-fn principal(text: &str) -> Result<String, String> {
+/// Parses the ARN of a role or an IAM user. Both have the same form apart from one word.
+fn parse_principal(text: &str) -> Result<String, String> {
     let as_role = text.replacen(":user/", ":role/", 1);
-    as_role.parse::<RoleArn>().map_err(|why| why.to_string())?;
+    as_role
+        .parse::<RoleArn>()
+        .map_err(|error| error.to_string())?;
     Ok(text.to_owned())
 }

@@ -1,84 +1,60 @@
 //! `hopend run`.
 
+use std::fmt;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
-use super::{ConfigArgument, Exit, LogArgument, complain, runtime, signals, start_log};
-use crate::config;
-use crate::config::AccountDatabase;
-use crate::config::MachineMemory;
-use crate::daemon::app;
-use crate::daemon::app::ProcessContext;
+use super::{ConfigArgument, Exit, LogArgument, print_error, runtime, signals, start_log};
+use crate::config::{self, AccountDatabase, Config, Loaded, MachineMemory};
+use crate::daemon::app::{self, ProcessContext};
 use crate::daemon::confine::{self, Confinement};
 use crate::listener::PassedSockets;
 
-/// How long a start waits for the account database in all. Users whose account is not known by then are left
-/// out until it is.
-const ACCOUNTS_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the start waits for the account database in all. After that, hopend leaves out the users whose
+/// accounts are unknown, and adds them once it knows the accounts.
+const ACCOUNTS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Arguments of `hopend run`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct RunArguments {
     #[command(flatten)]
     config: ConfigArgument,
     #[command(flatten)]
     log: LogArgument,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
-    // Before any secret is read.
+pub(super) fn run(arguments: &RunArguments) -> Exit {
+    match serve(arguments) {
+        Ok(()) => Exit::Ok,
+        Err(exit) => exit,
+    }
+}
+
+/// Serves until the daemon is told to stop. Prints every error.
+fn serve(arguments: &RunArguments) -> Result<(), Exit> {
+    // This comes before hopend reads any secret.
     let dumps = confine::forbid_dumps();
     let path = &arguments.config.config;
-    // What the daemon confines itself to needs no accounts. The account database is asked by threads that are
-    // confined.
-    let not_asked = |_: &str| Err(io::ErrorKind::WouldBlock.into());
     let accounts = AccountDatabase::system();
-    let files = match config::load_to_serve(path, &not_asked, &[]) {
-        Ok(loaded) => loaded.config,
-        Err(problems) => {
-            // The daemon does not start: what is wrong with its accounts may be told as well.
-            let told = config::load_to_serve(path, &accounts.within(ACCOUNTS_PATIENCE), &[]);
-            complain(told.err().unwrap_or(problems));
-            return Exit::Configuration;
-        }
-    };
-    let passed_sockets = match PassedSockets::from_environment() {
-        Ok(sockets) => sockets,
-        Err(error) => {
-            complain(format_args!("hopend: {error}"));
-            return Exit::Configuration;
-        }
-    };
-    // Asked before the confinement, which leaves no way to the control group's files.
+    let files = load_without_accounts(path, &accounts)?;
+    let passed_sockets =
+        PassedSockets::from_environment().map_err(|error| fail(Exit::Configuration, error))?;
+    // The confinement forbids the files of the control group, so hopend reads them first.
     let machine = MachineMemory::look();
-    // Before there is another thread: a thread's confinement is for those that it starts.
-    let confinement = match Confinement::enter(&files, path) {
-        Ok(confinement) => confinement,
-        Err(error) => {
-            complain(format_args!("hopend: {error}"));
-            return Exit::Unavailable;
-        }
-    };
-    let loaded = match config::load_to_serve(path, &accounts.within(ACCOUNTS_PATIENCE), &[]) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            complain(problems);
-            return Exit::Configuration;
-        }
-    };
-    // The file may have changed in between.
-    if let Err(not_covered) = confinement.covers(&loaded.config) {
-        complain(format_args!("hopend: {not_covered}"));
-        return Exit::Unavailable;
-    }
-    let log = match start_log(loaded.config.daemon.log, &arguments.log) {
-        Ok(log) => log,
-        Err(exit) => return exit,
-    };
+    // This comes before any other thread starts, as threads inherit the confinement of their parent.
+    let confinement =
+        Confinement::enter(&files, path).map_err(|error| fail(Exit::Unavailable, error))?;
+    let loaded = load(path, &accounts)?;
+    // The file may have changed since the first load.
+    confinement
+        .covers(&loaded.config)
+        .map_err(|error| fail(Exit::Unavailable, error))?;
+    let log = start_log(loaded.config.daemon.log, &arguments.log)?;
     if let Err(error) = dumps {
         tracing::warn!(
-            "hopend's memory is not closed to other processes of its account and to core files: {error}. \
-             Fix: allow prctl and setrlimit, or set LimitCORE=0 in the service."
+            "other processes of this account and core files can read hopend's memory: {error}. Fix: allow \
+             prctl and setrlimit, or set LimitCORE=0 in the service."
         );
     }
     tracing::info!("{confinement}");
@@ -89,25 +65,50 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         lost_log_lines: log.lost(),
         machine,
     };
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(exit) => return exit,
-    };
+    let runtime = runtime()?;
     let served = runtime.block_on(async {
         let orders = signals::orders()?;
-        Ok::<_, std::io::Error>(app::run(path, loaded, given, orders).await)
+        Ok::<_, io::Error>(app::run(path, loaded, given, orders).await)
     });
-    // Whatever still runs after the drain was told to end and did not.
+    // Tasks that still run have ignored the order to end, so hopend does not wait for them.
     runtime.shutdown_background();
     match served {
-        Ok(Ok(_)) => Exit::Ok,
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => {
             log.complain(format_args!("hopend: {error}"));
-            Exit::Unavailable
+            Err(Exit::Unavailable)
         }
         Err(error) => {
-            log.complain(format_args!("hopend: no signals: {error}"));
-            Exit::Software
+            log.complain(format_args!("hopend: cannot receive signals: {error}"));
+            Err(Exit::Software)
         }
     }
+}
+
+/// Loads the configuration for the confinement, which depends on the files in it, and not on accounts. hopend
+/// asks the account database later, from confined threads.
+fn load_without_accounts(path: &Path, accounts: &AccountDatabase) -> Result<Config, Exit> {
+    let no_lookup = |_: &str| Err(io::ErrorKind::WouldBlock.into());
+    match config::load_to_serve(path, &no_lookup, &[]) {
+        Ok(loaded) => Ok(loaded.config),
+        Err(problems) => {
+            // The daemon does not start, so the second load may ask for accounts. It reports their errors, too.
+            let all = config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]).err();
+            print_error(all.unwrap_or(problems));
+            Err(Exit::Configuration)
+        }
+    }
+}
+
+fn load(path: &Path, accounts: &AccountDatabase) -> Result<Loaded, Exit> {
+    config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]).map_err(|problems| {
+        print_error(problems);
+        Exit::Configuration
+    })
+}
+
+/// Prints an error and returns the exit code.
+fn fail(exit: Exit, error: impl fmt::Display) -> Exit {
+    print_error(format_args!("hopend: {error}"));
+    exit
 }

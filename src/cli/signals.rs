@@ -1,4 +1,4 @@
-//! Signals become orders.
+//! Turns the signals of the process into orders for the daemon.
 
 use std::io;
 use std::sync::Arc;
@@ -11,15 +11,17 @@ use tokio::sync::mpsc;
 
 use crate::daemon::app::DaemonCommand;
 
-/// What a process ends with when a second signal ends it at once: 128 and SIGTERM.
-const ENDED_AT_ONCE: i32 = 143;
+/// The exit code if a second signal ends the process at once: 128 plus the number of SIGTERM.
+const SECOND_SIGNAL_CODE: i32 = 143;
 
-/// Orders from SIGHUP, SIGTERM and SIGINT. The second SIGTERM or SIGINT ends the process at once.
+/// Receives SIGHUP as [`DaemonCommand::Reload`], and SIGTERM and SIGINT as [`DaemonCommand::Stop`]. The second SIGTERM or
+/// SIGINT ends the process at once.
 pub(super) fn orders() -> io::Result<mpsc::Receiver<DaemonCommand>> {
     let stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        // In this order: the first signal only arms what the second one finds armed.
-        flag::register_conditional_shutdown(signal, ENDED_AT_ONCE, Arc::clone(&stopping))?;
+        // The order matters: the first signal sets `stopping`, and a later one finds it set and ends the
+        // process.
+        flag::register_conditional_shutdown(signal, SECOND_SIGNAL_CODE, Arc::clone(&stopping))?;
         flag::register(signal, Arc::clone(&stopping))?;
     }
     let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT])?;

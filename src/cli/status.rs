@@ -4,121 +4,118 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::daemon::{self, Unanswered};
-use super::screen::{Shown, View};
-use super::{ConfigArgument, Exit, complain, overview, screen};
+use super::failure::CommandFailure;
+use super::screen::{ScreenView, Watchable};
+use super::{ConfigArgument, Exit, daemon, overview, screen};
 use crate::config::ListenAddress;
 use crate::identity::{holder, process};
 use crate::surface::control::{ControlRequest, ControlResponse};
 use crate::telemetry::status::{SessionRow, Status};
 
-/// Between two looks of `--watch`.
-const EVERY: Duration = Duration::from_secs(1);
+/// The interval of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Arguments of `hopend status`.
 ///
-/// Asks the running daemon at its control socket, so it is for root and the daemon's own account.
-/// Processes of other accounts behind TCP connections are shown to root only.
+/// Asks the running daemon over its control socket. Only root and the daemon's own account may do so. Only
+/// root sees the processes of TCP clients that belong to other accounts.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct StatusArguments {
     #[command(flatten)]
     config: ConfigArgument,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Look again each second, until q or Ctrl-C. On a terminal the arrows, PgUp and PgDn scroll, and s
-    /// sorts the sessions
+    /// Update the status each second, until q or Ctrl-C. On a terminal the arrows, PgUp and PgDn scroll,
+    /// and s changes the order of the sessions
     #[arg(long)]
     watch: bool,
 }
 
-/// What one look found.
-enum Look {
-    Status(Box<Status>),
-    /// JSON, or why there is no status.
+/// The output of one update.
+enum StatusOutput {
+    /// Tables.
+    Tables(Box<Status>),
+    /// JSON, or the message of a failure.
     Text(String),
 }
 
-impl From<String> for Look {
+impl From<String> for StatusOutput {
     fn from(text: String) -> Self {
         Self::Text(text)
     }
 }
 
-impl Shown for Look {
+impl Watchable for StatusOutput {
     fn text(&self) -> String {
         match self {
-            Self::Status(status) => overview::of(status),
+            Self::Tables(status) => overview::text(status),
             Self::Text(text) => text.clone(),
         }
     }
 
-    fn lines(&self, view: View) -> Vec<String> {
+    fn lines(&self, view: ScreenView) -> Vec<String> {
         match self {
-            Self::Status(status) => overview::lines(status, view),
-            Self::Text(text) => Shown::lines(text, view),
+            Self::Tables(status) => overview::lines(status, view),
+            Self::Text(text) => text.lines(view),
         }
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
-    let control = match daemon::control(&arguments.config.config) {
+pub(super) fn run(arguments: &StatusArguments) -> Exit {
+    let control = match daemon::control_socket(&arguments.config.config) {
         Ok(control) => control,
         Err(exit) => return exit,
     };
-    let look = || {
-        let status = status(&control)?;
+    let update = || {
+        let status = fetch_status(&control)?;
         Ok(if arguments.json {
             let json = serde_json::to_string(&status);
-            Look::Text(json.unwrap_or_else(|error| error.to_string()))
+            StatusOutput::Text(json.unwrap_or_else(|error| error.to_string()))
         } else {
-            Look::Status(Box::new(status))
+            StatusOutput::Tables(Box::new(status))
         })
     };
-    let every = arguments.watch.then_some(EVERY);
-    match screen::print(every, look, |unanswered: Unanswered| unanswered.why) {
-        Ok(Ok(())) => Exit::Ok,
-        Ok(Err(error)) => screen::unusable(&error),
-        Err(unanswered) => give_up(&unanswered),
+    let interval = arguments.watch.then_some(WATCH_INTERVAL);
+    match screen::print(interval, update) {
+        Ok(()) => Exit::Ok,
+        Err(failure) => failure.report(),
     }
 }
 
-fn give_up(unanswered: &Unanswered) -> Exit {
-    complain(format_args!("hopend: {}", unanswered.why));
-    unanswered.exit
-}
-
-fn status(control: &Path) -> Result<Status, Unanswered> {
-    match daemon::ask(control, &ControlRequest::Status)? {
+fn fetch_status(control: &Path) -> Result<Status, CommandFailure> {
+    match daemon::send(control, &ControlRequest::Status)? {
         ControlResponse::Status(mut status) => {
             find_processes(&mut status);
             find_holders(&mut status);
             Ok(*status)
         }
-        other => Err(Unanswered {
+        other => Err(CommandFailure {
             exit: Exit::Software,
-            why: format!("the daemon answered something else: {other:?}"),
+            message: format!("the daemon sent an unexpected answer: {other:?}"),
         }),
     }
 }
 
-/// A daemon without privileges can't see which process of another account holds a connection; root,
-/// who asks, can.
+/// Adds the processes of TCP clients. The kernel does not show the daemon the processes of other accounts,
+/// but it shows them to root.
 fn find_processes(status: &mut Status) {
-    let ends = |row: &SessionRow| {
+    let socket_pair = |row: &SessionRow| {
         let client: SocketAddr = row.client.parse().ok()?;
         Some((client, row.server.as_deref()?.parse().ok()?))
     };
     let unknown = status.sessions.iter_mut().filter(|row| row.pid.is_none());
-    let unknown: Vec<_> = unknown.filter_map(|row| Some((ends(row)?, row))).collect();
-    let processes = process::of_sockets(unknown.iter().map(|(ends, _)| *ends));
-    for (ends, row) in unknown {
-        row.pid = processes.get(&ends).copied();
+    let unknown: Vec<_> = unknown
+        .filter_map(|row| Some((socket_pair(row)?, row)))
+        .collect();
+    let processes = process::of_sockets(unknown.iter().map(|(sockets, _)| *sockets));
+    for (sockets, row) in unknown {
+        row.pid = processes.get(&sockets).copied();
         row.program = row.pid.and_then(process::program);
     }
 }
 
-/// The same for the processes that hold addresses of hopend's.
+/// Adds the processes that listen at local addresses in hopend's stead.
 fn find_holders(status: &mut Status) {
     let rows = status.endpoints.iter_mut().flat_map(|row| &mut row.unbound);
     for row in rows.filter(|row| row.pid.is_none()) {
@@ -165,13 +162,13 @@ mod tests {
         }
     }
 
-    /// The endpoint listens on all addresses, or has gone with a reload.
+    /// The row names no address of the endpoint: that may listen on all addresses, or a reload has removed it.
     #[test]
     fn a_process_is_found_by_both_ends_of_its_connection_and_no_other_is_taken_for_it() {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-        // Another connection may leave from the same port for another one.
+        // Another connection may use the same local port with another remote address.
         let mut gone = row(1, &client);
         gone.server = Some("127.0.0.1:1".into());
         let now = Timestamp::UNIX_EPOCH;

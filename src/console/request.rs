@@ -1,89 +1,83 @@
-//! What a console can be asked, read from what a q client sends.
+//! The requests that a console answers, parsed from the values that a q client sends.
 //!
 //! A request is a name with its arguments: as text (`.aws.list_kx_cluster_nodes["hdb-cluster"]`), as
 //! a symbol, or as a list of the name and the arguments, which is what `(h)(name;argument)` sends.
-//! Nothing is evaluated.
+//! The console evaluates no q.
 
 use q_ipc::value::Value;
 
-/// What there is to be asked, for people to read.
-pub(super) const ASKABLE: &str = "endpoints, places, sessions, credentials, errors, \
+/// The requests that exist, for error messages.
+pub(super) const REQUESTS: &str = "endpoints, addresses, sessions, credentials, errors, \
     .aws.list_kx_clusters[], .aws.list_kx_cluster_nodes[cluster], \
     .aws.get_kx_connection_string[cluster] and .aws.get_kx_node_connection_string[cluster;node]";
 
-/// Of a cluster; nodes' ids are shorter.
-const LONGEST_NAME: usize = 63;
+/// The longest name of a cluster, in characters. Ids of nodes are shorter.
+const MAX_NAME_LENGTH: usize = 63;
 
-/// What is wanted.
+/// A request of a q client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Request {
+pub(super) enum ConsoleRequest {
     /// The empty text, or `::`.
     Nothing,
     /// One of hopend's own tables.
-    Show(Shown),
+    Table(StatusTable),
     /// `.aws.list_kx_clusters[]`.
     Clusters,
     /// `.aws.list_kx_cluster_nodes[cluster]`.
-    Nodes(String),
+    Nodes { cluster: String },
     /// `.aws.get_kx_connection_string[cluster]`.
-    ConnectionString(String),
+    ConnectionString { cluster: String },
     /// `.aws.get_kx_node_connection_string[cluster;node]`.
-    NodeConnectionString(String, String),
+    NodeConnectionString { cluster: String, node: String },
 }
 
-/// hopend's own tables.
+/// A table of hopend's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum StatusTable {
     Endpoints,
-    Places,
+    Addresses,
     Sessions,
     Credentials,
     Errors,
 }
 
-/// A name, and arguments of which `None` is `::`.
-#[derive(Debug, PartialEq, Eq)]
-struct Call {
-    name: String,
-    arguments: Vec<Option<String>>,
-}
-
-impl Request {
-    /// Reads a request.
+impl ConsoleRequest {
+    /// Parses a request.
     ///
     /// # Errors
-    /// What can be asked, where it is none of it.
-    pub(super) fn of(value: &Value) -> Result<Self, String> {
+    /// No such request exists, or its arguments are wrong. The text is the answer for the client.
+    pub(super) fn parse(value: &Value) -> Result<Self, String> {
         match value {
             &Value::NULL => return Ok(Self::Nothing),
             Value::Chars(text) if text.trim_ascii().is_empty() => return Ok(Self::Nothing),
             _ => {}
         }
-        let call = Call::of(value).ok_or_else(unknown)?;
+        let call = FunctionCall::parse(value).ok_or_else(unknown_request)?;
         let name = call.name.as_str();
-        let shown = match name {
-            "endpoints" => Some(Shown::Endpoints),
-            "places" => Some(Shown::Places),
-            "sessions" => Some(Shown::Sessions),
-            "credentials" => Some(Shown::Credentials),
-            "errors" => Some(Shown::Errors),
+        let table = match name {
+            "endpoints" => Some(StatusTable::Endpoints),
+            "addresses" => Some(StatusTable::Addresses),
+            "sessions" => Some(StatusTable::Sessions),
+            "credentials" => Some(StatusTable::Credentials),
+            "errors" => Some(StatusTable::Errors),
             _ => None,
         };
-        let named: Option<Vec<String>> = match call.arguments.as_slice() {
-            [None] => Some(Vec::new()),
-            arguments => arguments.iter().cloned().collect(),
-        };
-        let arguments = named.unwrap_or_default();
-        match (name, shown, arguments.as_slice()) {
-            (_, Some(shown), []) => Ok(Self::Show(shown)),
+        let arguments = call.names();
+        match (name, table, arguments.as_slice()) {
+            (_, Some(table), []) => Ok(Self::Table(table)),
             (".aws.list_kx_clusters", _, []) => Ok(Self::Clusters),
-            (".aws.list_kx_cluster_nodes", _, [cluster]) => Ok(Self::Nodes(checked(cluster)?)),
-            (".aws.get_kx_connection_string", _, [cluster]) => {
-                Ok(Self::ConnectionString(checked(cluster)?))
+            (".aws.list_kx_cluster_nodes", _, [cluster]) => Ok(Self::Nodes {
+                cluster: check_name(cluster)?,
+            }),
+            (".aws.get_kx_connection_string", _, [cluster]) => Ok(Self::ConnectionString {
+                cluster: check_name(cluster)?,
+            }),
+            (".aws.get_kx_node_connection_string", _, [cluster, node]) => {
+                Ok(Self::NodeConnectionString {
+                    cluster: check_name(cluster)?,
+                    node: check_name(node)?,
+                })
             }
-            (".aws.get_kx_node_connection_string", _, [cluster, node]) => Ok(
-                Self::NodeConnectionString(checked(cluster)?, checked(node)?),
-            ),
             (name, Some(_), _) | (name @ ".aws.list_kx_clusters", ..) => {
                 Err(format!("{name} takes no argument. Fix: ask for {name}[]."))
             }
@@ -93,42 +87,59 @@ impl Request {
                 ))
             }
             (name @ ".aws.get_kx_node_connection_string", ..) => Err(format!(
-                "{name} takes a cluster's name and a node's id, as .aws.list_kx_cluster_nodes \
-                 tells it"
+                "{name} takes a cluster's name and a node's id. Fix: list the ids with \
+                 .aws.list_kx_cluster_nodes."
             )),
-            _ => Err(unknown()),
+            _ => Err(unknown_request()),
         }
     }
 }
 
-fn unknown() -> String {
-    format!("a console evaluates no q. Fix: ask it for {ASKABLE}.")
+fn unknown_request() -> String {
+    format!("a console evaluates no q. Fix: ask it for {REQUESTS}.")
 }
 
-/// A name that a cluster or a node can have.
-fn checked(name: &str) -> Result<String, String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(fine) {
+/// Returns the text if it can be the name of a cluster or the id of a node.
+fn check_name(name: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if (1..=MAX_NAME_LENGTH).contains(&name.len()) && name.chars().all(allowed) {
         return Ok(name.to_owned());
     }
     Err(format!(
-        "that is no name of a cluster or node: they have up to {LONGEST_NAME} letters, digits, \
+        "that is no name of a cluster or node: they have up to {MAX_NAME_LENGTH} letters, digits, \
          hyphens and underscores. Fix: list the clusters with .aws.list_kx_clusters[]."
     ))
 }
 
-impl Call {
-    fn of(value: &Value) -> Option<Self> {
+/// A name, and the arguments that follow it.
+#[derive(Debug, PartialEq, Eq)]
+struct FunctionCall {
+    name: String,
+    arguments: Vec<CallArgument>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum CallArgument {
+    /// `::`, which q sends for no argument.
+    Null,
+    /// A string or a symbol.
+    Name(String),
+}
+
+impl FunctionCall {
+    /// Returns `None` if the value is not a call of this form.
+    fn parse(value: &Value) -> Option<Self> {
         let (name, arguments) = match value {
-            Value::Chars(text) => return Self::of_text(&String::from_utf8_lossy(text)),
+            Value::Chars(text) => return Self::parse_text(&String::from_utf8_lossy(text)),
             Value::Symbol(name) => (name.clone(), Vec::new()),
             Value::Symbols(names) => {
                 let (name, arguments) = names.split_first()?;
-                (name.clone(), arguments.iter().cloned().map(Some).collect())
+                let arguments = arguments.iter().cloned().map(CallArgument::Name);
+                (name.clone(), arguments.collect())
             }
             Value::List(items) => {
                 let (name, arguments) = items.split_first()?;
-                let arguments: Option<_> = arguments.iter().map(argument).collect();
+                let arguments: Option<_> = arguments.iter().map(CallArgument::from_value).collect();
                 (name.as_text()?, arguments?)
             }
             _ => return None,
@@ -137,17 +148,17 @@ impl Call {
         Some(Self { name, arguments })
     }
 
-    /// `name`, `name[…]`, `name "…"` or ``name`…``, with semicolons behind it.
-    fn of_text(text: &str) -> Option<Self> {
+    /// Parses `name`, `name[…]`, `name "…"` or ``name`…``. Semicolons may follow.
+    fn parse_text(text: &str) -> Option<Self> {
         let text = text.trim_end_matches(|c: char| c == ';' || c.is_whitespace());
         let text = text.trim_start();
         let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '_'));
         let (name, rest) = text.split_at(end.unwrap_or(text.len()));
         let rest = rest.trim_start();
         let arguments = match rest.strip_prefix('[') {
-            Some(inside) => bracketed(inside)?,
+            Some(inside) => parse_bracketed(inside)?,
             None if rest.is_empty() => Vec::new(),
-            None => match literal(rest)? {
+            None => match parse_literal(rest)? {
                 (argument, "") => vec![argument],
                 _ => return None,
             },
@@ -157,53 +168,70 @@ impl Call {
             arguments,
         })
     }
-}
 
-fn argument(value: &Value) -> Option<Option<String>> {
-    match value {
-        &Value::NULL => Some(None),
-        other => other.as_text().map(Some),
+    /// The arguments as names; none if one of them is null.
+    fn names(&self) -> Vec<String> {
+        let names: Option<_> = self.arguments.iter().map(CallArgument::name).collect();
+        names.unwrap_or_default()
     }
 }
 
-/// What stands between brackets, from behind the first one on.
-fn bracketed(inside: &str) -> Option<Vec<Option<String>>> {
+impl CallArgument {
+    /// Returns `None` if the value cannot be an argument.
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            &Value::NULL => Some(Self::Null),
+            other => other.as_text().map(Self::Name),
+        }
+    }
+
+    fn name(&self) -> Option<String> {
+        match self {
+            Self::Null => None,
+            Self::Name(name) => Some(name.clone()),
+        }
+    }
+}
+
+/// Parses the arguments after an opening bracket, and the closing bracket.
+fn parse_bracketed(inside: &str) -> Option<Vec<CallArgument>> {
     let mut rest = inside.trim_start();
     if rest == "]" {
         return Some(Vec::new());
     }
     let mut arguments = Vec::new();
     loop {
-        let (argument, behind) = literal(rest)?;
+        let (argument, after) = parse_literal(rest)?;
         arguments.push(argument);
-        let behind = behind.trim_start();
-        if behind == "]" {
+        let after = after.trim_start();
+        if after == "]" {
             return Some(arguments);
         }
-        rest = behind.strip_prefix(';')?.trim_start();
+        rest = after.strip_prefix(';')?.trim_start();
     }
 }
 
-/// `"text"`, `` `symbol ``, `` `$"text" `` or `::`, and what stands behind it.
-fn literal(text: &str) -> Option<(Option<String>, &str)> {
+/// Parses `"text"`, `` `symbol ``, `` `$"text" `` or `::`. Also returns the text after it.
+fn parse_literal(text: &str) -> Option<(CallArgument, &str)> {
     if let Some(rest) = text.strip_prefix("::") {
-        return Some((None, rest));
+        return Some((CallArgument::Null, rest));
     }
     if let Some(rest) = text.strip_prefix("`$").unwrap_or(text).strip_prefix('"') {
-        return quoted(rest);
+        return parse_quoted(rest);
     }
     let rest = text.strip_prefix('`')?;
     let end = rest.find(|c: char| !(c.is_alphanumeric() || "._:/-".contains(c)));
     let (symbol, rest) = rest.split_at(end.unwrap_or(rest.len()));
-    Some((Some(symbol.to_owned()), rest))
+    Some((CallArgument::Name(symbol.to_owned()), rest))
 }
 
-fn quoted(text: &str) -> Option<(Option<String>, &str)> {
+/// Parses a string after its opening quote. Also returns the text after the closing quote.
+fn parse_quoted(text: &str) -> Option<(CallArgument, &str)> {
     let mut content = String::new();
     let mut rest = text.chars();
     loop {
         content.push(match rest.next()? {
-            '"' => return Some((Some(content), rest.as_str())),
+            '"' => return Some((CallArgument::Name(content), rest.as_str())),
             '\\' => match rest.next()? {
                 'n' => '\n',
                 't' => '\t',
@@ -222,8 +250,8 @@ mod tests {
 
     use super::*;
 
-    fn of(text: &str) -> Result<Request, String> {
-        Request::of(&Value::text(text))
+    fn parse(text: &str) -> Result<ConsoleRequest, String> {
+        ConsoleRequest::parse(&Value::text(text))
     }
 
     fn symbol(text: &str) -> Value {
@@ -232,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_ways_to_ask_for_a_table() {
-        let sessions = Ok(Request::Show(Shown::Sessions));
+        let sessions = Ok(ConsoleRequest::Table(StatusTable::Sessions));
         for text in [
             "sessions",
             " sessions ; ",
@@ -240,7 +268,7 @@ mod tests {
             "sessions [ ];;",
             "sessions[::]",
         ] {
-            assert_eq!(of(text), sessions, "{text}");
+            assert_eq!(parse(text), sessions, "{text}");
         }
         for value in [
             symbol("sessions"),
@@ -249,13 +277,15 @@ mod tests {
             Value::List(vec![Value::text("sessions"), Value::NULL]),
             Value::List(vec![Value::text("sessions")]),
         ] {
-            assert_eq!(Request::of(&value), sessions, "{value:?}");
+            assert_eq!(ConsoleRequest::parse(&value), sessions, "{value:?}");
         }
     }
 
     #[test]
     fn the_ways_to_call_a_function() {
-        let nodes = Ok(Request::Nodes("hdb-cluster".into()));
+        let nodes = Ok(ConsoleRequest::Nodes {
+            cluster: "hdb-cluster".into(),
+        });
         for text in [
             r#".aws.list_kx_cluster_nodes["hdb-cluster"]"#,
             r#" .aws.list_kx_cluster_nodes [ "hdb-cluster" ] ;"#,
@@ -263,7 +293,7 @@ mod tests {
             r#".aws.list_kx_cluster_nodes[`$"hdb-cluster"]"#,
             ".aws.list_kx_cluster_nodes`hdb-cluster",
         ] {
-            assert_eq!(of(text), nodes, "{text}");
+            assert_eq!(parse(text), nodes, "{text}");
         }
         let name = ".aws.list_kx_cluster_nodes";
         for value in [
@@ -271,23 +301,31 @@ mod tests {
             Value::List(vec![symbol(name), Value::text("hdb-cluster")]),
             Value::List(vec![Value::text(name), symbol("hdb-cluster")]),
         ] {
-            assert_eq!(Request::of(&value), nodes, "{value:?}");
+            assert_eq!(ConsoleRequest::parse(&value), nodes, "{value:?}");
         }
-        assert_eq!(of(".aws.list_kx_clusters[]"), Ok(Request::Clusters));
         assert_eq!(
-            of(".aws.get_kx_connection_string `rdb;"),
-            Ok(Request::ConnectionString("rdb".into()))
+            parse(".aws.list_kx_clusters[]"),
+            Ok(ConsoleRequest::Clusters)
         );
         assert_eq!(
-            of(r#".aws.get_kx_node_connection_string["hdb"; `n1]"#),
-            Ok(Request::NodeConnectionString("hdb".into(), "n1".into()))
+            parse(".aws.get_kx_connection_string `rdb;"),
+            Ok(ConsoleRequest::ConnectionString {
+                cluster: "rdb".into()
+            })
+        );
+        assert_eq!(
+            parse(r#".aws.get_kx_node_connection_string["hdb"; `n1]"#),
+            Ok(ConsoleRequest::NodeConnectionString {
+                cluster: "hdb".into(),
+                node: "n1".into()
+            })
         );
     }
 
     #[test]
     fn nothing_is_no_fault() {
         for value in [Value::NULL, Value::text(""), Value::text(" \n")] {
-            assert_eq!(Request::of(&value), Ok(Request::Nothing));
+            assert_eq!(ConsoleRequest::parse(&value), Ok(ConsoleRequest::Nothing));
         }
     }
 
@@ -306,8 +344,8 @@ mod tests {
             "system \"ls\"",
             ";",
         ] {
-            let told = of(text).unwrap_err();
-            assert!(told.contains(ASKABLE), "{text}: {told}");
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(REQUESTS), "{text}: {error}");
         }
         for value in [
             Value::Long(1),
@@ -319,13 +357,17 @@ mod tests {
             },
             Value::List(vec![symbol("endpoints"), Value::Long(1)]),
         ] {
-            assert!(Request::of(&value).unwrap_err().contains(ASKABLE));
+            assert!(
+                ConsoleRequest::parse(&value)
+                    .unwrap_err()
+                    .contains(REQUESTS)
+            );
         }
     }
 
     #[test]
     fn arguments_that_do_not_fit_are_told_by_the_function() {
-        for (text, told) in [
+        for (text, expected) in [
             ("sessions[`a]", "sessions takes no argument"),
             (".aws.list_kx_clusters[`a]", "takes no argument"),
             (".aws.list_kx_cluster_nodes", "takes a cluster's name"),
@@ -344,8 +386,8 @@ mod tests {
             ),
             (".aws.get_kx_node_connection_string[`a]", "and a node's id"),
         ] {
-            let error = of(text).unwrap_err();
-            assert!(error.contains(told), "{text}: {error}");
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 
@@ -357,7 +399,7 @@ mod tests {
             r#""a b""#,
             &format!("\"{}\"", "x".repeat(64)),
         ] {
-            let error = of(&format!(".aws.list_kx_cluster_nodes[{name}]")).unwrap_err();
+            let error = parse(&format!(".aws.list_kx_cluster_nodes[{name}]")).unwrap_err();
             assert!(error.contains("no name of a cluster"), "{name}: {error}");
         }
     }
@@ -365,14 +407,14 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
-            let _ = of(&text);
+            let _ = parse(&text);
         }
 
         #[test]
         fn near_misses_are_read_or_refused(
             text in "(sessions|\\.aws\\.list_kx_cluster_nodes)[\\[\\]\"`$;:\\\\ a-z]{0,12}"
         ) {
-            let _ = of(&text);
+            let _ = parse(&text);
         }
     }
 }

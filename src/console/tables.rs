@@ -1,10 +1,10 @@
-//! hopend's own tables, made from the rows of a status: what one viewer may see of them.
+//! The q tables of hopend's state, with the rows that a viewer may see.
 
 use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use super::request::Shown;
+use super::request::StatusTable;
 use super::viewer::Viewer;
 use crate::telemetry::status::{
     AddressRow, CredentialRow, EndpointRow, ErrorRow, SessionRow, Status,
@@ -12,30 +12,30 @@ use crate::telemetry::status::{
 use q_ipc::time;
 use q_ipc::value::{Table, Value};
 
-/// The table that is wanted.
-pub(super) fn of(shown: Shown, status: &Status, viewer: &Viewer) -> Table {
-    match shown {
-        Shown::Endpoints => endpoints(&endpoints_of(status, viewer)),
-        Shown::Places => places(&endpoints_of(status, viewer)),
-        Shown::Sessions => {
+/// Makes a table from a snapshot of the daemon's state.
+pub(super) fn status_table(table: StatusTable, status: &Status, viewer: &Viewer) -> Table {
+    match table {
+        StatusTable::Endpoints => endpoints(&visible_endpoints(status, viewer)),
+        StatusTable::Addresses => addresses(&visible_endpoints(status, viewer)),
+        StatusTable::Sessions => {
             let rows = status.sessions.iter();
-            let theirs = rows.filter(|row| viewer.sees_user(Some(&row.user)));
-            sessions(&theirs.collect::<Vec<_>>())
+            let visible = rows.filter(|row| viewer.sees_user(Some(&row.user)));
+            sessions(&visible.collect::<Vec<_>>())
         }
-        Shown::Credentials => {
+        StatusTable::Credentials => {
             let rows = status.credentials.iter();
-            let theirs = rows.filter(|row| viewer.sees_user(Some(&row.user)));
-            credentials(&theirs.collect::<Vec<_>>())
+            let visible = rows.filter(|row| viewer.sees_user(Some(&row.user)));
+            credentials(&visible.collect::<Vec<_>>())
         }
-        Shown::Errors => {
+        StatusTable::Errors => {
             let rows = status.errors.iter();
-            let theirs = rows.filter(|row| viewer.sees_user(row.user.as_deref()));
-            errors(&theirs.collect::<Vec<_>>())
+            let visible = rows.filter(|row| viewer.sees_user(row.user.as_deref()));
+            errors(&visible.collect::<Vec<_>>())
         }
     }
 }
 
-fn endpoints_of<'s>(status: &'s Status, viewer: &Viewer) -> Vec<&'s EndpointRow> {
+fn visible_endpoints<'s>(status: &'s Status, viewer: &Viewer) -> Vec<&'s EndpointRow> {
     let rows = status.endpoints.iter();
     rows.filter(|row| viewer.sees_endpoint(&row.name)).collect()
 }
@@ -52,31 +52,41 @@ fn endpoints(rows: &[&EndpointRow]) -> Table {
         .with("refused", longs(rows, |row| row.refused))
 }
 
-/// Where clients do not reach the endpoint, and why.
+/// The local addresses where hopend does not listen, each with the reason, separated by semicolons.
 fn unbound(row: &EndpointRow) -> String {
     let unbound = row.unbound.iter();
     let each = unbound.map(|row| format!("{}: {}", row.address, row.reason));
     each.collect::<Vec<_>>().join("; ")
 }
 
-fn places(endpoints: &[&EndpointRow]) -> Table {
-    let of_endpoint = |endpoint: &&'_ EndpointRow| {
-        let places = endpoint.addresses.iter();
-        let name = &endpoint.name;
-        places
-            .map(|place| (name.clone(), place.clone()))
-            .collect::<Vec<_>>()
-    };
-    let rows: Vec<(String, AddressRow)> = endpoints.iter().flat_map(of_endpoint).collect();
-    let rows: Vec<_> = rows.iter().collect();
+/// An address or node of an endpoint's target.
+struct EndpointAddress<'s> {
+    endpoint: &'s str,
+    row: &'s AddressRow,
+}
+
+fn addresses(endpoints: &[&EndpointRow]) -> Table {
+    let mut addresses = Vec::new();
+    for &EndpointRow {
+        name,
+        addresses: rows,
+        ..
+    } in endpoints
+    {
+        addresses.extend(rows.iter().map(|row| EndpointAddress {
+            endpoint: name,
+            row,
+        }));
+    }
+    let rows: Vec<_> = addresses.iter().collect();
     Table::new()
-        .with("endpoint", symbols(&rows, |(endpoint, _)| endpoint))
-        .with("place", texts(&rows, |(_, place)| &place.name))
-        .with("zone", symbols(&rows, |(_, place)| &place.zone))
-        .with("resting", timespans(&rows, |(_, place)| place.resting_s))
+        .with("endpoint", symbols(&rows, |address| address.endpoint))
+        .with("address", texts(&rows, |address| &address.row.name))
+        .with("zone", symbols(&rows, |address| &address.row.zone))
+        .with("resting", timespans(&rows, |address| address.row.resting_s))
         .with(
             "reason",
-            texts(&rows, |(_, place)| place.reason.as_deref().unwrap_or("")),
+            texts(&rows, |address| address.row.reason.as_deref().unwrap_or("")),
         )
 }
 
@@ -136,32 +146,39 @@ fn errors(rows: &[&ErrorRow]) -> Table {
         .with("times", longs(rows, |row| row.count))
 }
 
+/// A symbol column.
 fn symbols<R>(rows: &[&R], column: fn(&R) -> &str) -> Value {
     Value::Symbols(rows.iter().map(|row| column(row).to_owned()).collect())
 }
 
+/// A column of strings.
 fn texts<R>(rows: &[&R], column: fn(&R) -> &str) -> Value {
     Value::texts(rows.iter().map(|row| column(row)))
 }
 
+/// A column of strings that are made for each row.
 fn texts_of<R>(rows: &[&R], column: fn(&R) -> String) -> Value {
     Value::texts(rows.iter().map(|row| column(row)))
 }
 
+/// A column of lists, each as one string with blanks between its items.
 fn joined<R>(rows: &[&R], column: fn(&R) -> &[String]) -> Value {
     Value::texts(rows.iter().map(|row| column(row).join(" ")))
 }
 
+/// A long column. A value above the range of a long becomes the largest long.
 fn longs<R>(rows: &[&R], column: fn(&R) -> u64) -> Value {
     let long = |row: &&R| i64::try_from(column(row)).unwrap_or(i64::MAX);
     Value::Longs(rows.iter().map(long).collect())
 }
 
+/// A timespan column, from seconds. `None` becomes a null.
 fn timespans<R>(rows: &[&R], column: fn(&R) -> Option<f64>) -> Value {
     let spans = rows.iter().map(|row| time::timespan(column(row)));
     Value::Timespans(spans.collect())
 }
 
+/// A timestamp column.
 fn timestamps<R>(rows: &[&R], column: fn(&R) -> Timestamp) -> Value {
     let times = rows.iter().map(|row| SystemTime::from(column(row)));
     Value::Timestamps(times.map(time::timestamp).collect())

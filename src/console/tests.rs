@@ -1,37 +1,27 @@
-//! A console over a pipe of a few bytes: who is shown what, in which types, and that nothing a
-//! client sends leaves it without an answer or an end.
-
-use std::sync::LazyLock;
+//! Console sessions over a pipe of a few bytes. The tests check which rows each user sees, the types of the
+//! columns, and that every message of a client leads to an answer or to the end of the session.
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 use tokio::io::{DuplexStream, duplex};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::viewer::tests::endpoints;
 use super::*;
-use crate::config::{ListenAddress, Target};
+use crate::config::Target;
 use crate::credential::Retry;
-use crate::listener::AddressState;
 use crate::primitives::shutdown::ShutdownSender;
-use crate::route::PreparedTarget;
-use crate::route::nodes::{Discover, Nodes};
-use crate::telemetry::live::Shown;
+use crate::route::nodes::Discover;
 use crate::telemetry::status::{AddressRow, CredentialRow, EndpointRow, ErrorRow, SessionRow};
-use crate::upstream::tls::TlsConfigs;
-use base::error::ErrorKind;
 use finspace::Node;
 use q_ipc::compress::compress;
 use q_ipc::message::text;
 
-/// The system's roots are read once.
-static TLS: LazyLock<TlsConfigs> = LazyLock::new(TlsConfigs::default);
+/// A FinSpace with two clusters that alice may use, and one that only root may use.
+struct FakeFinSpace;
 
-/// Two clusters that somebody may use, one that only root may.
-struct FinSpace;
-
-impl Discover for FinSpace {
+impl Discover for FakeFinSpace {
     fn clusters<'a>(
         &'a self,
         _: &'a Arc<Environment>,
@@ -76,51 +66,61 @@ impl Discover for FinSpace {
     }
 }
 
-/// A session of `user`'s, as far as the client sees it.
-struct Handle {
+/// A daemon whose state is [`status`].
+struct FakeDaemon;
+
+impl ConsoleDaemon for FakeDaemon {
+    fn endpoints(&self) -> Vec<ServedEndpoint> {
+        endpoints()
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Arc<Status>, JoinError>> {
+        async { Ok(Arc::new(status())) }.boxed()
+    }
+
+    fn record_failure(&self, _: ErrorKind, _: &str) {}
+}
+
+/// The client's end of a session.
+struct ClientHandle {
     stream: DuplexStream,
     stop: ShutdownSender,
     end: oneshot::Receiver<End>,
 }
 
-impl Handle {
+impl ClientHandle {
     fn open(user: &'static str) -> Self {
-        let (mut here, stream) = duplex(16);
+        let (mut server, stream) = duplex(16);
         let stop = ShutdownSender::default();
         let stopping = stop.subscribe();
-        let (told, end) = oneshot::channel();
+        let (sender, end) = oneshot::channel();
         tokio::spawn(async move {
-            let nodes = Nodes::new(Arc::new(FinSpace));
-            let live = Live::default();
-            live.serves(endpoints().into_iter().map(|b| shown(b, &nodes)).collect());
-            let listen: ListenAddress = "127.0.0.1:5000".parse().unwrap();
             let environment = environment();
-            let visit = Visit {
+            let session = ConsoleSession {
+                number: 1,
                 user,
                 environment: environment.as_ref(),
                 dialled: None,
                 max_message: None,
-                live: &live,
-                lists: &Lists::new(Arc::new(FinSpace)),
-                status: &|| Box::pin(async { Ok(Arc::new(status())) }),
-                record: &Record::new(1, "console", &listen),
+                daemon: &FakeDaemon,
+                discovery: &DiscoveryCache::new(Arc::new(FakeFinSpace)),
                 meters: &Meters::default(),
             };
-            let end = serve(&visit, &mut here, &[], stopping).await;
-            let _ = told.send(end);
+            let end = serve(&session, &mut server, &[], stopping).await;
+            let _ = sender.send(end);
         });
         Self { stream, stop, end }
     }
 
-    async fn ask(&mut self, question: &str) -> Result<Value, String> {
-        self.send(&text(MessageType::Sync, question)).await;
+    async fn ask(&mut self, request: &str) -> Result<Value, String> {
+        self.send(&text(MessageType::Sync, request)).await;
         self.answer().await.unwrap()
     }
 
-    async fn table(&mut self, question: &str) -> Table {
-        match self.ask(question).await {
+    async fn table(&mut self, request: &str) -> Table {
+        match self.ask(request).await {
             Ok(Value::Table(table)) => table,
-            other => panic!("{question}: {other:?}"),
+            other => panic!("{request}: {other:?}"),
         }
     }
 
@@ -128,7 +128,7 @@ impl Handle {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// An answer, or none before the end of the stream.
+    /// Reads an answer. Returns `None` at the end of the stream.
     async fn answer(&mut self) -> Option<Result<Value, String>> {
         let mut bytes = vec![0; HEADER_LEN];
         self.stream.read_exact(&mut bytes).await.ok()?;
@@ -144,26 +144,16 @@ impl Handle {
     }
 }
 
-fn shown(bound: crate::telemetry::live::Bound, nodes: &Nodes) -> Shown {
-    let listen = bound.listen.into_iter().map(AddressState::Bound);
-    Shown {
-        route: Arc::new(PreparedTarget::new(bound.endpoint, &TLS, nodes)),
-        listen: listen
-            .map(|state| watch::Sender::new(state).subscribe())
-            .collect(),
-    }
-}
-
 fn environment() -> Option<Arc<Environment>> {
     endpoints()
         .into_iter()
-        .find_map(|bound| match &bound.endpoint.target {
+        .find_map(|served| match &served.endpoint.target {
             Target::Console { environment } => environment.clone(),
             _ => None,
         })
 }
 
-/// A row of each kind for root and for alice, and a failure of nobody's.
+/// Rows of root and of alice in each table, and an error without a user.
 fn status() -> Status {
     let now = jiff::Timestamp::from_second(946_684_800 + 60).unwrap();
     let endpoint = |name: &str| EndpointRow {
@@ -175,7 +165,7 @@ fn status() -> Status {
         max_sessions: 4_096,
         opened: 2,
         refused: 3,
-        places: vec![AddressRow {
+        addresses: vec![AddressRow {
             name: "node-1".into(),
             zone: "use1-az1".into(),
             down_s: Some(3.5),
@@ -236,7 +226,7 @@ fn status() -> Status {
     }
 }
 
-/// Columns as the module's documentation has them: `name s, listen C`.
+/// The columns of a table in the form of the module's documentation: `name s, listen C`.
 fn columns(table: &Table) -> String {
     let columns = table.columns.iter().map(|(name, items)| {
         let kind = match items {
@@ -254,7 +244,7 @@ fn columns(table: &Table) -> String {
 
 #[tokio::test]
 async fn columns_are_those_of_the_documentation() {
-    let mut root = Handle::open("root");
+    let mut root = ClientHandle::open("root");
     let rows = include_str!("mod.rs").lines().filter_map(|line| {
         let (request, columns) = line.strip_prefix("//! | `")?.split_once("` | ")?;
         Some((request, columns.strip_suffix(" |")?))
@@ -274,8 +264,8 @@ async fn who_sees_all_is_shown_all_and_others_their_own() {
         ("root", "name", "endpoints", &["hdb", "secret", "mine"][..]),
         ("alice", "name", "endpoints", &["hdb", "mine"]),
         ("mallory", "name", "endpoints", &[]),
-        ("root", "endpoint", "places", &["hdb", "secret", "mine"]),
-        ("alice", "endpoint", "places", &["hdb", "mine"]),
+        ("root", "endpoint", "addresses", &["hdb", "secret", "mine"]),
+        ("alice", "endpoint", "addresses", &["hdb", "mine"]),
         ("root", "user", "sessions", &["root", "alice"]),
         ("alice", "user", "sessions", &["alice"]),
         ("mallory", "user", "sessions", &[]),
@@ -296,11 +286,11 @@ async fn who_sees_all_is_shown_all_and_others_their_own() {
             &["hdb-cluster", "alices-cluster"],
         ),
     ] {
-        let table = Handle::open(user).table(request).await;
+        let table = ClientHandle::open(user).table(request).await;
         assert_eq!(names(&table, column), expected, "{request} of {user}");
     }
     let asked = ".aws.list_kx_cluster_nodes[`$\"secret-cluster\"]";
-    let refused = Handle::open("alice").ask(asked).await.unwrap_err();
+    let refused = ClientHandle::open("alice").ask(asked).await.unwrap_err();
     assert!(
         refused.starts_with("hopend: no endpoint that alice may use leads to cluster"),
         "{refused}"
@@ -309,13 +299,17 @@ async fn who_sees_all_is_shown_all_and_others_their_own() {
 
 #[tokio::test]
 async fn values_are_q_s() {
-    let mut root = Handle::open("root");
-    let places = root.table("places").await;
+    let mut root = ClientHandle::open("root");
+    let addresses = root.table("addresses").await;
     let sessions = root.table("sessions").await;
     let credentials = root.table("credentials").await;
     for (table, column, expected) in [
-        (&places, "resting", Value::Timespans(vec![1_500_000_000; 3])),
-        (&places, "reason", Value::texts(["", "", ""])),
+        (
+            &addresses,
+            "resting",
+            Value::Timespans(vec![1_500_000_000; 3]),
+        ),
+        (&addresses, "reason", Value::texts(["", "", ""])),
         (&sessions, "pid", Value::Longs(vec![i64::MIN; 2])),
         (
             &sessions,
@@ -336,7 +330,7 @@ async fn values_are_q_s() {
 
 #[tokio::test(start_paused = true)]
 async fn what_finspace_does_not_give_is_told() {
-    let mut root = Handle::open("root");
+    let mut root = ClientHandle::open("root");
     let told = root.ask(".aws.list_kx_cluster_nodes`gone").await;
     assert_eq!(told, Err("hopend: AWS says no. Fix: allow it.".into()));
     let late = root
@@ -348,7 +342,7 @@ async fn what_finspace_does_not_give_is_told() {
 
 #[tokio::test]
 async fn big_endian_and_compressed_requests_are_read() {
-    let mut root = Handle::open("root");
+    let mut root = ClientHandle::open("root");
     let request = Value::List(vec![
         Value::text(&format!("{}endpoints", " ".repeat(4_000))),
         Value::NULL,
@@ -374,7 +368,7 @@ async fn big_endian_and_compressed_requests_are_read() {
 
 #[tokio::test]
 async fn asyncs_do_nothing_and_responses_end_it() {
-    let mut root = Handle::open("root");
+    let mut root = ClientHandle::open("root");
     for ignored in ["", "sessions", "exit 0"] {
         root.send(&text(MessageType::Async, ignored)).await;
     }
@@ -387,7 +381,7 @@ async fn asyncs_do_nothing_and_responses_end_it() {
 
 #[tokio::test]
 async fn a_request_that_is_too_long_is_told_so_and_not_read() {
-    let mut root = Handle::open("root");
+    let mut root = ClientHandle::open("root");
     let header = [1, 1, 0, 0, 0, 0, 0x10, 1];
     root.send(&header).await;
     let told = root.answer().await.unwrap().unwrap_err();
@@ -401,11 +395,11 @@ async fn a_request_that_is_too_long_is_told_so_and_not_read() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_lets_an_answer_finish_and_ends_what_is_idle() {
-    let idle = Handle::open("root");
+    let idle = ClientHandle::open("root");
     idle.stop.drain();
     assert!(matches!(idle.end.await, Ok(End::Drained)));
 
-    let mut busy = Handle::open("root");
+    let mut busy = ClientHandle::open("root");
     let question = ".aws.list_kx_cluster_nodes[`$\"slow-cluster\"]";
     busy.send(&text(MessageType::Sync, question)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -416,10 +410,10 @@ async fn a_drain_lets_an_answer_finish_and_ends_what_is_idle() {
 
 #[tokio::test(start_paused = true)]
 async fn who_takes_no_answer_in_is_given_up() {
-    let mut handle = Handle::open("root");
+    let mut handle = ClientHandle::open("root");
     handle.send(&text(MessageType::Sync, "sessions")).await;
-    let Handle { stream, end, stop } = handle;
-    let end = tokio::time::timeout(2 * TAKEN_IN, end).await.unwrap();
+    let ClientHandle { stream, end, stop } = handle;
+    let end = tokio::time::timeout(2 * WRITE_LIMIT, end).await.unwrap();
     assert!(matches!(end, Ok(End::ClientLost(_))), "{end:?}");
     drop((stream, stop));
 }
@@ -432,16 +426,16 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime.unwrap().block_on(test)
 }
 
-/// Says all of it, and reads what comes back to the end.
+/// Sends the bytes, and counts the answers until the session ends. Also returns the end of the session.
 async fn answers(bytes: Vec<u8>) -> (usize, End) {
-    let Handle { stream, end, stop } = Handle::open("root");
+    let ClientHandle { stream, end, stop } = ClientHandle::open("root");
     let (reader, mut writer) = tokio::io::split(stream);
-    let said = async {
-        // The other side may have ended.
+    let send = async {
+        // Fails if the console has ended the session.
         let _ = writer.write_all(&bytes).await;
         let _ = writer.shutdown().await;
     };
-    let heard = async {
+    let receive = async {
         let mut reader = BufReader::new(reader);
         let mut answers = 0;
         let mut head = [0; HEADER_LEN];
@@ -453,10 +447,10 @@ async fn answers(bytes: Vec<u8>) -> (usize, End) {
         }
         answers
     };
-    let ((), heard) = tokio::join!(said, heard);
+    let ((), answers) = tokio::join!(send, receive);
     let end = end.await.expect("an end in order");
     drop(stop);
-    (heard, end)
+    (answers, end)
 }
 
 proptest! {
@@ -486,13 +480,13 @@ proptest! {
             bytes.extend(header.encode());
             bytes.extend(body);
         }
-        let (heard, end) = run(answers(bytes));
-        prop_assert_eq!(heard, bodies.iter().filter(|(sync, ..)| *sync).count());
+        let (answers, end) = run(answers(bytes));
+        prop_assert_eq!(answers, bodies.iter().filter(|(sync, ..)| *sync).count());
         prop_assert!(matches!(end, End::ClientClosed), "{:?}", end);
     }
 }
 
-/// Noise, or what is nearly a request.
+/// Random bytes, or values that resemble requests.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let name = prop_oneof![
         Just("sessions".to_owned()),

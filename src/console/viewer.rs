@@ -1,28 +1,28 @@
-//! Who asks, and what of all there is may be shown: everything to a `[[user]]` with `console = true`,
-//! to others what is their own.
+//! Access control of the console. A `[[user]]` with `console = true` may see everything; other users may
+//! see their own rows, the endpoints that they may use, and the clusters of these endpoints.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::address;
+use super::ServedEndpoint;
+use super::hopen_address::hopen_address;
 use crate::config::{Endpoint, Node, Target};
-use crate::telemetry::live::BoundEndpoint;
 use finspace::environment::Environment;
 
-/// A user in front of the endpoints that are served now. Rights are those of now, too: a reload
-/// gives and takes them while a session lasts.
+/// The user of a console session, and the endpoints that hopend serves now. A new viewer is made for each
+/// request, because a reload may change the user's rights during a session.
 #[derive(Debug, Clone)]
 pub(super) struct Viewer {
-    pub(super) user: String,
-    pub(super) sees_all: bool,
-    endpoints: Vec<BoundEndpoint>,
-    /// The address of this host that the client dialled from elsewhere.
+    user: String,
+    sees_all: bool,
+    endpoints: Vec<ServedEndpoint>,
+    /// The address of this host that the client dialled, if the client is on another host.
     dialled: Option<IpAddr>,
 }
 
 impl Viewer {
-    pub(super) fn new(user: &str, endpoints: Vec<BoundEndpoint>, dialled: Option<IpAddr>) -> Self {
-        let users = endpoints.iter().flat_map(|bound| &bound.endpoint.users);
+    pub(super) fn new(user: &str, endpoints: Vec<ServedEndpoint>, dialled: Option<IpAddr>) -> Self {
+        let users = endpoints.iter().flat_map(|served| &served.endpoint.users);
         let known = users.into_iter().find(|known| known.name == user);
         Self {
             user: user.to_owned(),
@@ -32,25 +32,25 @@ impl Viewer {
         }
     }
 
-    /// Whether rows of this user may be shown.
+    /// Whether the viewer may see this user's rows. Rows without a user are for those who see everything.
     pub(super) fn sees_user(&self, user: Option<&str>) -> bool {
         self.sees_all || user == Some(&self.user)
     }
 
-    /// Whether the endpoint of this name may be shown.
+    /// Whether the viewer may see the endpoint of this name.
     pub(super) fn sees_endpoint(&self, name: &str) -> bool {
-        let mut theirs = self.endpoints.iter().map(|bound| &bound.endpoint);
-        self.sees_all || theirs.any(|endpoint| endpoint.name == name && self.may_use(endpoint))
+        let mut endpoints = self.endpoints.iter().map(|served| &served.endpoint);
+        self.sees_all || endpoints.any(|endpoint| endpoint.name == name && self.may_use(endpoint))
     }
 
-    /// Whether a cluster may be shown.
+    /// Whether the viewer may see a cluster.
     pub(super) fn sees_cluster(&self, environment: &Arc<Environment>, cluster: &str) -> bool {
-        let mut leading = self.leading(Some(environment), cluster);
-        self.sees_all || leading.any(|bound| self.may_use(&bound.endpoint))
+        let mut endpoints = self.endpoints_of(Some(environment), cluster);
+        self.sees_all || endpoints.any(|served| self.may_use(&served.endpoint))
     }
 
-    /// Why a cluster is not shown. It says the same whether there is such a cluster or not.
-    pub(super) fn refusal(&self, cluster: &str) -> String {
+    /// The answer if the viewer may not see a cluster. It is the same whether the cluster exists or not.
+    pub(super) fn cluster_refusal(&self, cluster: &str) -> String {
         format!(
             "no endpoint that {} may use leads to cluster {cluster:?}. Fix: ask the administrator for \
              one, or for console = true.",
@@ -58,82 +58,102 @@ impl Viewer {
         )
     }
 
-    /// What hopen is given to reach a cluster, or one node of it, by a local endpoint.
+    /// The address of a local endpoint that leads to the cluster, or to one node of it, for hopen.
     ///
     /// # Errors
-    /// That none leads there, with what to do.
+    /// The viewer may use no such endpoint, or can dial none of its addresses. The text is the answer for
+    /// the client.
     pub(super) fn connection_string(
         &self,
         environment: Option<&Arc<Environment>>,
         cluster: &str,
         node: Option<&str>,
     ) -> Result<String, String> {
-        let fits = |bound: &&BoundEndpoint| match (bound.endpoint.target.node(), node) {
+        let leads_to_node = |served: &&ServedEndpoint| match (served.endpoint.target.node(), node) {
             (Some(Node::Id(id)), Some(node)) => id == node,
             (Some(Node::Id(_)), None) | (_, Some(_)) => false,
             (_, None) => true,
         };
-        let leading: Vec<_> = self.leading(environment, cluster).filter(fits).collect();
-        let theirs = || leading.iter().filter(|bound| self.may_use(&bound.endpoint));
-        // The cluster's own endpoint is what is asked for; one that chooses a node is as good.
-        let any = |bound: &&&BoundEndpoint| bound.endpoint.target.node() == Some(&Node::Any);
-        let in_order = theirs()
-            .filter(any)
-            .chain(theirs().filter(|bound| !any(bound)));
+        let endpoints: Vec<_> = self
+            .endpoints_of(environment, cluster)
+            .filter(leads_to_node)
+            .collect();
+        let usable = || {
+            endpoints
+                .iter()
+                .filter(|served| self.may_use(&served.endpoint))
+        };
+        // Endpoints that dial the cluster's own address come before those that choose one of its nodes.
+        let dials_cluster =
+            |served: &&&ServedEndpoint| served.endpoint.target.node() == Some(&Node::Any);
+        let in_order = usable()
+            .filter(dials_cluster)
+            .chain(usable().filter(|served| !dials_cluster(served)));
         let mut addresses =
-            in_order.filter_map(|bound| address::for_hopen(&bound.listen, self.dialled));
+            in_order.filter_map(|served| hopen_address(&served.listen, self.dialled));
         if let Some(address) = addresses.next() {
             return Ok(address);
         }
-        let place = match node {
+        Err(self.no_address(&endpoints, cluster, node))
+    }
+
+    /// The answer if `endpoints`, which lead to the target, have no address that the viewer can dial.
+    fn no_address(
+        &self,
+        endpoints: &[&ServedEndpoint],
+        cluster: &str,
+        node: Option<&str>,
+    ) -> String {
+        let user = &self.user;
+        let target = match node {
             None => format!("cluster {cluster:?}"),
             Some(node) => format!("node {node:?} of cluster {cluster:?}"),
         };
-        if let Some(bound) = theirs().next() {
-            return Err(format!(
-                "endpoint {} leads to {place}, but has no address that hopen could dial from there. Fix: \
-                 add one to its listen.",
-                bound.endpoint.name
-            ));
-        }
-        let user = &self.user;
         let keys = match node {
             None => format!("cluster = {cluster:?}"),
             Some(node) => format!("cluster = {cluster:?} and node = {node:?}"),
         };
-        Err(match leading.first() {
-            Some(bound) if self.sees_all => format!(
-                "endpoint {} leads to {place}, but not for {user}. Fix: add {user} to its users.",
-                bound.endpoint.name
+        let usable = |served: &&&ServedEndpoint| self.may_use(&served.endpoint);
+        if let Some(served) = endpoints.iter().find(usable) {
+            return format!(
+                "endpoint {} leads to {target}, but has no address that hopen could dial from there. Fix: \
+                 add one to its listen.",
+                served.endpoint.name
+            );
+        }
+        match endpoints.first() {
+            Some(served) if self.sees_all => format!(
+                "endpoint {} leads to {target}, but not for {user}. Fix: add {user} to its users.",
+                served.endpoint.name
             ),
             None if self.sees_all => {
-                format!("no endpoint leads to {place}. Fix: add an [[endpoint]] with {keys}.")
+                format!("no endpoint leads to {target}. Fix: add an [[endpoint]] with {keys}.")
             }
             _ => format!(
-                "no endpoint that {user} may use leads to {place}. Fix: ask the administrator for an \
+                "no endpoint that {user} may use leads to {target}. Fix: ask the administrator for an \
                  [[endpoint]] with {keys}."
             ),
-        })
+        }
     }
 
     fn may_use(&self, endpoint: &Endpoint) -> bool {
         endpoint.users.iter().any(|user| user.name == self.user)
     }
 
-    /// The endpoints that lead to a cluster.
-    fn leading<'a>(
+    /// The endpoints that lead to the cluster or to its nodes.
+    fn endpoints_of<'a>(
         &'a self,
         environment: Option<&'a Arc<Environment>>,
         cluster: &'a str,
-    ) -> impl Iterator<Item = &'a BoundEndpoint> {
+    ) -> impl Iterator<Item = &'a ServedEndpoint> {
         self.endpoints
             .iter()
-            .filter(move |bound| match &bound.endpoint.target {
+            .filter(move |served| match &served.endpoint.target {
                 Target::FinSpace {
-                    environment: its,
-                    cluster: there,
+                    environment: own_environment,
+                    cluster: own_cluster,
                     ..
-                } => Some(its) == environment && there == cluster,
+                } => Some(own_environment) == environment && own_cluster == cluster,
                 _ => false,
             })
     }
@@ -204,7 +224,7 @@ pub(super) mod tests {
         kind = "console"
     "#;
 
-    pub(in crate::console) fn endpoints() -> Vec<BoundEndpoint> {
+    pub(in crate::console) fn endpoints() -> Vec<ServedEndpoint> {
         let accounts = |name: &str| {
             Ok(Some(OsUser {
                 name: name.into(),
@@ -214,7 +234,7 @@ pub(super) mod tests {
         let config = parse(FILE, "hopend.toml".as_ref(), &accounts).unwrap();
         let endpoints = config.endpoints.into_iter();
         endpoints
-            .map(|endpoint| BoundEndpoint {
+            .map(|endpoint| ServedEndpoint {
                 listen: endpoint.listen.clone(),
                 endpoint,
             })
@@ -227,10 +247,12 @@ pub(super) mod tests {
 
     fn environment() -> Arc<Environment> {
         let endpoints = endpoints();
-        let found = endpoints.iter().find_map(|b| match &b.endpoint.target {
-            Target::FinSpace { environment, .. } => Some(Arc::clone(environment)),
-            _ => None,
-        });
+        let found = endpoints
+            .iter()
+            .find_map(|served| match &served.endpoint.target {
+                Target::FinSpace { environment, .. } => Some(Arc::clone(environment)),
+                _ => None,
+            });
         found.unwrap()
     }
 
@@ -255,7 +277,7 @@ pub(super) mod tests {
 
     #[test]
     fn where_none_leads_the_remedy_is_told() {
-        for (user, cluster, node, told) in [
+        for (user, cluster, node, expected) in [
             (
                 "root",
                 "other",
@@ -284,7 +306,7 @@ pub(super) mod tests {
                  dial from there. Fix: add one to its listen.",
             ),
         ] {
-            assert_eq!(string(user, cluster, node), Err(told.to_owned()));
+            assert_eq!(string(user, cluster, node), Err(expected.to_owned()));
         }
     }
 

@@ -1,223 +1,257 @@
-//! The AWS side: whose the base credentials are, the user's role, clusters, nodes, strings.
+//! The stages that call AWS: base credentials, the user's role, clusters, nodes and connection strings.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::stage::{Bench, Finding, Name, Subject, Trouble};
+use super::aws_verdicts::{judge_cluster, judge_nodes, judge_string, list_denied, time_left};
+use super::runner::{StageFailure, StageFinding, StageRunner};
+use super::stage::{StageName, StageSubject};
 use crate::config::{self, User};
-use crate::credential::{Credential, Expiry, node};
-use crate::route::nodes::names;
+use crate::credential::{Credential, node};
 use base::error::ErrorKind;
 use finspace::environment::Environment;
-use finspace::{
-    AwsError, AwsTime, CallLimits, ClockSkew, Cluster, FinSpace, KxUser, Node, RoleSession,
-    StringRequest,
-};
+use finspace::{CallLimits, ClockSkew, FinSpace, KxUser, Node, RoleSession, StringRequest};
 
-/// A cluster's name is meant where another resembles it at least this much.
-const RESEMBLES: f64 = 0.6;
-
-/// What AWS has told so far.
-pub(super) struct Aws {
+/// Runs the stages that call AWS, and keeps their results for later stages.
+pub(super) struct AwsStages {
     finspace: FinSpace,
-    /// Environments whose base credentials are of no use.
-    unfit: HashSet<String>,
-    /// By environment and user. What failed, where something did.
-    identities: HashMap<(String, String), Result<Identity, Name>>,
+    /// Names of the environments whose base credentials AWS rejected.
+    rejected_credentials: HashSet<String>,
+    /// By the names of environment and user; the error is the stage that failed.
+    identities: HashMap<(String, String), Result<FinSpaceIdentity, StageName>>,
 }
 
-/// A FinSpace user, and a session of its role.
+/// A FinSpace user, and a session of the user's role.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
+pub(super) struct FinSpaceIdentity {
     pub(super) user: KxUser,
     session: RoleSession,
 }
 
-impl Aws {
-    /// Two attempts of each call, within `limit`: what is wrong is wanted, not patience. Where this host's
-    /// clock is wrong, the first one's refusal tells the time by which the second one is signed.
+/// The state of a cluster, as far as the doctor may see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClusterState {
+    /// The cluster runs, or its state is unknown.
+    MayServe,
+    /// ListKxClusters says that the cluster does not run.
+    Down,
+}
+
+/// A call of GetKxConnectionString.
+#[derive(Clone, Copy)]
+pub(super) struct StringCall<'a> {
+    pub(super) environment: &'a Arc<Environment>,
+    /// The name of a cluster, or the id of a node.
+    pub(super) target: &'a str,
+    /// The state of the cluster. FinSpace has no connection string for a cluster that is down.
+    pub(super) state: ClusterState,
+    pub(super) user: &'a User,
+    pub(super) identity: &'a FinSpaceIdentity,
+}
+
+impl AwsStages {
+    /// Allows two attempts for each call, within `limit`. If this host's clock is wrong, AWS refuses the
+    /// first attempt, and its answer gives the time with which hopend signs the second one.
     pub(super) fn new(limit: Duration) -> Self {
-        let limits = CallLimits {
+        let patience = CallLimits {
             attempts: 2,
             attempt_timeout: limit.mul_f64(0.9),
             call_timeout: limit.mul_f64(0.95),
         };
         Self {
-            finspace: FinSpace::with_limits(limits),
-            unfit: HashSet::new(),
+            finspace: FinSpace::with_limits(patience),
+            rejected_credentials: HashSet::new(),
             identities: HashMap::new(),
         }
     }
 
-    /// Whose the base credentials are.
-    pub(super) async fn base_credentials(
+    /// Finds the owner of the environment's base credentials, and compares this host's clock with AWS's.
+    pub(super) async fn check_base_credentials(
         &mut self,
-        bench: &mut Bench<'_>,
+        runner: &mut StageRunner<'_>,
         environment: &Arc<Environment>,
     ) {
-        bench.subject = Subject {
+        runner.subject = StageSubject {
             environment: Some(environment.name.clone()),
-            ..Subject::default()
+            ..StageSubject::default()
         };
-        let mut unfit = false;
-        let ask = Box::pin(async {
-            let told = self.finspace.caller_identity(environment).await;
-            match (told, self.skew(environment).await) {
-                (Ok(caller), None) => Ok(Finding::new((), caller.arn)),
+        let mut rejected = false;
+        let call = Box::pin(async {
+            let result = self.finspace.caller_identity(environment).await;
+            match (result, self.notable_skew(environment).await) {
+                (Ok(caller), None) => Ok(StageFinding::new((), caller.arn)),
                 (Ok(caller), Some(skew)) => {
-                    let said = format!("{}; this host's clock is {skew}", caller.arn);
-                    Ok(Finding::new((), said).but(
-                        "set this host's clock (chronyc tracking, timedatectl); until then hopend counts \
-                         by AWS's",
+                    let text = format!("{}; this host's clock is {skew}", caller.arn);
+                    Ok(StageFinding::new((), text).warn(
+                        "set this host's clock (chronyc tracking, timedatectl); until then hopend uses \
+                         the time that AWS sends",
                     ))
                 }
                 (Err(error), _) => {
-                    unfit = error.is_credential_fault;
+                    rejected = error.is_credential_fault;
                     Err(error.into())
                 }
             }
         });
-        bench.aws_stage(Name::BaseCredentials, ask).await;
-        if unfit {
-            self.unfit.insert(environment.name.clone());
+        runner.run_aws(StageName::BaseCredentials, call).await;
+        if rejected {
+            self.rejected_credentials.insert(environment.name.clone());
         }
     }
 
-    /// How far this host's clock is off, where that is worth a word.
-    async fn skew(&self, environment: &Arc<Environment>) -> Option<ClockSkew> {
+    /// The difference between this host's clock and AWS's, if it is large enough to report.
+    async fn notable_skew(&self, environment: &Arc<Environment>) -> Option<ClockSkew> {
         let aws = self.finspace.aws_time(environment).await?;
         let skew = ClockSkew::between(SystemTime::now(), aws.now());
         skew.is_notable().then_some(skew)
     }
 
-    /// The user's role and a session of it.
-    pub(super) async fn identify(
+    /// Finds the user's role and assumes it.
+    pub(super) async fn check_user(
         &mut self,
-        bench: &mut Bench<'_>,
+        runner: &mut StageRunner<'_>,
         environment: &Arc<Environment>,
         user: &User,
     ) {
-        bench.subject = Subject {
+        runner.subject = StageSubject {
             environment: Some(environment.name.clone()),
             user: Some(user.name.clone()),
-            ..Subject::default()
+            ..StageSubject::default()
         };
-        let identity = self.identity_of(bench, environment, user).await;
+        let identity = match self.find_role(runner, environment, user).await {
+            Ok(kx_user) => self.assume_role(runner, environment, user, kx_user).await,
+            Err(failed) => {
+                runner.skip_after(failed, &[StageName::AssumeRole]);
+                Err(failed)
+            }
+        };
         let key = (environment.name.clone(), user.name.clone());
         self.identities.insert(key, identity);
     }
 
-    async fn identity_of(
+    /// Calls GetKxUser, unless the configuration names the role. The error is the stage that failed.
+    async fn find_role(
         &self,
-        bench: &mut Bench<'_>,
+        runner: &mut StageRunner<'_>,
         environment: &Arc<Environment>,
         user: &User,
-    ) -> Result<Identity, Name> {
-        let unfit = self.unfit.contains(&environment.name);
-        let request = request(environment, "", user);
-        let known = if user.role_arn.is_some() {
-            bench.skip(Name::KxUser, "not needed: role_arn is set");
-            // No call, so nothing that could fail.
-            self.finspace.kx_user(&request).await.ok()
-        } else if unfit {
-            bench.wait_for(Name::BaseCredentials, &[Name::KxUser]);
-            None
-        } else {
-            let ask = Box::pin(async {
-                let known = self.finspace.kx_user(&request).await?;
-                let said = format!("{} has {}", user.kx_user, known.role);
-                Ok(Finding::new(known, said))
-            });
-            bench.aws_stage(Name::KxUser, ask).await
-        };
-        let waits_for = if unfit {
-            Name::BaseCredentials
-        } else {
-            Name::KxUser
-        };
-        let (Some(known), false) = (known, unfit) else {
-            bench.wait_for(waits_for, &[Name::AssumeRole]);
-            return Err(waits_for);
-        };
-        let ask = Box::pin(async {
-            let session = self
-                .finspace
-                .assume_role(environment, &known.role, &user.name)
-                .await?;
-            let aws = self.finspace.aws_time(environment).await;
-            let said = format!("{}, {}", known.role, left(session.expires(), aws));
-            Ok(Finding::new(session, said))
+    ) -> Result<KxUser, StageName> {
+        let rejected = self.rejected_credentials.contains(&environment.name);
+        let request = string_request(environment, "", user);
+        if user.role_arn.is_some() {
+            runner.skip(StageName::KxUser, "not needed: role_arn is set");
+            if rejected {
+                return Err(StageName::BaseCredentials);
+            }
+            // FinSpace is not called, so this does not fail.
+            let known = self.finspace.kx_user(&request).await;
+            return known.map_err(|_| StageName::KxUser);
+        }
+        if rejected {
+            runner.skip_after(StageName::BaseCredentials, &[StageName::KxUser]);
+            return Err(StageName::BaseCredentials);
+        }
+        let call = Box::pin(async {
+            let kx_user = self.finspace.kx_user(&request).await?;
+            let text = format!("{} has {}", user.kx_user, kx_user.role);
+            Ok(StageFinding::new(kx_user, text))
         });
-        let session = bench.aws_stage(Name::AssumeRole, ask).await;
-        session
-            .map(|session| Identity {
-                user: known,
-                session,
-            })
-            .ok_or(Name::AssumeRole)
+        let kx_user = runner.run_aws(StageName::KxUser, call).await;
+        kx_user.ok_or(StageName::KxUser)
     }
 
-    /// Who a user is in FinSpace, or what stands in the way.
+    async fn assume_role(
+        &self,
+        runner: &mut StageRunner<'_>,
+        environment: &Arc<Environment>,
+        user: &User,
+        kx_user: KxUser,
+    ) -> Result<FinSpaceIdentity, StageName> {
+        let call = Box::pin(async {
+            let session = self
+                .finspace
+                .assume_role(environment, &kx_user.role, &user.name)
+                .await?;
+            let aws = self.finspace.aws_time(environment).await;
+            let left = time_left(session.expires(), aws);
+            let text = format!("{}, {left}", kx_user.role);
+            Ok(StageFinding::new(session, text))
+        });
+        let session = runner.run_aws(StageName::AssumeRole, call).await;
+        let session = session.ok_or(StageName::AssumeRole)?;
+        Ok(FinSpaceIdentity {
+            user: kx_user,
+            session,
+        })
+    }
+
+    /// The identity that [`Self::check_user`] found. The error is the stage that failed.
     pub(super) fn identity(
         &self,
         environment: &Environment,
         user: &User,
-    ) -> Result<Identity, Name> {
+    ) -> Result<FinSpaceIdentity, StageName> {
         let key = (environment.name.clone(), user.name.clone());
         let known = self.identities.get(&key).cloned();
-        known.unwrap_or(Err(Name::AssumeRole))
+        known.unwrap_or(Err(StageName::AssumeRole))
     }
 
-    /// Whether there is such a cluster, and whether it runs; true where it is known to be down.
-    pub(super) async fn cluster(
+    /// Checks that the cluster exists and runs.
+    pub(super) async fn check_cluster(
         &self,
-        bench: &mut Bench<'_>,
+        runner: &mut StageRunner<'_>,
         environment: &Arc<Environment>,
         name: &str,
-    ) -> bool {
-        if self.unfit.contains(&environment.name) {
-            bench.wait_for(Name::BaseCredentials, &[Name::Cluster]);
-            return false;
+    ) -> ClusterState {
+        if self.rejected_credentials.contains(&environment.name) {
+            runner.skip_after(StageName::BaseCredentials, &[StageName::Cluster]);
+            return ClusterState::MayServe;
         }
-        let mut down = false;
-        let ask = Box::pin(async {
+        let mut state = ClusterState::MayServe;
+        let call = Box::pin(async {
             match self.finspace.clusters(environment, None).await {
                 Ok(clusters) => {
                     let judged = judge_cluster(name, &clusters);
-                    down = matches!(&judged, Err(trouble) if trouble.kind == ErrorKind::Upstream);
+                    if judged
+                        .as_ref()
+                        .is_err_and(|failure| failure.kind == ErrorKind::Upstream)
+                    {
+                        state = ClusterState::Down;
+                    }
                     judged
                 }
-                Err(error) if error.kind == ErrorKind::Denied => Ok(unlisted(&error)),
+                Err(error) if error.kind == ErrorKind::Denied => Ok(list_denied(&error)),
                 Err(error) => Err(error.into()),
             }
         });
-        bench.aws_stage(Name::Cluster, ask).await;
-        down
+        runner.run_aws(StageName::Cluster, call).await;
+        state
     }
 
-    /// The nodes, where they can be listed.
-    pub(super) async fn nodes(
+    /// Lists the cluster's nodes. Returns `None` if FinSpace gave no list.
+    pub(super) async fn list_nodes(
         &self,
-        bench: &mut Bench<'_>,
+        runner: &mut StageRunner<'_>,
         environment: &Arc<Environment>,
         cluster: &str,
         wanted: &config::Node,
     ) -> Option<Vec<Node>> {
-        if self.unfit.contains(&environment.name) {
-            bench.wait_for(Name::BaseCredentials, &[Name::Nodes]);
+        if self.rejected_credentials.contains(&environment.name) {
+            runner.skip_after(StageName::BaseCredentials, &[StageName::Nodes]);
             return None;
         }
-        let ask = Box::pin(async {
+        let call = Box::pin(async {
             let listed = match self.finspace.nodes(environment, cluster, None).await {
                 Ok(listed) => listed,
                 Err(error) => {
                     let denied = error.kind == ErrorKind::Denied;
                     return match wanted {
-                        config::Node::Any if denied => Ok(unlisted(&error)),
-                        // Whoever knows the node needs no list.
+                        config::Node::Any if denied => Ok(list_denied(&error)),
+                        // The configuration names the node, so serving needs no list.
                         config::Node::Id(_) if denied => {
-                            Ok(Finding::new(Vec::new(), error.message.clone()).but(error.advice()))
+                            let finding = StageFinding::new(Vec::new(), error.message.clone());
+                            Ok(finding.warn(error.advice()))
                         }
                         _ => Err(error.into()),
                     };
@@ -225,51 +259,64 @@ impl Aws {
             };
             judge_nodes(cluster, wanted, listed)
         });
-        bench.aws_stage(Name::Nodes, ask).await
+        runner.run_aws(StageName::Nodes, call).await
     }
 
-    /// A connection string of a cluster, or of a node by the API's way. Of a cluster that is `down`
-    /// none is expected, and that is nobody's mistake.
-    pub(super) async fn string(
+    /// Gets the connection string of a cluster or node with GetKxConnectionString. If the cluster is down,
+    /// the failure is no mistake of the configuration.
+    pub(super) async fn fetch_string(
         &self,
-        bench: &mut Bench<'_>,
-        environment: &Arc<Environment>,
-        (place, down): (&str, bool),
-        (user, identity): (&User, &Identity),
+        runner: &mut StageRunner<'_>,
+        call: StringCall<'_>,
     ) -> Option<Credential> {
-        let request = request(environment, place, user);
-        let ask = Box::pin(async {
-            let Identity { user, session } = identity;
+        let StringCall {
+            environment, user, ..
+        } = call;
+        let request = string_request(environment, call.target, user);
+        let FinSpaceIdentity {
+            user: kx_user,
+            session,
+        } = call.identity;
+        let fetch = Box::pin(async {
             match self
                 .finspace
-                .connection_string_as(session, user, &request)
+                .connection_string_as(session, kx_user, &request)
                 .await
             {
-                Ok(signed) => issued(signed.into()),
-                Err(error) if down && error.kind == ErrorKind::Configuration => {
-                    let remedy = "there will be one when the cluster is RUNNING";
-                    Err(Trouble::new(ErrorKind::Upstream, error.message, remedy))
+                Ok(signed) => judge_string(signed.into()),
+                Err(error)
+                    if call.state == ClusterState::Down
+                        && error.kind == ErrorKind::Configuration =>
+                {
+                    let remedy = "wait until the cluster is RUNNING; then it has one";
+                    Err(StageFailure::new(
+                        ErrorKind::Upstream,
+                        error.message,
+                        remedy,
+                    ))
                 }
                 Err(error) => Err(error.into()),
             }
         });
-        bench.aws_stage(Name::ConnectionString, ask).await
+        runner.run_aws(StageName::ConnectionString, fetch).await
     }
 
-    /// A node's connection string, asked of its cluster.
-    pub(super) async fn string_of_cluster(
+    /// Asks the cluster for a node's connection string, in a q session that logs in with `login`.
+    pub(super) async fn fetch_string_from_cluster(
         &self,
-        bench: &mut Bench<'_>,
+        runner: &mut StageRunner<'_>,
         environment: &Arc<Environment>,
-        (cluster, id): (&str, &str),
+        cluster: &str,
+        node_id: &str,
         login: Credential,
     ) -> Option<Credential> {
-        let ask = async { issued(node::ask_cluster(environment, cluster, id, login).await?) };
-        bench.aws_stage(Name::ConnectionString, ask).await
+        let fetch =
+            async { judge_string(node::ask_cluster(environment, cluster, node_id, login).await?) };
+        runner.run_aws(StageName::ConnectionString, fetch).await
     }
 }
 
-fn request<'a>(
+fn string_request<'a>(
     environment: &'a Arc<Environment>,
     cluster: &'a str,
     user: &'a User,
@@ -280,127 +327,5 @@ fn request<'a>(
         kx_user: &user.kx_user,
         role: user.role_arn.as_ref(),
         local_user: &user.name,
-    }
-}
-
-/// Address, user and life of a string; never the string.
-fn issued(credential: Credential) -> Result<Finding<Credential>, Trouble> {
-    let left = left(credential.expires, credential.issuer_time);
-    let said = match &credential.address {
-        Some(address) => format!("{address} for {}, {left}", credential.user),
-        None => format!("for {}, {left}", credential.user),
-    };
-    let over = match credential.expiry() {
-        Expiry::Unknown => false,
-        Expiry::At(end) => end <= SystemTime::now(),
-        Expiry::After(left) => left.is_zero(),
-    };
-    if over {
-        return Err(Trouble::new(
-            ErrorKind::Internal,
-            said,
-            "this host's clock is wrong: set it (chronyc tracking, timedatectl)",
-        ));
-    }
-    Ok(Finding::new(credential, said))
-}
-
-fn judge_cluster(name: &str, clusters: &[Cluster]) -> Result<Finding<()>, Trouble> {
-    let Some(cluster) = clusters.iter().find(|cluster| cluster.name == name) else {
-        let all: Vec<_> = clusters.iter().map(|cluster| &*cluster.name).collect();
-        let near = all
-            .iter()
-            .map(|other| (strsim::jaro_winkler(name, other), other))
-            .filter(|(resembles, _)| *resembles >= RESEMBLES)
-            .max_by(|(a, _), (b, _)| a.total_cmp(b));
-        let remedy = match near {
-            Some((_, near)) => {
-                format!("set cluster of the endpoint to one of them; did you mean {near}?")
-            }
-            None => "set cluster of the endpoint to one of them".into(),
-        };
-        let all = if all.is_empty() {
-            "none".into()
-        } else {
-            all.join(", ")
-        };
-        return Err(Trouble::new(
-            ErrorKind::Configuration,
-            format!("there is no cluster {name}; there are: {all}"),
-            remedy,
-        ));
-    };
-    let said = format!("{name} is {} ({})", cluster.status, cluster.kind);
-    match &*cluster.status {
-        "RUNNING" => Ok(Finding::new((), said)),
-        "UPDATING" => Ok(Finding::new((), said).but("wait until it is RUNNING again")),
-        _ => Err(Trouble::new(
-            ErrorKind::Upstream,
-            said,
-            "wait until it is RUNNING, or have it started in FinSpace",
-        )),
-    }
-}
-
-fn judge_nodes(
-    cluster: &str,
-    wanted: &config::Node,
-    listed: Vec<Node>,
-) -> Result<Finding<Vec<Node>>, Trouble> {
-    let there = names(&listed);
-    match wanted {
-        config::Node::Any => {}
-        config::Node::Id(id) => match listed.iter().find(|node| node.id == *id) {
-            Some(node) if node.is_running() => {}
-            Some(node) => {
-                return Err(Trouble::new(
-                    ErrorKind::Upstream,
-                    format!("node {id} is {}", node.status),
-                    "wait until it is RUNNING, or set node to another",
-                ));
-            }
-            None => {
-                return Err(Trouble::new(
-                    ErrorKind::Configuration,
-                    format!("node {id} is not in cluster {cluster}; there are: {there}"),
-                    "set node of the endpoint to one of them, or to \"spread\"",
-                ));
-            }
-        },
-        config::Node::Spread | config::Node::Zone => {
-            if !listed.iter().any(Node::is_running) {
-                return Err(Trouble::new(
-                    ErrorKind::Upstream,
-                    format!("no node of cluster {cluster} is RUNNING; there are: {there}"),
-                    "wait until one runs, or have one started",
-                ));
-            }
-        }
-    }
-    Ok(Finding::new(listed, there))
-}
-
-/// A list that is good to have, and that serving needs not.
-fn unlisted<T: Default>(error: &AwsError) -> Finding<T> {
-    let action = error.message.split(' ').next().unwrap_or_default();
-    Finding::new(
-        T::default(),
-        format!("not allowed ({action}), and not needed to serve"),
-    )
-    .left_out()
-}
-
-/// What is left of a life, by AWS's clock where that is known.
-fn left(end: Option<SystemTime>, aws: Option<AwsTime>) -> String {
-    let Some(end) = end else {
-        return "no end known".into();
-    };
-    let now = aws.map_or_else(SystemTime::now, |aws| aws.now());
-    match end.duration_since(now) {
-        Ok(left) => match left.as_secs() {
-            seconds @ 0..60 => format!("{seconds} s left"),
-            seconds => format!("{} min {} s left", seconds / 60, seconds % 60),
-        },
-        Err(over) => format!("over since {} s", over.duration().as_secs()),
     }
 }

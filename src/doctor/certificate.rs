@@ -1,4 +1,4 @@
-//! What a certificate says of itself.
+//! Reads the fields of an X.509 certificate that a report names.
 
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -9,74 +9,79 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 use x509_parser::x509::X509Name;
 
+/// Seconds of a day.
 const DAY: i64 = 24 * 60 * 60;
 
-/// One certificate, in words.
+/// The fields of a certificate that a report names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Certificate {
-    /// Whose it is.
+pub(super) struct CertificateSummary {
+    /// `CN=` and the common name, or the whole distinguished name if it has none.
     pub(super) subject: String,
-    /// Who signed it.
+    /// The name of the authority that signed the certificate, in the same form.
     pub(super) issuer: String,
-    /// Hosts that it is good for (subject alternative names).
-    pub(super) names: Vec<String>,
+    /// The host names and IP addresses that the certificate covers (subject alternative names).
+    pub(super) hosts: Vec<String>,
     /// Seconds since 1970.
     not_before: i64,
     /// Seconds since 1970.
     not_after: i64,
 }
 
-impl Certificate {
-    /// Reads DER; none where it is broken.
-    pub(super) fn read(der: &[u8]) -> Option<Self> {
+impl CertificateSummary {
+    /// Reads a certificate in DER form. Returns `None` if it is malformed.
+    pub(super) fn parse(der: &[u8]) -> Option<Self> {
         let (_, certificate) = parse_x509_certificate(der).ok()?;
         let validity = certificate.validity();
         Some(Self {
-            subject: name(certificate.subject()),
-            issuer: name(certificate.issuer()),
-            names: names(&certificate),
+            subject: common_name(certificate.subject()),
+            issuer: common_name(certificate.issuer()),
+            hosts: host_names(&certificate),
             not_before: validity.not_before.timestamp(),
             not_after: validity.not_after.timestamp(),
         })
     }
 
+    /// Whether subject and issuer have the same name.
     pub(super) fn is_self_signed(&self) -> bool {
         self.subject == self.issuer
     }
 
-    /// Whole days until it ends; negative when it has ended.
+    /// Whole days until the certificate expires; negative if it has expired.
     pub(super) fn days_left(&self, now: SystemTime) -> i64 {
         (self.not_after - seconds(now)).div_euclid(DAY)
     }
 
-    pub(super) fn has_begun(&self, now: SystemTime) -> bool {
+    /// Whether its validity has started at `now`.
+    pub(super) fn has_started(&self, now: SystemTime) -> bool {
         self.not_before <= seconds(now)
     }
 
-    pub(super) fn begins(&self) -> String {
+    /// The first day of its validity, as `2026-11-28`.
+    pub(super) fn first_day(&self) -> String {
         date(self.not_before)
     }
 
-    pub(super) fn ends(&self) -> String {
+    /// The last day of its validity, as `2026-11-28`.
+    pub(super) fn last_day(&self) -> String {
         date(self.not_after)
     }
 
-    /// The hosts, in few words.
-    pub(super) fn hosts(&self) -> String {
-        match &self.names[..] {
+    /// The covered hosts, separated by commas.
+    pub(super) fn host_list(&self) -> String {
+        match &self.hosts[..] {
             [] => format!("no host (its subject is {})", self.subject),
-            names => names.join(", "),
+            hosts => hosts.join(", "),
         }
     }
 }
 
-/// Today, for people.
+/// The day of `now` in UTC, as `2026-11-28`.
 pub(super) fn day(now: SystemTime) -> String {
     date(seconds(now))
 }
 
-/// The common name, else the whole name.
-fn name(name: &X509Name<'_>) -> String {
+/// `CN=` and the common name, or the whole distinguished name if it has none.
+fn common_name(name: &X509Name<'_>) -> String {
     let common = name.iter_common_name().next();
     match common.and_then(|common| common.as_str().ok()) {
         Some(common) => format!("CN={common}"),
@@ -84,7 +89,7 @@ fn name(name: &X509Name<'_>) -> String {
     }
 }
 
-fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+fn host_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let alternative = certificate.subject_alternative_name().ok().flatten();
     let names = alternative
         .iter()
@@ -93,8 +98,8 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
         .filter_map(|name| match name {
             GeneralName::DNSName(name) => Some((*name).to_owned()),
             GeneralName::IPAddress(bytes) => {
-                let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-                let ip = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+                let ipv4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                let ip = ipv4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
                 ip.ok().map(|ip| ip.to_string())
             }
             _ => None,
@@ -127,18 +132,21 @@ mod tests {
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2020, 2, 1);
         let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        let read = Certificate::read(der.der()).unwrap();
-        assert_eq!(read.subject, "CN=kdb");
-        assert_eq!(read.hosts(), "kdb.example, 10.0.0.1, ::1");
+        let certificate = CertificateSummary::parse(der.der()).unwrap();
+        assert_eq!(certificate.subject, "CN=kdb");
+        assert_eq!(certificate.host_list(), "kdb.example, 10.0.0.1, ::1");
         assert_eq!(
-            (read.begins(), read.ends()),
+            (certificate.first_day(), certificate.last_day()),
             ("2020-01-01".into(), "2020-02-01".into())
         );
-        assert!(read.is_self_signed());
+        assert!(certificate.is_self_signed());
         let january_31 = SystemTime::UNIX_EPOCH + Duration::from_secs(1_580_428_800);
-        assert!(read.has_begun(january_31));
-        assert_eq!(read.days_left(january_31), 1);
-        assert_eq!(read.days_left(january_31 + Duration::from_secs(86_401)), -1);
-        assert_eq!(Certificate::read(b"no certificate"), None);
+        assert!(certificate.has_started(january_31));
+        assert_eq!(certificate.days_left(january_31), 1);
+        assert_eq!(
+            certificate.days_left(january_31 + Duration::from_secs(86_401)),
+            -1
+        );
+        assert_eq!(CertificateSummary::parse(b"no certificate"), None);
     }
 }

@@ -1,181 +1,173 @@
-//! An endpoint of a FinSpace cluster: a string for each user, and for each node where nodes are
-//! chosen.
+//! An endpoint of a FinSpace cluster: for each user a connection string, and the login that it allows. If
+//! the endpoint chooses among nodes, each node has both.
 
 use std::sync::Arc;
 
-use super::aws::Identity;
-use super::endpoint::{Examination, LOGIN, WAY};
-use super::path::Ways;
-use super::stage::{Name, Trouble};
-use super::tls::{Destination, Trust};
+use super::aws::{AwsStages, ClusterState, FinSpaceIdentity, StringCall};
+use super::path::{LOGIN_STAGES, LoginRejection, PATH_STAGES};
+use super::stage::StageName;
+use super::target::{LoginAttempt, TargetStages};
 use crate::config::{Node, NodeVia, User};
 use crate::credential::Credential;
-use base::error::ErrorKind;
 use finspace::MissingPermission;
 use finspace::environment::Environment;
 use finspace::policy_document::Statement;
 
-/// A FinSpace cluster, as the endpoint names it.
-pub(super) struct Cluster<'a> {
+/// Examines the connection strings and logins of a cluster.
+pub(super) struct ClusterStages<'a, 'b> {
+    pub(super) target: TargetStages<'a, 'b>,
+    pub(super) aws: &'a AwsStages,
     pub(super) environment: &'a Arc<Environment>,
-    pub(super) name: &'a str,
+    pub(super) cluster: &'a str,
+    pub(super) state: ClusterState,
     pub(super) node: &'a Node,
-    pub(super) via: NodeVia,
+    pub(super) node_via: NodeVia,
+    /// Whether a connection string without TLS may be used.
     pub(super) plaintext: bool,
-    /// It is known not to run.
-    pub(super) down: bool,
 }
 
-impl Examination<'_, '_> {
-    /// For each user the string, and the way to where it leads.
-    pub(super) async fn finspace(&mut self, cluster: &Cluster<'_>) {
-        let Cluster {
-            environment,
-            name,
-            node,
-            ..
-        } = *cluster;
-        let listed = self.aws.nodes(self.bench, environment, name, node).await;
-        let trust = self
-            .trust(format!("[environment.{}]", environment.name))
+/// A user of the endpoint, as hopend and FinSpace know the user.
+#[derive(Clone, Copy)]
+struct ClusterUser<'a> {
+    user: &'a User,
+    identity: &'a FinSpaceIdentity,
+}
+
+impl ClusterStages<'_, '_> {
+    pub(super) async fn run(&mut self, users: &[&Arc<User>]) {
+        let listed = self
+            .aws
+            .list_nodes(
+                self.target.runner,
+                self.environment,
+                self.cluster,
+                self.node,
+            )
             .await;
-        let mut ways = Ways::default();
-        let users = std::mem::take(&mut self.users);
         for user in users {
-            self.subject(Some(user), None);
-            let identity = match self.aws.identity(environment, user) {
-                Ok(identity) => identity,
-                Err(failed) => {
-                    self.bench.wait_for(failed, &[Name::ConnectionString]);
-                    self.bench.wait_for(Name::ConnectionString, &WAY);
-                    self.bench.wait_for(Name::ConnectionString, &LOGIN);
-                    continue;
-                }
-            };
-            let ids: Vec<&str> = match (node, &listed) {
-                (Node::Any, _) => {
-                    let string = self
-                        .aws
-                        .string(
-                            self.bench,
-                            environment,
-                            (name, cluster.down),
-                            (user, &identity),
-                        )
-                        .await;
-                    self.reach(cluster, string.as_ref(), &identity, (&trust, &mut ways))
-                        .await;
-                    continue;
-                }
-                (Node::Id(id), _) => vec![id],
-                (Node::Spread | Node::Zone, Some(listed)) => listed
-                    .iter()
-                    .filter(|node| node.is_running())
-                    .map(|node| &*node.id)
-                    .collect(),
-                (Node::Spread | Node::Zone, None) => {
-                    self.bench.wait_for(Name::Nodes, &[Name::ConnectionString]);
-                    continue;
-                }
-            };
-            self.reach_nodes(cluster, &ids, (user, &identity), (&trust, &mut ways))
-                .await;
+            self.examine_user(user, listed.as_deref()).await;
         }
     }
 
-    async fn reach_nodes(
-        &mut self,
-        cluster: &Cluster<'_>,
-        ids: &[&str],
-        (user, identity): (&User, &Identity),
-        (trust, ways): (&Trust, &mut Ways),
-    ) {
-        let environment = cluster.environment;
-        // The cluster's own string is what a node's is asked with.
-        let mut asker = None;
-        if cluster.via == NodeVia::Cluster {
-            let string = self
-                .aws
-                .string(
-                    self.bench,
-                    environment,
-                    (cluster.name, cluster.down),
-                    (user, identity),
-                )
-                .await;
-            self.reach(cluster, string.as_ref(), identity, (trust, &mut *ways))
-                .await;
-            asker = string;
+    async fn examine_user(&mut self, user: &User, listed: Option<&[finspace::Node]>) {
+        self.target.set_subject(Some(user), None);
+        let identity = match self.aws.identity(self.environment, user) {
+            Ok(identity) => identity,
+            Err(failed) => {
+                let runner = &mut self.target.runner;
+                runner.skip_after(failed, &[StageName::ConnectionString]);
+                return self.skip_login();
+            }
+        };
+        let user = ClusterUser {
+            user,
+            identity: &identity,
+        };
+        match (self.node, listed) {
+            (Node::Any, _) => {
+                self.examine_cluster_string(user).await;
+            }
+            (Node::Id(id), _) => self.examine_nodes(&[id], user).await,
+            (Node::Spread | Node::Zone, Some(listed)) => {
+                let running = listed.iter().filter(|node| node.is_running());
+                let ids: Vec<&str> = running.map(|node| &*node.id).collect();
+                self.examine_nodes(&ids, user).await;
+            }
+            (Node::Spread | Node::Zone, None) => {
+                let runner = &mut self.target.runner;
+                runner.skip_after(StageName::Nodes, &[StageName::ConnectionString]);
+            }
         }
+    }
+
+    /// Gets the cluster's own connection string and logs in with it.
+    async fn examine_cluster_string(&mut self, user: ClusterUser<'_>) -> Option<Credential> {
+        let string = self.fetch_string(self.cluster, user).await;
+        self.log_in(string.as_ref(), user.identity).await;
+        string
+    }
+
+    /// Gets the connection string of each node and logs in with it.
+    async fn examine_nodes(&mut self, ids: &[&str], user: ClusterUser<'_>) {
+        // With node_via = "cluster", a session with the cluster supplies the nodes' connection strings.
+        let cluster_login = match self.node_via {
+            NodeVia::Api => None,
+            NodeVia::Cluster => self.examine_cluster_string(user).await,
+        };
         for id in ids {
-            self.subject(Some(user), Some(format!("node {id}")));
-            let string = match (cluster.via, &asker) {
-                (NodeVia::Api, _) => {
-                    self.aws
-                        .string(
-                            self.bench,
-                            environment,
-                            (id, cluster.down),
-                            (user, identity),
-                        )
-                        .await
-                }
+            self.target
+                .set_subject(Some(user.user), Some(format!("node {id}")));
+            let string = match (self.node_via, &cluster_login) {
+                (NodeVia::Api, _) => self.fetch_string(id, user).await,
                 (NodeVia::Cluster, Some(login)) => {
-                    let node = (cluster.name, *id);
                     let login = login.clone();
                     self.aws
-                        .string_of_cluster(self.bench, environment, node, login)
+                        .fetch_string_from_cluster(
+                            self.target.runner,
+                            self.environment,
+                            self.cluster,
+                            id,
+                            login,
+                        )
                         .await
                 }
                 (NodeVia::Cluster, None) => {
-                    let why = "waits for the cluster's own";
-                    self.bench.skip(Name::ConnectionString, why);
+                    let reason = "waits for the cluster's own connection string";
+                    self.target.runner.skip(StageName::ConnectionString, reason);
                     None
                 }
             };
-            self.reach(cluster, string.as_ref(), identity, (trust, &mut *ways))
-                .await;
+            self.log_in(string.as_ref(), user.identity).await;
         }
     }
 
-    /// From a connection string to an answer.
-    async fn reach(
-        &mut self,
-        cluster: &Cluster<'_>,
-        string: Option<&Credential>,
-        identity: &Identity,
-        (trust, ways): (&Trust, &mut Ways),
-    ) {
+    /// Calls GetKxConnectionString for a cluster or node.
+    async fn fetch_string(&mut self, target: &str, user: ClusterUser<'_>) -> Option<Credential> {
+        let call = StringCall {
+            environment: self.environment,
+            target,
+            state: self.state,
+            user: user.user,
+            identity: user.identity,
+        };
+        self.aws.fetch_string(self.target.runner, call).await
+    }
+
+    /// Logs in with a connection string. Without one, or without an address in it, reports the stages as
+    /// skipped.
+    async fn log_in(&mut self, string: Option<&Credential>, identity: &FinSpaceIdentity) {
         let Some((credential, address)) =
             string.and_then(|credential| Some((credential, credential.address.as_ref()?)))
         else {
-            self.bench.wait_for(Name::ConnectionString, &WAY);
-            return self.bench.wait_for(Name::ConnectionString, &LOGIN);
+            return self.skip_login();
         };
-        let to = Destination {
+        let attempt = LoginAttempt {
             address,
-            written: false,
-            trust,
+            is_configured: false,
+            plaintext_allowed: self.plaintext,
+            credential,
         };
-        let refused = || {
-            let missing = identity
+        let cluster = self.cluster;
+        let rejection = || LoginRejection {
+            context: " with a fresh connection string",
+            remedy: format!(
+                "allow finspace:ConnectKxCluster on the cluster to {}",
+                identity.user.role
+            ),
+            missing: identity
                 .user
-                .cluster_arn(cluster.name)
+                .cluster_arn(cluster)
                 .map(|arn| MissingPermission {
                     identity: identity.user.role.clone(),
                     statement: Statement::allow(&["finspace:ConnectKxCluster"], &[&arn]),
-                });
-            Trouble {
-                kind: ErrorKind::Denied,
-                said: " with a fresh connection string".into(),
-                remedy: Some(format!(
-                    "allow finspace:ConnectKxCluster on the cluster to {}",
-                    identity.user.role
-                )),
-                missing: missing.map(Box::new),
-            }
+                }),
         };
-        self.log_in(to, cluster.plaintext, credential, ways, refused)
-            .await;
+        self.target.log_in(attempt, rejection).await;
+    }
+
+    fn skip_login(&mut self) {
+        let runner = &mut self.target.runner;
+        runner.skip_after(StageName::ConnectionString, &PATH_STAGES);
+        runner.skip_after(StageName::ConnectionString, &LOGIN_STAGES);
     }
 }

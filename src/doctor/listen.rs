@@ -1,4 +1,4 @@
-//! The local side: which account listens at the addresses of an endpoint.
+//! The stage `listen`: which account listens at the local addresses of an endpoint.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -10,85 +10,88 @@ use std::path::Path;
 use nix::unistd::{AccessFlags, User, access, geteuid};
 use tokio::net::TcpStream;
 
-use super::stage::{Finding, Trouble};
+use super::runner::{StageFailure, StageFinding};
 use crate::config::ListenAddress;
 use crate::identity::holder::{self, Holder};
 use crate::listener::Listener;
 use base::error::ErrorKind;
 
-/// The service's account, as the package makes it.
-const SERVICE: &str = "hopend";
+/// The account that the package creates for the service.
+const SERVICE_ACCOUNT: &str = "hopend";
 
-/// The account whose listeners are hopend's.
+/// The uid of the account that runs the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DaemonAccount(u32);
 
 impl DaemonAccount {
-    /// Found by the control socket: its folder is hopend's own, so no other account answers there.
-    /// Without one it is the account of the service, or the one that runs this.
+    /// Finds the account by the control socket, whose folder belongs to the daemon. Without a control
+    /// socket, root assumes the service's account, and any other account assumes itself.
     pub(super) fn find(control: Option<&Path>) -> Self {
         let own = geteuid().as_raw();
         let Some(control) = control else {
-            let service = User::from_name(SERVICE).ok().flatten();
+            let service = User::from_name(SERVICE_ACCOUNT).ok().flatten();
             let service = service.filter(|_| own == 0);
             return Self(service.map_or(own, |user| user.uid.as_raw()));
         };
         let folder = control.parent().and_then(|folder| folder.metadata().ok());
         let folder = folder.map(|metadata| metadata.uid());
-        let answers = holder::of_unix(control).ok().map(|holder| holder.uid);
-        let known = |uid: &u32| *uid == 0 || *uid == own || Some(*uid) == folder;
-        Self(answers.filter(known).or(folder).unwrap_or(own))
+        let listener = holder::of_unix(control).ok().map(|holder| holder.uid);
+        let trusted = |uid: &u32| *uid == 0 || *uid == own || Some(*uid) == folder;
+        Self(listener.filter(trusted).or(folder).unwrap_or(own))
     }
 
-    /// Whether a socket of this account's is hopend's: its own, or one that systemd holds.
+    /// Whether the socket belongs to the daemon. systemd makes sockets for it as root.
     fn owns(self, holder: &Holder) -> bool {
         holder.uid == self.0 || holder.uid == 0
     }
 }
 
-/// What stands at one socket.
-enum SocketFinding {
-    /// A socket of hopend's account, or of root.
-    Hopends(Holder),
-    /// Another account's.
+/// The owner of a listening socket.
+enum ListeningSocket {
+    /// The daemon's account, or root.
+    Daemon(Holder),
+    /// Another account.
     Foreign(Holder),
-    /// Somebody answers, and the kernel does not tell who.
+    /// A process listens, and the kernel does not name its account.
     Unknown,
-    /// Nobody answers.
+    /// No process listens.
     Free,
 }
 
-/// Whether hopend answers there, or else whether the address can be bound.
+/// Checks that the daemon listens at the address, or that the address can be bound.
 pub(super) async fn examine(
     address: &ListenAddress,
     daemon: DaemonAccount,
-) -> Result<Finding<()>, Trouble> {
+) -> Result<StageFinding<()>, StageFailure> {
     if address.has_any_port() {
-        let said = format!("{address}: the system chooses a port");
-        return Ok(Finding::new((), said));
+        let text = format!("{address}: the system chooses a port");
+        return Ok(StageFinding::new((), text));
     }
-    let mut hopends = None;
+    let mut daemons = None;
     let mut free = None;
     for socket in sockets(address) {
-        match look(&socket, daemon).await {
-            SocketFinding::Foreign(holder) => return Err(foreign(&socket, &holder, daemon)),
-            SocketFinding::Unknown => {
-                let said = format!("{socket} answers; the kernel does not tell whose socket it is");
-                return Ok(Finding::new((), said).but("run this as root or as hopend's account"));
+        match find_socket(&socket, daemon).await {
+            ListeningSocket::Foreign(holder) => return Err(occupied(&socket, &holder, daemon)),
+            ListeningSocket::Unknown => {
+                let text =
+                    format!("{socket} answers; the kernel does not name the account that listens");
+                return Ok(
+                    StageFinding::new((), text).warn("run this as root or as hopend's account")
+                );
             }
-            SocketFinding::Hopends(holder) => hopends = Some((socket, holder)),
-            SocketFinding::Free => free = Some(socket),
+            ListeningSocket::Daemon(holder) => daemons = Some((socket, holder)),
+            ListeningSocket::Free => free = Some(socket),
         }
     }
-    match (hopends, free) {
-        (Some((socket, _)), Some(free)) => Err(Trouble::new(
+    match (daemons, free) {
+        (Some((socket, _)), Some(free)) => Err(StageFailure::new(
             ErrorKind::Internal,
             format!("{free} is free, although hopend has {socket}: any account can bind it"),
             "restart hopend, which binds both",
         )),
         (Some((_, holder)), None) => {
-            if let Some((other, holder)) = sibling(address, daemon).await {
-                return Err(Trouble::new(
+            if let Some((other, holder)) = foreign_sibling(address, daemon).await {
+                return Err(StageFailure::new(
                     ErrorKind::Configuration,
                     format!("clients that dial localhost may reach {other}, which {holder} holds"),
                     format!(
@@ -97,38 +100,39 @@ pub(super) async fn examine(
                     ),
                 ));
             }
-            let said = format!(
-                "{address} answers, as it does while a daemon runs; uid {} has it",
+            let text = format!(
+                "{address} answers: a daemon runs; uid {} listens there",
                 holder.uid
             );
-            Ok(Finding::new((), said))
+            Ok(StageFinding::new((), text))
         }
-        (None, _) => unused(address),
+        (None, _) => examine_free(address),
     }
 }
 
-/// The sockets that an address needs on this host.
+/// The sockets of an address. `localhost` has one for IPv4, and one for IPv6 if this host has IPv6.
 fn sockets(address: &ListenAddress) -> Vec<ListenAddress> {
     let ListenAddress::Localhost(_) = address else {
         return vec![address.clone()];
     };
-    let here =
+    let supported =
         |socket: &SocketAddr| socket.is_ipv4() || UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     let both = address.tcp_sockets().into_iter();
-    both.filter(here).map(ListenAddress::Tcp).collect()
+    both.filter(supported).map(ListenAddress::Tcp).collect()
 }
 
-async fn look(socket: &ListenAddress, daemon: DaemonAccount) -> SocketFinding {
+async fn find_socket(socket: &ListenAddress, daemon: DaemonAccount) -> ListeningSocket {
     match holder::of(socket) {
-        Some(holder) if daemon.owns(&holder) => SocketFinding::Hopends(holder),
-        Some(holder) => SocketFinding::Foreign(holder),
-        None if answers(socket).await => SocketFinding::Unknown,
-        None => SocketFinding::Free,
+        Some(holder) if daemon.owns(&holder) => ListeningSocket::Daemon(holder),
+        Some(holder) => ListeningSocket::Foreign(holder),
+        None if is_answered(socket).await => ListeningSocket::Unknown,
+        None => ListeningSocket::Free,
     }
 }
 
-async fn answers(socket: &ListenAddress) -> bool {
-    let answer = match socket {
+/// Whether a process accepts connections at the socket.
+async fn is_answered(socket: &ListenAddress) -> bool {
+    let connected = match socket {
         ListenAddress::Abstract(port) => UnixAddress::from_abstract_name(format!("/tmp/kx.{port}"))
             .and_then(|name| UnixStream::connect_addr(&name))
             .map(drop),
@@ -137,12 +141,16 @@ async fn answers(socket: &ListenAddress) -> bool {
             TcpStream::connect(&*socket.tcp_sockets()).await.map(drop)
         }
     };
-    // A file that this account may not dial is somebody's.
-    answer.is_ok() || answer.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    // A socket file that this account may not dial belongs to another one.
+    connected.is_ok()
+        || connected.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// The loopback address of the other family, where another account has it.
-async fn sibling(address: &ListenAddress, daemon: DaemonAccount) -> Option<(SocketAddr, Holder)> {
+/// The loopback address of the other IP family, if another account listens there.
+async fn foreign_sibling(
+    address: &ListenAddress,
+    daemon: DaemonAccount,
+) -> Option<(SocketAddr, Holder)> {
     let ListenAddress::Tcp(address) = address else {
         return None;
     };
@@ -152,34 +160,35 @@ async fn sibling(address: &ListenAddress, daemon: DaemonAccount) -> Option<(Sock
         _ => return None,
     };
     let other = SocketAddr::new(other, address.port());
-    match look(&ListenAddress::Tcp(other), daemon).await {
-        SocketFinding::Foreign(holder) => Some((other, holder)),
+    match find_socket(&ListenAddress::Tcp(other), daemon).await {
+        ListeningSocket::Foreign(holder) => Some((other, holder)),
         _ => None,
     }
 }
 
-fn foreign(socket: &ListenAddress, holder: &Holder, daemon: DaemonAccount) -> Trouble {
+fn occupied(socket: &ListenAddress, holder: &Holder, daemon: DaemonAccount) -> StageFailure {
     let DaemonAccount(uid) = daemon;
-    Trouble::new(
+    StageFailure::new(
         ErrorKind::Internal,
         format!(
             "{holder} holds {socket}, and is neither hopend's account (uid {uid}) nor root: clients \
-             there do not reach hopend"
+             that dial it do not reach hopend"
         ),
         "end that process; hopend binds the address within 5 s",
     )
 }
 
-fn unused(address: &ListenAddress) -> Result<Finding<()>, Trouble> {
+/// Checks that the daemon could bind the address.
+fn examine_free(address: &ListenAddress) -> Result<StageFinding<()>, StageFailure> {
     if let ListenAddress::Path(path) = address {
-        return socket_file(path);
+        return examine_socket_file(path);
     }
     match Listener::bind(address) {
-        Ok(_) => Ok(Finding::new(
+        Ok(_) => Ok(StageFinding::new(
             (),
             format!("{address} is free: no daemon runs"),
         )),
-        Err(error) => Err(Trouble::new(
+        Err(error) => Err(StageFailure::new(
             ErrorKind::Internal,
             format!("{address}: {}", error.cause()),
             error.remedy(),
@@ -187,18 +196,19 @@ fn unused(address: &ListenAddress) -> Result<Finding<()>, Trouble> {
     }
 }
 
-/// It is not bound on trial: that would take the file from a daemon that starts at this moment.
-fn socket_file(path: &Path) -> Result<Finding<()>, Trouble> {
-    let shown = path.display();
+/// Checks that the folder is writable. Binding the socket would take the file from a daemon that starts
+/// at this moment.
+fn examine_socket_file(path: &Path) -> Result<StageFinding<()>, StageFailure> {
+    let file = path.display();
     let folder = path.parent().unwrap_or(Path::new("/"));
     match access(folder, AccessFlags::W_OK | AccessFlags::X_OK) {
-        Ok(()) => Ok(Finding::new(
+        Ok(()) => Ok(StageFinding::new(
             (),
-            format!("unix:{shown} is free: no daemon runs"),
+            format!("unix:{file} is free: no daemon runs"),
         )),
-        Err(why) => Err(Trouble::new(
+        Err(error) => Err(StageFailure::new(
             ErrorKind::Configuration,
-            format!("unix:{shown} can't be made: {}: {why}", folder.display()),
+            format!("unix:{file} can't be made: {}: {error}", folder.display()),
             "create that folder, and let the daemon's account write to it",
         )),
     }

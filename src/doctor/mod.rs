@@ -1,196 +1,197 @@
-//! What `hopend doctor` looks at, stage by stage: everything between a q process here and an answer
-//! of kdb+ there.
+//! The examination of `hopend doctor`: everything between a q process on this host and an answer of kdb+.
 //!
-//! Every stage runs under a deadline, and each that can still run does: what fails is told with what
-//! to change, and what waits for it is told as left out. Nothing that is said is a secret.
+//! The doctor runs one stage after another, each under a deadline. A stage that fails is reported with its
+//! remedy, stages that need its result are skipped, and all others still run. No report holds a secret.
 
+mod addresses;
 mod aws;
+mod aws_verdicts;
 mod certificate;
 mod cluster;
+mod diagnosis;
 mod endpoint;
+mod handshake;
 mod listen;
+mod options;
 mod path;
 mod recorder;
+mod runner;
 mod stage;
+mod target;
 mod tls;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::{self, Config, Endpoint, Node, Problems, Target, User};
 use crate::telemetry::audit;
 use base::error::ErrorKind;
 use finspace::environment::Environment;
 use finspace::zone_of_host;
-use secret::Secret;
 
-use aws::Aws;
-use endpoint::Examination;
+use aws::AwsStages;
+use endpoint::EndpointStages;
 use listen::DaemonAccount;
-use stage::{Bench, Finding, Trouble};
-pub use stage::{Event, Name, Outcome, Stage, Subject};
+pub(crate) use options::DoctorOptions;
+use runner::{StageFailure, StageFinding, StageRunner};
+pub(crate) use stage::{StageEvent, StageName, StageOutcome, StageReport, StageSubject};
 
-/// What is to be looked at.
-#[derive(Debug)]
-pub struct Question {
-    /// The configuration file.
-    pub config: PathBuf,
-    /// One endpoint, instead of all.
-    pub endpoint: Option<String>,
-    /// One user, instead of all.
-    pub user: Option<String>,
-    /// What that user would give hopen, for `login = "client"`.
-    pub password: Option<Secret>,
-    /// The longest that one stage takes; TLS twice that, where it fails.
-    pub limit: Duration,
-}
-
-/// Runs every stage and tells of each as it begins and ends.
-pub async fn examine(question: &Question, tell: &mut (dyn FnMut(Event<'_>) + Send)) {
-    let mut bench = Bench::new(question.limit, tell);
-    let Some(config) = configuration(&mut bench, question).await else {
-        return bench.wait_for(Name::Configuration, &[Name::Rest]);
+/// Runs every stage, and calls `report` when one starts or finishes.
+pub(crate) async fn examine(
+    options: &DoctorOptions,
+    report: &mut (dyn FnMut(StageEvent<'_>) + Send),
+) {
+    let mut runner = StageRunner::new(options.limit, report);
+    let Some(config) = read_configuration(&mut runner, options).await else {
+        return runner.skip_after(StageName::Configuration, &[StageName::Rest]);
     };
     let endpoints: Vec<_> = config
         .endpoints
         .iter()
-        .filter(|endpoint| is(question.endpoint.as_ref(), &endpoint.name))
-        .filter(|endpoint| !users(endpoint, question).is_empty())
+        .filter(|endpoint| options.selects_endpoint(endpoint))
+        .filter(|endpoint| !options.selected_users(endpoint).is_empty())
         .collect();
-    if let (true, Some(name)) = (endpoints.is_empty(), &question.endpoint) {
-        bench.subject.endpoint = Some(name.clone());
-        return bench.wait_for(Name::Configuration, &[Name::Rest]);
+    if let (true, Some(name)) = (endpoints.is_empty(), &options.endpoint) {
+        runner.subject.endpoint = Some(name.clone());
+        return runner.skip_after(StageName::Configuration, &[StageName::Rest]);
     }
     if let Some(file) = &config.daemon.audit {
-        bench.stage(Name::AuditFile, audit_file(file)).await;
+        runner
+            .run(StageName::AuditFile, check_audit_file(file))
+            .await;
     }
-    zone(&mut bench, &config, &endpoints).await;
-    let mut aws = Aws::new(question.limit);
+    check_zone(&mut runner, &config, &endpoints).await;
+    let mut aws = AwsStages::new(options.limit);
     for environment in environments(&endpoints) {
-        aws.base_credentials(&mut bench, environment).await;
-        for user in users_of(environment, &endpoints, question) {
-            aws.identify(&mut bench, environment, user).await;
+        aws.check_base_credentials(&mut runner, environment).await;
+        for user in environment_users(environment, &endpoints, options) {
+            aws.check_user(&mut runner, environment, user).await;
         }
     }
     let daemon = DaemonAccount::find(config.daemon.control.as_deref());
     for endpoint in endpoints {
-        let examination = Examination {
-            bench: &mut bench,
+        let stages = EndpointStages {
+            runner: &mut runner,
             aws: &aws,
             endpoint,
-            users: users(endpoint, question),
-            question,
+            options,
             daemon,
         };
-        Box::pin(examination.run()).await;
+        Box::pin(stages.run()).await;
     }
 }
 
-/// The file; what is right in it, if anything is.
-async fn configuration(bench: &mut Bench<'_>, question: &Question) -> Option<Config> {
-    let mut right = None;
+/// Reads the configuration. With errors in it, returns the part without errors, or `None` if there is none.
+async fn read_configuration(
+    runner: &mut StageRunner<'_>,
+    options: &DoctorOptions,
+) -> Option<Config> {
+    let mut readable = None;
     let read = async {
-        let path = question.config.clone();
+        let path = options.config.clone();
         let load = move || config::load_to_look_at(&path, &config::system_account);
         let loaded = tokio::task::spawn_blocking(load).await;
-        let loaded = loaded.map_err(|panicked| {
-            Trouble::new(ErrorKind::Internal, panicked.to_string(), "report this")
+        let loaded = loaded.map_err(|panic| {
+            StageFailure::new(ErrorKind::Internal, panic.to_string(), "report this")
         })?;
-        let loaded = loaded.map_err(|problems| of_problems(&problems))?;
+        let loaded = loaded.map_err(|problems| list_problems(&problems))?;
         let config = loaded.config;
         let judged = match loaded.problems {
-            Some(problems) => Err(of_problems(&problems)),
-            None => judge(question, &config),
+            Some(problems) => Err(list_problems(&problems)),
+            None => judge_configuration(options, &config),
         };
-        right = Some(config);
+        readable = Some(config);
         judged
     };
-    bench.stage(Name::Configuration, read).await;
-    right
+    runner.run(StageName::Configuration, read).await;
+    readable
 }
 
-/// As `hopend check` prints them.
-fn of_problems(problems: &Problems) -> Trouble {
+/// Lists the problems as `hopend check` prints them.
+fn list_problems(problems: &Problems) -> StageFailure {
     let count = match problems.iter().count() {
         1 => "one problem".into(),
         count => format!("{count} problems"),
     };
-    Trouble {
+    StageFailure {
         kind: ErrorKind::Configuration,
-        said: format!("{count}\n{problems}"),
+        cause: format!("{count}\n{problems}"),
         remedy: None,
         missing: None,
     }
 }
 
-/// Whether it has what is asked for.
-fn judge(question: &Question, config: &Config) -> Result<Finding<()>, Trouble> {
-    let unknown = |what: &str, name: &str, all: Vec<&str>| {
-        Trouble::new(
+/// Checks that the endpoint and the user of the options exist, and that this user may use this endpoint.
+fn judge_configuration(
+    options: &DoctorOptions,
+    config: &Config,
+) -> Result<StageFinding<()>, StageFailure> {
+    let unknown = |kind: &str, name: &str, all: &[&str]| {
+        StageFailure::new(
             ErrorKind::Configuration,
-            format!("no [[{what}]] is called {name:?}"),
+            format!("no [[{kind}]] is called {name:?}"),
             format!("name one of: {}", all.join(" ")),
         )
     };
     let endpoints: Vec<&str> = config.endpoints.iter().map(|e| &*e.name).collect();
-    let names: Vec<&str> = config.users.iter().map(|user| &*user.name).collect();
-    if let Some(name) = &question.user
-        && !names.contains(&name.as_str())
+    let users: Vec<&str> = config.users.iter().map(|user| &*user.name).collect();
+    if let Some(name) = &options.user
+        && !users.contains(&name.as_str())
     {
-        return Err(unknown("user", name, names));
+        return Err(unknown("user", name, &users));
     }
-    if let Some(name) = &question.endpoint {
+    if let Some(name) = &options.endpoint {
         let Some(endpoint) = config.endpoints.iter().find(|e| e.name == *name) else {
-            return Err(unknown("endpoint", name, endpoints));
+            return Err(unknown("endpoint", name, &endpoints));
         };
-        if users(endpoint, question).is_empty() {
-            return Err(Trouble::new(
+        if options.selected_users(endpoint).is_empty() {
+            return Err(StageFailure::new(
                 ErrorKind::Denied,
                 format!(
                     "{} may not use endpoint {name}",
-                    question.user.as_deref().unwrap_or_default()
+                    options.user.as_deref().unwrap_or_default()
                 ),
                 format!("add the name to users of endpoint {name:?}"),
             ));
         }
     }
     let plural = |count: usize| if count == 1 { "" } else { "s" };
-    let said = format!(
+    let text = format!(
         "{}: {} endpoint{}, {} user{}",
-        question.config.display(),
+        options.config.display(),
         endpoints.len(),
         plural(endpoints.len()),
-        names.len(),
-        plural(names.len())
+        users.len(),
+        plural(users.len())
     );
-    Ok(Finding::new((), said))
+    Ok(StageFinding::new((), text))
 }
 
-/// Whether the daemon could write it, as far as this account can tell.
-async fn audit_file(file: &Path) -> Result<Finding<()>, Trouble> {
+/// Checks that the daemon can write the audit file, as far as the account of this process may see.
+async fn check_audit_file(file: &Path) -> Result<StageFinding<()>, StageFailure> {
     let path = file.to_path_buf();
-    let looked = tokio::task::spawn_blocking(move || audit::check_writable(&path)).await;
-    let looked = looked.map_err(|panicked| {
-        Trouble::new(ErrorKind::Internal, panicked.to_string(), "report this")
+    let checked = tokio::task::spawn_blocking(move || audit::check_writable(&path)).await;
+    let checked = checked.map_err(|panic| {
+        StageFailure::new(ErrorKind::Internal, panic.to_string(), "report this")
     })?;
-    let said = file.display();
-    match looked {
-        Ok(()) => Ok(Finding::new((), said.to_string())),
+    let path = file.display();
+    match checked {
+        Ok(()) => Ok(StageFinding::new((), path.to_string())),
         Err(error) if error.is_permission() => {
-            let said = format!("{said}: {}", error.cause());
-            Ok(Finding::new((), said).but("ask as the account that runs hopend, which may be let"))
+            let text = format!("{path}: {}", error.cause());
+            Ok(StageFinding::new((), text)
+                .warn("run this as the account of the daemon, which may have access"))
         }
-        Err(error) => Err(Trouble::new(
+        Err(error) => Err(StageFailure::new(
             ErrorKind::Configuration,
-            format!("{said}: {}", error.cause()),
+            format!("{path}: {}", error.cause()),
             error.remedy(),
         )),
     }
 }
 
-/// Where an endpoint goes by zones: which one this host is in.
-async fn zone(bench: &mut Bench<'_>, config: &Config, endpoints: &[&Arc<Endpoint>]) {
+/// Finds this host's availability zone, if an endpoint chooses nodes by zone.
+async fn check_zone(runner: &mut StageRunner<'_>, config: &Config, endpoints: &[&Arc<Endpoint>]) {
     let by_zone = |endpoint: &&Arc<Endpoint>| {
         matches!(
             endpoint.target,
@@ -203,80 +204,61 @@ async fn zone(bench: &mut Bench<'_>, config: &Config, endpoints: &[&Arc<Endpoint
     if !endpoints.iter().any(by_zone) {
         return;
     }
-    let limit = bench.limit;
-    let told = config.daemon.zone.clone();
-    let ask = async {
-        if let Some(told) = told {
-            return Ok(Finding::new((), format!("{told}, as [daemon] says")));
+    let limit = runner.limit;
+    let configured = config.daemon.zone.clone();
+    let find = async {
+        if let Some(zone) = configured {
+            return Ok(StageFinding::new((), format!("{zone}, set in [daemon]")));
         }
-        let asked = tokio::time::timeout(limit.mul_f64(0.9), zone_of_host()).await;
-        match asked.unwrap_or_else(|_| Err("no answer".into())) {
-            Ok(zone) => Ok(Finding::new(
+        let answer = tokio::time::timeout(limit.mul_f64(0.9), zone_of_host()).await;
+        match answer.unwrap_or_else(|_| Err("no answer".into())) {
+            Ok(zone) => Ok(StageFinding::new(
                 (),
-                format!("{zone}, as instance metadata says"),
+                format!("{zone}, from instance metadata"),
             )),
-            Err(why) => Ok(Finding::new(
+            Err(cause) => Ok(StageFinding::new(
                 (),
-                format!("not known, so all nodes are equally near: instance metadata: {why}"),
+                format!("unknown, so hopend prefers no node: instance metadata: {cause}"),
             )
-            .but("set zone in [daemon]")),
+            .warn("set zone in [daemon]")),
         }
     };
-    bench.stage(Name::Zone, ask).await;
+    runner.run(StageName::Zone, find).await;
 }
 
-fn is(wanted: Option<&String>, name: &str) -> bool {
-    wanted.is_none_or(|wanted| wanted == name)
-}
-
-/// Those that are looked at of an endpoint's users.
-fn users<'a>(endpoint: &'a Endpoint, question: &Question) -> Vec<&'a Arc<User>> {
-    let users = endpoint.users.iter();
-    users
-        .filter(|user| is(question.user.as_ref(), &user.name))
-        .collect()
-}
-
-fn environment_of(endpoint: &Endpoint) -> Option<&Arc<Environment>> {
-    match &endpoint.target {
-        Target::FinSpace { environment, .. } => Some(environment),
-        Target::Console { environment } => environment.as_ref(),
-        Target::Addresses { .. } => None,
-    }
-}
-
-/// Each environment that the endpoints need, once.
+/// The environments that the endpoints need, each once.
 fn environments<'a>(endpoints: &[&'a Arc<Endpoint>]) -> Vec<&'a Arc<Environment>> {
     let mut all: Vec<&Arc<Environment>> = Vec::new();
-    for environment in endpoints
-        .iter()
-        .filter_map(|endpoint| environment_of(endpoint))
-    {
-        if !all.contains(&environment) {
+    for endpoint in endpoints {
+        let environment = match &endpoint.target {
+            Target::FinSpace { environment, .. } => Some(environment),
+            Target::Console { environment } => environment.as_ref(),
+            Target::Addresses { .. } => None,
+        };
+        if let Some(environment) = environment
+            && !all.contains(&environment)
+        {
             all.push(environment);
         }
     }
     all
 }
 
-/// Each user of an environment's clusters, once.
-fn users_of<'a>(
+/// The selected users of an environment's clusters, each once.
+fn environment_users<'a>(
     environment: &Environment,
     endpoints: &[&'a Arc<Endpoint>],
-    question: &Question,
+    options: &DoctorOptions,
 ) -> Vec<&'a Arc<User>> {
+    let is_in_environment = |endpoint: &&&Arc<Endpoint>| {
+        matches!(
+            &endpoint.target,
+            Target::FinSpace { environment: other, .. } if **other == *environment
+        )
+    };
     let mut all: Vec<&Arc<User>> = Vec::new();
-    for endpoint in endpoints {
-        let Target::FinSpace {
-            environment: of, ..
-        } = &endpoint.target
-        else {
-            continue;
-        };
-        if **of != *environment {
-            continue;
-        }
-        for user in users(endpoint, question) {
+    for endpoint in endpoints.iter().filter(is_in_environment) {
+        for user in options.selected_users(endpoint) {
             if !all.contains(&user) {
                 all.push(user);
             }

@@ -1,4 +1,4 @@
-//! A verifier that believes everybody, to see whom.
+//! A certificate verifier that accepts every certificate, in order to record it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,30 +7,30 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-/// Writes down what is shown and believes it. For diagnosis only: nothing may be sent behind such a
-/// handshake.
+/// Records the server's certificates without any check. For diagnosis only: hopend must not send data
+/// over such a connection.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub(super) struct CertificateRecorder {
     provider: Arc<CryptoProvider>,
-    shown: Mutex<Vec<CertificateDer<'static>>>,
+    recorded: Mutex<Vec<CertificateDer<'static>>>,
 }
 
-impl Recorder {
+impl CertificateRecorder {
     pub(super) fn new(provider: Arc<CryptoProvider>) -> Self {
         Self {
             provider,
-            shown: Mutex::default(),
+            recorded: Mutex::default(),
         }
     }
 
-    /// The end entity first.
-    pub(super) fn shown(&self) -> Vec<CertificateDer<'static>> {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.clone()
+    /// The recorded certificates, the server's own first. Empty before a handshake.
+    pub(super) fn recorded(&self) -> Vec<CertificateDer<'static>> {
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.clone()
     }
 }
 
-impl ServerCertVerifier for Recorder {
+impl ServerCertVerifier for CertificateRecorder {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -40,8 +40,8 @@ impl ServerCertVerifier for Recorder {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let all = std::iter::once(end_entity).chain(intermediates);
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        *shown = all.map(|der| der.clone().into_owned()).collect();
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        *recorded = all.map(|der| der.clone().into_owned()).collect();
         Ok(ServerCertVerified::assertion())
     }
 

@@ -2,6 +2,7 @@
 //! which kdb+ it reaches, the relay between both, and the record.
 
 pub mod client;
+mod console_daemon;
 mod end;
 pub(crate) mod explain;
 mod opening;

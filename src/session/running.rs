@@ -12,12 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::ClientStream;
+use super::console_daemon::SessionDaemon;
 use super::end::{EndReason, LastResponses};
 use super::opening::{Caller, Connection, Opened, Server};
 use super::watch::Watch;
 use super::{CUT_DELIVERY, GOODBYE, Services, Session, write_lasting_later, write_repeats_later};
 use crate::config::{Endpoint, User};
-use crate::console;
+use crate::console::{self, ConsoleSession};
 use crate::telemetry::audit::{self, SessionEnd};
 use crate::telemetry::live::{EndOrder, OpenSession};
 use crate::upstream::{Upstream, UpstreamStream};
@@ -262,21 +263,21 @@ impl Running {
     async fn console(mut self, environment: Option<&Arc<Environment>>) {
         let services = &self.session.services;
         let endpoint = self.session.target.endpoint();
-        let status = || Box::pin(Arc::clone(services).look()) as console::Look;
-        let dialled = self
-            .record
-            .server()
-            .map(|server| server.ip().to_canonical());
+        let daemon = SessionDaemon {
+            services,
+            record: &self.record,
+        };
+        let dialled = self.record.server();
+        let dialled = dialled.map(|server| server.ip().to_canonical());
         let meters = Arc::clone(self.entry.meters());
-        let visit = console::Visit {
+        let console = ConsoleSession {
+            number: self.record.session(),
             user: &self.caller.user.name,
             environment,
             dialled: dialled.filter(|address| !address.is_loopback()),
             max_message: endpoint.max_message,
-            live: &services.live,
-            lists: &services.lists,
-            status: &status,
-            record: &self.record,
+            daemon: &daemon,
+            discovery: &services.discovery,
             meters: &meters,
         };
         let stopping = &self.session.stopping;
@@ -284,7 +285,7 @@ impl Running {
         let (client, early) = (&mut self.client, &self.caller.early);
         let end = tokio::select! {
             biased;
-            end = console::serve(&visit, client, early, stopping.clone()) => end.into(),
+            end = console::serve(&console, client, early, stopping.clone()) => end.into(),
             end = unused(self.limits.idle, &meters) => end,
             end = time_up(self.limits.total, &meters) => end,
             () = cutting.cutting() => EndReason::Cut,

@@ -35,8 +35,8 @@ pub struct Services {
     pub live: Live,
     /// Serialises status requests, so that concurrent viewers share one snapshot.
     pub snapshots: SharedSnapshots<Status>,
-    /// What consoles have listed.
-    pub lists: console::Lists,
+    /// The lists of clusters and nodes that all consoles share.
+    pub discovery: console::DiscoveryCache,
     /// How much of it anybody may have.
     pub limits: Limits,
     /// Who did what, in a file.

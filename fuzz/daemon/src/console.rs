@@ -1,34 +1,42 @@
-//! A console answers each sync message once and in order, with a value of q, and nothing that it is
-//! sent changes what it shows.
+//! A console answers each sync message once and in order, with a q value. No message changes the tables
+//! that it shows.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use base::error::ErrorKind;
 use finspace::environment::Environment;
 use finspace::{Cluster, Node};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hopend::console::{Lists, Visit, serve};
+use hopend::console::{ConsoleDaemon, ConsoleSession, DiscoveryCache, ServedEndpoint, serve};
 use hopend::credential::{Clock, Credentials, FetchError, Sources};
 use hopend::primitives::shutdown::ShutdownSender;
 use hopend::route::nodes::Discover;
-use hopend::telemetry::audit::AuditRecord;
 use hopend::telemetry::live::Live;
+use hopend::telemetry::status::Status;
 use q_ipc::frame::{HEADER_LEN, Header, MessageType};
 use q_ipc::message::{message, text};
 use q_ipc::value::{Value, decode_message};
 use q_relay::relay::Meters;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinError;
 
-/// Requests whose answers must stay the same.
-const SHOWN: [&str; 4] = ["endpoints", "sessions", "credentials", "errors"];
+/// The requests whose answers must stay the same.
+const TABLES: [&str; 5] = [
+    "endpoints",
+    "addresses",
+    "sessions",
+    "credentials",
+    "errors",
+];
 
-/// Where everything is empty.
-struct Nowhere;
+/// A FinSpace without clusters.
+struct EmptyFinSpace;
 
-impl Discover for Nowhere {
+impl Discover for EmptyFinSpace {
     fn clusters<'a>(
         &'a self,
         _: &'a Arc<Environment>,
@@ -49,7 +57,7 @@ impl Discover for Nowhere {
     }
 }
 
-/// A client that has said all it will say.
+/// A client that sends bytes, closes its direction and records the answers.
 struct Client {
     said: io::Cursor<Vec<u8>>,
     heard: Vec<u8>,
@@ -104,10 +112,10 @@ pub fn holds(bytes: &[u8]) {
 }
 
 async fn conversation(request: &[u8]) {
-    let live = Live::default();
-    let lists = Lists::new(Arc::new(Nowhere));
-    let before = answers(&live, &lists, &shown()).await;
-    let with_it = answers(&live, &lists, request).await;
+    let daemon = EmptyDaemon::default();
+    let discovery = DiscoveryCache::new(Arc::new(EmptyFinSpace));
+    let before = answers(&daemon, &discovery, &tables()).await;
+    let with_it = answers(&daemon, &discovery, request).await;
     assert_eq!(
         with_it.len(),
         expected(request),
@@ -120,7 +128,7 @@ async fn conversation(request: &[u8]) {
             other => panic!("something was evaluated: {other:?}"),
         }
     }
-    let after = answers(&live, &lists, &shown()).await;
+    let after = answers(&daemon, &discovery, &tables()).await;
     assert_eq!(
         format!("{before:?}"),
         format!("{after:?}"),
@@ -128,9 +136,10 @@ async fn conversation(request: &[u8]) {
     );
 }
 
-fn shown() -> Vec<u8> {
-    let asked = SHOWN.map(|asked| text(MessageType::Sync, asked));
-    asked.concat()
+/// One request for each table.
+fn tables() -> Vec<u8> {
+    let requests = TABLES.map(|table| text(MessageType::Sync, table));
+    requests.concat()
 }
 
 /// Answers that a stream has to get: one a whole sync message, until one that is no message, or a
@@ -157,25 +166,42 @@ fn expected(mut stream: &[u8]) -> usize {
     count
 }
 
-async fn answers(live: &Live, lists: &Lists, request: &[u8]) -> Vec<Value> {
-    let listen = "127.0.0.1:5000".parse().expect("an address");
-    let credentials = Arc::new(Credentials::new(
-        Arc::new(Sources::default()),
-        Clock::system(),
-    ));
-    let status = live.status(&credentials);
-    let visit = Visit {
+/// A daemon without endpoints and sessions.
+struct EmptyDaemon {
+    status: Arc<Status>,
+}
+
+impl Default for EmptyDaemon {
+    fn default() -> Self {
+        let credentials = Credentials::new(Arc::new(Sources::default()), Clock::system());
+        Self {
+            status: Arc::new(Live::default().status(&credentials)),
+        }
+    }
+}
+
+impl ConsoleDaemon for EmptyDaemon {
+    fn endpoints(&self) -> Vec<ServedEndpoint> {
+        Vec::new()
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Arc<Status>, JoinError>> {
+        let status = Arc::clone(&self.status);
+        async { Ok(status) }.boxed()
+    }
+
+    fn record_failure(&self, _: ErrorKind, _: &str) {}
+}
+
+async fn answers(daemon: &EmptyDaemon, discovery: &DiscoveryCache, request: &[u8]) -> Vec<Value> {
+    let session = ConsoleSession {
+        number: 1,
         user: "alice",
         environment: None,
         dialled: None,
         max_message: None,
-        live,
-        lists,
-        status: &|| {
-            let status = status.clone();
-            async move { Ok(std::sync::Arc::new(status)) }.boxed()
-        },
-        record: &AuditRecord::new(1, "console", &listen),
+        daemon,
+        discovery,
         meters: &Meters::default(),
     };
     let stop = ShutdownSender::default();
@@ -183,7 +209,7 @@ async fn answers(live: &Live, lists: &Lists, request: &[u8]) -> Vec<Value> {
         said: io::Cursor::new(request.to_vec()),
         heard: Vec::new(),
     };
-    serve(&visit, &mut client, &[], stop.subscribe()).await;
+    serve(&session, &mut client, &[], stop.subscribe()).await;
     let mut heard = &client.heard[..];
     let mut answers = Vec::new();
     while !heard.is_empty() {

@@ -1,4 +1,4 @@
-//! `hopend demo` and `hopend sim`: what needs the simulator. A build without the feature `demo` has neither.
+//! `hopend demo` and `hopend sim`, which need the simulator. A build without the feature `demo` has neither.
 
 mod shell;
 pub(super) mod sim;
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Exit, LogArgument, runtime, say, signals, start_log};
+use super::{Exit, LogArgument, print_line, runtime, signals, start_log};
 use crate::config::{self, ListenAddress, LogFormat};
 use crate::credential::{Clock, Sources};
 use crate::daemon::app::{self, App, ProcessContext};
@@ -15,22 +15,22 @@ use crate::limits;
 use crate::primitives::log::ProcessLog;
 use base::error::chain;
 use shell::{own_command, quoted};
-use sim::{Simulated, account};
+use sim::{SimulatorArguments, account};
 use simulator::{LocalPorts, Simulator};
 
-/// What `hopend demo --help` says after the options.
+/// The sections of `hopend demo --help` after the options.
 pub(super) const EXAMPLES: &str = "Examples:\n  hopend demo\n  hopend demo --idle-limit 10s";
 
 /// Arguments of `hopend demo`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct DemoArguments {
     #[command(flatten)]
-    simulated: Simulated,
+    simulator: SimulatorArguments,
     #[command(flatten)]
     log: LogArgument,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Exit {
+pub(super) fn run(arguments: &DemoArguments) -> Exit {
     let log = match start_log(LogFormat::Text, &arguments.log) {
         Ok(log) => log,
         Err(exit) => return exit,
@@ -39,10 +39,10 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
         Ok(runtime) => runtime,
         Err(exit) => return exit,
     };
-    let shown = runtime.block_on(demonstrate(arguments, &log));
-    // A reload that hangs is not waited for.
+    let result = runtime.block_on(demonstrate(arguments, &log));
+    // Does not wait for a reload that hangs.
     runtime.shutdown_background();
-    match shown {
+    match result {
         Ok(()) => Exit::Ok,
         Err(error) => {
             log.complain(format_args!("hopend demo: {}", chain(error.as_ref())));
@@ -52,36 +52,37 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
 }
 
 async fn demonstrate(
-    arguments: &Arguments,
+    arguments: &DemoArguments,
     log: &ProcessLog,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let orders = signals::orders()?;
     let folder = tempfile::Builder::new().prefix("hopend-demo-").tempdir()?;
     limits::files::raise();
-    let simulator = Simulator::start(arguments.simulated.options()).await?;
-    let mut demo = Demo::start(&simulator, log, folder.path(), &LocalPorts::of_the_demo()?)?;
+    let simulator = Simulator::start(arguments.simulator.options()).await?;
+    let mut demo = DemoDaemon::start(&simulator, log, folder.path(), &LocalPorts::of_the_demo()?)?;
     if !demo.listens() {
-        // Somebody took a port between the look at it and the start.
+        // Another process took a port after hopend had chosen it.
         demo.app.stop().await;
-        demo = Demo::start(&simulator, log, folder.path(), &LocalPorts::free()?)?;
+        demo = DemoDaemon::start(&simulator, log, folder.path(), &LocalPorts::free()?)?;
     }
-    demo.introduce(folder.path());
+    demo.print_introduction(folder.path());
     app::serve(demo.app, &demo.path, orders).await;
     simulator.shutdown().await;
     Ok(())
 }
 
 /// The daemon, and the configuration that it runs with.
-struct Demo {
+struct DemoDaemon {
     app: App,
     path: PathBuf,
-    /// Where HTTP is served.
+    /// The address of the status page.
     admin: Option<SocketAddr>,
+    /// The names of the endpoints.
     endpoints: Vec<String>,
 }
 
-impl Demo {
-    /// A daemon at these ports.
+impl DemoDaemon {
+    /// Writes a configuration with these ports, and starts a daemon with it.
     fn start(
         simulator: &Simulator,
         log: &ProcessLog,
@@ -107,15 +108,15 @@ impl Demo {
         })
     }
 
-    /// Whether each endpoint has an address.
+    /// Whether each endpoint listens at an address.
     fn listens(&self) -> bool {
         let bound = self.app.addresses();
         let mut endpoints = self.endpoints.iter();
         endpoints.all(|name| bound.iter().any(|(endpoint, _)| endpoint == name))
     }
 
-    /// What to type next. Each line works in a shell of the account that runs the demo.
-    fn introduce(&self, folder: &Path) {
+    /// Prints commands to try. Each works in a shell of the account that runs the demo.
+    fn print_introduction(&self, folder: &Path) {
         let addresses = self.app.addresses();
         let port = |name: &str| {
             addresses
@@ -132,7 +133,7 @@ impl Demo {
         let page = self
             .admin
             .map_or_else(String::new, |admin| format!("http://{admin}/status"));
-        say(format_args!(
+        print_line(format_args!(
             r#"A simulated FinSpace and hopend, in one process. Its clusters are behind TLS and signed
 connection strings; the handle below needs neither. Ctrl-C ends it all.
 
@@ -143,11 +144,11 @@ q:
 PyKX, without a licence:
   PYKX_UNLICENSED=true python3 -c 'import pykx as kx; h = kx.SyncQConnection("localhost", {port}, no_ctx=True); print(h("trades").pd())'
 
-A shell, with nothing installed (the last byte but seven of the answer is 2):
+A shell, with nothing installed (the result 2 is the eighth byte from the end of the answer):
   bash -c 'exec 3<>/dev/tcp/localhost/{port}
   printf ":\6\0\1\1\0\0\21\0\0\0\12\0\3\0\0\0001+1" >&3; head -c 18 <&3 | od -An -tx1'
 
-Who is connected, live (q ends it):
+The state of the daemon, live (q ends the screen):
   {hopend} status --watch --config {config}
 
 The same as a page, in a browser on this host:
@@ -156,10 +157,10 @@ The same as a page, in a browser on this host:
 Another user, by password:
   h:hopen `$":localhost:{port}:alice:",first read0`:{password}
 
-What hopend knows, as q tables (sessions, endpoints, credentials, errors), and discovery:
+The same as q tables (endpoints, addresses, sessions, credentials, errors), and discovery:
   c:hopen `:localhost:{console}; c"sessions"; c".aws.list_kx_clusters[]"
 
-The configuration behind it:
+The configuration of the daemon:
   cat {config}
 "#,
             password = password.display(),

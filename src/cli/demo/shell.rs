@@ -1,22 +1,22 @@
-//! Commands that a user copies into a shell.
+//! Parts of commands that a user copies into a shell.
 
-/// How a shell starts this program: by its name, where that leads here, else by its path.
+/// The command that starts this program in a shell: `hopend` if PATH leads to this program, else its path.
 pub(super) fn own_command() -> String {
     let Ok(own) = std::env::current_exe().and_then(|own| own.canonicalize()) else {
         return "hopend".into();
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let named = std::env::split_paths(&path).find_map(|folder| {
+    let in_path = std::env::split_paths(&path).find_map(|folder| {
         let file = folder.join("hopend").canonicalize().ok()?;
         file.is_file().then_some(file)
     });
-    match named {
-        Some(named) if named == own => "hopend".into(),
+    match in_path {
+        Some(found) if found == own => "hopend".into(),
         _ => quoted(&own.to_string_lossy()),
     }
 }
 
-/// A word as a shell reads it.
+/// Quotes a word for a shell, if necessary.
 pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

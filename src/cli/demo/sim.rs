@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::shell::{own_command, quoted};
-use crate::cli::{Exit, LogArgument, runtime, say, signals, start_log, time};
+use crate::cli::{Exit, LogArgument, parse_duration, print_line, runtime, signals, start_log};
 use crate::config::LogFormat;
 use crate::daemon::app::DaemonCommand;
 use simulator::{OFFERED_EXPRESSIONS, Options, SimError, Simulator};
 
-/// What `hopend sim --help` says after the options.
+/// The sections of `hopend sim --help` after the options.
 pub(in crate::cli) const EXAMPLES: &str = "\
 Files:
   DIR/hopend.toml     the configuration for hopend run
-  DIR/ca.pem          who signed the certificates of the clusters
+  DIR/ca.pem          the authority that signs the certificates of the clusters
   DIR/credentials     AWS credentials, in the profile sim
   DIR/alice.password  the password of the user alice
 
@@ -23,45 +23,45 @@ Examples:
   hopend sim --dir sim --idle-limit 30s --string-life 2m
   hopend sim --expressions";
 
-/// What `hopend sim --help` says at its start.
+/// The description in `hopend sim --help`.
 pub(in crate::cli) const ABOUT: &str = "\
 Run a simulated FinSpace on this host's loopback, and write a configuration for it: the management \
 API and STS, with signatures verified, and clusters with nodes over TLS that check the signed login \
-and drop idle connections. When all of it listens, it prints a line `ready`; SIGTERM ends it.
+and drop idle connections. hopend prints the line `ready` when all of them listen. SIGTERM ends it.
 
-The nodes are test doubles and no q: they know the few expressions that --expressions lists, and take \
-data of any size.";
+The nodes are test doubles, not q processes. They evaluate the few expressions that --expressions lists, \
+and accept data of any size.";
 
 /// Arguments of `hopend sim`.
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Arguments {
-    /// Where to write hopend.toml and what it needs; made if it is not there
+pub(in crate::cli) struct SimArguments {
+    /// The directory for hopend.toml and its files; hopend creates it if necessary
     #[arg(long, value_name = "DIR", required_unless_present = "expressions")]
     dir: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) simulated: Simulated,
-    /// List what the nodes can evaluate, and end
+    pub(super) simulator: SimulatorArguments,
+    /// List the expressions that the nodes can evaluate, and exit
     #[arg(long)]
     expressions: bool,
     #[command(flatten)]
     log: LogArgument,
 }
 
-/// What can be set of the simulated FinSpace.
+/// The options of the simulated FinSpace.
 #[derive(Debug, clap::Args)]
-pub(super) struct Simulated {
-    /// A connection without a byte for this long is cut
-    #[arg(long, value_name = "TIME", default_value = "350s", value_parser = time)]
+pub(super) struct SimulatorArguments {
+    /// Cut a connection that has been silent for this long
+    #[arg(long, value_name = "TIME", default_value = "350s", value_parser = parse_duration)]
     idle_limit: Duration,
-    /// How long a connection string can be used
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = time)]
+    /// The lifetime of a connection string
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
     string_life: Duration,
-    /// Nodes of each cluster
+    /// The number of nodes of each cluster
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
     nodes: u8,
 }
 
-impl Simulated {
+impl SimulatorArguments {
     pub(super) fn options(&self) -> Options {
         Options {
             idle_limit: self.idle_limit,
@@ -72,9 +72,9 @@ impl Simulated {
     }
 }
 
-pub(in crate::cli) fn run(arguments: &Arguments) -> Exit {
+pub(in crate::cli) fn run(arguments: &SimArguments) -> Exit {
     if arguments.expressions {
-        say(OFFERED_EXPRESSIONS);
+        print_line(OFFERED_EXPRESSIONS);
         return Exit::Ok;
     }
     let Some(dir) = &arguments.dir else {
@@ -90,23 +90,25 @@ pub(in crate::cli) fn run(arguments: &Arguments) -> Exit {
     };
     let served: Result<(), SimError> = runtime.block_on(async {
         let mut orders = signals::orders().map_err(SimError::Listen)?;
-        let simulator = Simulator::start(arguments.simulated.options()).await?;
+        let simulator = Simulator::start(arguments.simulator.options()).await?;
         let path = simulator.write_files(dir, &account())?;
-        say(format_args!(
+        print_line(format_args!(
             "simulated FinSpace {}",
             simulator.environment_id()
         ));
-        say(format_args!("  management API  {}", simulator.api_url()));
-        say(format_args!("  STS             {}", simulator.sts_url()));
-        say(format_args!(
+        print_line(format_args!("  management API  {}", simulator.api_url()));
+        print_line(format_args!("  STS             {}", simulator.sts_url()));
+        print_line(format_args!(
             "  clusters        {}",
             simulator.clusters().join(" ")
         ));
-        say("its nodes are test doubles: `hopend sim --expressions` lists what they can evaluate");
-        say("next:");
+        print_line(
+            "the nodes are test doubles: `hopend sim --expressions` lists what they can evaluate",
+        );
+        print_line("next:");
         let path = quoted(&path.to_string_lossy());
-        say(format_args!("  {} run --config {path}", own_command()));
-        say("ready");
+        print_line(format_args!("  {} run --config {path}", own_command()));
+        print_line("ready");
         while let Some(DaemonCommand::Reload) = orders.recv().await {}
         simulator.shutdown().await;
         Ok(())
@@ -120,7 +122,7 @@ pub(in crate::cli) fn run(arguments: &Arguments) -> Exit {
     }
 }
 
-/// The account that runs this, by name or, where it has none, by number.
+/// The account of this process: its name, or its uid if it has no name.
 pub(super) fn account() -> String {
     let uid = nix::unistd::getuid();
     nix::unistd::User::from_uid(uid)

@@ -10,7 +10,7 @@ use super::listeners::{WantedListener, wanted_listeners};
 use super::prepare::{PreparedEndpoint, prepare_endpoints};
 use super::{App, ProcessContext, RunningEndpoint};
 use crate::config::{Config, Daemon, ListenAddress, Loaded};
-use crate::console::Lists;
+use crate::console::DiscoveryCache;
 use crate::credential::{Clock, Credentials, Source};
 use crate::identity::{Authenticator, Penalties};
 use crate::limits::Limits;
@@ -139,7 +139,7 @@ fn build_services(
         sessions: SessionNumbers::of_this_run(),
         live: Live::default(),
         snapshots: SharedSnapshots::default(),
-        lists: Lists::new(Arc::clone(source) as _),
+        discovery: DiscoveryCache::new(Arc::clone(source) as _),
         limits: Limits::default(),
         audit: AuditFile::default(),
         lost_log_lines,

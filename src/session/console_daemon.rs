@@ -1,0 +1,38 @@
+//! The daemon as a console session sees it.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::task::JoinError;
+
+use super::Services;
+use crate::console::{ConsoleDaemon, ServedEndpoint};
+use crate::telemetry::audit::AuditRecord;
+use crate::telemetry::status::Status;
+use base::error::ErrorKind;
+
+/// The shared services of the daemon, and the audit record of the console session.
+pub(super) struct SessionDaemon<'s> {
+    pub(super) services: &'s Arc<Services>,
+    pub(super) record: &'s AuditRecord,
+}
+
+impl ConsoleDaemon for SessionDaemon<'_> {
+    fn endpoints(&self) -> Vec<ServedEndpoint> {
+        let served = self.services.live.endpoints().into_iter();
+        served
+            .map(|served| ServedEndpoint {
+                endpoint: served.endpoint,
+                listen: served.listen,
+            })
+            .collect()
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Arc<Status>, JoinError>> {
+        Box::pin(Arc::clone(self.services).look())
+    }
+
+    fn record_failure(&self, kind: ErrorKind, message: &str) {
+        self.services.live.failed(self.record, kind, message);
+    }
+}
