@@ -1,6 +1,5 @@
 //! `hopend status`.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use super::screen::{Shown, View};
 use super::{ConfigArgument, Exit, complain, overview, screen};
 use crate::config::ListenAddress;
 use crate::identity::{holder, process};
+use crate::primitives::kernel_sockets::FourTuple;
 use crate::surface::control::{Answer, Request};
 use crate::surface::status::{SessionRow, Status};
 
@@ -106,12 +106,12 @@ fn status(control: &Path) -> Result<Status, Unanswered> {
 /// who asks, can.
 fn find_processes(status: &mut Status) {
     let ends = |row: &SessionRow| {
-        let client: SocketAddr = row.client.parse().ok()?;
-        Some((client, row.server.as_deref()?.parse().ok()?))
+        let client = row.client.parse().ok()?;
+        Some(FourTuple::new(client, row.server.as_deref()?.parse().ok()?))
     };
     let unknown = status.sessions.iter_mut().filter(|row| row.pid.is_none());
     let unknown: Vec<_> = unknown.filter_map(|row| Some((ends(row)?, row))).collect();
-    let processes = process::of_sockets(unknown.iter().map(|(ends, _)| *ends));
+    let processes = process::of_clients(unknown.iter().map(|(ends, _)| *ends));
     for (ends, row) in unknown {
         row.pid = processes.get(&ends).copied();
         row.program = row.pid.and_then(process::program);
@@ -126,7 +126,7 @@ fn find_holders(status: &mut Status) {
         let Some(socket): Option<ListenAddress> = socket else {
             continue;
         };
-        if let Some(holder) = holder::of(&socket).filter(|holder| Some(holder.uid) == row.uid) {
+        if let Some(holder) = holder::find(&socket).filter(|holder| Some(holder.uid) == row.uid) {
             row.reason = format!("{holder} holds {socket}");
             row.pid = holder.pid;
             row.program = holder.program;

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::stage::{Finding, Trouble};
 use crate::config::ListenAddress;
 use crate::daemon::listener::Listener;
-use crate::identity::holder::{self, Holder};
+use crate::identity::holder::{self, SocketHolder};
 use base::error::ErrorKind;
 
 /// The service's account, as the package makes it.
@@ -41,7 +41,7 @@ impl DaemonAccount {
     }
 
     /// Whether a socket of this account's is hopend's: its own, or one that systemd holds.
-    fn owns(self, holder: &Holder) -> bool {
+    fn owns(self, holder: &SocketHolder) -> bool {
         holder.uid == self.0 || holder.uid == 0
     }
 }
@@ -49,9 +49,9 @@ impl DaemonAccount {
 /// What stands at one socket.
 enum SocketFinding {
     /// A socket of hopend's account, or of root.
-    Hopends(Holder),
+    Hopends(SocketHolder),
     /// Another account's.
-    Foreign(Holder),
+    Foreign(SocketHolder),
     /// Somebody answers, and the kernel does not tell who.
     Unknown,
     /// Nobody answers.
@@ -119,7 +119,7 @@ fn sockets(address: &ListenAddress) -> Vec<ListenAddress> {
 }
 
 async fn look(socket: &ListenAddress, daemon: DaemonAccount) -> SocketFinding {
-    match holder::of(socket) {
+    match holder::find(socket) {
         Some(holder) if daemon.owns(&holder) => SocketFinding::Hopends(holder),
         Some(holder) => SocketFinding::Foreign(holder),
         None if answers(socket).await => SocketFinding::Unknown,
@@ -142,7 +142,10 @@ async fn answers(socket: &ListenAddress) -> bool {
 }
 
 /// The loopback address of the other family, where another account has it.
-async fn sibling(address: &ListenAddress, daemon: DaemonAccount) -> Option<(SocketAddr, Holder)> {
+async fn sibling(
+    address: &ListenAddress,
+    daemon: DaemonAccount,
+) -> Option<(SocketAddr, SocketHolder)> {
     let ListenAddress::Tcp(address) = address else {
         return None;
     };
@@ -158,7 +161,7 @@ async fn sibling(address: &ListenAddress, daemon: DaemonAccount) -> Option<(Sock
     }
 }
 
-fn foreign(socket: &ListenAddress, holder: &Holder, daemon: DaemonAccount) -> Trouble {
+fn foreign(socket: &ListenAddress, holder: &SocketHolder, daemon: DaemonAccount) -> Trouble {
     let DaemonAccount(uid) = daemon;
     Trouble::new(
         ErrorKind::Internal,

@@ -12,14 +12,10 @@ mod origin;
 pub mod password;
 mod peer;
 mod penalty;
-mod proc_net;
 pub mod process;
-mod sock_diag;
-mod socket;
 
 pub use accounts::{AccountName, Accounts, Nameless};
 pub use identify::{Authenticator, Denied, Proof, Reason};
 pub use origin::Origin;
 pub use peer::{Peer, PeerError, is_exposed};
-pub(crate) use peer::{has_arrived, unsent};
 pub use penalty::{Guess, Penalties};

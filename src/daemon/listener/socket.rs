@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::held::{HeldSocket, Listening, SocketOwner};
 use super::passed::Passed;
 use crate::config::ListenAddress;
-use crate::identity::holder::{self, Holder};
+use crate::identity::holder::{self, SocketHolder};
 use crate::primitives::socket::tune;
 use crate::session::client::ClientStream;
 use base::error::with_fix;
@@ -68,7 +68,7 @@ pub struct BindError {
     /// Where hopend itself listens, if that is in the way.
     pub own: Option<ListenAddress>,
     /// Who has it, where another process does and the kernel tells.
-    pub holder: Option<Box<Holder>>,
+    pub holder: Option<Box<SocketHolder>>,
     /// What the system said.
     pub error: io::Error,
 }
@@ -87,7 +87,10 @@ impl BindError {
         Self {
             address: address.clone(),
             own: None,
-            holder: in_use.then(|| holder::of(&socket)).flatten().map(Box::new),
+            holder: in_use
+                .then(|| holder::find(&socket))
+                .flatten()
+                .map(Box::new),
             socket,
             error,
         }
@@ -100,7 +103,7 @@ impl BindError {
 
     /// Whether a socket has the address that is not known to be of hopend's own account or root.
     pub fn is_taken_by_another_account(&self) -> bool {
-        let own = |holder: &Holder| holder.uid == 0 || holder.uid == geteuid().as_raw();
+        let own = |holder: &SocketHolder| holder.uid == 0 || holder.uid == geteuid().as_raw();
         self.is_taken() && !self.holder.as_deref().is_some_and(own)
     }
 

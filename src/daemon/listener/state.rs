@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::socket::BindError;
 use crate::config::ListenAddress;
-use crate::identity::holder::Holder;
+use crate::identity::holder::SocketHolder;
 
 /// The state of one entry of `listen`. The log, `hopend status`, `/readyz`, the metrics, the status page
 /// and the console are made from it.
@@ -38,7 +38,7 @@ pub enum Obstacle {
         /// The socket: for `localhost`, the one of either family.
         socket: ListenAddress,
         /// Who has it, where the kernel tells.
-        holder: Option<Holder>,
+        holder: Option<SocketHolder>,
     },
     /// The system refuses it.
     Refused(String),
@@ -104,7 +104,7 @@ impl UnboundAddress {
     }
 
     /// Who has it, where another process does and the kernel tells.
-    pub fn holder(&self) -> Option<&Holder> {
+    pub fn holder(&self) -> Option<&SocketHolder> {
         match &self.obstacle {
             Obstacle::Taken { holder, .. } => holder.as_ref(),
             Obstacle::Refused(_) => None,

@@ -1,7 +1,6 @@
 //! The open sessions, each with its meters and the means to end it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -13,6 +12,7 @@ use super::lock;
 use super::totals::Carried;
 use crate::config::User;
 use crate::identity::{Peer, process};
+use crate::primitives::kernel_sockets::FourTuple;
 use crate::surface::status::SessionRow;
 use crate::telemetry::audit::Record;
 use q_relay::relay::Meters;
@@ -218,7 +218,7 @@ impl Sessions {
             ends.push(entry.ends());
         }
         // Reading /proc takes its time, and no session has to wait for it.
-        let processes = process::of_sockets(ends.iter().flatten().copied());
+        let processes = process::of_clients(ends.iter().flatten().copied());
         for (row, ends) in rows.iter_mut().zip(ends) {
             if let Some(ends) = ends {
                 row.pid = processes.get(&ends).copied();
@@ -261,13 +261,13 @@ impl Entry {
         }
     }
 
-    /// The connection's ends, client first, where a process of this host holds the other one.
-    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+    /// The addresses of a TCP connection whose client is a process of this host.
+    fn ends(&self) -> Option<FourTuple> {
         match self.record.met()? {
             Peer::Local {
                 address: Some(client),
                 ..
-            } => Some((*client, self.record.server()?)),
+            } => Some(FourTuple::new(*client, self.record.server()?)),
             _ => None,
         }
     }
