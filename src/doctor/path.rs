@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::stage::{Bench, Finding, MARGIN, Name, Trouble};
 use super::tls::{self, Destination};
-use crate::upstream::{self, Stage, Upstream, UpstreamError};
+use crate::upstream::{self, DialStage, Upstream, UpstreamError};
 use base::address::Address;
 use base::error::{ErrorKind, chain};
 use q_ipc::handshake::Hello;
@@ -186,7 +186,7 @@ async fn login(
             })
         }
         Err(UpstreamError::Timeout {
-            stage: Stage::LoggingIn,
+            stage: DialStage::LoggingIn,
             limit,
             ..
         }) => Err(Trouble::new(

@@ -34,7 +34,7 @@ use crate::telemetry::audit::{self, AuditFile, SessionEnd};
 use crate::telemetry::end::Explained;
 use crate::telemetry::live::{EndOrder, Live, Looks, OpenSession};
 use crate::telemetry::opening::{Laps, OpenStage, Opening};
-use crate::upstream::{Loop, Trail, Upstream, UpstreamStream};
+use crate::upstream::{EndpointLoop, Trail, Upstream, UpstreamStream};
 use base::error::{ErrorKind, chain, with_fix};
 use q_ipc::handshake::{Hello, HelloError, common_capability};
 use q_relay::budget::LEAN_DIRECTION;
@@ -176,7 +176,7 @@ pub enum Refusal {
     Denied(#[from] Denied),
     /// hopend itself is the client, and the session has come through this endpoint before.
     #[error(transparent)]
-    Loop(#[from] Loop),
+    Loop(#[from] EndpointLoop),
     /// kdb+ can't be had.
     #[error(transparent)]
     Open(#[from] OpenError),
