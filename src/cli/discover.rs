@@ -9,7 +9,7 @@ use serde_json::json;
 use super::table::Table;
 use super::{ConfigArgument, Exit, complain, runtime, screen};
 use crate::config::{self, Config, NodeVia, User};
-use crate::credential::{Fetch, FetchError, Recipe, Sources};
+use crate::credential::{Fetch, FetchError, Recipe, RequestedNode, Sources};
 use base::error::ErrorKind;
 use finspace::environment::Environment;
 use finspace::{AwsError, FinSpace};
@@ -169,7 +169,7 @@ pub(super) fn connection_string(arguments: &StringArguments) -> Exit {
         let recipe = Recipe::FinSpace {
             environment: Arc::clone(environment),
             cluster: arguments.cluster.clone(),
-            node: arguments.node.clone().map(|node| (node, via)),
+            node: arguments.node.clone().map(|id| RequestedNode { id, via }),
             kx_user: user.kx_user.clone(),
             role: user.role_arn.clone(),
             local_user: user.name.clone(),

@@ -22,7 +22,7 @@ use crate::config::{
     self, AccountDatabase, Config, Daemon, Endpoint, LeftOut, LeftOutCause, ListenAddress, Loaded,
 };
 use crate::console::Lists;
-use crate::credential::{Clock, Credentials, Source, Sources};
+use crate::credential::{Clock, Credentials, ExternalSource, Sources};
 use crate::daemon::confine::Confinement;
 use crate::daemon::listener::{
     self, AddressState, BindError, HeldSockets, Listener, Passed, Served, UnboundAddress,
@@ -302,7 +302,7 @@ impl App {
     /// from starting: it is tried again until it can. Must be called within a tokio runtime.
     pub fn start(
         config: impl Into<Loaded>,
-        source: Arc<dyn Source>,
+        source: Arc<dyn ExternalSource>,
         clock: Clock,
     ) -> Result<Self, AppError> {
         Self::start_on(None, Given::default(), config.into(), source, clock)
@@ -314,7 +314,7 @@ impl App {
         workers: Option<Workers>,
         given: Given,
         loaded: Loaded,
-        source: Arc<dyn Source>,
+        source: Arc<dyn ExternalSource>,
         clock: Clock,
     ) -> Result<Self, AppError> {
         let Loaded {

@@ -18,7 +18,7 @@ use rustls::ClientConfig;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{Endpoint, Login, Node, Policy, Target, User};
-use crate::credential::{Credential, Credentials, Recipe, Standing};
+use crate::credential::{Credential, Credentials, GenerationStatus, Recipe, RequestedNode};
 use crate::surface::status::{PlaceRow, WarmRow};
 use crate::telemetry::opening::{Laps, OpenStage};
 use crate::upstream::tls::{TlsConfigs, TlsError};
@@ -212,7 +212,10 @@ impl Route {
             } => Some(Recipe::FinSpace {
                 environment: Arc::clone(environment),
                 cluster: cluster.clone(),
-                node: node.map(|id| (id.to_owned(), *node_via)),
+                node: node.map(|id| RequestedNode {
+                    id: id.to_owned(),
+                    via: *node_via,
+                }),
                 kx_user: user.kx_user.clone(),
                 role: user.role_arn.clone(),
                 local_user: user.name.clone(),
@@ -337,14 +340,16 @@ impl Route {
         opened: &Opened,
         password: Option<&Secret>,
         credentials: &Credentials,
-    ) -> Standing {
+    ) -> GenerationStatus {
         match &opened.login {
             LoggedIn::Fixed(given) => match password {
-                Some(password) if password != given => Standing::Over,
-                _ => Standing::Current,
+                Some(password) if password != given => GenerationStatus::Invalid,
+                _ => GenerationStatus::Current,
             },
-            LoggedIn::Issued(recipe, generation) => credentials.standing(recipe, *generation),
-            LoggedIn::Client => Standing::Over,
+            LoggedIn::Issued(recipe, generation) => {
+                credentials.generation_status(recipe, *generation)
+            }
+            LoggedIn::Client => GenerationStatus::Invalid,
         }
     }
 

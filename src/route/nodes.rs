@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
+pub use crate::credential::Discover;
 use crate::credential::{FetchError, Retry};
 use base::error::{ErrorKind, with_note};
+use finspace::Node;
 use finspace::environment::Environment;
-use finspace::{Cluster, Node};
 
 /// Between two looks at a list that nobody doubts.
 const EVERY: Duration = Duration::from_secs(60);
@@ -25,25 +25,6 @@ const LEAST: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Between two attempts to learn this host's availability zone.
 const ZONE_EVERY: Duration = Duration::from_secs(60);
-
-/// Where lists of nodes come from, and of clusters.
-pub trait Discover: Send + Sync + 'static {
-    /// Every cluster of an environment, with the daemon's own credentials.
-    fn clusters<'a>(
-        &'a self,
-        environment: &'a Arc<Environment>,
-    ) -> BoxFuture<'a, Result<Vec<Cluster>, FetchError>>;
-
-    /// Every node of a cluster, with the daemon's own credentials.
-    fn nodes<'a>(
-        &'a self,
-        environment: &'a Arc<Environment>,
-        cluster: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<Node>, FetchError>>;
-
-    /// The id of the availability zone that this host is in.
-    fn zone(&self) -> BoxFuture<'_, Result<String, FetchError>>;
-}
 
 /// Every list of this process. Cheap to clone.
 #[derive(Clone)]
@@ -314,7 +295,10 @@ pub(crate) fn names(nodes: &[Node]) -> String {
 mod tests {
     use std::collections::VecDeque;
 
+    use futures_util::future::BoxFuture;
+
     use super::*;
+    use finspace::Cluster;
 
     /// Answers as it is told, then with the last answer for ever.
     struct Script {

@@ -240,7 +240,7 @@ impl Route {
             }
             Login::Command(_) => {
                 let recipe = self.recipe(&visit.user, None);
-                let issued = recipe.and_then(|recipe| visit.credentials.at_hand(&recipe));
+                let issued = recipe.and_then(|recipe| visit.credentials.cached(&recipe));
                 match issued {
                     Some(credential) => {
                         let (user, password) = (&credential.user, credential.password.clone());
@@ -258,7 +258,7 @@ impl Route {
         visit: &Visit,
     ) -> Result<Option<ProbeLogin>, OpenError> {
         let recipe = self.recipe(&visit.user, Some(id));
-        let Some(credential) = recipe.and_then(|recipe| visit.credentials.at_hand(&recipe)) else {
+        let Some(credential) = recipe.and_then(|recipe| visit.credentials.cached(&recipe)) else {
             return Ok(None);
         };
         let (user, password) = (&credential.user, credential.password.clone());

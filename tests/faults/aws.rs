@@ -138,7 +138,7 @@ fn only_hdb_of_one_user(text: &str) -> String {
 /// Has the keepers look at the clock now.
 fn look_at_the_clock(case: &Case) {
     let credentials = &case.stage.app.services().credentials;
-    for state in credentials.states() {
+    for state in credentials.statuses() {
         credentials.expect(&state.recipe);
     }
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hopend::config::{self, ListenAddress};
-use hopend::credential::{Clock, Source, Sources};
+use hopend::credential::{Clock, ExternalSource, Sources};
 use hopend::daemon::app::App;
 use simulator::{Options, Simulator};
 use socket2::{SockFilter, SockRef};
@@ -50,7 +50,7 @@ impl Stage {
     pub fn in_time(
         sim: Simulator,
         edit: impl FnOnce(String) -> String,
-        source: Arc<dyn Source>,
+        source: Arc<dyn ExternalSource>,
         clock: Clock,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();

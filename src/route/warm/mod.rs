@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 use super::health::{Concerns, Health};
 use super::{OpenError, Opened, Route};
 use crate::config::{Endpoint, User};
-use crate::credential::{Credentials, Standing};
+use crate::credential::{Credentials, GenerationStatus};
 use crate::surface::status::WarmRow;
 use base::error::chain;
 use kept::Kept;
@@ -88,7 +88,7 @@ pub(super) struct Fitting<'f> {
     /// The places that a session would go to, where one is chosen.
     pub(super) places: Option<Vec<String>>,
     /// What a connection's login is worth.
-    pub(super) standing: &'f (dyn Fn(&Opened) -> Standing + Sync),
+    pub(super) standing: &'f (dyn Fn(&Opened) -> GenerationStatus + Sync),
 }
 
 impl Warm {
@@ -249,7 +249,7 @@ impl Lies {
         let mut over = Vec::new();
         let mut at = 0;
         while let Some(kept) = self.kept.get(at) {
-            if (fitting.standing)(&kept.opened) == Standing::Over {
+            if (fitting.standing)(&kept.opened) == GenerationStatus::Invalid {
                 over.push(self.kept.remove(at));
             } else if kept.capability == fitting.capability
                 && is_among(kept, fitting.places.as_deref())
@@ -294,7 +294,7 @@ impl Lies {
         &mut self,
         now: Instant,
         places: Option<&[String]>,
-        standing: impl Fn(&Opened) -> Standing,
+        standing: impl Fn(&Opened) -> GenerationStatus,
     ) -> (Vec<Kept>, Option<Option<u8>>) {
         if self
             .kept
@@ -305,9 +305,11 @@ impl Lies {
         }
         let worth = |kept: &Kept| {
             let worth = match standing(&kept.opened) {
-                Standing::Over => Worth::Over,
-                Standing::Current if is_among(kept, places) && !kept.is_old(now) => Worth::Fresh,
-                Standing::Current | Standing::Replaced => Worth::Stale,
+                GenerationStatus::Invalid => Worth::Over,
+                GenerationStatus::Current if is_among(kept, places) && !kept.is_old(now) => {
+                    Worth::Fresh
+                }
+                GenerationStatus::Current | GenerationStatus::Replaced => Worth::Stale,
             };
             (kept.capability, worth)
         };

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::{Endpoint, LeftOut, LeftOutCause, ListenAddress, PartKind, User};
-use crate::credential::{Credentials, Recipe, State};
+use crate::credential::{CredentialStatus, Credentials, Recipe};
 use crate::daemon::listener::{AddressState, UnboundAddress};
 use crate::route::Route;
 use crate::surface::status::{CredentialRow, EndpointRow, LeftOutRow, Status, UnboundRow};
@@ -235,7 +235,7 @@ impl Live {
         Totals {
             started: self.started,
             endpoints: endpoints.collect(),
-            credentials: credential_rows(&shown, credentials.states()),
+            credentials: credential_rows(&shown, credentials.statuses()),
             calls: credentials.calls(),
         }
     }
@@ -265,7 +265,7 @@ impl Live {
             now: Timestamp::now(),
             left_out: self.left_out().iter().map(LeftOutRow::from).collect(),
             endpoints: endpoints.collect(),
-            credentials: credential_rows(&shown, credentials.states()),
+            credentials: credential_rows(&shown, credentials.statuses()),
             errors: lock(&self.errors).rows(),
             sessions,
             memory: None,
@@ -330,7 +330,7 @@ fn unbound_row(unbound: &UnboundAddress) -> UnboundRow {
 
 /// In the order of the endpoints and their users; what no endpoint uses any more comes last, for as
 /// long as it could be used.
-fn credential_rows(endpoints: &[Shown], states: Vec<State>) -> Vec<CredentialRow> {
+fn credential_rows(endpoints: &[Shown], states: Vec<CredentialStatus>) -> Vec<CredentialRow> {
     let mut used: HashMap<_, (usize, Vec<String>)> = HashMap::new();
     for shown in endpoints {
         let endpoint = shown.route.endpoint();
@@ -354,7 +354,7 @@ fn credential_rows(endpoints: &[Shown], states: Vec<State>) -> Vec<CredentialRow
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn credential_row(state: &State, endpoints: Vec<String>) -> CredentialRow {
+fn credential_row(state: &CredentialStatus, endpoints: Vec<String>) -> CredentialRow {
     CredentialRow {
         user: state.recipe.local_user().to_owned(),
         endpoints,
