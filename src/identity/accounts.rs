@@ -32,7 +32,7 @@ pub enum AccountName {
 pub enum Nameless {
     /// The database has no account of that number.
     NoSuchAccount,
-    /// The database did not answer within [`PATIENCE`].
+    /// The database did not answer within half a second.
     DatabaseSlow,
     /// The database answered with an error.
     DatabaseFailed(Errno),

@@ -74,7 +74,7 @@ impl Certificates {
     /// The configuration for the next connection. `None` if the files could never be used.
     ///
     /// Looks for changed files at most once a second, on a thread of its own. The connection that starts
-    /// the look waits for it, up to [`PATIENCE`]. No other connection waits.
+    /// the look waits for it, up to 200 ms. No other connection waits.
     pub async fn current(self: &Arc<Self>) -> Option<Arc<ServerConfig>> {
         if let Ok(mut last_look) = Arc::clone(&self.last_look).try_lock_owned()
             && last_look.elapsed() >= LOOK_EVERY

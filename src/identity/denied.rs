@@ -30,7 +30,7 @@ pub enum Reason {
         "it has no user {user:?}. Fix: add a [[user]] of that name, or the name to the endpoint's users."
     )]
     UnknownUser {
-        /// The name that hopen gave, cut to [`SHOWN`] characters.
+        /// The name that hopen gave, cut to 64 characters.
         user: String,
     },
     /// hopen named a user who is left out because of an error in the configuration.

@@ -28,14 +28,6 @@ pub struct Proof<'p> {
 }
 
 impl Authenticator {
-    /// An authenticator that checks passwords with `passwords`.
-    pub fn new(passwords: Passwords) -> Self {
-        Self {
-            passwords,
-            accounts: AccountNames::default(),
-        }
-    }
-
     /// The name of the peer's account. `None` if the kernel did not tell the account.
     pub async fn account(&self, peer: &Peer) -> Option<AccountName> {
         Some(self.accounts.name(peer.uid()?).await)
