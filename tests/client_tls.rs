@@ -257,7 +257,7 @@ async fn files_that_change_are_read_anew_and_broken_ones_are_not_taken() {
     next.write(tls.folder.path());
     until(&tls, &|shown| shown == next.der()).await;
     assert_ne!(first, *next.der());
-    log.line_with(&["the certificate has been read anew", "endpoint=\"hdb\""])
+    log.line_with(&["the certificate has been reloaded", "endpoint=\"hdb\""])
         .await;
 
     // Another key than the certificate's, then no PEM at all.

@@ -113,7 +113,9 @@ fn check_life(credential: Credential, recipe: &Recipe, now: Now) -> Result<Crede
     Err(FetchError {
         kind: ErrorKind::Internal,
         retry: Retry::Soon,
-        message: format!("the {recipe} came now and is over already by {whose} clock"),
+        message: format!(
+            "the {recipe} has expired already by {whose} clock, although it was fetched just now"
+        ),
         remedy: remedy.into(),
     })
 }

@@ -40,7 +40,7 @@ enum NodeStringError {
     Refused(String),
     #[error("its own connection string is without TLS ({0}), and nothing was sent")]
     Plaintext(Address),
-    #[error("{0:?} is no name of a cluster or node")]
+    #[error("{0:?} is not the name of a cluster or node")]
     Name(String),
     #[error("it returned no connection string: {0}")]
     NoString(finspace::connection_string::ConnectionStringError),
@@ -192,7 +192,7 @@ mod tests {
     async fn a_name_is_no_q() {
         for (cluster, node) in [("hdb", "1\"];exit 1;[\""), ("h\\", "node-1"), ("hdb", "")] {
             let (error, _) = asked(cluster, node).await;
-            assert!(error.message.contains("no name"), "{error}");
+            assert!(error.message.contains("not the name"), "{error}");
         }
     }
 }

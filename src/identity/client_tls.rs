@@ -128,14 +128,14 @@ impl Certificates {
                 if had_config {
                     tracing::info!(
                         endpoint = self.endpoint,
-                        "the certificate has been read anew"
+                        "the certificate has been reloaded"
                     );
                 }
             }
             Err(error) => {
                 let until = match had_config {
-                    true => "the one before stays in use until the files are right",
-                    false => "nobody is served until the files are right",
+                    true => "the previous certificate stays in use until the files are correct",
+                    false => "clients are refused until the files are correct",
                 };
                 tracing::error!(endpoint = self.endpoint, "{}", with_note(&error, until));
             }

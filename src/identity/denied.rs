@@ -35,8 +35,8 @@ pub enum Reason {
     },
     /// hopen named a user who is left out because of an error in the configuration.
     #[error(
-        "user {user:?} is left out, as the configuration is wrong there. Fix: mend what `hopend check` \
-         prints, and reload."
+        "user {user:?} is left out because of an error in the configuration. Fix: correct what \
+         `hopend check` reports, and reload."
     )]
     LeftOut {
         /// The user's name.
@@ -53,7 +53,7 @@ pub enum Reason {
     },
     /// hopen named a user of another account, and gave no password.
     #[error(
-        "the account is not that of user {user:?} and no password was given. Fix: give hopen the \
+        "the account does not belong to user {user:?}, and hopen gave no password. Fix: give hopen the \
          password{}.", remedy(.account.as_deref())
     )]
     PasswordMissing {
@@ -64,7 +64,7 @@ pub enum Reason {
     },
     /// hopen named a user of another account, who has no password.
     #[error(
-        "the account is not that of user {user:?}, who has no password. Fix: give the user a password \
+        "the account does not belong to user {user:?}, who has no password. Fix: give the user a password \
          (hopend hash-password){}.", remedy(.account.as_deref())
     )]
     OtherAccount {
@@ -83,7 +83,7 @@ pub enum Reason {
         account: Option<String>,
     },
     /// hopen named no user, and the account or certificate belongs to several.
-    #[error("the account or certificate is that of several users. Fix: give hopen one of {}.", .names.join(", "))]
+    #[error("the account or certificate belongs to several users. Fix: give hopen one of {}.", .names.join(", "))]
     Ambiguous {
         /// The names of these users.
         names: Vec<String>,
@@ -93,12 +93,13 @@ pub enum Reason {
     UserMissing,
     /// hopen named no user, and the client is on another host or the listener is exposed.
     #[error(
-        "only a user with a password may come in from beyond this host. Fix: give both to hopen."
+        "only passwords count for clients of other hosts and at exposed endpoints. Fix: give a user and a \
+         password to hopen."
     )]
     PasswordOnly,
     /// hopen named a user who has no password, on an exposed listener.
     #[error(
-        "user {user:?} has no password and only passwords count beyond this host. Fix: give the user \
+        "user {user:?} has no password, and only passwords count at an exposed endpoint. Fix: give the user \
          one (hopend hash-password)."
     )]
     NoPassword {
@@ -108,7 +109,7 @@ pub enum Reason {
     /// The account database does not know the account of the user yet.
     #[error(
         "user {user:?} is left out until the account that os_user names is known on this host. Fix: \
-         make the account, or mend os_user and reload."
+         create the account, or correct os_user and reload."
     )]
     AccountUnknown {
         /// The user's name.
@@ -116,7 +117,7 @@ pub enum Reason {
     },
     /// The certificate belongs to another user than the one whom the other claims point to.
     #[error(
-        "its certificate, of {}, is not that of user {user:?}. Fix: show the user's own, or set \
+        "its certificate, of {}, does not belong to user {user:?}. Fix: show the user's own, or set \
          certificate of the [[user]].", shown(.names)
     )]
     OtherCertificate {
@@ -127,7 +128,7 @@ pub enum Reason {
     },
     /// hopen named no user, and neither the certificate nor an account belongs to one.
     #[error(
-        "its certificate, of {}, is that of none of its users. Fix: set certificate of a [[user]] to one of \
+        "its certificate, of {}, belongs to none of its users. Fix: set certificate of a [[user]] to one of \
          these, or give a user and password to hopen.", shown(.names)
     )]
     CertificateUnknown {

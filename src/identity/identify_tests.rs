@@ -293,7 +293,7 @@ async fn messages_name_account_endpoint_and_remedy_and_no_secret() {
     );
     assert_eq!(
         denied(local(SVC), "", "").await.to_string(),
-        "client: endpoint hdb refused uid 3999990050: the account or certificate is that of several users. Fix: give hopen one \
+        "client: endpoint hdb refused uid 3999990050: the account or certificate belongs to several users. Fix: give hopen one \
          of batch, feed."
     );
     let wrong = denied(local(BOB), "carol", "hunter2").await;

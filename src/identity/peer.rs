@@ -47,7 +47,7 @@ pub enum Peer {
 pub enum PeerError {
     /// No process holds the client's end any more, so the kernel cannot say which account made it.
     #[error(
-        "client: it closed its socket{} before hopend could see whose it is",
+        "client: it closed its socket{} before hopend could look up its account",
         .address.map(|address| format!(" {address}")).unwrap_or_default()
     )]
     Gone {
@@ -55,7 +55,7 @@ pub enum PeerError {
         address: Option<SocketAddr>,
     },
     /// The system call for the peer's credentials (SO_PEERCRED) failed.
-    #[error("hopend: the system does not tell who connected to the Unix socket")]
+    #[error("hopend: the kernel does not tell which account connected to the Unix socket")]
     Unix(#[source] io::Error),
     /// No file descriptor was left for the question to the kernel.
     #[error("{NO_DESCRIPTORS}. Fix: {MORE_DESCRIPTORS}.")]

@@ -139,7 +139,7 @@ async fn a_client_that_has_reset_is_nobody_and_not_root() {
     let error = Peer::of_tcp(&server, false).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "client: it closed its socket before hopend could see whose it is"
+        "client: it closed its socket before hopend could look up its account"
     );
     assert!(matches!(
         Peer::of_tcp(&server, false).await,

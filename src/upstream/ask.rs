@@ -19,7 +19,7 @@ pub enum QueryError {
     #[error("the connection broke")]
     Broken(#[from] std::io::Error),
     /// kdb+ sent no q message, or one that is longer than 64 KiB.
-    #[error("it sent what is no answer: {0}")]
+    #[error("it sent no valid response: {0}")]
     Garbled(String),
 }
 

@@ -51,7 +51,7 @@ pub enum UpstreamError {
         source: io::Error,
     },
     /// The host is neither a DNS name nor an IP address, so no certificate can be for it.
-    #[error("{address}: {host:?} is no host name that a certificate could carry", host = .address.host)]
+    #[error("{address}: no certificate can be for {host:?}. Fix: write a DNS name or an IP address.", host = .address.host)]
     ServerName {
         /// The address that was dialled.
         address: Address,
