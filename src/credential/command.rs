@@ -53,7 +53,7 @@ fn wiped<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Zeroizing<String>>
 ///
 /// # Errors
 /// The program cannot be run, fails, takes too long, or prints no login.
-pub async fn run(
+pub(crate) async fn run(
     login: &LoginCommand,
     endpoint: &str,
     local_user: &str,

@@ -2,7 +2,7 @@
 //! before a session needs them.
 
 mod cache;
-pub mod command;
+pub(crate) mod command;
 mod discover;
 mod keeper;
 pub(crate) mod node;

@@ -6,6 +6,7 @@
 
 pub(crate) mod account_lookup;
 mod accounts;
+mod attempt_queue;
 pub mod client_tls;
 mod denied;
 #[cfg(test)]
@@ -16,7 +17,7 @@ mod origin;
 pub mod password;
 mod peer;
 mod penalty;
-pub mod process;
+pub(crate) mod process;
 mod rules;
 
 pub use accounts::{AccountName, Nameless};

@@ -1,13 +1,12 @@
-//! Delays clients that guess passwords, and queues the attempts of one origin.
+//! Delays clients that guess passwords.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
+use super::attempt_queue::{AttemptQueues, AttemptTurn};
 use super::{Origin, Peer};
 use q_ipc::handshake::Hello;
 
@@ -37,35 +36,7 @@ pub struct Penalties {
     failures: Mutex<HashMap<Origin, FailureRecord>>,
     /// The random key of the hashes in `failures`.
     hash_key: RandomState,
-    queues: Mutex<HashMap<Origin, Arc<AttemptQueue>>>,
-    /// The attempts at the same time of an origin that has not failed.
-    concurrent: usize,
-}
-
-/// The semaphores that the attempts of one origin pass.
-#[derive(Debug)]
-struct AttemptQueue {
-    /// Every attempt holds a permit.
-    all: Arc<Semaphore>,
-    /// An attempt of an origin that has failed also holds the only permit of this one.
-    after_failure: Arc<Semaphore>,
-}
-
-/// An attempt's turn, which ends when it is dropped.
-#[derive(Debug)]
-pub struct AttemptTurn<'p> {
-    _permit: Option<OwnedSemaphorePermit>,
-    _permit_after_failure: Option<OwnedSemaphorePermit>,
-    // Dropped last: it removes a queue that nobody uses any more.
-    _entry: QueueEntry<'p>,
-}
-
-/// Keeps an origin's queue as long as an attempt waits or runs. The last entry removes it.
-#[derive(Debug)]
-struct QueueEntry<'p> {
-    penalties: &'p Penalties,
-    origin: Origin,
-    queue: Arc<AttemptQueue>,
+    queues: AttemptQueues,
 }
 
 /// The failed attempts of one origin.
@@ -120,8 +91,7 @@ impl Penalties {
         Self {
             failures: Mutex::default(),
             hash_key: RandomState::default(),
-            queues: Mutex::default(),
-            concurrent: concurrent.max(1),
+            queues: AttemptQueues::new(concurrent.max(1)),
         }
     }
 
@@ -131,35 +101,8 @@ impl Penalties {
     ///
     /// Waits without a limit: put a deadline around it. Cancel-safe.
     pub async fn turn(&self, peer: &Peer) -> AttemptTurn<'_> {
-        let entry = self.enter_queue(Origin::of(peer));
-        // The semaphores are never closed.
-        let permit = Arc::clone(&entry.queue.all).acquire_owned().await.ok();
-        let after_failure = if self.has_failed(entry.origin) {
-            let semaphore = Arc::clone(&entry.queue.after_failure);
-            semaphore.acquire_owned().await.ok()
-        } else {
-            None
-        };
-        AttemptTurn {
-            _permit: permit,
-            _permit_after_failure: after_failure,
-            _entry: entry,
-        }
-    }
-
-    fn enter_queue(&self, origin: Origin) -> QueueEntry<'_> {
-        let mut queues = self.queues();
-        let queue = queues.entry(origin).or_insert_with(|| {
-            Arc::new(AttemptQueue {
-                all: Arc::new(Semaphore::new(self.concurrent)),
-                after_failure: Arc::new(Semaphore::new(1)),
-            })
-        });
-        QueueEntry {
-            penalties: self,
-            origin,
-            queue: Arc::clone(queue),
-        }
+        let origin = Origin::of(peer);
+        self.queues.turn(origin, || self.has_failed(origin)).await
     }
 
     fn has_failed(&self, origin: Origin) -> bool {
@@ -168,10 +111,6 @@ impl Penalties {
         failures
             .get(&origin)
             .is_some_and(|record| !record.is_forgotten(now))
-    }
-
-    fn queues(&self) -> MutexGuard<'_, HashMap<Origin, Arc<AttemptQueue>>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long the next attempt of `peer` has to wait before its password is checked: the rest of the
@@ -273,16 +212,6 @@ impl Penalties {
 
     fn failures(&self) -> MutexGuard<'_, HashMap<Origin, FailureRecord>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for QueueEntry<'_> {
-    fn drop(&mut self) {
-        let mut queues = self.penalties.queues();
-        // The map's reference and this one are the last, and the lock keeps new entries out.
-        if Arc::strong_count(&self.queue) == 2 {
-            queues.remove(&self.origin);
-        }
     }
 }
 
@@ -468,14 +397,14 @@ mod tests {
         penalties.failed(&guesser, "alice", now);
         assert_eq!(burst(&penalties, &guesser).await, 1);
         assert_eq!(burst(&penalties, &other).await, 3);
-        assert!(penalties.queues().is_empty());
+        assert_eq!(penalties.queues.len(), 0);
 
         let held = penalties.turn(&guesser).await;
         let second = tokio::time::timeout(Duration::from_secs(60), penalties.turn(&guesser));
         assert!(second.await.is_err(), "the first has not ended");
-        assert_eq!(penalties.queues().len(), 1);
+        assert_eq!(penalties.queues.len(), 1);
         drop(held);
-        assert!(penalties.queues().is_empty());
+        assert_eq!(penalties.queues.len(), 0);
     }
 
     /// Each attempt begins a delay after the last one failed, though all arrive at the same moment.

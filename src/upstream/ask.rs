@@ -14,7 +14,7 @@ const RESPONSE_LIMIT: usize = 64 * 1024;
 
 /// Why kdb+ gave no response.
 #[derive(Debug, thiserror::Error)]
-pub enum QueryError {
+pub(crate) enum QueryError {
     /// The connection broke.
     #[error("the connection broke")]
     Broken(#[from] std::io::Error),
@@ -31,7 +31,7 @@ pub enum QueryError {
 ///
 /// # Errors
 /// kdb+ sent something else, or the connection broke.
-pub async fn ask(stream: &mut UpstreamStream, text: &str) -> Result<Value, QueryError> {
+pub(crate) async fn ask(stream: &mut UpstreamStream, text: &str) -> Result<Value, QueryError> {
     // The response may hold a password: its decrypted bytes are wiped.
     stream.keep_secrets();
     stream

@@ -20,17 +20,17 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::telemetry::opening::Laps;
-pub use ask::{QueryError, ask};
+pub(crate) use ask::{QueryError, ask};
 use base::address::Address;
 pub use error::{DialStage, UpstreamError};
 use loop_guard::LoopGuard;
 pub use loop_guard::{EndpointLoop, Trail};
 use q_ipc::handshake::Hello;
 use q_relay::tls_stream::TlsStream;
-pub use resolver::resolve;
+pub(crate) use resolver::resolve;
 use resolver::{forget, resolve_cached};
 pub use stream::UpstreamStream;
-pub use tcp::connect;
+pub(crate) use tcp::connect;
 
 /// A connection to a kdb+ that has accepted a login.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ pub async fn open(
 ///
 /// # Errors
 /// As [`open`], and [`UpstreamError::Loop`] if the connection leads back to an endpoint of the trail.
-pub async fn open_in_laps(
+pub(crate) async fn open_in_laps(
     address: &Address,
     tls: Option<&Arc<ClientConfig>>,
     hello: &Hello,
@@ -97,7 +97,7 @@ pub async fn open_in_laps(
 ///
 /// # Errors
 /// A stage failed, or the time is over.
-pub async fn reach(
+pub(crate) async fn reach(
     address: &Address,
     tls: Option<&Arc<ClientConfig>>,
     limit: Duration,
@@ -215,7 +215,7 @@ impl<'d> Dial<'d> {
 ///
 /// # Errors
 /// The handshake failed, or no certificate can be for that host.
-pub async fn shake_hands(
+pub(crate) async fn shake_hands(
     address: &Address,
     tls: &Arc<ClientConfig>,
     tcp: TcpStream,

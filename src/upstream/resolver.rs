@@ -24,7 +24,7 @@ static CACHE: LazyLock<LookupCache> = LazyLock::new(LookupCache::default);
 ///
 /// # Errors
 /// The name does not resolve, or this host has no file descriptor left.
-pub async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
+pub(crate) async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
     if let Some(known) = literal(address) {
         return Ok(known);
     }

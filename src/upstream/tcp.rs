@@ -19,7 +19,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// None accepts, or this host has no file descriptor left.
-pub async fn connect(
+pub(crate) async fn connect(
     address: &Address,
     sockets: Vec<SocketAddr>,
 ) -> Result<TcpStream, UpstreamError> {
