@@ -11,23 +11,23 @@ use super::{Origin, Peer};
 use q_ipc::handshake::Hello;
 
 /// The delay after the first failure.
-const FIRST: Duration = Duration::from_millis(100);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
 
 /// The longest delay.
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 /// After this long without a failure, an origin's failures are forgotten.
-const QUIET: Duration = Duration::from_secs(60);
+const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// The longest time from the refusal of a guess to its repetition that counts as the same guess. qPython
 /// repeats at once.
 const REPEATED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The most guesses of one origin that may be repeated. One more, and the oldest is forgotten.
-const REPEATABLE: usize = 8;
+const REPEATABLE_GUESSES: usize = 8;
 
 /// The most origins with failures. One more, and the one that failed longest ago is forgotten.
-const CAPACITY: usize = 4096;
+const MOST_ORIGINS: usize = 4096;
 
 /// The failed attempts of each [`Origin`], and the delays that they cost: 100 ms after the first failure,
 /// doubling to 5 s. After a failure, the attempts of an origin run one at a time.
@@ -145,7 +145,7 @@ impl Penalties {
         if hello.capability.is_some()
             && let Some(record) = self.failures().get_mut(&origin)
         {
-            record.repeatable.truncate(REPEATABLE - 1);
+            record.repeatable.truncate(REPEATABLE_GUESSES - 1);
             let until = now + held_back + REPEATED_WITHIN;
             record.repeatable.push_front(CountedGuess { hash, until });
         }
@@ -169,7 +169,7 @@ impl Penalties {
         let claimed = ClaimedUsers::One(self.hash_key.hash_one(user));
         let origin = Origin::of(peer);
         let mut failures = self.failures();
-        if failures.len() >= CAPACITY && !failures.contains_key(&origin) {
+        if failures.len() >= MOST_ORIGINS && !failures.contains_key(&origin) {
             make_room(&mut failures, now);
         }
         let record = failures
@@ -218,18 +218,20 @@ impl Penalties {
 impl FailureRecord {
     fn delay(&self) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(16);
-        FIRST.saturating_mul(1 << doublings).min(LONGEST)
+        FIRST_DELAY
+            .saturating_mul(1 << doublings)
+            .min(LONGEST_DELAY)
     }
 
     fn is_forgotten(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last) >= QUIET
+        now.saturating_duration_since(self.last) >= FORGET_AFTER
     }
 }
 
 /// Removes the records that are forgotten by now, or else the oldest one.
 fn make_room(failures: &mut HashMap<Origin, FailureRecord>, now: Instant) {
     failures.retain(|_, record| !record.is_forgotten(now));
-    if failures.len() >= CAPACITY {
+    if failures.len() >= MOST_ORIGINS {
         let oldest = failures
             .iter()
             .min_by_key(|(_, record)| record.last)
@@ -274,7 +276,7 @@ mod tests {
             .collect();
         assert_eq!(millis, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         let later = |ms| penalties.delay(&local(1), now + Duration::from_millis(ms));
-        assert_eq!(later(0), LONGEST);
+        assert_eq!(later(0), LONGEST_DELAY);
         assert_eq!(later(4_000), Duration::from_secs(1));
         assert_eq!(later(5_000), Duration::ZERO);
         assert_eq!(penalties.delay(&local(2), now), Duration::ZERO);
@@ -285,8 +287,11 @@ mod tests {
         let penalties = Penalties::default();
         let now = Instant::now();
         penalties.failed(&local(1), "bob", now);
-        assert_eq!(penalties.failed(&local(1), "bob", now), FIRST * 2);
-        assert_eq!(penalties.failed(&local(1), "bob", now + QUIET), FIRST);
+        assert_eq!(penalties.failed(&local(1), "bob", now), FIRST_DELAY * 2);
+        assert_eq!(
+            penalties.failed(&local(1), "bob", now + FORGET_AFTER),
+            FIRST_DELAY
+        );
     }
 
     #[test]
@@ -295,12 +300,12 @@ mod tests {
         let now = Instant::now();
         penalties.failed(&local(1), "bob", now);
         penalties.succeeded(&local(1), "bob");
-        assert_eq!(penalties.failed(&local(1), "alice", now), FIRST);
+        assert_eq!(penalties.failed(&local(1), "alice", now), FIRST_DELAY);
         penalties.succeeded(&local(1), "bob");
-        assert_eq!(penalties.failed(&local(1), "bob", now), FIRST * 2);
+        assert_eq!(penalties.failed(&local(1), "bob", now), FIRST_DELAY * 2);
         penalties.succeeded(&local(1), "bob");
         penalties.succeeded(&local(1), "alice");
-        assert_eq!(penalties.delay(&local(1), now), FIRST * 2);
+        assert_eq!(penalties.delay(&local(1), now), FIRST_DELAY * 2);
     }
 
     fn hello(password: &str, capability: Option<u8>) -> Hello {
@@ -316,22 +321,27 @@ mod tests {
         let penalties = Penalties::default();
         let start = Instant::now();
         let (with, without) = (Some(3), None);
-        let late = FIRST * 2 + REPEATED_WITHIN + Duration::from_millis(1);
+        let late = FIRST_DELAY * 2 + REPEATED_WITHIN + Duration::from_millis(1);
         // The client, its guess, the time since the guess before, and how long the refusal is held back.
         let table = [
-            (local(1), hello("a", with), Duration::ZERO, FIRST),
-            (local(1), hello("a", without), FIRST, Duration::ZERO),
+            (local(1), hello("a", with), Duration::ZERO, FIRST_DELAY),
+            (local(1), hello("a", without), FIRST_DELAY, Duration::ZERO),
             // A second repetition counts.
-            (local(1), hello("a", without), FIRST, FIRST * 2),
+            (local(1), hello("a", without), FIRST_DELAY, FIRST_DELAY * 2),
             // The last one was counted without the byte: the same again is a new guess.
-            (local(1), hello("a", without), FIRST * 2, FIRST * 4),
+            (
+                local(1),
+                hello("a", without),
+                FIRST_DELAY * 2,
+                FIRST_DELAY * 4,
+            ),
             // Not repetitions: another password, another origin, with the byte, too late.
-            (local(2), hello("a", with), Duration::ZERO, FIRST),
-            (local(2), hello("b", without), FIRST, FIRST * 2),
-            (local(3), hello("a", without), Duration::ZERO, FIRST),
-            (local(2), hello("a", with), Duration::ZERO, FIRST * 4),
-            (local(3), hello("c", with), Duration::ZERO, FIRST * 2),
-            (local(3), hello("c", without), late, FIRST * 4),
+            (local(2), hello("a", with), Duration::ZERO, FIRST_DELAY),
+            (local(2), hello("b", without), FIRST_DELAY, FIRST_DELAY * 2),
+            (local(3), hello("a", without), Duration::ZERO, FIRST_DELAY),
+            (local(2), hello("a", with), Duration::ZERO, FIRST_DELAY * 4),
+            (local(3), hello("c", with), Duration::ZERO, FIRST_DELAY * 2),
+            (local(3), hello("c", without), late, FIRST_DELAY * 4),
         ];
         let mut now = start;
         for (row, (peer, hello, after, expected)) in table.iter().enumerate() {
@@ -344,7 +354,7 @@ mod tests {
             assert_eq!(penalties.refused(&guess, now), *expected, "row {row}");
         }
         // Several clients may share an account: each of the last eight guesses can be repeated.
-        let names: Vec<_> = (0..=REPEATABLE).map(|n| n.to_string()).collect();
+        let names: Vec<_> = (0..=REPEATABLE_GUESSES).map(|n| n.to_string()).collect();
         for password in &names {
             let hello = hello(password, with);
             let guess = Guess {
@@ -370,7 +380,7 @@ mod tests {
         let penalties = Penalties::default();
         let now = Instant::now();
         penalties.failed(&remote("127.0.0.1:1"), "bob", now);
-        assert_eq!(penalties.delay(&remote("127.9.8.7:1"), now), FIRST);
+        assert_eq!(penalties.delay(&remote("127.9.8.7:1"), now), FIRST_DELAY);
         assert_eq!(penalties.delay(&remote("10.0.0.1:1"), now), Duration::ZERO);
     }
 
@@ -439,11 +449,11 @@ mod tests {
     fn the_table_is_bounded_and_the_oldest_goes_first() {
         let penalties = Penalties::default();
         let start = Instant::now();
-        let count = u32::try_from(CAPACITY).unwrap();
+        let count = u32::try_from(MOST_ORIGINS).unwrap();
         for uid in 0..=count {
             penalties.failed(&local(uid), "", start + Duration::from_millis(uid.into()));
         }
-        assert_eq!(penalties.failures().len(), CAPACITY);
+        assert_eq!(penalties.failures().len(), MOST_ORIGINS);
         assert!(penalties.failures().get(&Origin::Account(0)).is_none());
         assert!(penalties.failures().get(&Origin::Account(count)).is_some());
     }
@@ -462,7 +472,7 @@ mod tests {
                     0 => {
                         let held = penalties.failed(&local(uid), "bob", now);
                         failed[uid as usize] = true;
-                        prop_assert!((FIRST..=LONGEST).contains(&held));
+                        prop_assert!((FIRST_DELAY..=LONGEST_DELAY).contains(&held));
                         prop_assert_eq!(penalties.delay(&local(uid), now), held);
                     }
                     1 => {
@@ -473,9 +483,9 @@ mod tests {
                 }
                 for uid in 0..5 {
                     let delay = penalties.delay(&local(uid), now);
-                    prop_assert!(delay <= LONGEST);
+                    prop_assert!(delay <= LONGEST_DELAY);
                     prop_assert!(delay.is_zero() || failed[uid as usize]);
-                    prop_assert!(penalties.delay(&local(uid), now + LONGEST).is_zero());
+                    prop_assert!(penalties.delay(&local(uid), now + LONGEST_DELAY).is_zero());
                 }
             }
         }
