@@ -167,7 +167,8 @@ async fn by_racing_the_socket_lookup() {
     next.connect(&address.into()).unwrap();
     next.set_nonblocking(true).unwrap();
 
-    log.times("before hopend could see whose it is", 301).await;
+    log.times("before hopend could look up its account", 301)
+        .await;
     let opened = || {
         let rows = stage.app.status().endpoints;
         let hdb = rows.iter().find(|row| row.name == "hdb").unwrap();
@@ -469,7 +470,7 @@ async fn with_somebody_elses_client_certificate() {
         let refused = tls.open(Some(&bob), user, password).await;
         assert!(matches!(refused, Err(Refused::Access)), "{user:?}");
     }
-    log.line_with(&["its certificate, of CN=bob, is not that of user"])
+    log.line_with(&["its certificate, of CN=bob, does not belong to user"])
         .await;
     // A name of another kind is another name.
     let uri = tls.authority.client_of_uri("CN=alice");
@@ -491,7 +492,7 @@ async fn with_ones_own_certificate_and_somebody_elses_name() {
         let refused = tls.open(Some(&alice), &other, password).await;
         assert!(matches!(refused, Err(Refused::Access)), "{password:?}");
     }
-    let said = format!("its certificate, of CN=alice, is not that of user {other:?}");
+    let said = format!("its certificate, of CN=alice, does not belong to user {other:?}");
     log.line_with(&[&said]).await;
     assert_eq!(tls.stage.sim.live("hdb-cluster"), 0);
     for name in ["", "alice", "unknown", "nobody-here"] {

@@ -257,20 +257,26 @@ async fn files_that_change_are_read_anew_and_broken_ones_are_not_taken() {
     next.write(tls.folder.path());
     until(&tls, &|shown| shown == next.der()).await;
     assert_ne!(first, *next.der());
-    log.line_with(&["the certificate has been read anew", "endpoint=\"hdb\""])
+    log.line_with(&["the certificate has been reloaded", "endpoint=\"hdb\""])
         .await;
 
     // Another key than the certificate's, then no PEM at all.
     let other = tls.authority.server();
     let refused = |count| {
         let text = log.text();
-        text.matches("the one before stays in use").count() == count
+        text.matches("the previous certificate stays in use")
+            .count()
+            == count
     };
     std::fs::write(tls.folder.path().join("server.key"), &other.key_pem).unwrap();
     until(&tls, &|_| refused(1)).await;
     assert_eq!(shown(&tls).await, *next.der());
-    log.line_with(&["ERROR", "can't be used", "the one before stays in use"])
-        .await;
+    log.line_with(&[
+        "ERROR",
+        "can't be used",
+        "the previous certificate stays in use",
+    ])
+    .await;
     std::fs::write(tls.folder.path().join("server.pem"), "half a fi").unwrap();
     until(&tls, &|_| refused(2)).await;
     assert_eq!(shown(&tls).await, *next.der());
@@ -286,8 +292,12 @@ async fn files_that_change_are_read_anew_and_broken_ones_are_not_taken() {
     let key = tls.folder.path().join("server.key");
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     until(&tls, &|_| refused(3)).await;
-    log.line_with(&["ERROR", "holds secrets", "the one before stays in use"])
-        .await;
+    log.line_with(&[
+        "ERROR",
+        "holds secrets",
+        "the previous certificate stays in use",
+    ])
+    .await;
     assert_eq!(shown(&tls).await, *next.der());
 
     other.write(tls.folder.path());

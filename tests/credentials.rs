@@ -60,7 +60,7 @@ async fn fetched_ahead_for_every_user_and_endpoint_that_can_be_told_apart() {
         .app
         .services()
         .credentials
-        .states()
+        .statuses()
         .iter()
         .any(|state| state.left.is_none())
     {
@@ -162,7 +162,7 @@ async fn a_clock_that_is_off_by_an_hour_stops_no_hopen_and_makes_no_string_live_
         assert_eq!(handle.ask("1+1").await, Ok(Value::Long(2)), "{told}");
         log.line_with(&["WARN", told, "Fix: set this host's clock"])
             .await;
-        let states = stage.app.services().credentials.states();
+        let states = stage.app.services().credentials.statuses();
         let left = states[0].left.unwrap();
         let life = Duration::from_secs(15 * 60);
         assert!(left > life / 2 && left <= life, "{told}: {left:?}");

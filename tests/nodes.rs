@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hopend::credential::State;
+use hopend::credential::CredentialStatus;
 use q_ipc::value::Value;
 use simulator::{ApiFault, ClusterFault, Times};
 use tokio::net::TcpListener;
@@ -263,8 +263,9 @@ async fn an_address_that_failed_rests_while_the_next_one_serves() {
 
 /// Whose credentials are kept, and for which places.
 fn kept(stage: &Stage) -> Vec<String> {
-    let states = stage.app.services().credentials.states();
-    let shown = |state: &State| format!("{}: {}", state.recipe.local_user(), state.recipe);
+    let states = stage.app.services().credentials.statuses();
+    let shown =
+        |state: &CredentialStatus| format!("{}: {}", state.recipe.local_user(), state.recipe);
     states.iter().map(shown).collect()
 }
 

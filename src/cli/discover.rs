@@ -11,7 +11,7 @@ use super::screen;
 use super::table::TextTable;
 use super::{ConfigArgument, Exit, print_error, runtime};
 use crate::config::{self, Config, NodeVia, User};
-use crate::credential::{Fetch, Recipe, Sources};
+use crate::credential::{Fetch, Recipe, RequestedNode, Sources};
 use finspace::FinSpace;
 use finspace::environment::Environment;
 
@@ -158,7 +158,7 @@ pub(super) fn connection_string(arguments: &StringArguments) -> Exit {
         let recipe = Recipe::FinSpace {
             environment: Arc::clone(environment),
             cluster: arguments.cluster.clone(),
-            node: arguments.node.clone().map(|node| (node, via)),
+            node: arguments.node.clone().map(|id| RequestedNode { id, via }),
             kx_user: user.kx_user.clone(),
             role: user.role_arn.clone(),
             local_user: user.name.clone(),

@@ -1,6 +1,5 @@
 //! `hopend status`.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use super::screen::{ScreenView, Watchable};
 use super::{ConfigArgument, Exit, daemon, overview, screen};
 use crate::config::ListenAddress;
 use crate::identity::{holder, process};
+use crate::primitives::kernel_sockets::FourTuple;
 use crate::surface::control::{ControlRequest, ControlResponse};
 use crate::telemetry::status::{SessionRow, Status};
 
@@ -101,14 +101,14 @@ fn fetch_status(control: &Path) -> Result<Status, CommandFailure> {
 /// but it shows them to root.
 fn find_processes(status: &mut Status) {
     let socket_pair = |row: &SessionRow| {
-        let client: SocketAddr = row.client.parse().ok()?;
-        Some((client, row.server.as_deref()?.parse().ok()?))
+        let client = row.client.parse().ok()?;
+        Some(FourTuple::new(client, row.server.as_deref()?.parse().ok()?))
     };
     let unknown = status.sessions.iter_mut().filter(|row| row.pid.is_none());
     let unknown: Vec<_> = unknown
         .filter_map(|row| Some((socket_pair(row)?, row)))
         .collect();
-    let processes = process::of_sockets(unknown.iter().map(|(sockets, _)| *sockets));
+    let processes = process::of_clients(unknown.iter().map(|(sockets, _)| *sockets));
     for (sockets, row) in unknown {
         row.pid = processes.get(&sockets).copied();
         row.program = row.pid.and_then(process::program);
@@ -123,7 +123,7 @@ fn find_holders(status: &mut Status) {
         let Some(socket): Option<ListenAddress> = socket else {
             continue;
         };
-        if let Some(holder) = holder::of(&socket).filter(|holder| Some(holder.uid) == row.uid) {
+        if let Some(holder) = holder::find(&socket).filter(|holder| Some(holder.uid) == row.uid) {
             row.reason = format!("{holder} holds {socket}");
             row.pid = holder.pid;
             row.program = holder.program;

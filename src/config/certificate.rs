@@ -7,7 +7,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject};
 
 use super::reader::Value;
-use super::{ServerTls, TlsVersion};
+use super::{ServerTls, TlsVersion, server_tls};
 use base::file_access::Protection;
 use base::invalid::Invalid;
 
@@ -107,7 +107,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<ServerTls> {
         min_version: min_version?,
     };
     // As it will be used: the key has to be the certificate's.
-    if let Err(error) = crate::identity::client_tls::server_config(&tls) {
+    if let Err(error) = server_tls::server_config(&tls) {
         value.problem(error.to_string(), "put a certificate and its own key there");
         return None;
     }

@@ -26,6 +26,7 @@ mod password_file;
 mod privileged_port;
 mod problem;
 mod reader;
+pub(crate) mod server_tls;
 mod source;
 mod target;
 #[cfg(test)]

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::credential::Discover;
 use crate::credential::{FetchError, Retry};
-use crate::route::nodes::Discover;
 use base::error::ErrorKind;
 use finspace::environment::Environment;
 use finspace::{Cluster, Node};

@@ -1,4 +1,5 @@
-//! A program that prints a login: so Vault, Secrets Manager or a token service need no code here.
+//! Runs a program that prints a login. So hopend needs no code for Vault, Secrets Manager or a token
+//! service.
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,15 +22,15 @@ use base::file_access;
 use finspace::connection_string::ConnectionString;
 use secret::Secret;
 
-/// A program that runs longer is ended.
+/// The longest run of a program. Then the daemon kills it.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
-/// Bytes of output that are read at the most.
+/// The most bytes that are read of a program's output.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 
-/// The JSON form of the output.
+/// A login that a program prints as JSON.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Output {
+struct PrintedLogin {
     #[serde(default, deserialize_with = "wiped")]
     connection_string: Option<Zeroizing<String>>,
     user: Option<String>,
@@ -38,18 +39,21 @@ struct Output {
     expires: Option<String>,
 }
 
-/// A text that is wiped when it is dropped.
+/// Deserializes a text that is wiped from memory when it is dropped.
 fn wiped<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Zeroizing<String>>, D::Error> {
     let text = Option::<String>::deserialize(from)?;
     Ok(text.map(Zeroizing::new))
 }
 
-/// Runs the program, telling it endpoint and local user in `HOPEND_ENDPOINT` and `HOPEND_USER`, and
-/// reads its login: one connection string, or a JSON object with `connection_string` or `user` and
-/// `password`, and `expires` (RFC 3339).
+/// Runs the program and reads the login that it prints: a connection string, or a JSON object. The object
+/// has `connection_string`, or `user` and `password`, and may have `expires` (RFC 3339).
 ///
-/// Its standard error is the daemon's own. Nothing that it prints is logged.
-pub async fn run(
+/// The variables `HOPEND_ENDPOINT` and `HOPEND_USER` tell the program the endpoint and the local user. Its
+/// standard error is the daemon's own. The daemon logs nothing of its output.
+///
+/// # Errors
+/// The program cannot be run, fails, takes too long, or prints no login.
+pub(crate) async fn run(
     login: &LoginCommand,
     endpoint: &str,
     local_user: &str,
@@ -79,7 +83,7 @@ pub async fn run(
             Retry::Soon,
         ))
     })?;
-    read(output.expose()).map_err(|why| {
+    parse(output.expose()).map_err(|why| {
         failed(
             &format!("what {program} printed is no login: {why}"),
             Retry::Refused,
@@ -87,7 +91,7 @@ pub async fn run(
     })
 }
 
-/// What a variable is set to: of a file its first line.
+/// The value of a variable: a text, or the first line of a file.
 async fn value_of(name: &str, value: &LoginValue) -> Result<Secret, FetchError> {
     let path = match value {
         LoginValue::Text(text) => return Ok(text.clone()),
@@ -131,7 +135,7 @@ async fn output_of(program: &str, command: &mut Command) -> Result<Secret, Fetch
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(&format!("{program} can't be run: {error}"), Retry::Refused))?;
-    // Of its full size at once: one that grows leaves what it held behind.
+    // Allocated at its full size: a vector that grows leaves copies of the secret in memory.
     let mut printed = Zeroizing::new(Vec::with_capacity(OUTPUT_LIMIT + 1));
     if let Some(stdout) = child.stdout.take() {
         stdout
@@ -155,8 +159,8 @@ async fn output_of(program: &str, command: &mut Command) -> Result<Secret, Fetch
     }
 }
 
-/// What is wrong is told by place and kind, as the text itself is a secret.
-fn read(printed: &[u8]) -> Result<Credential, String> {
+/// Reads a login. The error says what is wrong and where, and never shows the text: it is a secret.
+fn parse(printed: &[u8]) -> Result<Credential, String> {
     let text = std::str::from_utf8(printed)
         .map_err(|_| "it is not UTF-8".to_owned())?
         .trim();
@@ -164,19 +168,19 @@ fn read(printed: &[u8]) -> Result<Credential, String> {
         let string = ConnectionString::parse(text).map_err(|error| error.to_string())?;
         return Ok(from_string(string, None));
     }
-    let output: Output = serde_json::from_str(text).map_err(|error| {
+    let login: PrintedLogin = serde_json::from_str(text).map_err(|error| {
         format!(
             "broken JSON, or an unknown member, at column {}",
             error.column()
         )
     })?;
-    let expires = output
+    let expires = login
         .expires
         .map(|text| text.parse::<Timestamp>())
         .transpose()
         .map_err(|_| "expires is no RFC 3339 time stamp".to_owned())?
         .map(SystemTime::from);
-    match (output.connection_string, output.user, output.password) {
+    match (login.connection_string, login.user, login.password) {
         (Some(text), None, None) => {
             let string = ConnectionString::parse(&text).map_err(|error| error.to_string())?;
             Ok(from_string(string, expires))

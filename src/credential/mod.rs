@@ -1,10 +1,12 @@
-//! Logins for kdb+: what they are, where they come from, and having them ready before they are
-//! asked for.
+//! Credentials: the logins that hopend presents to kdb+. Sources fetch them, and a cache keeps them fresh
+//! before a session needs them.
 
 mod cache;
-pub mod command;
+pub(crate) mod command;
+mod discover;
+mod keeper;
 pub(crate) mod node;
-pub mod schedule;
+mod schedule;
 mod skew;
 mod source;
 
@@ -21,43 +23,53 @@ use finspace::environment::Environment;
 use finspace::role_arn::RoleArn;
 use secret::Secret;
 
-pub use cache::{Credentials, Standing, State};
+pub use cache::{CredentialStatus, Credentials, GenerationStatus};
+pub use discover::Discover;
 pub use finspace::{AwsTime, CallCount};
 pub use schedule::{Expiry, Now, Retry};
-pub use source::{Source, Sources};
+pub use source::{ExternalSource, Sources};
 
-/// Everything that decides what is fetched, and so the key that a credential is kept under: only
-/// who would fetch the same is ever given it.
+/// Everything that decides which credential is fetched. It is the key of the cache, so that sessions share
+/// a credential only if each would fetch the same one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Recipe {
     /// A signed connection string of a FinSpace cluster.
     FinSpace {
-        /// Where the cluster is.
+        /// The cluster's environment.
         environment: Arc<Environment>,
-        /// Its name.
+        /// The cluster's name.
         cluster: String,
-        /// The node, where it is not the cluster's own endpoint, and how its string is had.
-        node: Option<(String, NodeVia)>,
-        /// Whose string.
+        /// The node to connect to. Without one it is the cluster's own endpoint.
+        node: Option<RequestedNode>,
+        /// The FinSpace user of the string.
         kx_user: String,
-        /// The role to assume; asked of FinSpace without one.
+        /// The role to assume. Without one, FinSpace tells the role of `kx_user`.
         role: Option<RoleArn>,
-        /// The local user, as CloudTrail will show it.
+        /// The local user, whom CloudTrail shows.
         local_user: String,
     },
-    /// What a program prints.
+    /// A login that a program prints.
     Command {
-        /// The program, its arguments and its variables.
+        /// The program, its arguments and its environment variables.
         command: LoginCommand,
-        /// The endpoint, told to the program.
+        /// The endpoint, which the program learns.
         endpoint: String,
-        /// The local user, told to the program.
+        /// The local user, whom the program learns.
         local_user: String,
     },
 }
 
+/// A node of a cluster, and the way to its connection string.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestedNode {
+    /// The node's id.
+    pub id: String,
+    /// The source of the string: the management API, or the cluster itself.
+    pub via: NodeVia,
+}
+
 impl Recipe {
-    /// The `[[user]]` it is fetched for.
+    /// The name of the `[[user]]` for whom the credential is fetched.
     pub fn local_user(&self) -> &str {
         match self {
             Self::FinSpace { local_user, .. } | Self::Command { local_user, .. } => local_user,
@@ -76,7 +88,7 @@ impl fmt::Display for Recipe {
                 ..
             } => {
                 write!(f, "connection string of {kx_user} for ")?;
-                if let Some((id, _)) = node {
+                if let Some(RequestedNode { id, .. }) = node {
                     write!(f, "node {id} of ")?;
                 }
                 write!(f, "cluster {cluster} in {}", environment.name)
@@ -90,27 +102,27 @@ impl fmt::Display for Recipe {
     }
 }
 
-/// A login that was fetched.
+/// A login for kdb+ that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// Where to dial, if the source says so.
+    /// The address to dial, if the source tells one.
     pub address: Option<Address>,
-    /// q user.
+    /// The q user.
     pub user: String,
-    /// What kdb+ takes as the password.
+    /// The password for kdb+. For FinSpace it is the signed part of the connection string.
     pub password: Secret,
-    /// The end of its life, as far as it is known, by the clock of who issued it.
+    /// When the credential expires by its issuer's clock, if that is known.
     pub expires: Option<SystemTime>,
-    /// How long it is good for from the moment it was issued, as far as it says so.
+    /// How long the credential is valid from the moment it was issued, if it says so.
     pub valid_for: Option<Duration>,
-    /// What time it was for who issued it when it was fetched; where that is not known, `expires` is by
-    /// this host's clock.
+    /// The issuer's clock, read when the credential was fetched. Without it, `expires` is by this host's
+    /// clock.
     pub issuer_time: Option<AwsTime>,
 }
 
 impl Credential {
-    /// When it ends. A life that is told by another clock is counted from the fetch, and is never longer
-    /// than the credential says: what that clock shows may be wrong.
+    /// When the credential expires. If the issuer's clock is known, the time is counted from the fetch. It is
+    /// then at most `valid_for`, as the issuer's clock may be wrong.
     pub fn expiry(&self) -> Expiry {
         match (self.expires, self.issuer_time) {
             (None, _) => Expiry::Unknown,
@@ -126,43 +138,43 @@ impl Credential {
 /// A credential as the cache hands it out.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// The login.
+    /// The credential itself.
     pub credential: Arc<Credential>,
-    /// Which fetch brought it: what a rejection is counted against.
+    /// The number of the fetch that brought it, from 1. [`Credentials::reject`] takes it.
     pub generation: u64,
 }
 
-/// Why a login could not be fetched.
+/// Why a credential could not be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", with_fix(.message, .remedy))]
 pub struct FetchError {
-    /// Whose side.
+    /// The party that caused the failure.
     pub kind: ErrorKind,
-    /// Whether trying again helps.
+    /// Whether another attempt may help.
     pub retry: Retry,
-    /// What happened, with action, role and resource where AWS was asked.
+    /// The failure and its cause. For a call of AWS, with action, role and resource.
     pub message: String,
-    /// What to do about it.
+    /// The remedy, for an administrator.
     pub remedy: String,
 }
 
-/// Where logins come from.
+/// Fetches credentials.
 pub trait Fetch: Send + Sync + 'static {
-    /// Fetches what the recipe says, once. Retries are the caller's.
+    /// Fetches a credential, in one attempt. The caller repeats it.
     fn fetch<'a>(&'a self, recipe: &'a Recipe) -> BoxFuture<'a, Result<Credential, FetchError>>;
 
-    /// The calls of AWS that it has made, of a source that makes any.
+    /// The calls of AWS so far, by kind. Empty for a source that makes none.
     fn calls(&self) -> Vec<CallCount> {
         Vec::new()
     }
 }
 
-/// The wall clock, and the one that only runs forward.
+/// The wall clock and the monotonic clock.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Now + Send + Sync>);
 
 impl Clock {
-    /// The host's clocks.
+    /// This host's clocks.
     pub fn system() -> Self {
         Self::from_fn(|| Now {
             wall: SystemTime::now(),
@@ -170,12 +182,12 @@ impl Clock {
         })
     }
 
-    /// Clocks of a test's own.
+    /// Clocks that a test controls.
     pub fn from_fn(now: impl Fn() -> Now + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// What both show.
+    /// Reads both clocks.
     pub fn now(&self) -> Now {
         (self.0)()
     }
@@ -193,7 +205,8 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// A string that AWS signed at `signed`, good for 15 minutes, in an answer of this `Date`.
+    /// A string that AWS signed at `signed` and that is valid for 15 minutes. The response had the header
+    /// `Date: date`.
     fn signed(signed: SystemTime, date: SystemTime) -> Credential {
         Credential {
             address: None,

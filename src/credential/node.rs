@@ -1,4 +1,4 @@
-//! A node's own connection string, asked of its cluster over q.
+//! Asks a cluster over q for the connection string of one of its nodes.
 //!
 //! Source: FinSpace user guide, "q API reference": `.aws.get_kx_node_connection_string`.
 
@@ -18,51 +18,51 @@ use q_ipc::handshake::Hello;
 use q_ipc::value::Value;
 use secret::Secret;
 
-/// From the dial to the answer.
+/// The longest time from the dial to the response.
 const TIME_LIMIT: Duration = Duration::from_secs(15);
-/// The dial and the login alone.
+/// The longest time for the dial and the login.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
-/// The last one before messages of over 2 GB.
+/// The capability that hopend announces: the last one without messages of more than 2 GB.
 const CAPABILITY: u8 = 3;
 
-/// Why the cluster gave no string.
+/// Why the cluster gave no connection string.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+enum NodeStringError {
     #[error("{0}")]
     Tls(#[from] upstream::tls::TlsError),
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error(transparent)]
-    Ask(#[from] upstream::AskError),
+    Query(#[from] upstream::QueryError),
     #[error("no answer within {} s", TIME_LIMIT.as_secs())]
     Slow,
     #[error("it answered '{0}")]
     Refused(String),
     #[error("its own connection string is without TLS ({0}), and nothing was sent")]
     Plaintext(Address),
-    #[error("{0:?} is no name of a cluster or node")]
+    #[error("{0:?} is not the name of a cluster or node")]
     Name(String),
     #[error("it returned no connection string: {0}")]
     NoString(finspace::connection_string::ConnectionStringError),
 }
 
-/// Opens a session to the cluster with its connection string, and asks for the node's.
+/// Logs in to the cluster with `login`, its own connection string, and asks for that of the node.
 ///
 /// # Errors
-/// The cluster can't be had, knows no such node, or answers something else.
+/// The cluster cannot be reached, does not know the node, or answers something else.
 pub(crate) async fn ask_cluster(
     environment: &Arc<Environment>,
     cluster: &str,
     node: &str,
     login: Credential,
 ) -> Result<Credential, FetchError> {
-    let asked = timeout(TIME_LIMIT, ask(environment, cluster, node, &login)).await;
-    let string = asked.unwrap_or(Err(AskError::Slow)).map_err(|error| {
+    let asked = timeout(TIME_LIMIT, node_string(environment, cluster, node, &login)).await;
+    let string = asked.unwrap_or(Err(NodeStringError::Slow)).map_err(|error| {
         let denied = matches!(
             error,
-            AskError::Refused(_) | AskError::Plaintext(_) | AskError::Name(_)
+            NodeStringError::Refused(_) | NodeStringError::Plaintext(_) | NodeStringError::Name(_)
         );
-        let connect = matches!(error, AskError::Upstream(UpstreamError::Rejected { .. }));
+        let connect = matches!(error, NodeStringError::Upstream(UpstreamError::Rejected { .. }));
         FetchError {
             kind: ErrorKind::Upstream,
             retry: if denied { Retry::Refused } else { Retry::Soon },
@@ -95,26 +95,26 @@ pub(crate) async fn ask_cluster(
     })
 }
 
-async fn ask(
+async fn node_string(
     environment: &Arc<Environment>,
     cluster: &str,
     node: &str,
     login: &Credential,
-) -> Result<ConnectionString, AskError> {
-    // They become part of q text.
+) -> Result<ConnectionString, NodeStringError> {
+    // The names become part of q text: nothing in them may be code.
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     for name in [cluster, node] {
         if name.is_empty() || !name.chars().all(plain) {
-            return Err(AskError::Name(name.to_owned()));
+            return Err(NodeStringError::Name(name.to_owned()));
         }
     }
     let address = login
         .address
         .as_ref()
         .ok_or_else(|| garbled("no address"))?;
-    // Whoever reads the login on its way is the user until it expires.
+    // Without TLS, anyone who reads the login on the network could use it until it expires.
     if !address.tls {
-        return Err(AskError::Plaintext(address.clone()));
+        return Err(NodeStringError::Plaintext(address.clone()));
     }
     let ca_file = environment.ca_file.clone();
     let tls = tokio::task::spawn_blocking(move || TlsConfigs::default().config(ca_file.as_deref()));
@@ -127,20 +127,20 @@ async fn ask(
         capability: Some(CAPABILITY),
     };
     let mut upstream = upstream::open(address, Some(&tls), &hello, DIAL_LIMIT).await?;
-    let question = format!(".aws.get_kx_node_connection_string[\"{cluster}\";\"{node}\"]");
-    match upstream::ask(&mut upstream.stream, &question).await? {
-        Value::Error(text) => Err(AskError::Refused(text)),
+    let request = format!(".aws.get_kx_node_connection_string[\"{cluster}\";\"{node}\"]");
+    match upstream::ask(&mut upstream.stream, &request).await? {
+        Value::Error(text) => Err(NodeStringError::Refused(text)),
         value => {
             let text = value.as_text().map(Secret::from);
             let text = text.ok_or_else(|| garbled("no text"))?;
             let text = String::from_utf8_lossy(text.expose());
-            ConnectionString::parse(&text).map_err(AskError::NoString)
+            ConnectionString::parse(&text).map_err(NodeStringError::NoString)
         }
     }
 }
 
-fn garbled(what: &str) -> AskError {
-    AskError::Ask(upstream::AskError::Garbled(what.to_owned()))
+fn garbled(what: &str) -> NodeStringError {
+    NodeStringError::Query(upstream::QueryError::Garbled(what.to_owned()))
 }
 
 #[cfg(test)]
@@ -192,7 +192,7 @@ mod tests {
     async fn a_name_is_no_q() {
         for (cluster, node) in [("hdb", "1\"];exit 1;[\""), ("h\\", "node-1"), ("hdb", "")] {
             let (error, _) = asked(cluster, node).await;
-            assert!(error.message.contains("no name"), "{error}");
+            assert!(error.message.contains("not the name"), "{error}");
         }
     }
 }

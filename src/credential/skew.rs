@@ -1,11 +1,11 @@
-//! Tells when this host's clock and AWS's disagree, and when they agree again.
+//! Logs when this host's clock and AWS's begin to disagree, and when they agree again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use finspace::ClockSkew;
 
-/// What was told last.
+/// The clock skew that was logged last.
 #[derive(Debug)]
 pub(super) struct SkewReports(Mutex<ClockSkew>);
 
@@ -16,19 +16,19 @@ impl Default for SkewReports {
 }
 
 impl SkewReports {
-    /// Tells what was measured, if that is news.
-    pub(super) fn take_in(&self, measured: ClockSkew) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = match (told.is_notable(), measured.is_notable()) {
+    /// Logs a measured skew if it differs notably from the last one.
+    pub(super) fn report(&self, measured: ClockSkew) {
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = match (reported.is_notable(), measured.is_notable()) {
             (false, false) => false,
-            (true, true) => !measured.is_like(*told),
+            (true, true) => !measured.is_like(*reported),
             (true, false) | (false, true) => true,
         };
         if !is_news {
             return;
         }
-        *told = measured;
-        drop(told);
+        *reported = measured;
+        drop(reported);
         if measured.is_notable() {
             tracing::warn!(
                 "this host's clock is {measured}: lives of connection strings are counted from the fetch. \

@@ -1,38 +1,39 @@
-//! The real sources: FinSpace and login commands.
+//! Fetches credentials from FinSpace and from login commands.
 
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{CallCount, Credential, Fetch, FetchError, Recipe, Retry, command, node};
+use super::{
+    CallCount, Credential, Discover, Fetch, FetchError, Recipe, RequestedNode, Retry, command, node,
+};
 use crate::config::NodeVia;
-use crate::route::nodes::Discover;
 use base::error::ErrorKind;
 use finspace::environment::Environment;
 use finspace::{
     AwsError, CallLimits, Cluster, FinSpace, Node, SignedString, StringRequest, zone_of_host,
 };
 
-/// Fetches from AWS and from login commands.
+/// Fetches from AWS and runs login commands.
 #[derive(Debug, Default)]
 pub struct Sources {
     finspace: FinSpace,
 }
 
 impl Sources {
-    /// As patient with AWS as this.
-    pub fn with_limits(limits: CallLimits) -> Self {
+    /// Sources that wait for AWS as long as `patience` says.
+    pub fn with_limits(patience: CallLimits) -> Self {
         Self {
-            finspace: FinSpace::with_limits(limits),
+            finspace: FinSpace::with_limits(patience),
         }
     }
 }
 
-/// Everything that the daemon asks the outside for: logins, nodes, the host's zone.
-pub trait Source: Fetch + Discover {}
+/// Everything that the daemon gets from outside: credentials, clusters, nodes and the host's zone.
+pub trait ExternalSource: Fetch + Discover {}
 
-impl<T: Fetch + Discover> Source for T {}
+impl<T: Fetch + Discover> ExternalSource for T {}
 
 impl Fetch for Sources {
     fn fetch<'a>(&'a self, recipe: &'a Recipe) -> BoxFuture<'a, Result<Credential, FetchError>> {
@@ -49,8 +50,15 @@ impl Fetch for Sources {
                     let request = StringRequest {
                         environment,
                         cluster: match node {
-                            Some((id, NodeVia::Api)) => id,
-                            Some((_, NodeVia::Cluster)) | None => cluster,
+                            Some(RequestedNode {
+                                id,
+                                via: NodeVia::Api,
+                            }) => id,
+                            Some(RequestedNode {
+                                via: NodeVia::Cluster,
+                                ..
+                            })
+                            | None => cluster,
                         },
                         kx_user,
                         role: role.as_ref(),
@@ -58,10 +66,14 @@ impl Fetch for Sources {
                     };
                     let signed = self.finspace.connection_string(&request).await?;
                     match node {
-                        Some((id, NodeVia::Cluster)) => {
-                            node::ask_cluster(environment, cluster, id, signed.into()).await
-                        }
-                        Some((_, NodeVia::Api)) | None => Ok(signed.into()),
+                        Some(RequestedNode {
+                            id,
+                            via: NodeVia::Cluster,
+                        }) => node::ask_cluster(environment, cluster, id, signed.into()).await,
+                        Some(RequestedNode {
+                            via: NodeVia::Api, ..
+                        })
+                        | None => Ok(signed.into()),
                     }
                 }
                 Recipe::Command {

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::runner::{StageFailure, StageFinding};
 use crate::config::ListenAddress;
-use crate::identity::holder::{self, Holder};
+use crate::identity::holder::{self, SocketHolder};
 use crate::listener::Listener;
 use base::error::ErrorKind;
 
@@ -41,7 +41,7 @@ impl DaemonAccount {
     }
 
     /// Whether the socket belongs to the daemon. systemd makes sockets for it as root.
-    fn owns(self, holder: &Holder) -> bool {
+    fn owns(self, holder: &SocketHolder) -> bool {
         holder.uid == self.0 || holder.uid == 0
     }
 }
@@ -49,9 +49,9 @@ impl DaemonAccount {
 /// The owner of a listening socket.
 enum ListeningSocket {
     /// The daemon's account, or root.
-    Daemon(Holder),
+    Daemon(SocketHolder),
     /// Another account.
-    Foreign(Holder),
+    Foreign(SocketHolder),
     /// A process listens, and the kernel does not name its account.
     Unknown,
     /// No process listens.
@@ -122,7 +122,7 @@ fn sockets(address: &ListenAddress) -> Vec<ListenAddress> {
 }
 
 async fn find_socket(socket: &ListenAddress, daemon: DaemonAccount) -> ListeningSocket {
-    match holder::of(socket) {
+    match holder::find(socket) {
         Some(holder) if daemon.owns(&holder) => ListeningSocket::Daemon(holder),
         Some(holder) => ListeningSocket::Foreign(holder),
         None if is_answered(socket).await => ListeningSocket::Unknown,
@@ -150,7 +150,7 @@ async fn is_answered(socket: &ListenAddress) -> bool {
 async fn foreign_sibling(
     address: &ListenAddress,
     daemon: DaemonAccount,
-) -> Option<(SocketAddr, Holder)> {
+) -> Option<(SocketAddr, SocketHolder)> {
     let ListenAddress::Tcp(address) = address else {
         return None;
     };
@@ -166,7 +166,7 @@ async fn foreign_sibling(
     }
 }
 
-fn occupied(socket: &ListenAddress, holder: &Holder, daemon: DaemonAccount) -> StageFailure {
+fn occupied(socket: &ListenAddress, holder: &SocketHolder, daemon: DaemonAccount) -> StageFailure {
     let DaemonAccount(uid) = daemon;
     StageFailure::new(
         ErrorKind::Internal,

@@ -12,7 +12,7 @@ use super::handshake::PathAddress;
 use super::runner::{MARGIN, StageFailure, StageFinding, StageRunner};
 use super::stage::StageName;
 use super::tls;
-use crate::upstream::{self, Stage, Upstream, UpstreamError};
+use crate::upstream::{self, DialStage, Upstream, UpstreamError};
 use base::address::Address;
 use base::error::{ErrorKind, chain};
 use q_ipc::handshake::Hello;
@@ -226,7 +226,7 @@ async fn open(
             })
         }
         Err(UpstreamError::Timeout {
-            stage: Stage::LoggingIn,
+            stage: DialStage::LoggingIn,
             limit,
             ..
         }) => Err(StageFailure::new(

@@ -1,5 +1,5 @@
-//! Users and viewers whose account does not resolve: hopend asks the account database again until it
-//! does.
+//! Looks up the accounts of users and viewers that the account database did not know at start or reload,
+//! until it does.
 
 use std::time::Duration;
 
@@ -10,38 +10,38 @@ use tokio::time::sleep;
 
 use crate::config::{AccountDatabase, LeftOut, LeftOutCause, LocalAccount, Part};
 
-/// The first pause between two attempts; it doubles.
+/// The first pause between two attempts. It doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Most accounts that are looked up at a time. A look-up that hangs holds a thread.
-const AT_A_TIME: usize = 64;
+/// The most lookups at the same time. A lookup that hangs holds a thread.
+const LOOKUPS: usize = 64;
 
-/// Returns once the account of each of these is known. Whoever waits for one of them is served from
-/// then on, without a reload.
+/// Looks up the accounts of all parts that were left out for theirs, and returns once each is known. A user
+/// or viewer is served as soon as its account is known, without a reload.
 pub(crate) async fn resolve(left_out: Vec<LeftOut>, accounts: AccountDatabase) {
-    let turns = Semaphore::new(AT_A_TIME);
+    let turns = Semaphore::new(LOOKUPS);
     let each = left_out.iter().filter_map(|left_out| {
         let LeftOutCause::AccountUnknown(account) = &left_out.cause else {
             return None;
         };
-        let question = AccountLookup {
+        let lookup = AccountLookup {
             part: &left_out.part,
             account,
             accounts: &accounts,
             turns: &turns,
         };
-        Some(question.until_known())
+        Some(lookup.until_known())
     });
     join_all(each).await;
 }
 
 /// Looks one account up until the account database knows it.
-struct AccountLookup<'q> {
-    part: &'q Part,
-    account: &'q LocalAccount,
-    accounts: &'q AccountDatabase,
-    turns: &'q Semaphore,
+struct AccountLookup<'a> {
+    part: &'a Part,
+    account: &'a LocalAccount,
+    accounts: &'a AccountDatabase,
+    turns: &'a Semaphore,
 }
 
 impl AccountLookup<'_> {
@@ -52,7 +52,7 @@ impl AccountLookup<'_> {
             pause = (pause * 2).min(LONGEST_PAUSE);
             let (database, text) = (self.accounts.clone(), self.account.text().to_owned());
             let turn = self.turns.acquire().await;
-            // A look-up that hangs delays no other.
+            // On a thread of its own: a lookup that hangs delays no other.
             let answer = spawn_blocking(move || database(&text)).await;
             drop(turn);
             let part = self.part;

@@ -1,4 +1,4 @@
-//! Names of local accounts, for messages and audit lines only. Nothing is decided by them.
+//! Names of local accounts, for messages and audit lines only. No decision depends on them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use tokio::task::spawn_blocking;
 
 use crate::primitives::shared_answers::SharedAnswers;
 
-/// The account database may be a directory server: no session waits longer for a name.
+/// The longest that a session waits for a name. The account database may be a directory server.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Numbers that are looked up at the same time, each by a thread. A database that hangs holds no more.
+/// The most lookups at the same time. Each has a thread, so a database that hangs holds this many.
 const LOOKUPS: usize = 8;
-/// After this the database is asked again about a number that it did not know: accounts are added.
+/// How long the daemon believes that an account has no name. Then it asks again, as accounts are added.
 const NAMELESS_FOR: Duration = Duration::from_secs(60);
 
-/// The name of the account with a number, or why it is not known.
+/// The name of an account, or why it is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountName {
-    /// As the account database has it.
+    /// The name in the account database.
     Known(Arc<str>),
-    /// There is no name to show.
+    /// The daemon has no name to show.
     Unknown(Nameless),
 }
 
@@ -32,14 +32,14 @@ pub enum AccountName {
 pub enum Nameless {
     /// The database has no account of that number.
     NoSuchAccount,
-    /// The database did not answer within [`PATIENCE`].
+    /// The database did not answer within half a second.
     DatabaseSlow,
     /// The database answered with an error.
     DatabaseFailed(Errno),
 }
 
 impl AccountName {
-    /// The name, if there is one.
+    /// The name, if it is known.
     pub fn known(&self) -> Option<&Arc<str>> {
         match self {
             Self::Known(name) => Some(name),
@@ -47,7 +47,7 @@ impl AccountName {
         }
     }
 
-    /// Why there is none.
+    /// Why the name is not known. `None` if it is.
     pub fn unknown(&self) -> Option<Nameless> {
         match self {
             Self::Known(_) => None,
@@ -70,24 +70,25 @@ impl fmt::Display for Nameless {
     }
 }
 
-/// Asks the account database for the name of a number. Blocks.
-type Lookup = dyn Fn(u32) -> nix::Result<Option<String>> + Send + Sync;
+/// Asks the account database for the name of a uid. Blocks.
+type NameLookup = dyn Fn(u32) -> nix::Result<Option<String>> + Send + Sync;
 
-/// The names of uids. A name is remembered for good, and for [`NAMELESS_FOR`] that there is none.
-pub struct Accounts {
-    answers: SharedAnswers<u32, Answer>,
+/// The names of accounts, by uid. A name is kept as long as the process runs. That an account has none is
+/// kept for [`NAMELESS_FOR`], and a failure not at all.
+pub(super) struct AccountNames {
+    answers: SharedAnswers<u32, NameAnswer>,
     turns: Arc<Semaphore>,
-    lookup: Arc<Lookup>,
+    lookup: Arc<NameLookup>,
 }
 
-/// What the database told.
+/// An answer of the account database.
 #[derive(Clone)]
-struct Answer {
+struct NameAnswer {
     name: AccountName,
-    told: Instant,
+    answered: Instant,
 }
 
-impl Answer {
+impl NameAnswer {
     fn is_good(&self) -> bool {
         self.is_good_at(Instant::now())
     }
@@ -96,32 +97,32 @@ impl Answer {
         match self.name {
             AccountName::Known(_) => true,
             AccountName::Unknown(Nameless::NoSuchAccount) => {
-                now.saturating_duration_since(self.told) < NAMELESS_FOR
+                now.saturating_duration_since(self.answered) < NAMELESS_FOR
             }
             AccountName::Unknown(_) => false,
         }
     }
 }
 
-impl Default for Accounts {
-    /// By this host's own database.
+impl Default for AccountNames {
+    /// Asks this host's account database.
     fn default() -> Self {
-        Self::by(|uid| Ok(User::from_uid(Uid::from_raw(uid))?.map(|user| user.name)))
+        Self::new(|uid| Ok(User::from_uid(Uid::from_raw(uid))?.map(|user| user.name)))
     }
 }
 
-impl Accounts {
-    fn by(lookup: impl Fn(u32) -> nix::Result<Option<String>> + Send + Sync + 'static) -> Self {
+impl AccountNames {
+    fn new(lookup: impl Fn(u32) -> nix::Result<Option<String>> + Send + Sync + 'static) -> Self {
         Self {
-            answers: SharedAnswers::new(Answer::is_good),
+            answers: SharedAnswers::new(NameAnswer::is_good),
             turns: Arc::new(Semaphore::new(LOOKUPS)),
             lookup: Arc::new(lookup),
         }
     }
 
-    /// What the account database calls `uid`. All that ask for one number share one lookup. Waits for
-    /// [`PATIENCE`] at most; a lookup that takes longer is remembered for those that come later.
-    pub async fn name(&self, uid: u32) -> AccountName {
+    /// The name of the account `uid`. All callers that ask for one uid share one lookup. Waits for
+    /// [`PATIENCE`] at most. A lookup that takes longer goes on, and later callers get its answer.
+    pub(super) async fn name(&self, uid: u32) -> AccountName {
         let question = self.answers.ask(uid, |uid| self.look_up(uid));
         match question.within(PATIENCE).await {
             Some(answer) => answer.name,
@@ -129,7 +130,7 @@ impl Accounts {
         }
     }
 
-    fn look_up(&self, uid: u32) -> impl Future<Output = Answer> + use<> {
+    fn look_up(&self, uid: u32) -> impl Future<Output = NameAnswer> + use<> {
         let (turns, lookup) = (Arc::clone(&self.turns), Arc::clone(&self.lookup));
         async move {
             let turn = turns.acquire_owned().await;
@@ -141,20 +142,20 @@ impl Accounts {
                 Ok(Ok(Some(name))) => AccountName::Known(name.into()),
                 Ok(Ok(None)) => AccountName::Unknown(Nameless::NoSuchAccount),
                 Ok(Err(error)) => AccountName::Unknown(Nameless::DatabaseFailed(error)),
-                // The process ends.
+                // The runtime is shutting down.
                 Err(_) => AccountName::Unknown(Nameless::DatabaseSlow),
             };
-            Answer {
+            NameAnswer {
                 name,
-                told: Instant::now(),
+                answered: Instant::now(),
             }
         }
     }
 }
 
-impl fmt::Debug for Accounts {
+impl fmt::Debug for AccountNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Accounts").finish_non_exhaustive()
+        f.debug_struct("AccountNames").finish_non_exhaustive()
     }
 }
 
@@ -171,7 +172,7 @@ mod tests {
 
     #[tokio::test]
     async fn root_has_a_name_and_an_unused_number_has_none_for_a_while() {
-        let accounts = Accounts::default();
+        let accounts = AccountNames::default();
         let none = AccountName::Unknown(Nameless::NoSuchAccount);
         assert_eq!(accounts.name(0).await, AccountName::Known("root".into()));
         assert_eq!(accounts.name(3_999_999_999).await, none);
@@ -191,9 +192,9 @@ mod tests {
     }
 
     impl SlowDatabase {
-        fn accounts(self: &Arc<Self>) -> Accounts {
+        fn accounts(self: &Arc<Self>) -> AccountNames {
             let database = Arc::clone(self);
-            Accounts::by(move |uid| {
+            AccountNames::new(move |uid| {
                 *database.asked.lock().unwrap().entry(uid).or_default() += 1;
                 let waits = database.may_answer.lock().unwrap();
                 drop(database.changed.wait_while(waits, |may| !*may).unwrap());
@@ -207,7 +208,7 @@ mod tests {
         }
     }
 
-    /// Answers when it is dropped: a test that fails leaves no thread behind.
+    /// Lets the lookups end when it is dropped, so that a test that fails leaves no thread behind.
     struct Released<'d>(&'d SlowDatabase);
 
     impl Drop for Released<'_> {
@@ -216,14 +217,14 @@ mod tests {
         }
     }
 
-    /// Fifty clients of three accounts at once: each has its name, by one lookup for each account.
+    /// Fifty clients of three accounts at once: each gets its name, with one lookup for each account.
     #[tokio::test]
     async fn clients_of_several_accounts_at_once_all_have_their_names() {
         let database = Arc::new(SlowDatabase::default());
         let accounts = database.accounts();
         let clients = (0..50).map(|client| accounts.name(client % 3));
         let answers = async {
-            // All wait for the database.
+            // Waits until a lookup of each account is under way.
             while database.asked.lock().unwrap().len() < 3 {
                 tokio::task::yield_now().await;
             }
@@ -238,8 +239,7 @@ mod tests {
         assert_eq!(asked, HashMap::from([(0, 1), (1, 1), (2, 1)]));
     }
 
-    /// The lines of those that ask meanwhile say why they have no name, and those that come later have
-    /// it.
+    /// Callers that give up learn why they have no name. Callers that ask after the answer get the name.
     #[tokio::test]
     async fn a_database_that_hangs_holds_a_few_threads_and_no_session() {
         let database = Arc::new(SlowDatabase::default());
@@ -251,7 +251,7 @@ mod tests {
         }
         let threads: usize = database.asked.lock().unwrap().values().sum();
         assert_eq!(threads, LOOKUPS);
-        // Nobody waits once more for a lookup that is as late as that.
+        // A lookup that is late once makes nobody else wait.
         let again = accounts.name(0).now_or_never();
         assert_eq!(again, Some(AccountName::Unknown(Nameless::DatabaseSlow)));
         database.answer();
@@ -267,7 +267,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_of_the_database_is_told_and_not_remembered() {
         let fails = AtomicUsize::new(1);
-        let accounts = Accounts::by(move |_| match fails.swap(0, Ordering::Relaxed) {
+        let accounts = AccountNames::new(move |_| match fails.swap(0, Ordering::Relaxed) {
             1 => Err(Errno::EIO),
             _ => Ok(Some("alice".into())),
         });

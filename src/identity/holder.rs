@@ -1,7 +1,7 @@
-//! Which account listens at an address of this host, and by which program.
+//! Finds the account that listens at an address of this host, and its program.
 //!
-//! Everything here blocks: it asks the kernel, and reads through `/proc`. It is for an address that is
-//! taken and for `hopend doctor`, and never runs on a session's thread.
+//! Everything here blocks: it asks the kernel and reads `/proc`. The daemon calls it for an address that
+//! it cannot bind, and `hopend doctor` and `hopend status` call it. It never runs on a session's thread.
 
 use std::fmt;
 use std::io;
@@ -12,24 +12,24 @@ use netlink_packet_sock_diag::unix::nlas::UnixDiagName;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::socket::KernelSocket;
-use super::{proc_net, process, sock_diag};
+use super::process;
 use crate::config::ListenAddress;
+use crate::primitives::kernel_sockets::{KernelSocket, proc_net, sock_diag};
 
 /// The account that made a listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Its number.
+pub struct SocketHolder {
+    /// The account's number.
     pub uid: u32,
-    /// The process, where this one may see it: of other accounts mostly root alone may.
+    /// The process, if this process may see it. Mostly only root sees processes of other accounts.
     pub pid: Option<u32>,
-    /// Its program, as `ps` shows it.
+    /// The process's program, as `ps` shows it.
     pub program: Option<String>,
 }
 
-/// The account that a connection to `address` reaches; `None` if nobody listens or the kernel does not
-/// tell. For `localhost`, the first of the two sockets that anybody has.
-pub fn of(address: &ListenAddress) -> Option<Holder> {
+/// The account that a connection to `address` reaches. `None` if nobody listens or the kernel does not
+/// tell. For `localhost`, which means 127.0.0.1 and ::1, the result is the holder of the first socket found.
+pub fn find(address: &ListenAddress) -> Option<SocketHolder> {
     match address {
         ListenAddress::Localhost(_) | ListenAddress::Tcp(_) => {
             let sockets = address.tcp_sockets().into_iter();
@@ -49,49 +49,46 @@ pub fn of(address: &ListenAddress) -> Option<Holder> {
     }
 }
 
-/// The account of the socket that takes connections to `address`.
-///
-/// # Errors
-/// The kernel does not tell.
-pub fn of_tcp(address: SocketAddr) -> io::Result<Option<Holder>> {
-    let found = sock_diag::listener(address).or_else(|_| proc_net::listener(address))?;
-    Ok(found.map(of_socket))
-}
-
-/// The account behind a Unix socket, told by a connection to it. Does not wait for it to be accepted.
-/// A NUL begins an abstract name.
+/// The account behind the Unix socket at `path`. A NUL at the start marks an abstract name. Connects to
+/// the socket, and does not wait until the connection is accepted.
 ///
 /// # Errors
 /// Nobody listens there, or this process may not connect.
-pub fn of_unix(path: &Path) -> io::Result<Holder> {
+pub fn of_unix(path: &Path) -> io::Result<SocketHolder> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)?;
     let peer = getsockopt(&socket, PeerCredentials)?;
-    // A process of another namespace of processes has number 0.
+    // The kernel shows a process of another PID namespace as 0.
     let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0);
-    Ok(Holder {
+    Ok(SocketHolder {
         uid: peer.uid(),
         pid,
         program: pid.and_then(process::program),
     })
 }
 
-fn by_name(name: &UnixDiagName) -> Option<Holder> {
+/// The account of the socket that accepts connections to `address`.
+fn of_tcp(address: SocketAddr) -> io::Result<Option<SocketHolder>> {
+    let found = sock_diag::listener(address).or_else(|_| proc_net::listener(address))?;
+    Ok(found.map(of_socket))
+}
+
+fn by_name(name: &UnixDiagName) -> Option<SocketHolder> {
     sock_diag::unix_listener(name).ok()?.map(of_socket)
 }
 
-fn of_socket(socket: KernelSocket) -> Holder {
+fn of_socket(socket: KernelSocket) -> SocketHolder {
     let pid = process::of_inode(socket.inode);
-    Holder {
+    SocketHolder {
         uid: socket.uid,
         pid,
         program: pid.and_then(process::program),
     }
 }
 
-/// `uid 1001 (nc[4711])`
-impl fmt::Display for Holder {
+/// Such as `uid 1001 (nc[4711])`.
+impl fmt::Display for SocketHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "uid {}", self.uid)?;
         match (&self.program, self.pid) {
@@ -110,8 +107,8 @@ mod tests {
 
     use super::*;
 
-    fn own() -> Holder {
-        Holder {
+    fn own() -> SocketHolder {
+        SocketHolder {
             uid: nix::unistd::geteuid().as_raw(),
             pid: Some(std::process::id()),
             program: process::program(std::process::id()),
@@ -134,7 +131,11 @@ mod tests {
                 Some(own()),
                 "{bound}"
             );
-            assert_eq!(of(&ListenAddress::Localhost(port)), Some(own()), "{bound}");
+            assert_eq!(
+                find(&ListenAddress::Localhost(port)),
+                Some(own()),
+                "{bound}"
+            );
             drop(listener);
             assert_eq!(of_tcp(dialled).unwrap(), None, "{bound}");
             assert_eq!(proc_net::listener(dialled).unwrap(), None, "{bound}");
@@ -145,20 +146,20 @@ mod tests {
     fn a_unix_listener_is_found_by_a_connection_and_by_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hdb");
-        assert_eq!(of(&ListenAddress::Path(path.clone())), None);
+        assert_eq!(find(&ListenAddress::Path(path.clone())), None);
         let listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(of(&ListenAddress::Path(path.clone())), Some(own()));
+        assert_eq!(find(&ListenAddress::Path(path.clone())), Some(own()));
         let port = 1 + u16::try_from(std::process::id() % 60_000).unwrap();
         let name = format!("/tmp/kx.{port}");
         let address = UnixAddress::from_abstract_name(&name).unwrap();
         let at_name = UnixListener::bind_addr(&address).unwrap();
-        assert_eq!(of(&ListenAddress::Abstract(port)), Some(own()));
+        assert_eq!(find(&ListenAddress::Abstract(port)), Some(own()));
         let by_abstract = by_name(&UnixDiagName::Abstract(name.clone().into_bytes()));
         assert_eq!(by_abstract, Some(own()));
         let diag = UnixDiagName::Pathname(path.into_os_string());
         assert_eq!(by_name(&diag), Some(own()));
         drop((listener, at_name));
         assert_eq!(by_name(&diag), None);
-        assert_eq!(of(&ListenAddress::Abstract(port)), None);
+        assert_eq!(find(&ListenAddress::Abstract(port)), None);
     }
 }

@@ -1,76 +1,11 @@
-use std::time::Duration;
-
 use super::*;
-use crate::config::{
-    Errors, LocalAccount, Login, OpensPerUser, OsUser, Policy, Target, Verifier, hash_cost,
-    refusal_costs,
-};
+use crate::config::{LocalAccount, Verifier, hash_cost};
+use crate::identity::fixtures::{ALICE, BOB, SVC, endpoint, user, with_certificate};
 use crate::identity::password;
 use secret::Secret;
 
-/// An account that is not in any database.
-const BOB: u32 = 3_999_990_001;
-const ALICE: u32 = 3_999_990_002;
-const SVC: u32 = 3_999_990_050;
 const DORA: u32 = 3_999_990_060;
 const STRANGER: u32 = 3_999_990_009;
-
-fn user(name: &str, os_user: Option<(&str, u32)>, password: Option<&str>) -> Arc<User> {
-    Arc::new(User {
-        name: name.into(),
-        os_user: os_user.map(|(name, uid)| {
-            let account = OsUser {
-                name: name.into(),
-                uid,
-            };
-            LocalAccount::known(name, account)
-        }),
-        password: password.map(|plain| Verifier::Plain(plain.into())),
-        kx_user: name.into(),
-        role_arn: None,
-        console: false,
-        certificate: None,
-        max_sessions: None,
-        max_opens_per_second: None,
-        idle_timeout: None,
-        max_session_time: None,
-    })
-}
-
-fn endpoint(users: &[Arc<User>]) -> Endpoint {
-    Endpoint {
-        name: "hdb".into(),
-        listen: Vec::new(),
-        expose: false,
-        tls: None,
-        users: users.to_vec(),
-        users_left_out: vec!["gone".into()],
-        refusal_costs: refusal_costs(users),
-        default_user_names: vec!["unknown".into(), "anonymous".into()],
-        certificates_of_others: vec!["CN=zoe".parse().unwrap()],
-        names_of_others: vec!["zoe".into()],
-        target: Target::Addresses {
-            addresses: Vec::new(),
-            policy: Policy::Spread,
-            login: Login::Client,
-            ca_file: None,
-            plaintext: false,
-        },
-        keepalive: q_relay::relay::KeepaliveSettings::Off,
-        max_message: None,
-        max_handshake: 4096,
-        handshake_timeout: Duration::from_secs(5),
-        connect_timeout: Duration::from_secs(5),
-        max_sessions: 16,
-        max_sessions_per_user: 16,
-        max_opens_per_second: None,
-        opens_per_user: OpensPerUser::Default,
-        idle_timeout: None,
-        max_session_time: None,
-        errors: Errors::Close,
-        warm: 0,
-    }
-}
 
 fn proof(exposed: bool, peer: &Peer) -> Proof<'_> {
     Proof {
@@ -110,8 +45,8 @@ fn unidentified() -> Peer {
     }
 }
 
-/// bob: account only. alice: account and password. carol: password only. batch and feed: two users
-/// of one account, `svc`, which is nobody's name. dora: an account that has another name.
+/// bob has an account only, alice an account and a password, carol a password only. batch and feed share
+/// the account `svc`, which is no user's name. dora's account has another name than she.
 fn users() -> Vec<Arc<User>> {
     vec![
         user("bob", Some(("bob", BOB)), None),
@@ -150,7 +85,7 @@ async fn who_is_who() {
         (here, local(BOB), "zed", "", Err("unknown_user")),
         (here, local(BOB), "zed", "x", Err("unknown_user")),
         (here, local(BOB), "BOB", "", Err("unknown_user")),
-        // hopen named none
+        // hopen named no user
         (here, local(BOB), "", "", Ok("bob")),
         (here, local(BOB), "", "passed on", Ok("bob")),
         (here, local(ALICE), "", "wonder", Ok("alice")),
@@ -166,7 +101,7 @@ async fn who_is_who() {
         (here, local(BOB), "dora_os", "", Err("unknown_user")),
         (here, local(SVC), "svc", "", Err("ambiguous")),
         (here, local(ALICE), "bob", "", Err("other_account")),
-        // a client named somebody by default
+        // a client sent the name that its library sends by default
         (here, local(BOB), "unknown", "", Ok("bob")),
         (here, local(BOB), "anonymous", "", Ok("bob")),
         (here, local(BOB), "unknown", "x", Err("unknown_user")),
@@ -179,7 +114,7 @@ async fn who_is_who() {
             Err("account_not_allowed"),
         ),
         (here, local(SVC), "anonymous", "", Err("ambiguous")),
-        // the kernel does not say
+        // the kernel does not tell the account
         (here, unidentified(), "", "", Err("peer_unknown")),
         (here, unidentified(), "dora_os", "", Err("unknown_user")),
         (here, unidentified(), "bob", "", Err("other_account")),
@@ -249,16 +184,15 @@ async fn an_argon2_user_is_told_by_the_password() {
     }
 }
 
-/// Whatever the reason is, so that it can't be told from the time that the refusal takes.
+/// For every reason, so that the time of a refusal does not tell the reason.
 #[tokio::test]
 async fn a_refusal_costs_one_argon2_check_where_a_password_was_given_and_none_elsewhere() {
     let mut argon2 = User::clone(&user("erin", None, None));
     let hash = password::hash(&"emerald".into()).unwrap();
     argon2.password = Some(Verifier::Argon2(hash.into()));
-    let mut by_certificate = User::clone(&user("frank", None, Some("forest")));
-    by_certificate.certificate = Some("CN=frank".parse().unwrap());
+    let by_certificate = with_certificate(&user("frank", None, Some("forest")), "CN=frank");
     let mut all = users();
-    all.extend([Arc::new(argon2), Arc::new(by_certificate)]);
+    all.extend([Arc::new(argon2), by_certificate]);
     let authenticator = Authenticator::default();
     let names = ["CN=host7".parse().unwrap()];
     for (row, (users, exposed, certificate, name, given, expected, cost)) in [
@@ -273,7 +207,7 @@ async fn a_refusal_costs_one_argon2_check_where_a_password_was_given_and_none_el
         (&all, false, false, "", "x", "ambiguous", 1),
         (&all, true, true, "frank", "forest", "other_certificate", 1),
         (&all, true, true, "zed", "x", "unknown_user", 1),
-        // with nobody's hash, where no user has one
+        // no user has an argon2 hash: the check uses the hash of no password
         (&users(), true, false, "carol", "cole", "wrong_password", 1),
         (&users(), true, false, "zed", "x", "unknown_user", 1),
         (&all, true, false, "zed", "", "unknown_user", 0),
@@ -297,8 +231,8 @@ async fn a_refusal_costs_one_argon2_check_where_a_password_was_given_and_none_el
     }
 }
 
-/// The work of a refusal is the same for every name, also where the hashes of an endpoint have
-/// different costs, and users have no hash or no password. It is that of the costliest hash at least.
+/// A refusal does the same work for every name: one check of each cost that the endpoint's hashes have.
+/// That is so for users without a hash or without a password, too.
 #[tokio::test]
 async fn every_refusal_does_the_same_work_whatever_the_hash_of_the_user() {
     let phc = |parameters| {
@@ -359,7 +293,7 @@ async fn messages_name_account_endpoint_and_remedy_and_no_secret() {
     );
     assert_eq!(
         denied(local(SVC), "", "").await.to_string(),
-        "client: endpoint hdb refused uid 3999990050: the account or certificate is that of several users. Fix: give hopen one \
+        "client: endpoint hdb refused uid 3999990050: the account or certificate belongs to several users. Fix: give hopen one \
          of batch, feed."
     );
     let wrong = denied(local(BOB), "carol", "hunter2").await;
@@ -370,14 +304,15 @@ async fn messages_name_account_endpoint_and_remedy_and_no_secret() {
             "{text}"
         );
     }
-    // What a client sends cannot forge a line of the log, nor fill it.
+    // A client's user name can neither forge a line of the log nor fill it.
     let forged = denied(local(BOB), "x\nclient: endpoint hdb let in root", "").await;
     assert!(!forged.to_string().contains('\n'));
     let long: &'static str = Box::leak("y".repeat(5000).into_boxed_str());
     assert!(denied(local(BOB), long, "").await.to_string().len() < 300);
 }
 
-/// Alice has a certificate and a password, bob a certificate, carol a password; two feeds share one.
+/// alice has a certificate and a password, bob a certificate, carol a password. Two feeds share one
+/// certificate.
 #[tokio::test]
 async fn a_certificate_makes_its_user_of_a_client_and_nobody_else() {
     let with = |name: &str, password, certificate: Option<&str>| {
@@ -398,37 +333,37 @@ async fn a_certificate_makes_its_user_of_a_client_and_nobody_else() {
         ("CN=alice", "alice", "", Ok("alice")),
         ("CN=alice", "alice", "wonder", Ok("alice")),
         ("CN=alice", "", "wonder", Ok("alice")),
-        // the name that q sends by itself
+        // the name of the account, which q sends by itself
         ("CN=alice", "login17", "", Ok("alice")),
         ("CN=alice", "login17", "wonder", Err("unknown_user")),
         ("CN=alice", "unknown", "", Ok("alice")),
-        // a user of the configuration whom the endpoint does not have
+        // a user who may use other endpoints only
         ("CN=alice", "zoe", "", Err("other_certificate")),
         ("CN=alice", "zoe", "wonder", Err("other_certificate")),
-        // given and wrong
+        // a wrong password
         ("CN=alice", "alice", "wander", Err("wrong_password")),
-        // somebody else's, with the right password as well
+        // another user's certificate, and with the right password, too
         ("CN=bob", "alice", "", Err("other_certificate")),
         ("CN=bob", "alice", "wonder", Err("other_certificate")),
         ("CN=bob", "carol", "coal", Err("other_certificate")),
         ("CN=bob", "bob", "x", Ok("bob")),
-        // another kind of name, or more of it
+        // another kind of name, or a longer or differently written one
         ("DNS:alice", "alice", "", Err("other_certificate")),
         ("DNS:alice", "alice", "wonder", Err("other_certificate")),
         ("CN=alice2", "alice", "wonder", Err("other_certificate")),
         ("CN=Alice", "", "", Err("certificate_unknown")),
-        // nobody's: those without a certificate of their own have their password
+        // no user's certificate: users without one still have their password
         ("CN=host7", "carol", "coal", Ok("carol")),
         ("CN=host7", "carol", "cole", Err("wrong_password")),
         ("CN=host7", "carol", "", Err("password_missing")),
         ("CN=host7", "", "", Err("certificate_unknown")),
         ("CN=host7", "alice", "wonder", Err("other_certificate")),
-        // that of a user whom the endpoint does not have
+        // the certificate of a user who may use other endpoints only
         ("CN=zoe", "carol", "coal", Err("other_certificate")),
         ("CN=zoe", "alice", "wonder", Err("other_certificate")),
         ("CN=zoe", "", "", Err("certificate_unknown")),
         ("CN=zoe", "zoe", "", Err("unknown_user")),
-        // several users'
+        // a certificate that two users share
         ("URI:spiffe://bank/feed", "", "", Err("ambiguous")),
         ("URI:spiffe://bank/feed", "feed2", "", Ok("feed2")),
         (

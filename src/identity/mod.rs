@@ -1,25 +1,28 @@
-//! Who is on the other end of a connection, and who may they be here.
+//! Identifies the client of a connection.
 //!
-//! [`Peer`] is what the kernel says about a connection, [`Authenticator::identify`] the rules that
-//! make a configured user of it and of what hopen said, [`Penalties`] the price of failing.
+//! - [`Peer`] holds what the kernel says about the client.
+//! - [`Authenticator::identify`] applies the rules that make a configured user of it.
+//! - [`Penalties`] delay a client that guesses passwords.
 
 pub(crate) mod account_lookup;
 mod accounts;
+mod attempt_queue;
 pub mod client_tls;
+mod denied;
+#[cfg(test)]
+mod fixtures;
 pub mod holder;
 mod identify;
 mod origin;
 pub mod password;
 mod peer;
 mod penalty;
-mod proc_net;
-pub mod process;
-mod sock_diag;
-mod socket;
+pub(crate) mod process;
+mod rules;
 
-pub use accounts::{AccountName, Accounts, Nameless};
-pub use identify::{Authenticator, Denied, Proof, Reason};
+pub use accounts::{AccountName, Nameless};
+pub use denied::{Denied, Reason};
+pub use identify::{Authenticator, Proof};
 pub use origin::Origin;
 pub use peer::{Peer, PeerError, is_exposed};
-pub(crate) use peer::{has_arrived, unsent};
 pub use penalty::{Guess, Penalties};

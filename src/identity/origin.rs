@@ -1,33 +1,33 @@
-//! Whose connections count together, before anybody has been believed a name.
+//! Groups connections that count together before the daemon knows the user.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::Peer;
 
-/// A local account, a host by its IPv4 address, or a network by its IPv6 /64: one host has all of the
-/// addresses in it.
+/// The origin of a connection: a local account, a host by its IPv4 address, or an IPv6 network. Limits and
+/// penalties count by origin. An IPv6 network is a /64, as one host can use all addresses in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// An account of this host, wherever it comes in.
+    /// An account of this host, over a Unix socket or over TCP.
     Account(u32),
-    /// An address of another host, or the network of an IPv6 one.
+    /// Another host's IPv4 address, or the first address of its IPv6 network.
     Address(IpAddr),
-    /// All of this host whose accounts the kernel could not tell: any account has all of its
-    /// loopback's addresses.
-    Nobody,
+    /// All clients of this host whose account the kernel did not tell. Their addresses tell nothing, as any
+    /// account can use any loopback address.
+    UnknownAccount,
 }
 
 impl Origin {
-    /// Of a connection.
+    /// The origin of a client's connection.
     pub fn of(peer: &Peer) -> Self {
         match peer {
             Peer::Local { uid, .. }
             | Peer::Remote {
                 account: Some(uid), ..
             } => Self::Account(*uid),
-            Peer::Unidentified { .. } => Self::Nobody,
+            Peer::Unidentified { .. } => Self::UnknownAccount,
             Peer::Remote { address, .. } => match address.ip().to_canonical() {
-                ip if ip.is_loopback() => Self::Nobody,
+                ip if ip.is_loopback() => Self::UnknownAccount,
                 IpAddr::V6(ip) => {
                     let network = u128::from(ip) >> 64 << 64;
                     Self::Address(Ipv6Addr::from(network).into())

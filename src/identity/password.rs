@@ -1,4 +1,4 @@
-//! Passwords: `hopend hash-password`'s, and those of q's -u files.
+//! Checks passwords against argon2 hashes (`hopend hash-password`) and lines of q's `-u` files.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -9,34 +9,35 @@ use sha1::{Digest, Sha1};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-use crate::config::{Verifier, hash_cost as cost};
+use crate::config::{Verifier, hash_cost};
 use secret::Secret;
 
-/// The hash that a refusal is checked against where no configured password has an argon2 hash, so
-/// that the time of a refusal does not tell a name. Random bytes, with the parameters of [`hash`]: no
-/// password is known to have this hash.
-const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$7QXNJo2XXMFWSWPjlxY32Q$928TeSh8KWP/Un79P8FE/bLj7eeHWRY3YS4MfAemROk";
+/// The hash that a refused password is checked against if no user of the endpoint has an argon2 hash. So
+/// the time of a refusal does not tell whether a user exists. Random bytes, with the parameters of
+/// [`hash`]: no password is known to have this hash.
+const HASH_OF_NO_PASSWORD: &str = "$argon2id$v=19$m=19456,t=2,p=1$7QXNJo2XXMFWSWPjlxY32Q$928TeSh8KWP/Un79P8FE/bLj7eeHWRY3YS4MfAemROk";
 
-/// Blocks of argon2 that glibc's allocator maps by themselves, and unmaps when they are freed: more
-/// than 32 MiB. After the first check it would keep less than that, for each thread that has ever
-/// checked a password. What is not used of them costs nothing.
-const OF_ITS_OWN: usize = (33 << 20) / Block::SIZE;
+/// The fewest argon2 blocks to allocate: 33 MiB. glibc's allocator maps an allocation of more than 32 MiB
+/// by itself and unmaps it when it is freed. It would keep a smaller one for each thread that has ever
+/// checked a password. Blocks that are not used take no memory.
+const LEAST_BLOCKS: usize = (33 << 20) / Block::SIZE;
 
-/// Why there is no hash of a password, or no use of a hash.
+/// Why a password cannot be hashed, or a hash cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    /// There is nothing to hash.
+    /// The password is empty.
     #[error("client: an empty password never matches. Fix: give one.")]
     Empty,
     /// argon2 or the system's random numbers failed.
     #[error("hopend: argon2 failed to hash the password")]
     Hash(#[source] argon2::password_hash::Error),
-    /// Not a PHC string of argon2.
+    /// The hash is not a PHC string of argon2.
     #[error("configuration: not an argon2 hash. Fix: print one with hopend hash-password.")]
     Malformed,
 }
 
-/// The PHC string, `$argon2id$…`, to be put in a user's `password`. Takes some 20 ms and 19 MiB.
+/// Hashes a password. The result is a PHC string, `$argon2id$…`, for the `password` of a `[[user]]`. Takes
+/// some 20 ms and 19 MiB.
 pub fn hash(password: &Secret) -> Result<String, PasswordError> {
     if password.is_empty() {
         return Err(PasswordError::Empty);
@@ -47,7 +48,10 @@ pub fn hash(password: &Secret) -> Result<String, PasswordError> {
     Ok(hash.to_string())
 }
 
-/// Whether a PHC string is one that a password can be checked against.
+/// Checks that a PHC string is an argon2 hash with a salt and valid parameters.
+///
+/// # Errors
+/// No password could be checked against it.
 pub fn check_hash(phc: &Secret) -> Result<(), PasswordError> {
     let hash = parse(phc).ok_or(PasswordError::Malformed)?;
     let argon2 = argon2::Algorithm::new(hash.algorithm.as_str()).is_ok();
@@ -59,7 +63,7 @@ pub fn check_hash(phc: &Secret) -> Result<(), PasswordError> {
     }
 }
 
-/// Checks passwords, a few at a time.
+/// Checks passwords, a limited number at the same time.
 #[derive(Debug)]
 pub struct Passwords {
     permits: Arc<Semaphore>,
@@ -69,14 +73,14 @@ pub struct Passwords {
 }
 
 impl Default for Passwords {
-    /// As many at a time as there are processors.
+    /// As many checks at the same time as there are processors.
     fn default() -> Self {
         Self::new(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
     }
 }
 
 impl Passwords {
-    /// At most `concurrent` argon2 checks at a time, of 19 MiB each with the usual parameters.
+    /// At most `concurrent` argon2 checks at the same time. Each takes 19 MiB with the usual parameters.
     pub fn new(concurrent: NonZeroUsize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(concurrent.get())),
@@ -85,13 +89,13 @@ impl Passwords {
         }
     }
 
-    /// Whether `password` is the one that `verifier` was made from. An empty one never is.
+    /// Whether `verifier` was made of `password`. Never for an empty password.
     ///
     /// Every refusal does the same work, whatever the verifier: one MD5 digest, one SHA-1 digest, and
     /// one argon2 check of each cost in `refusal_costs`. The verifier's own cost has to be among them.
     ///
-    /// Waits for its turn without a limit: put a deadline around it. A check that has begun keeps its
-    /// place until it ends, even if the caller gives up.
+    /// Waits for its turn without a limit: put a deadline around it. A check that has begun counts towards
+    /// the limit until it ends, even if the caller gives up.
     pub async fn matches(
         &self,
         password: &Secret,
@@ -101,17 +105,20 @@ impl Passwords {
         if password.is_empty() {
             return false;
         }
-        if matches_at_once(password, verifier) {
+        if matches_q_file(password, verifier) {
             return true;
         }
         let own = match verifier {
             Some(Verifier::Argon2(phc)) => Some(phc.clone()),
             _ => None,
         };
-        let differs = |phc: &&Secret| own.as_ref().is_none_or(|own| cost(own) != cost(phc));
+        let differs = |phc: &&Secret| {
+            own.as_ref()
+                .is_none_or(|own| hash_cost(own) != hash_cost(phc))
+        };
         let mut others: Vec<Secret> = refusal_costs.iter().filter(differs).cloned().collect();
         if own.is_none() && others.is_empty() {
-            others.push(Secret::from(NOBODY));
+            others.push(Secret::from(HASH_OF_NO_PASSWORD));
         }
         let password = password.clone();
         #[cfg(test)]
@@ -119,7 +126,7 @@ impl Passwords {
         let check = move |phc: &Secret| {
             #[cfg(test)]
             if let Ok(mut checks) = checks.lock() {
-                checks.push(String::from_utf8_lossy(cost(phc)).into_owned());
+                checks.push(String::from_utf8_lossy(hash_cost(phc)).into_owned());
             }
             verify(&password, phc).unwrap_or(false)
         };
@@ -135,8 +142,8 @@ impl Passwords {
         self.bounded(work).await.unwrap_or(false)
     }
 
-    /// Runs `work` on a blocking thread. The permit goes with it, so that a caller that gives up
-    /// does not make room for more.
+    /// Runs `work` on a blocking thread. The thread holds the permit, so that a caller that gives up does
+    /// not let another check start.
     async fn bounded<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -151,26 +158,26 @@ impl Passwords {
     }
 }
 
-/// Whether a line of a q password file matches. Makes both digests for every user, so that the time
-/// does not tell which kind a user's line has.
-fn matches_at_once(password: &Secret, verifier: Option<&Verifier>) -> bool {
+/// Whether a password of q's `-u` file matches. Makes both digests for every user, so that the time does
+/// not tell whether a user has a plain, an MD5 or a SHA-1 line.
+fn matches_q_file(password: &Secret, verifier: Option<&Verifier>) -> bool {
     let md5 = Md5::digest(password.expose());
     let sha1 = Sha1::digest(password.expose());
     match verifier {
         Some(Verifier::Plain(plain)) => plain == password,
-        Some(Verifier::Md5(digest)) => same(&md5, digest),
-        Some(Verifier::Sha1(digest)) => same(&sha1, digest),
+        Some(Verifier::Md5(digest)) => equal_in_constant_time(&md5, digest),
+        Some(Verifier::Sha1(digest)) => equal_in_constant_time(&sha1, digest),
         Some(Verifier::Argon2(_)) | None => false,
     }
 }
 
-/// Whether argon2 makes this hash of the password. None where the hash is none.
+/// Whether argon2 makes this hash of the password. `None` if `phc` is not a usable argon2 hash.
 fn verify(password: &Secret, phc: &Secret) -> Option<bool> {
     let hash = parse(phc)?;
     let algorithm = argon2::Algorithm::new(hash.algorithm.as_str()).ok()?;
     let version = hash.version.map(argon2::Version::try_from);
     let params = argon2::Params::try_from(&hash).ok()?;
-    let mut memory = Vec::with_capacity(params.block_count().max(OF_ITS_OWN));
+    let mut memory = Vec::with_capacity(params.block_count().max(LEAST_BLOCKS));
     memory.resize(params.block_count(), Block::new());
     let argon2 = Argon2::new(
         algorithm,
@@ -182,14 +189,14 @@ fn verify(password: &Secret, phc: &Secret) -> Option<bool> {
     argon2
         .hash_password_into_with_memory(password.expose(), &hash.salt?, &mut made, &mut memory)
         .ok()?;
-    Some(same(&made, expected.as_bytes()))
+    Some(equal_in_constant_time(&made, expected.as_bytes()))
 }
 
 fn parse(phc: &Secret) -> Option<PasswordHash> {
     PasswordHash::new(std::str::from_utf8(phc.expose()).ok()?).ok()
 }
 
-fn same(one: &[u8], other: &[u8]) -> bool {
+fn equal_in_constant_time(one: &[u8], other: &[u8]) -> bool {
     one.ct_eq(other).into()
 }
 
@@ -245,10 +252,10 @@ mod tests {
 
     #[test]
     fn the_hash_of_nobody_is_one_and_costs_what_others_cost() {
-        check_hash(&NOBODY.into()).unwrap();
+        check_hash(&HASH_OF_NO_PASSWORD.into()).unwrap();
         let ours = hash(&"x".into()).unwrap();
         let parameters = |phc: &str| phc.rsplitn(3, '$').nth(2).map(str::to_owned);
-        assert_eq!(parameters(NOBODY), parameters(&ours));
+        assert_eq!(parameters(HASH_OF_NO_PASSWORD), parameters(&ours));
     }
 
     #[test]

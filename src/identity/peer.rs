@@ -1,4 +1,4 @@
-//! Who is on the other end, by the kernel's word.
+//! The client of an accepted connection, as the kernel identifies it.
 
 use std::fmt;
 use std::io;
@@ -7,90 +7,91 @@ use std::net::SocketAddr;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 
-use super::socket::{Ends, KernelSocket};
-use super::{proc_net, sock_diag};
 use crate::config::ListenAddress;
+use crate::primitives::kernel_sockets::{FourTuple, KernelSocket, proc_net, sock_diag};
 use base::error::{MORE_DESCRIPTORS, NO_DESCRIPTORS, out_of_descriptors};
 use base::user_namespace::is_hidden;
 
-/// The other end of an accepted connection.
+/// The client of an accepted connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// A process of this host, whose account the kernel told.
     Local {
-        /// The account that made the socket. A descriptor that was passed on, or kept over a
-        /// change of account, still speaks for the account that made it.
+        /// The account that made the socket. If a process passes the descriptor on, or changes its own
+        /// account, the socket still belongs to the account that made it.
         uid: u32,
         /// The process that connected, over a Unix socket. It may have ended since.
         pid: Option<i32>,
-        /// Its address, over TCP.
+        /// The client's address, over TCP.
         address: Option<SocketAddr>,
     },
-    /// Whoever reaches an exposed listener, or comes from an address beyond loopback.
+    /// A client of an exposed listener, or one with an address beyond loopback.
     Remote {
-        /// Its address.
+        /// The client's address.
         address: SocketAddr,
-        /// The account, where it is one of this host's and the kernel tells: its connections count
-        /// together. Nobody is let in for it.
+        /// The account, if the client runs on this host and the kernel tells. Limits and penalties add
+        /// up an account's connections. It never lets a client in.
         account: Option<u32>,
     },
     /// A process of this host, whose account the kernel could not tell.
     Unidentified {
-        /// Its address, over TCP.
+        /// The client's address, over TCP.
         address: Option<SocketAddr>,
-        /// What stood in the way.
+        /// Why the kernel did not tell, with the remedy.
         reason: String,
     },
 }
 
-/// Why a connection is not worth going on with.
+/// Why the daemon closes a connection instead of identifying its client.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    /// No process holds the client's end any more, so nobody can say whose it was.
+    /// No process holds the client's end any more, so the kernel cannot say which account made it.
     #[error(
-        "client: it closed its socket{} before hopend could see whose it is",
+        "client: it closed its socket{} before hopend could look up its account",
         .address.map(|address| format!(" {address}")).unwrap_or_default()
     )]
     Gone {
-        /// The client's address, unless even that is gone.
+        /// The client's address, unless the connection was reset: then the kernel has none.
         address: Option<SocketAddr>,
     },
-    /// SO_PEERCRED failed.
-    #[error("hopend: the system does not tell who connected to the Unix socket")]
+    /// The system call for the peer's credentials (SO_PEERCRED) failed.
+    #[error("hopend: the kernel does not tell which account connected to the Unix socket")]
     Unix(#[source] io::Error),
-    /// The kernel could not be asked.
+    /// No file descriptor was left for the question to the kernel.
     #[error("{NO_DESCRIPTORS}. Fix: {MORE_DESCRIPTORS}.")]
     Descriptors(#[source] io::Error),
 }
 
 impl Peer {
-    /// The peer of an accepted TCP connection; on an `exposed` listener the account only counts.
+    /// Identifies the client of an accepted TCP connection. On an `exposed` listener every client is
+    /// [`Peer::Remote`].
     ///
-    /// Safe against reuse of the client's port: as long as our end of the connection is in the
-    /// kernel's table no other socket can be *established* on the same four-tuple, and our end is
-    /// asked after the lookup whether it is still there. Without that last look a client could
-    /// send its login and a query, reset the connection, and have the next owner of its port taken
-    /// for the sender: what it sent is still readable here.
+    /// Safe against reuse of the client's port. While the daemon's end of the connection is in the
+    /// kernel's table, no other socket can be *established* on the same four-tuple. So the daemon checks
+    /// after the lookup that its end is still connected. Without that check, a client could send its
+    /// login and a query and then reset the connection. What it sent stays readable here, and the daemon
+    /// would take the next owner of the port for the sender.
     ///
-    /// Takes some ten microseconds, or two readings of `/proc/net/tcp` where NETLINK_SOCK_DIAG is not
-    /// to be had; those wait for each other: put a deadline around it.
+    /// Takes some ten microseconds. If the kernel does not answer NETLINK_SOCK_DIAG it takes two readings
+    /// of `/proc/net/tcp`, and one client at a time has its turn: put a deadline around this call.
     pub async fn of_tcp(stream: &TcpStream, exposed: bool) -> Result<Self, PeerError> {
         let address = connected(stream)?;
         let server = stream.local_addr().map_err(|_| gone(address))?;
-        let ends = Ends::new(address, server);
+        let four_tuple = FourTuple::new(address, server);
         if exposed || !address.ip().to_canonical().is_loopback() {
-            // Never from the tables, which other hosts would have read.
-            let found = sock_diag::lookup(&ends).ok().flatten();
+            // Never from the tables in /proc: clients of other hosts could make the daemon read them.
+            let found = sock_diag::lookup(&four_tuple).ok().flatten();
             return Ok(Self::Remote {
                 address,
                 account: found.and_then(|socket| socket.owner()),
             });
         }
-        let found = lookup(stream, ends).await;
+        let found = lookup(stream, four_tuple).await;
         tcp_account(stream, address, found)
     }
 
-    /// The peer of an accepted Unix connection: the account and process that called `connect`.
+    /// Identifies the client of an accepted Unix connection: the account and the process that called
+    /// `connect`.
     pub fn of_unix(stream: &UnixStream) -> Result<Self, PeerError> {
         let credentials = stream.peer_cred().map_err(PeerError::Unix)?;
         let uid = credentials.uid();
@@ -107,10 +108,11 @@ impl Peer {
         })
     }
 
-    /// Whether the kernel shows the client's end of a TCP connection, which was dialled at `server`,
-    /// and that no process holds it any more: not one that has only closed its sending side.
+    /// Whether no process holds the client's end of a TCP connection any more. `server` is the address
+    /// that the client dialled. A client that has only closed its sending side still holds its end.
     ///
-    /// False where it shows none: that says nothing, as with an address that was translated on the way.
+    /// `false` if the kernel does not know the socket, for example because an address was translated on
+    /// the way.
     pub fn has_let_go(&self, server: SocketAddr) -> bool {
         let Self::Local {
             address: Some(address),
@@ -119,11 +121,11 @@ impl Peer {
         else {
             return false;
         };
-        let found = sock_diag::lookup(&Ends::new(address, server));
+        let found = sock_diag::lookup(&FourTuple::new(address, server));
         found.is_ok_and(|found| found.is_some_and(|socket| socket.is_orphan()))
     }
 
-    /// Its address, over TCP.
+    /// The client's address. `None` over a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Local { address, .. } | Self::Unidentified { address, .. } => *address,
@@ -131,7 +133,7 @@ impl Peer {
         }
     }
 
-    /// The account, where the kernel told it.
+    /// The account that the kernel vouches for. `None` for every client of an exposed listener.
     pub fn uid(&self) -> Option<u32> {
         match self {
             Self::Local { uid, .. } => Some(*uid),
@@ -165,29 +167,7 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Whether the other side's kernel has acknowledged all that was sent, and the end of the stream.
-/// False where the kernel does not tell.
-pub(crate) fn has_arrived(connection: &TcpStream) -> bool {
-    let (Ok(own), Ok(other)) = (connection.local_addr(), connection.peer_addr()) else {
-        return false;
-    };
-    let found = sock_diag::lookup(&Ends::new(own, other));
-    found.is_ok_and(|found| found.is_some_and(|socket| socket.has_ended()))
-}
-
-/// Bytes that were sent and that the other side's kernel has not acknowledged; the end of the stream
-/// counts as one. 0 where the kernel does not tell, and for a connection that is over.
-///
-/// Asks the kernel, which takes some ten microseconds.
-pub(crate) fn unsent(connection: &TcpStream) -> u64 {
-    let (Ok(own), Ok(other)) = (connection.local_addr(), connection.peer_addr()) else {
-        return 0;
-    };
-    let found = sock_diag::lookup(&Ends::new(own, other)).ok().flatten();
-    found.map_or(0, |socket| socket.unsent.into())
-}
-
-/// Whether a listener can be reached from beyond this host, so that only passwords count.
+/// Whether clients of other hosts can reach a listener. Its endpoint then ignores local accounts.
 pub fn is_exposed(listen: &ListenAddress) -> bool {
     match listen {
         ListenAddress::Tcp(address) => !address.ip().to_canonical().is_loopback(),
@@ -195,6 +175,7 @@ pub fn is_exposed(listen: &ListenAddress) -> bool {
     }
 }
 
+/// Makes a peer of what the lookup found, if the connection still stands.
 fn tcp_account(
     stream: &TcpStream,
     address: SocketAddr,
@@ -229,27 +210,28 @@ fn tcp_account(
     }
 }
 
-async fn lookup(stream: &TcpStream, ends: Ends) -> io::Result<Option<KernelSocket>> {
-    match sock_diag::lookup(&ends) {
+async fn lookup(stream: &TcpStream, four_tuple: FourTuple) -> io::Result<Option<KernelSocket>> {
+    match sock_diag::lookup(&four_tuple) {
         Ok(Some(socket)) => Ok(Some(socket)),
-        // Whoever is not found must not cost a walk over all sockets.
-        Ok(None) if sock_diag::works() || connected(stream).is_err() => Ok(None),
-        Ok(None) | Err(_) => from_table(ends).await,
+        // A client that the kernel does not find must not make the daemon read all sockets.
+        Ok(None) if sock_diag::is_reliable() || connected(stream).is_err() => Ok(None),
+        Ok(None) | Err(_) => from_table(four_tuple).await,
     }
 }
 
-/// One at a time: a reading takes a tenth of a second where there are tens of thousands of sockets.
-async fn from_table(ends: Ends) -> io::Result<Option<KernelSocket>> {
+/// Looks the socket up in `/proc/net/tcp`, for one client at a time. A reading takes a tenth of a second
+/// on a host with tens of thousands of sockets.
+async fn from_table(four_tuple: FourTuple) -> io::Result<Option<KernelSocket>> {
     static TURN: Semaphore = Semaphore::const_new(1);
     let turn = TURN.acquire().await;
     let reading = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        proc_net::lookup(&ends)
+        proc_net::lookup(&four_tuple)
     });
     reading.await.map_err(io::Error::other)?
 }
 
-/// The client's address while the connection stands; getpeername fails once it has been reset.
+/// The client's address while the connection stands. `getpeername` fails once it has been reset.
 fn connected(stream: &TcpStream) -> Result<SocketAddr, PeerError> {
     stream
         .peer_addr()

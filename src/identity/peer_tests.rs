@@ -22,7 +22,7 @@ async fn listener(address: &str) -> TcpListener {
     TcpListener::bind(address).await.unwrap()
 }
 
-/// A client and our end of its connection.
+/// A client, and the accepted end of its connection.
 async fn pair(address: &str) -> (std::net::TcpStream, TcpStream) {
     let listener = listener(address).await;
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -30,14 +30,14 @@ async fn pair(address: &str) -> (std::net::TcpStream, TcpStream) {
     (client, server)
 }
 
-fn ends(server: &TcpStream) -> Ends {
-    Ends::new(server.peer_addr().unwrap(), server.local_addr().unwrap())
+fn four_tuple(server: &TcpStream) -> FourTuple {
+    FourTuple::new(server.peer_addr().unwrap(), server.local_addr().unwrap())
 }
 
 async fn assert_uid(server: &TcpStream, uid: u32) {
-    let ends = ends(server);
-    let diag = sock_diag::lookup(&ends).unwrap().unwrap();
-    let proc = proc_net::lookup(&ends).unwrap().unwrap();
+    let four_tuple = four_tuple(server);
+    let diag = sock_diag::lookup(&four_tuple).unwrap().unwrap();
+    let proc = proc_net::lookup(&four_tuple).unwrap().unwrap();
     // Not the state: between the two the answer to a FIN may come.
     assert_eq!((diag.uid, diag.inode), (proc.uid, proc.inode));
     assert_ne!(diag.inode, 0);
@@ -73,7 +73,8 @@ async fn an_ipv6_socket_that_reaches_an_ipv4_listener_is_known() {
     assert_uid(&server, own_uid()).await;
 }
 
-/// Any account may do that to its socket, and is not found unless the interface is named.
+/// Any account may bind its socket to the interface. The kernel finds that socket only if the question
+/// names the interface.
 #[tokio::test]
 async fn a_client_that_is_bound_to_the_loopback_interface_is_known() {
     for (address, domain) in [("127.0.0.1:0", Domain::IPV4), ("[::1]:0", Domain::IPV6)] {
@@ -108,13 +109,13 @@ async fn a_client_that_has_sent_its_last_byte_is_still_known() {
 async fn a_client_that_has_closed_is_nobody_and_not_root() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let (client, mut server) = pair(address).await;
-        let ends = ends(&server);
+        let four_tuple = four_tuple(&server);
         drop(client);
         // Wait for its FIN; the kernel keeps the orphan in FIN_WAIT2.
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
-        let diag = sock_diag::lookup(&ends).unwrap();
+        let diag = sock_diag::lookup(&four_tuple).unwrap();
         assert!(diag.is_none_or(|socket| socket.inode == 0 && socket.owner().is_none()));
-        let proc = proc_net::lookup(&ends).unwrap();
+        let proc = proc_net::lookup(&four_tuple).unwrap();
         assert!(proc.is_none_or(|socket| socket.owner().is_none()));
         assert!(matches!(
             Peer::of_tcp(&server, false).await,
@@ -138,7 +139,7 @@ async fn a_client_that_has_reset_is_nobody_and_not_root() {
     let error = Peer::of_tcp(&server, false).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "client: it closed its socket before hopend could see whose it is"
+        "client: it closed its socket before hopend could look up its account"
     );
     assert!(matches!(
         Peer::of_tcp(&server, false).await,
@@ -146,8 +147,8 @@ async fn a_client_that_has_reset_is_nobody_and_not_root() {
     ));
 }
 
-/// The attack that the second look at our own end is there for: the client resets, and somebody
-/// else connects from its port before the kernel is asked.
+/// The attack against which the daemon checks its own end after the lookup: the client resets, and
+/// somebody else connects from its port before the daemon asks the kernel.
 #[tokio::test]
 async fn the_next_owner_of_a_port_is_not_taken_for_the_one_before() {
     let listener = listener("127.0.0.1:0").await;
@@ -168,15 +169,15 @@ async fn the_next_owner_of_a_port_is_not_taken_for_the_one_before() {
     next.set_reuse_address(true).unwrap();
     next.bind(&reused.into()).unwrap();
     next.connect(&port.into()).unwrap();
-    let found = sock_diag::lookup(&Ends::new(address, port)).unwrap();
-    // The kernel does say that this four-tuple is somebody's.
+    let found = sock_diag::lookup(&FourTuple::new(address, port)).unwrap();
+    // The kernel does find an owner of this four-tuple.
     assert_eq!(found.unwrap().owner(), Some(own_uid()));
     let outcome = tcp_account(&server, address, Ok(found));
     assert!(
         matches!(outcome, Err(PeerError::Gone { .. })),
         "{outcome:?}"
     );
-    // No theory: what the first one sent can still be read.
+    // The attack is real: what the first client sent can still be read.
     let mut sent = [0; 5];
     assert_eq!(server.try_read(&mut sent).unwrap(), 5);
     assert_eq!(&sent, b"bob:\x03");
@@ -185,17 +186,17 @@ async fn the_next_owner_of_a_port_is_not_taken_for_the_one_before() {
 #[tokio::test]
 async fn four_tuples_that_are_nobodys_are_not_found() {
     let (_client, server) = pair("127.0.0.1:0").await;
-    let ends = ends(&server);
+    let four_tuple = four_tuple(&server);
     // A listener's own address: the kernel would fall back to the listener.
-    let other = Ends {
-        client: ends.server,
-        server: (ends.server.0, 1),
+    let other = FourTuple {
+        client: four_tuple.server,
+        server: SocketAddr::new(four_tuple.server.ip(), 1),
     };
     assert_eq!(sock_diag::lookup(&other).unwrap(), None);
     assert_eq!(proc_net::lookup(&other).unwrap(), None);
 }
 
-/// From whatever address of the loopback: its failures and connections count together.
+/// The client's loopback address does not matter: the account's failures and connections count together.
 #[tokio::test]
 async fn a_local_client_of_an_exposed_listener_counts_as_its_account_and_is_not_believed() {
     let listener = listener("127.0.0.1:0").await;
@@ -233,7 +234,7 @@ async fn a_unix_client_is_known_over_a_path_and_an_abstract_name() {
         let listener = UnixListener::bind(address).unwrap();
         let client = UnixStream::connect(address).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
-        // Told at connect: it stands when the client is gone.
+        // The kernel keeps the account and the process of `connect` after the client has gone.
         drop(client);
         assert_eq!(
             Peer::of_unix(&server).unwrap(),

@@ -1,175 +1,122 @@
-//! A growing delay for those who guess passwords, and a queue for each that guesses many at once.
+//! Delays clients that guess passwords.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
+use super::attempt_queue::{AttemptQueues, AttemptTurn};
 use super::{Origin, Peer};
 use q_ipc::handshake::Hello;
 
-/// After the first failure.
-const FIRST: Duration = Duration::from_millis(100);
+/// The delay after the first failure.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// After many.
-const LONGEST: Duration = Duration::from_secs(5);
+/// The longest delay.
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// Without a failure for this long all is forgotten.
-const QUIET: Duration = Duration::from_secs(60);
+/// After this long without a failure, an origin's failures are forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// How soon after its refusal a guess has to be repeated to be the same guess. qPython repeats at once.
+/// The longest time from the refusal of a guess to its repetition that counts as the same guess. qPython
+/// repeats at once.
 const REPEATED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Guesses of one origin that may be repeated; past this the oldest is forgotten.
-const REPEATABLE: usize = 8;
+/// The most guesses of one origin that may be repeated. One more, and the oldest is forgotten.
+const REPEATABLE_GUESSES: usize = 8;
 
-/// Peers that are remembered; past this the one that failed longest ago is forgotten.
-const CAPACITY: usize = 4096;
+/// The most origins with failures. One more, and the one that failed longest ago is forgotten.
+const MOST_ORIGINS: usize = 4096;
 
-/// Who failed, how often, and what it costs them: 100 ms, doubling to 5 s, for one attempt after the
-/// other.
-///
-/// Peers are told apart by their [`Origin`].
+/// The failed attempts of each [`Origin`], and the delays that they cost: 100 ms after the first failure,
+/// doubling to 5 s. After a failure, the attempts of an origin run one at a time.
 #[derive(Debug)]
 pub struct Penalties {
-    table: Mutex<HashMap<Origin, Record>>,
-    names: RandomState,
-    gates: Mutex<HashMap<Origin, Arc<Gate>>>,
-    /// Attempts at a time of a peer that has not failed.
-    at_a_time: usize,
+    failures: Mutex<HashMap<Origin, FailureRecord>>,
+    /// The random key of the hashes in `failures`.
+    hash_key: RandomState,
+    queues: AttemptQueues,
 }
 
-/// What the attempts of one origin go through.
+/// The failed attempts of one origin.
 #[derive(Debug)]
-struct Gate {
-    every: Arc<Semaphore>,
-    /// Those of a peer that has failed, of these one at a time.
-    failed: Arc<Semaphore>,
-}
-
-/// An attempt's turn, over when dropped.
-#[derive(Debug)]
-pub struct Turn<'p> {
-    _permits: [Option<OwnedSemaphorePermit>; 2],
-    _place: AtGate<'p>,
-}
-
-/// A place at a gate, which is gone with the last of them.
-#[derive(Debug)]
-struct AtGate<'p> {
-    penalties: &'p Penalties,
-    origin: Origin,
-    gate: Arc<Gate>,
-}
-
-#[derive(Debug)]
-struct Record {
+struct FailureRecord {
     failures: u32,
     last: Instant,
-    tried: Tried,
+    claimed: ClaimedUsers,
     repeatable: VecDeque<CountedGuess>,
 }
 
-/// A user and a password that were refused.
+/// A user and a password that the daemon refused.
 #[derive(Debug, Clone, Copy)]
 pub struct Guess<'g> {
-    /// Who gave them.
+    /// The client that gave them.
     pub peer: &'g Peer,
-    /// What hopen gave.
+    /// The user and the password.
     pub hello: &'g Hello,
-    /// When it gave them.
+    /// When the client gave them.
     pub arrived: Instant,
 }
 
-/// A guess that was counted, and that counts no second time if the client repeats it without a
-/// capability byte: a client of kdb+ before 2.6 needs that form, and qPython tries it after a refusal.
+/// A guess that was counted as a failure. It is not counted again if the client repeats it without a
+/// capability byte. Servers before kdb+ 2.6 need that form, and qPython tries it after a refusal.
 #[derive(Debug)]
 struct CountedGuess {
     /// A hash of the user and the password, with a random key of this process.
     hash: u64,
-    /// When it is too late for that.
+    /// The end of the time for a repetition.
     until: Instant,
 }
 
-/// Which users a peer failed to be, by a hash of what hopen gave.
+/// The user names of an origin's failed attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tried {
+enum ClaimedUsers {
+    /// Always the same name, by its hash.
     One(u64),
     Several,
 }
 
 impl Default for Penalties {
-    /// Half of the processors for one origin: the others are for everybody else's passwords.
+    /// One origin may use half of the processors. The others check the passwords of other origins.
     fn default() -> Self {
         let processors = available_parallelism().map_or(1, usize::from);
-        Self::with(processors / 2)
+        Self::new(processors / 2)
     }
 }
 
 impl Penalties {
-    /// With so many attempts at a time of a peer that has not failed.
-    fn with(at_a_time: usize) -> Self {
+    /// `concurrent` attempts of one origin run at the same time, at least one.
+    fn new(concurrent: usize) -> Self {
         Self {
-            table: Mutex::default(),
-            names: RandomState::default(),
-            gates: Mutex::default(),
-            at_a_time: at_a_time.max(1),
+            failures: Mutex::default(),
+            hash_key: RandomState::default(),
+            queues: AttemptQueues::new(concurrent.max(1)),
         }
     }
 
-    /// Waits until `peer` may make an attempt. To be held until it is over, its delays included: those
-    /// that come after it wait. Without this, guesses made at the same time would cost what one does.
+    /// Waits until `peer` may make an attempt. Hold the turn until the attempt is over, its delays
+    /// included: later attempts of the same origin wait. Without turns, many guesses at the same time would
+    /// cost the delay of one.
     ///
-    /// Waits without a limit: put a deadline around it. Cancel safe.
-    pub async fn turn(&self, peer: &Peer) -> Turn<'_> {
-        let place = self.at_gate(Origin::of(peer));
-        // Nobody closes them.
-        let every = Arc::clone(&place.gate.every).acquire_owned().await.ok();
-        let alone = if self.has_failed(place.origin) {
-            Arc::clone(&place.gate.failed).acquire_owned().await.ok()
-        } else {
-            None
-        };
-        Turn {
-            _permits: [every, alone],
-            _place: place,
-        }
-    }
-
-    fn at_gate(&self, origin: Origin) -> AtGate<'_> {
-        let mut gates = self.gates();
-        let gate = gates.entry(origin).or_insert_with(|| {
-            Arc::new(Gate {
-                every: Arc::new(Semaphore::new(self.at_a_time)),
-                failed: Arc::new(Semaphore::new(1)),
-            })
-        });
-        AtGate {
-            penalties: self,
-            origin,
-            gate: Arc::clone(gate),
-        }
+    /// Waits without a limit: put a deadline around it. Cancel-safe.
+    pub async fn turn(&self, peer: &Peer) -> AttemptTurn<'_> {
+        let origin = Origin::of(peer);
+        self.queues.turn(origin, || self.has_failed(origin)).await
     }
 
     fn has_failed(&self, origin: Origin) -> bool {
         let now = tokio::time::Instant::now().into_std();
-        let table = self.table();
-        table
+        let failures = self.failures();
+        failures
             .get(&origin)
             .is_some_and(|record| !record.is_forgotten(now))
     }
 
-    fn gates(&self) -> MutexGuard<'_, HashMap<Origin, Arc<Gate>>> {
-        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long the next attempt of `peer` has to wait before it is looked at: what is left of the
-    /// delay that began with its last failure.
+    /// How long the next attempt of `peer` has to wait before its password is checked: the rest of the
+    /// delay that began with the last failure.
     pub fn delay(&self, peer: &Peer, now: Instant) -> Duration {
-        self.table()
+        self.failures()
             .get(&Origin::of(peer))
             .filter(|record| !record.is_forgotten(now))
             .map_or(Duration::ZERO, |record| {
@@ -179,35 +126,36 @@ impl Penalties {
             })
     }
 
-    /// Records a guess that was refused, and returns how long to hold back the refusal. A guess that
-    /// repeats one that was counted, and leaves out the capability byte, is that same guess: it costs
-    /// nothing, once.
+    /// Records a guess that was refused, and returns how long to hold back the refusal. A repetition
+    /// without the capability byte of a guess that was counted costs nothing, once.
     pub fn refused(&self, guess: &Guess<'_>, now: Instant) -> Duration {
         let Guess {
             peer,
             hello,
             arrived,
         } = *guess;
-        let hash = self.names.hash_one((&hello.user, hello.password.expose()));
+        let hash = self
+            .hash_key
+            .hash_one((&hello.user, hello.password.expose()));
         let origin = Origin::of(peer);
         if hello.capability.is_none() && self.was_counted(origin, hash, arrived) {
             return Duration::ZERO;
         }
         let held_back = self.failed(peer, &hello.user, now);
         if hello.capability.is_some()
-            && let Some(record) = self.table().get_mut(&origin)
+            && let Some(record) = self.failures().get_mut(&origin)
         {
-            record.repeatable.truncate(REPEATABLE - 1);
+            record.repeatable.truncate(REPEATABLE_GUESSES - 1);
             let until = now + held_back + REPEATED_WITHIN;
             record.repeatable.push_front(CountedGuess { hash, until });
         }
         held_back
     }
 
-    /// Whether this very guess was counted lately. It is no longer afterwards.
+    /// Whether this guess was counted lately. If so, forgets that: a further repetition is a new guess.
     fn was_counted(&self, origin: Origin, hash: u64, arrived: Instant) -> bool {
-        let mut table = self.table();
-        let Some(record) = table.get_mut(&origin) else {
+        let mut failures = self.failures();
+        let Some(record) = failures.get_mut(&origin) else {
             return false;
         };
         let mut counted = record.repeatable.iter();
@@ -215,88 +163,81 @@ impl Penalties {
         found.is_some_and(|at| record.repeatable.remove(at).is_some())
     }
 
-    /// Records that `peer` was refused as `user` (what hopen gave), and returns how long to hold
-    /// back the refusal.
+    /// Records that `peer` was refused as `user`, the name that hopen gave. Returns how long to hold back
+    /// the refusal.
     pub fn failed(&self, peer: &Peer, user: &str, now: Instant) -> Duration {
-        let tried = Tried::One(self.names.hash_one(user));
+        let claimed = ClaimedUsers::One(self.hash_key.hash_one(user));
         let origin = Origin::of(peer);
-        let mut table = self.table();
-        if table.len() >= CAPACITY && !table.contains_key(&origin) {
-            make_room(&mut table, now);
+        let mut failures = self.failures();
+        if failures.len() >= MOST_ORIGINS && !failures.contains_key(&origin) {
+            make_room(&mut failures, now);
         }
-        let record = table
+        let record = failures
             .entry(origin)
             .and_modify(|record| {
                 if record.is_forgotten(now) {
                     record.failures = 0;
-                    record.tried = tried;
+                    record.claimed = claimed;
                     record.repeatable.clear();
                 }
             })
-            .or_insert(Record {
+            .or_insert(FailureRecord {
                 failures: 0,
                 last: now,
-                tried,
+                claimed,
                 repeatable: VecDeque::new(),
             });
         record.failures = record.failures.saturating_add(1);
         record.last = record.last.max(now);
-        if record.tried != tried {
-            record.tried = Tried::Several;
+        if record.claimed != claimed {
+            record.claimed = ClaimedUsers::Several;
         }
         record.delay()
     }
 
-    /// Records that `peer` was let in as `user` (what hopen gave). Its failures are forgotten if
-    /// they were all for that user: being oneself now and then must not make it cheap to guess
-    /// another's password.
+    /// Records that `peer` was accepted as `user`, the name that hopen gave. Forgets the failures of its
+    /// origin if all were for that name. Otherwise a client could log in as itself now and then, and guess
+    /// another user's password without a delay.
     pub fn succeeded(&self, peer: &Peer, user: &str) {
-        let tried = Tried::One(self.names.hash_one(user));
+        let claimed = ClaimedUsers::One(self.hash_key.hash_one(user));
         let origin = Origin::of(peer);
-        let mut table = self.table();
-        if table
+        let mut failures = self.failures();
+        if failures
             .get(&origin)
-            .is_some_and(|record| record.tried == tried)
+            .is_some_and(|record| record.claimed == claimed)
         {
-            table.remove(&origin);
+            failures.remove(&origin);
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<Origin, Record>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failures(&self) -> MutexGuard<'_, HashMap<Origin, FailureRecord>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for AtGate<'_> {
-    fn drop(&mut self) {
-        let mut gates = self.penalties.gates();
-        // The table's and this one: nobody else can come to it meanwhile.
-        if Arc::strong_count(&self.gate) == 2 {
-            gates.remove(&self.origin);
-        }
-    }
-}
-
-impl Record {
+impl FailureRecord {
     fn delay(&self) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(16);
-        FIRST.saturating_mul(1 << doublings).min(LONGEST)
+        FIRST_DELAY
+            .saturating_mul(1 << doublings)
+            .min(LONGEST_DELAY)
     }
 
     fn is_forgotten(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last) >= QUIET
+        now.saturating_duration_since(self.last) >= FORGET_AFTER
     }
 }
 
-fn make_room(table: &mut HashMap<Origin, Record>, now: Instant) {
-    table.retain(|_, record| !record.is_forgotten(now));
-    if table.len() >= CAPACITY {
-        let oldest = table
+/// Removes the records that are forgotten by now, or else the oldest one.
+fn make_room(failures: &mut HashMap<Origin, FailureRecord>, now: Instant) {
+    failures.retain(|_, record| !record.is_forgotten(now));
+    if failures.len() >= MOST_ORIGINS {
+        let oldest = failures
             .iter()
             .min_by_key(|(_, record)| record.last)
             .map(|(&origin, _)| origin);
         if let Some(origin) = oldest {
-            table.remove(&origin);
+            failures.remove(&origin);
         }
     }
 }
@@ -335,7 +276,7 @@ mod tests {
             .collect();
         assert_eq!(millis, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         let later = |ms| penalties.delay(&local(1), now + Duration::from_millis(ms));
-        assert_eq!(later(0), LONGEST);
+        assert_eq!(later(0), LONGEST_DELAY);
         assert_eq!(later(4_000), Duration::from_secs(1));
         assert_eq!(later(5_000), Duration::ZERO);
         assert_eq!(penalties.delay(&local(2), now), Duration::ZERO);
@@ -346,8 +287,11 @@ mod tests {
         let penalties = Penalties::default();
         let now = Instant::now();
         penalties.failed(&local(1), "bob", now);
-        assert_eq!(penalties.failed(&local(1), "bob", now), FIRST * 2);
-        assert_eq!(penalties.failed(&local(1), "bob", now + QUIET), FIRST);
+        assert_eq!(penalties.failed(&local(1), "bob", now), FIRST_DELAY * 2);
+        assert_eq!(
+            penalties.failed(&local(1), "bob", now + FORGET_AFTER),
+            FIRST_DELAY
+        );
     }
 
     #[test]
@@ -356,12 +300,12 @@ mod tests {
         let now = Instant::now();
         penalties.failed(&local(1), "bob", now);
         penalties.succeeded(&local(1), "bob");
-        assert_eq!(penalties.failed(&local(1), "alice", now), FIRST);
+        assert_eq!(penalties.failed(&local(1), "alice", now), FIRST_DELAY);
         penalties.succeeded(&local(1), "bob");
-        assert_eq!(penalties.failed(&local(1), "bob", now), FIRST * 2);
+        assert_eq!(penalties.failed(&local(1), "bob", now), FIRST_DELAY * 2);
         penalties.succeeded(&local(1), "bob");
         penalties.succeeded(&local(1), "alice");
-        assert_eq!(penalties.delay(&local(1), now), FIRST * 2);
+        assert_eq!(penalties.delay(&local(1), now), FIRST_DELAY * 2);
     }
 
     fn hello(password: &str, capability: Option<u8>) -> Hello {
@@ -377,22 +321,27 @@ mod tests {
         let penalties = Penalties::default();
         let start = Instant::now();
         let (with, without) = (Some(3), None);
-        let late = FIRST * 2 + REPEATED_WITHIN + Duration::from_millis(1);
-        // Who, what, and when by how much after the guess before; how long it is held back.
+        let late = FIRST_DELAY * 2 + REPEATED_WITHIN + Duration::from_millis(1);
+        // The client, its guess, the time since the guess before, and how long the refusal is held back.
         let table = [
-            (local(1), hello("a", with), Duration::ZERO, FIRST),
-            (local(1), hello("a", without), FIRST, Duration::ZERO),
-            // Once.
-            (local(1), hello("a", without), FIRST, FIRST * 2),
-            // It was counted without the byte: the same again is a guess.
-            (local(1), hello("a", without), FIRST * 2, FIRST * 4),
-            // Another password, another origin, the byte, too late.
-            (local(2), hello("a", with), Duration::ZERO, FIRST),
-            (local(2), hello("b", without), FIRST, FIRST * 2),
-            (local(3), hello("a", without), Duration::ZERO, FIRST),
-            (local(2), hello("a", with), Duration::ZERO, FIRST * 4),
-            (local(3), hello("c", with), Duration::ZERO, FIRST * 2),
-            (local(3), hello("c", without), late, FIRST * 4),
+            (local(1), hello("a", with), Duration::ZERO, FIRST_DELAY),
+            (local(1), hello("a", without), FIRST_DELAY, Duration::ZERO),
+            // A second repetition counts.
+            (local(1), hello("a", without), FIRST_DELAY, FIRST_DELAY * 2),
+            // The last one was counted without the byte: the same again is a new guess.
+            (
+                local(1),
+                hello("a", without),
+                FIRST_DELAY * 2,
+                FIRST_DELAY * 4,
+            ),
+            // Not repetitions: another password, another origin, with the byte, too late.
+            (local(2), hello("a", with), Duration::ZERO, FIRST_DELAY),
+            (local(2), hello("b", without), FIRST_DELAY, FIRST_DELAY * 2),
+            (local(3), hello("a", without), Duration::ZERO, FIRST_DELAY),
+            (local(2), hello("a", with), Duration::ZERO, FIRST_DELAY * 4),
+            (local(3), hello("c", with), Duration::ZERO, FIRST_DELAY * 2),
+            (local(3), hello("c", without), late, FIRST_DELAY * 4),
         ];
         let mut now = start;
         for (row, (peer, hello, after, expected)) in table.iter().enumerate() {
@@ -404,8 +353,8 @@ mod tests {
             };
             assert_eq!(penalties.refused(&guess, now), *expected, "row {row}");
         }
-        // Clients of one account take turns: the last eight guesses can be repeated.
-        let names: Vec<_> = (0..=REPEATABLE).map(|n| n.to_string()).collect();
+        // Several clients may share an account: each of the last eight guesses can be repeated.
+        let names: Vec<_> = (0..=REPEATABLE_GUESSES).map(|n| n.to_string()).collect();
         for password in &names {
             let hello = hello(password, with);
             let guess = Guess {
@@ -431,11 +380,11 @@ mod tests {
         let penalties = Penalties::default();
         let now = Instant::now();
         penalties.failed(&remote("127.0.0.1:1"), "bob", now);
-        assert_eq!(penalties.delay(&remote("127.9.8.7:1"), now), FIRST);
+        assert_eq!(penalties.delay(&remote("127.9.8.7:1"), now), FIRST_DELAY);
         assert_eq!(penalties.delay(&remote("10.0.0.1:1"), now), Duration::ZERO);
     }
 
-    /// Twenty attempts at the same moment: how many were made at a time.
+    /// Makes twenty attempts at the same moment. Returns how many ran at the same time.
     async fn burst(penalties: &Penalties, peer: &Peer) -> usize {
         let (inside, most) = (Cell::new(0), Cell::new(0));
         let attempts = (0..20).map(|_| async {
@@ -451,27 +400,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn attempts_of_one_origin_wait_for_each_other_and_keep_no_other_waiting() {
-        let penalties = Penalties::with(3);
+        let penalties = Penalties::new(3);
         let (guesser, other) = (local(1), local(2));
         assert_eq!(burst(&penalties, &guesser).await, 3);
         let now = tokio::time::Instant::now().into_std();
         penalties.failed(&guesser, "alice", now);
         assert_eq!(burst(&penalties, &guesser).await, 1);
         assert_eq!(burst(&penalties, &other).await, 3);
-        assert!(penalties.gates().is_empty());
+        assert_eq!(penalties.queues.len(), 0);
 
         let held = penalties.turn(&guesser).await;
         let second = tokio::time::timeout(Duration::from_secs(60), penalties.turn(&guesser));
         assert!(second.await.is_err(), "the first has not ended");
-        assert_eq!(penalties.gates().len(), 1);
+        assert_eq!(penalties.queues.len(), 1);
         drop(held);
-        assert!(penalties.gates().is_empty());
+        assert_eq!(penalties.queues.len(), 0);
     }
 
-    /// Each is begun a delay after the last one failed, though all came at the same moment.
+    /// Each attempt begins a delay after the last one failed, though all arrive at the same moment.
     #[tokio::test(start_paused = true)]
     async fn guesses_at_the_same_time_cost_what_they_cost_one_after_the_other() {
-        let penalties = Penalties::with(2);
+        let penalties = Penalties::new(2);
         let begun = tokio::time::Instant::now();
         let guesser = local(1);
         let now = || tokio::time::Instant::now().into_std();
@@ -479,7 +428,7 @@ mod tests {
             let _turn = penalties.turn(&guesser).await;
             sleep(penalties.delay(&guesser, now())).await;
             let looked_at = begun.elapsed();
-            // What a check takes: others may come meanwhile.
+            // A check takes time, and others may arrive meanwhile.
             sleep(Duration::from_millis(50)).await;
             sleep(penalties.failed(&guesser, "alice", now())).await;
             looked_at
@@ -500,13 +449,13 @@ mod tests {
     fn the_table_is_bounded_and_the_oldest_goes_first() {
         let penalties = Penalties::default();
         let start = Instant::now();
-        let count = u32::try_from(CAPACITY).unwrap();
+        let count = u32::try_from(MOST_ORIGINS).unwrap();
         for uid in 0..=count {
             penalties.failed(&local(uid), "", start + Duration::from_millis(uid.into()));
         }
-        assert_eq!(penalties.table().len(), CAPACITY);
-        assert!(penalties.table().get(&Origin::Account(0)).is_none());
-        assert!(penalties.table().get(&Origin::Account(count)).is_some());
+        assert_eq!(penalties.failures().len(), MOST_ORIGINS);
+        assert!(penalties.failures().get(&Origin::Account(0)).is_none());
+        assert!(penalties.failures().get(&Origin::Account(count)).is_some());
     }
 
     proptest! {
@@ -523,7 +472,7 @@ mod tests {
                     0 => {
                         let held = penalties.failed(&local(uid), "bob", now);
                         failed[uid as usize] = true;
-                        prop_assert!((FIRST..=LONGEST).contains(&held));
+                        prop_assert!((FIRST_DELAY..=LONGEST_DELAY).contains(&held));
                         prop_assert_eq!(penalties.delay(&local(uid), now), held);
                     }
                     1 => {
@@ -534,9 +483,9 @@ mod tests {
                 }
                 for uid in 0..5 {
                     let delay = penalties.delay(&local(uid), now);
-                    prop_assert!(delay <= LONGEST);
+                    prop_assert!(delay <= LONGEST_DELAY);
                     prop_assert!(delay.is_zero() || failed[uid as usize]);
-                    prop_assert!(penalties.delay(&local(uid), now + LONGEST).is_zero());
+                    prop_assert!(penalties.delay(&local(uid), now + LONGEST_DELAY).is_zero());
                 }
             }
         }

@@ -1,31 +1,27 @@
-//! Which process is behind a local connection, for people to read and never for a decision: it may
-//! have passed the socket on.
+//! Which process holds the client's end of a local connection. This is for people to read and never for
+//! a decision: a process may have passed its socket to another one.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 
-use super::proc_net;
-use super::socket::Ends;
+use crate::primitives::kernel_sockets::{FourTuple, proc_net};
 use crate::primitives::printable::printable;
-
-/// A connection's two ends: the client's, then the server's.
-pub type Connection = (SocketAddr, SocketAddr);
 
 /// The processes that hold the clients' ends of TCP connections of this host.
 ///
-/// Reads the kernel's socket tables and then the open files of every process, so it is for when
-/// somebody looks and not for each connection. Another account's process is found only by root (or
-/// with CAP_SYS_PTRACE). Of several processes that share a socket it is the one with the lowest
-/// number.
-pub fn of_sockets(connections: impl IntoIterator<Item = Connection>) -> HashMap<Connection, u32> {
+/// Reads the kernel's socket tables and then the open files of every process: call it when somebody
+/// looks, not for each connection. Only root (or a process with CAP_SYS_PTRACE) finds processes of other
+/// accounts. If several processes share a socket, the one with the lowest number is returned.
+pub(crate) fn of_clients(
+    connections: impl IntoIterator<Item = FourTuple>,
+) -> HashMap<FourTuple, u32> {
     let connections: Vec<_> = connections.into_iter().collect();
     if connections.is_empty() {
         return HashMap::new();
     }
     let inodes = proc_net::inodes();
-    let inode = |(client, server): &Connection| inodes.get(&Ends::new(*client, *server)).copied();
+    let inode = |connection: &FourTuple| inodes.get(connection).copied();
     let wanted = connections.iter().filter_map(inode).collect();
     let holders = holders(wanted);
     connections
@@ -37,27 +33,26 @@ pub fn of_sockets(connections: impl IntoIterator<Item = Connection>) -> HashMap<
         .collect()
 }
 
-/// The name of a process's program, as `ps` shows it: at most 15 characters, which the process can
-/// change.
-pub fn program(pid: u32) -> Option<String> {
+/// The name of a process's program, as `ps` shows it: at most 15 characters. The process can change it.
+pub(crate) fn program(pid: u32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let name = String::from_utf8_lossy(&name);
     Some(name.trim_end_matches('\n').chars().map(printable).collect())
 }
 
-/// The process that holds a socket, as [`of_sockets`] finds it.
+/// The process that holds a socket, with the limits of [`of_clients`].
 pub(super) fn of_inode(inode: u64) -> Option<u32> {
     holders(HashSet::from([inode])).remove(&inode)
 }
 
-/// The processes that hold these sockets.
+/// The processes that hold these sockets, by inode.
 fn holders(mut wanted: HashSet<u64>) -> HashMap<u64, u32> {
     let mut found = HashMap::new();
     for pid in processes() {
         if wanted.is_empty() {
             break;
         }
-        // A process of another account, or one that has just ended.
+        // Fails for a process of another account, and for one that has just ended.
         let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };
@@ -72,6 +67,7 @@ fn holders(mut wanted: HashSet<u64>) -> HashMap<u64, u32> {
     found
 }
 
+/// The numbers of all processes, in ascending order.
 fn processes() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     let mut pids: Vec<u32> = entries
@@ -81,7 +77,7 @@ fn processes() -> Vec<u32> {
     pids
 }
 
-/// `socket:[12345]`.
+/// The inode in a link such as `socket:[12345]`. `None` for a file that is no socket.
 fn socket_inode(file: &Path) -> Option<u64> {
     let link = fs::read_link(file).ok()?;
     let inode = link.to_str()?.strip_prefix("socket:[")?;
@@ -99,12 +95,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = listener.local_addr().unwrap();
         let client = TcpStream::connect(server).unwrap();
-        let here = (client.local_addr().unwrap(), server);
-        let nowhere = (server, "127.0.0.1:1".parse().unwrap());
-        let found = of_sockets([here, nowhere]);
+        let here = FourTuple::new(client.local_addr().unwrap(), server);
+        let nowhere = FourTuple::new(server, "127.0.0.1:1".parse().unwrap());
+        let found = of_clients([here, nowhere]);
         assert_eq!(found, HashMap::from([(here, std::process::id())]));
         drop(client);
-        assert_eq!(of_sockets([here]), HashMap::new());
+        assert_eq!(of_clients([here]), HashMap::new());
     }
 
     #[test]

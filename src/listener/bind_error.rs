@@ -5,7 +5,7 @@ use std::io;
 use nix::unistd::geteuid;
 
 use crate::config::ListenAddress;
-use crate::identity::holder::{self, Holder};
+use crate::identity::holder::{self, SocketHolder};
 use base::error::with_fix;
 
 /// The reason why an address could not be bound.
@@ -19,7 +19,7 @@ pub struct BindError {
     /// The address at which hopend itself listens, if that prevents the bind.
     pub own: Option<ListenAddress>,
     /// The process that has the address, if the kernel tells.
-    pub holder: Option<Box<Holder>>,
+    pub holder: Option<Box<SocketHolder>>,
     /// The error of the system.
     pub error: io::Error,
 }
@@ -38,7 +38,10 @@ impl BindError {
         Self {
             address: address.clone(),
             own: None,
-            holder: in_use.then(|| holder::of(&socket)).flatten().map(Box::new),
+            holder: in_use
+                .then(|| holder::find(&socket))
+                .flatten()
+                .map(Box::new),
             socket,
             error,
         }
@@ -52,7 +55,7 @@ impl BindError {
     /// Whether another account may have the address: its process is unknown, or is neither of hopend's
     /// own account nor of root.
     pub fn is_taken_by_another_account(&self) -> bool {
-        let own = |holder: &Holder| holder.uid == 0 || holder.uid == geteuid().as_raw();
+        let own = |holder: &SocketHolder| holder.uid == 0 || holder.uid == geteuid().as_raw();
         self.is_taken() && !self.holder.as_deref().is_some_and(own)
     }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::bind_error::BindError;
 use crate::telemetry::listen::BindObstacle;
-pub use crate::telemetry::listen::{AddressState, UnboundAddress};
+pub(crate) use crate::telemetry::listen::{AddressState, UnboundAddress};
 
 impl UnboundAddress {
     /// An address that could not be bound just now.

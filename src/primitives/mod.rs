@@ -1,6 +1,7 @@
 //! Small tools that several layers use. They use no layer of this crate.
 
 pub(crate) mod backoff;
+pub(crate) mod kernel_sockets;
 pub(crate) mod lines;
 pub(crate) mod lock;
 pub mod log;

@@ -1,6 +1,6 @@
 //! A connection to a kdb+ that has accepted a login, and the facts that decide which sessions may have it.
 
-use crate::credential::{Credentials, Recipe, Standing};
+use crate::credential::{Credentials, GenerationStatus, Recipe};
 use crate::upstream::Upstream;
 use q_ipc::handshake::Hello;
 use secret::Secret;
@@ -114,19 +114,21 @@ impl PreferredAddresses {
 impl LoginSource {
     /// Whether a session that begins now could have logged in with this login. `password` is the
     /// present password of the endpoint's own login. Without it, that login counts as unchanged.
-    pub(super) fn standing(
+    pub(super) fn generation_status(
         &self,
         password: Option<&Secret>,
         credentials: &Credentials,
-    ) -> Standing {
+    ) -> GenerationStatus {
         match self {
             Self::Fixed(given) => match password {
-                Some(password) if password != given => Standing::Over,
-                _ => Standing::Current,
+                Some(password) if password != given => GenerationStatus::Invalid,
+                _ => GenerationStatus::Current,
             },
-            Self::Issued { recipe, generation } => credentials.standing(recipe, *generation),
+            Self::Issued { recipe, generation } => {
+                credentials.generation_status(recipe, *generation)
+            }
             // Each client brings its own login: no two sessions may share a connection.
-            Self::Client => Standing::Over,
+            Self::Client => GenerationStatus::Invalid,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::nodes::Discover;
+use crate::credential::Discover;
 use base::error::with_note;
 
 /// The pause between two attempts to learn the zone.

@@ -154,8 +154,9 @@ impl Route {
         }
         // If hopend cannot read the password, the session dials and is told why.
         let password = self.target.current_password().await.ok()?;
-        let standing =
-            |kept: &LoggedInConnection| kept.login.standing(password.as_ref(), credentials);
+        let standing = |kept: &LoggedInConnection| {
+            kept.login.generation_status(password.as_ref(), credentials)
+        };
         let request = WarmRequest {
             capability: hello.capability,
             addresses: self.target.preferred_for_waiting(&user.name),

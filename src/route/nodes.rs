@@ -7,15 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::host_zone::HostZone;
-use crate::credential::{FetchError, Retry};
+use crate::credential::{Discover, FetchError, Retry};
 use base::error::ErrorKind;
+use finspace::Node;
 use finspace::environment::Environment;
-use finspace::{Cluster, Node};
 
 /// How often a list is refreshed, at least. Shortened by up to a fifth at random.
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
@@ -24,25 +23,6 @@ const SHORTEST_REFRESH: Duration = Duration::from_secs(5);
 /// Half the pause after the first refresh that fails. It doubles with each failure, up to
 /// [`REFRESH_EVERY`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Lists clusters and nodes, and tells this host's availability zone.
-pub trait Discover: Send + Sync + 'static {
-    /// Lists every cluster of an environment, with the daemon's own credentials.
-    fn clusters<'a>(
-        &'a self,
-        environment: &'a Arc<Environment>,
-    ) -> BoxFuture<'a, Result<Vec<Cluster>, FetchError>>;
-
-    /// Lists every node of a cluster, with the daemon's own credentials.
-    fn nodes<'a>(
-        &'a self,
-        environment: &'a Arc<Environment>,
-        cluster: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<Node>, FetchError>>;
-
-    /// The id of this host's availability zone, such as `use1-az1`.
-    fn zone(&self) -> BoxFuture<'_, Result<String, FetchError>>;
-}
-
 /// The node lists of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Nodes(Arc<NodeLists>);
@@ -320,6 +300,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+
+    use finspace::Cluster;
+    use futures_util::future::BoxFuture;
 
     use super::*;
 

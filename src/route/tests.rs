@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::config::{Config, OsUser, parse};
+use crate::credential::Discover;
 use crate::credential::{Clock, Credential, Fetch, FetchError, Now, Retry};
-use crate::route::nodes::{Discover, Nodes};
+use crate::route::nodes::Nodes;
 use crate::upstream::UpstreamError;
 use crate::upstream::tls::TlsConfigs;
 use base::error::ErrorKind;

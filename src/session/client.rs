@@ -15,9 +15,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::config::CertificateName;
-use crate::identity;
 use crate::identity::client_tls;
-use crate::primitives::socket;
+use crate::primitives::{kernel_sockets, socket};
 use q_relay::budget::MemoryAccount;
 use q_relay::relay::SendQueue;
 use q_relay::tls_stream::TlsStream;
@@ -191,8 +190,8 @@ impl SendQueue for ClientStream {
     /// Over a Unix socket what is written is in the client's own queue at once.
     fn unsent(&self) -> u64 {
         match self {
-            Self::Tcp(tcp) => identity::unsent(tcp),
-            Self::Tls(stream) => stream.unwritten() + identity::unsent(stream.get_ref().0),
+            Self::Tcp(tcp) => kernel_sockets::unsent(tcp),
+            Self::Tls(stream) => stream.unwritten() + kernel_sockets::unsent(stream.get_ref().0),
             Self::Unix(_) => 0,
         }
     }

@@ -10,7 +10,7 @@ use super::client::{ClientStream, HandshakeError};
 use crate::identity::{Denied, PeerError};
 use crate::limits::Exceeded;
 use crate::route::OpenError;
-use crate::upstream::Loop;
+use crate::upstream::EndpointLoop;
 
 /// `fatal(2) protocol_version(70)`: a TLS client reports this alert at once, instead of waiting.
 const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];
@@ -55,7 +55,7 @@ pub enum Refusal {
     Denied(#[from] Denied),
     /// hopend itself is the client, and the session has come through this endpoint before.
     #[error(transparent)]
-    Loop(#[from] Loop),
+    Loop(#[from] EndpointLoop),
     /// kdb+ can't be had.
     #[error(transparent)]
     Open(#[from] OpenError),

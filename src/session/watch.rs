@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::identity::{self, Peer};
+use crate::identity::Peer;
+use crate::primitives::kernel_sockets;
 use crate::session::client::ClientStream;
 use crate::upstream::UpstreamStream;
 
@@ -52,7 +53,7 @@ impl Watch {
         self.next = Instant::now() + self.every;
         self.every = (self.every * 2).min(EVERY);
         self.gone = self.gone || is_gone(client, peer);
-        self.gone && identity::has_arrived(upstream.tcp())
+        self.gone && kernel_sockets::has_delivered_everything(upstream.tcp())
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use jiff::Timestamp;
 
 use crate::config::ListenAddress;
-use crate::identity::holder::Holder;
+use crate::identity::holder::SocketHolder;
 
 /// The state of one entry of `listen`. The log, `hopend status`, `/readyz`, the metrics, the status page and
 /// the console report it.
@@ -37,7 +37,7 @@ pub enum BindObstacle {
         /// The occupied socket. For `localhost`, which stands for two sockets, the one that is taken.
         socket: ListenAddress,
         /// The process, if the kernel reports it.
-        holder: Option<Holder>,
+        holder: Option<SocketHolder>,
     },
     /// The system refuses the address with this error.
     Refused(String),
@@ -92,7 +92,7 @@ impl UnboundAddress {
     }
 
     /// The process that occupies the socket, if the kernel reports it.
-    pub fn holder(&self) -> Option<&Holder> {
+    pub fn holder(&self) -> Option<&SocketHolder> {
         match &self.obstacle {
             BindObstacle::Taken { holder, .. } => holder.as_ref(),
             BindObstacle::Refused(_) => None,

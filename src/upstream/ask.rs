@@ -1,4 +1,4 @@
-//! One sync request of hopend's own, on a connection that nobody else uses.
+//! Sends a sync request of hopend's own to kdb+, on a connection that no session uses.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
@@ -9,25 +9,30 @@ use q_ipc::frame::{HEADER_LEN, Header, MessageType};
 use q_ipc::message;
 use q_ipc::value::{Value, decode};
 
-/// Bytes of the longest answer that is read.
-const ANSWER_LIMIT: usize = 64 * 1024;
+/// The longest response, in bytes.
+const RESPONSE_LIMIT: usize = 64 * 1024;
 
-/// Why there is no answer.
+/// Why kdb+ gave no response.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// The connection is over.
+pub(crate) enum QueryError {
+    /// The connection broke.
     #[error("the connection broke")]
     Broken(#[from] std::io::Error),
-    /// No q message, or one that is too long to be the answer.
-    #[error("it sent what is no answer: {0}")]
+    /// kdb+ sent no q message, or one that is longer than 64 KiB.
+    #[error("it sent no valid response: {0}")]
     Garbled(String),
 }
 
-/// Sends `text` as a sync request and reads the answer, which may be q's error; what kdb+ says of
-/// its own accord before is left aside. The connection has a capability below 4, or the answer is
-/// short. Without a deadline; when it is cut off, the connection is of no more use.
-pub async fn ask(stream: &mut UpstreamStream, text: &str) -> Result<Value, AskError> {
-    // The answer may be a login.
+/// Sends `text` as a sync request and reads the response, which may be a q error. Skips async messages
+/// that kdb+ sends before it.
+///
+/// The login must have announced a capability below 4, or the response must be short: chunked messages are
+/// not read. Waits without a limit: put a deadline around it. After a cancellation, close the connection.
+///
+/// # Errors
+/// kdb+ sent something else, or the connection broke.
+pub(crate) async fn ask(stream: &mut UpstreamStream, text: &str) -> Result<Value, QueryError> {
+    // The response may hold a password: its decrypted bytes are wiped.
     stream.keep_secrets();
     stream
         .write_all(&message::text(MessageType::Sync, text))
@@ -38,8 +43,8 @@ pub async fn ask(stream: &mut UpstreamStream, text: &str) -> Result<Value, AskEr
         stream.read_exact(&mut header).await?;
         let parsed = Header::parse(header).map_err(garbled)?;
         let length = usize::try_from(parsed.length).unwrap_or(usize::MAX);
-        if length > ANSWER_LIMIT {
-            return Err(AskError::Garbled(format!("a message of {length} bytes")));
+        if length > RESPONSE_LIMIT {
+            return Err(QueryError::Garbled(format!("a message of {length} bytes")));
         }
         let mut message = Zeroizing::new(vec![0; length.max(HEADER_LEN)]);
         message[..HEADER_LEN].copy_from_slice(&header);
@@ -48,12 +53,12 @@ pub async fn ask(stream: &mut UpstreamStream, text: &str) -> Result<Value, AskEr
             continue;
         }
         if parsed.compression != 0 {
-            message = Zeroizing::new(decompress(&message, ANSWER_LIMIT).map_err(garbled)?);
+            message = Zeroizing::new(decompress(&message, RESPONSE_LIMIT).map_err(garbled)?);
         }
         return decode(&message[HEADER_LEN..], parsed.little_endian).map_err(garbled);
     }
 }
 
-fn garbled(error: impl std::fmt::Display) -> AskError {
-    AskError::Garbled(error.to_string())
+fn garbled(error: impl std::fmt::Display) -> QueryError {
+    QueryError::Garbled(error.to_string())
 }

@@ -1,10 +1,11 @@
-//! From an address and a login to a kdb+ that has accepted it.
+//! Connects to kdb+: name, TCP, TLS and login.
 
 mod ask;
-mod dial;
-mod own;
+mod error;
+mod loop_guard;
 mod resolver;
 mod stream;
+mod tcp;
 pub mod tls;
 
 use std::io;
@@ -18,209 +19,47 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::primitives::opening::{Laps, OpenStage};
-pub use ask::{AskError, ask};
+use crate::primitives::opening::Laps;
+pub(crate) use ask::{QueryError, ask};
 use base::address::Address;
-use base::error::{ErrorKind, MORE_DESCRIPTORS, NO_DESCRIPTORS};
-pub use dial::connect;
-use own::OwnConnection;
-pub use own::{Loop, Trail};
+pub use error::{DialStage, UpstreamError};
+use loop_guard::LoopGuard;
+pub use loop_guard::{EndpointLoop, Trail};
 use q_ipc::handshake::Hello;
 use q_relay::tls_stream::TlsStream;
-pub use resolver::resolve;
-use resolver::{forget, resolve_lately};
+pub(crate) use resolver::resolve;
+use resolver::{forget, resolve_cached};
 pub use stream::UpstreamStream;
+pub(crate) use tcp::connect;
 
-/// Why a kdb+ could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// DNS has no address.
-    #[error("{address}: the name {host} does not resolve. Fix: check the name and this host's DNS.", host = .address.host)]
-    Resolve {
-        /// Where to.
-        address: Address,
-        /// What the resolver said.
-        #[source]
-        source: io::Error,
-    },
-    /// No address took the connection.
-    #[error(
-        "{address}: no connection. Fix: check that kdb+ listens there and that security groups and routes allow it."
-    )]
-    Connect {
-        /// Where to.
-        address: Address,
-        /// What the last attempt said.
-        #[source]
-        source: io::Error,
-    },
-    /// No socket could be made: no fault of the other side's.
-    #[error("{address}: not dialled: {NO_DESCRIPTORS}. Fix: {MORE_DESCRIPTORS}.")]
-    Descriptors {
-        /// Where to.
-        address: Address,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The TLS handshake failed.
-    #[error("{address}: TLS failed. Fix: {remedy}.")]
-    Tls {
-        /// Where to.
-        address: Address,
-        /// What to do.
-        remedy: &'static str,
-        /// What rustls said.
-        #[source]
-        source: io::Error,
-    },
-    /// The host is neither a DNS name nor an IP address.
-    #[error("{address}: {host:?} is no host name that a certificate could carry", host = .address.host)]
-    ServerName {
-        /// Where to.
-        address: Address,
-    },
-    /// Whoever dials has no TLS configuration.
-    #[error("{address}: TLS is not set up")]
-    NoTls {
-        /// Where to.
-        address: Address,
-    },
-    /// The connection broke during the login.
-    #[error("{address}: the connection broke during the login")]
-    Login {
-        /// Where to.
-        address: Address,
-        /// What broke.
-        #[source]
-        source: io::Error,
-    },
-    /// kdb+ closed the connection instead of answering the login.
-    #[error("{address}: kdb+ refused the login of user {user:?}. Fix: let this user log in there.")]
-    Rejected {
-        /// Where to.
-        address: Address,
-        /// The q user that was given.
-        user: String,
-    },
-    /// It is one of hopend's own endpoints, and the session has come through that one.
-    #[error(
-        "{address}: the endpoint leads back to itself. Fix: in `connect` or the login, write the \
-         address of kdb+ itself."
-    )]
-    Loop {
-        /// Where to.
-        address: Address,
-    },
-    /// kdb+ closed the connection instead of answering, and takes the same login with another capability.
-    #[error(
-        "{address}: kdb+ does not serve {}; it accepts the login of user {user:?}. Fix: use a client \
-         that announces capability 3 or more.",
-        announced(*.capability)
-    )]
-    Capability {
-        /// Where to.
-        address: Address,
-        /// The q user that was given.
-        user: String,
-        /// What the client announced.
-        capability: Option<u8>,
-    },
-    /// Too slow.
-    #[error("{address}: nothing within {} s while {stage}", .limit.as_secs_f32())]
-    Timeout {
-        /// Where to.
-        address: Address,
-        /// The endpoint's `connect_timeout`.
-        limit: Duration,
-        /// What was under way.
-        stage: Stage,
-    },
-}
-
-fn announced(capability: Option<u8>) -> String {
-    match capability {
-        Some(capability) => format!("a client of capability {capability}"),
-        None => "a client that announces no capability".into(),
-    }
-}
-
-/// What a dial was doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Asking DNS.
-    Resolving,
-    /// Opening a TCP connection.
-    Connecting,
-    /// Shaking hands over TLS.
-    Tls,
-    /// Waiting for the capability byte.
-    LoggingIn,
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Resolving => "resolving the name",
-            Self::Connecting => "connecting",
-            Self::Tls => "shaking hands over TLS",
-            Self::LoggingIn => "logging in",
-        })
-    }
-}
-
-impl From<Stage> for OpenStage {
-    fn from(stage: Stage) -> Self {
-        match stage {
-            Stage::Resolving => Self::Resolve,
-            Stage::Connecting => Self::Connect,
-            Stage::Tls => Self::Tls,
-            Stage::LoggingIn => Self::Login,
-        }
-    }
-}
-
-impl UpstreamError {
-    /// Whose side.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Rejected { .. } => ErrorKind::Denied,
-            Self::Capability { .. } => ErrorKind::Client,
-            Self::Descriptors { .. } => ErrorKind::Internal,
-            Self::ServerName { .. } | Self::NoTls { .. } | Self::Loop { .. } => {
-                ErrorKind::Configuration
-            }
-            _ => ErrorKind::Upstream,
-        }
-    }
-}
-
-/// A kdb+ that has accepted a login.
+/// A connection to a kdb+ that has accepted a login.
 #[derive(Debug)]
 pub struct Upstream {
-    /// The connection; the next byte either way is a message's.
+    /// The connection. The next byte in either direction is the first of a message.
     pub stream: UpstreamStream,
-    /// What kdb+ answered.
+    /// The capability that kdb+ answered.
     pub capability: u8,
-    /// The address that took the connection.
+    /// The IP address and port of kdb+.
     pub peer: SocketAddr,
-    /// Has hopend's own endpoints recognise the connection while it lasts.
-    _own: Option<Box<OwnConnection>>,
+    /// Lets hopend's own endpoints recognise the connection while it lasts.
+    _guard: Option<Box<LoopGuard>>,
 }
 
 impl Upstream {
-    /// Moves it to the runtime that this is called from.
+    /// Moves the connection to the runtime of the caller.
     ///
     /// # Errors
-    /// One of the runtimes does not let go of it, or can't watch it.
+    /// The old runtime does not release the connection, or the new one cannot watch it.
     pub fn rehome(self) -> io::Result<Self> {
         let stream = self.stream.rehome()?;
         Ok(Self { stream, ..self })
     }
 }
 
-/// Dials `address`, with TLS where it says so, and logs in as `hello` says, all within `limit`. An
-/// address with TLS needs `tls`.
+/// Dials `address` and logs in with `hello`, all within `limit`. An address with TLS needs `tls`.
+///
+/// # Errors
+/// A stage failed, or the time is over.
 pub async fn open(
     address: &Address,
     tls: Option<&Arc<ClientConfig>>,
@@ -230,9 +69,12 @@ pub async fn open(
     open_in_laps(address, tls, hello, limit, &Laps::default(), None).await
 }
 
-/// The same; each stage is told to `laps`, however it ends. `trail` tells the endpoints that the session
-/// has come through, if it is for one.
-pub async fn open_in_laps(
+/// Does the same as [`open`], and adds the duration of each stage to `laps`, also of one that fails.
+/// `trail` names the endpoints that the session came through, if the dial is for a session.
+///
+/// # Errors
+/// As [`open`], and [`UpstreamError::Loop`] if the connection leads back to an endpoint of the trail.
+pub(crate) async fn open_in_laps(
     address: &Address,
     tls: Option<&Arc<ClientConfig>>,
     hello: &Hello,
@@ -240,129 +82,140 @@ pub async fn open_in_laps(
     laps: &Laps,
     trail: Option<&Arc<Trail>>,
 ) -> Result<Upstream, UpstreamError> {
-    let mut dial = Dial::new(laps);
-    let opened = timeout(limit, open_unbounded(address, tls, hello, &mut dial, trail)).await;
-    dial.lap();
-    let opened = opened.unwrap_or_else(|_| Err(dial.timeout(address, limit)));
+    let mut dial = Dial::new(address, tls, laps, trail);
+    let opened = timeout(limit, dial.open(hello)).await;
+    dial.end_lap();
+    let opened = opened.unwrap_or_else(|_| Err(dial.timeout(limit)));
     if opened.is_err() {
-        // The name may have moved.
+        // The name may have another IP address by now.
         forget(address);
     }
     opened
 }
 
-/// Dials `address`, with TLS where it says so, and goes no further, all within `limit`.
-pub async fn reach(
+/// Connects to `address`, including TLS, and does not log in. All within `limit`.
+///
+/// # Errors
+/// A stage failed, or the time is over.
+pub(crate) async fn reach(
     address: &Address,
     tls: Option<&Arc<ClientConfig>>,
     limit: Duration,
 ) -> Result<UpstreamStream, UpstreamError> {
     let laps = Laps::default();
-    let mut dial = Dial::new(&laps);
-    let reached = timeout(limit, reach_unbounded(address, tls, &mut dial, None)).await;
-    let reached = reached.unwrap_or_else(|_| Err(dial.timeout(address, limit)));
-    if reached.is_err() {
+    let mut dial = Dial::new(address, tls, &laps, None);
+    let connected = timeout(limit, dial.connect()).await;
+    let connected = connected.unwrap_or_else(|_| Err(dial.timeout(limit)));
+    if connected.is_err() {
         forget(address);
     }
-    reached.map(|reached| reached.stream)
+    connected.map(|connected| connected.stream)
 }
 
-/// What a dial is doing, and since when.
-struct Dial<'l> {
-    stage: Stage,
+/// One dial: its settings, its current stage, and since when that stage is under way.
+struct Dial<'d> {
+    address: &'d Address,
+    tls: Option<&'d Arc<ClientConfig>>,
+    laps: &'d Laps,
+    trail: Option<&'d Arc<Trail>>,
+    stage: DialStage,
     since: Instant,
-    laps: &'l Laps,
 }
 
-impl<'l> Dial<'l> {
-    fn new(laps: &'l Laps) -> Self {
+/// A connection before the login.
+struct Connected {
+    stream: UpstreamStream,
+    peer: SocketAddr,
+    guard: Option<Box<LoopGuard>>,
+}
+
+impl<'d> Dial<'d> {
+    fn new(
+        address: &'d Address,
+        tls: Option<&'d Arc<ClientConfig>>,
+        laps: &'d Laps,
+        trail: Option<&'d Arc<Trail>>,
+    ) -> Self {
         Self {
-            stage: Stage::Resolving,
-            since: Instant::now(),
+            address,
+            tls,
             laps,
+            trail,
+            stage: DialStage::Resolving,
+            since: Instant::now(),
         }
     }
 
-    fn timeout(&self, address: &Address, limit: Duration) -> UpstreamError {
-        UpstreamError::Timeout {
+    async fn open(&mut self, hello: &Hello) -> Result<Upstream, UpstreamError> {
+        let Connected {
+            mut stream,
+            peer,
+            guard,
+        } = self.connect().await?;
+        self.enter(DialStage::LoggingIn);
+        let capability = log_in(self.address, &mut stream, hello).await;
+        if guard.as_ref().is_some_and(|guard| guard.leads_back()) {
+            let address = self.address.clone();
+            return Err(UpstreamError::Loop { address });
+        }
+        Ok(Upstream {
+            stream,
+            capability: capability?,
+            peer,
+            _guard: guard,
+        })
+    }
+
+    async fn connect(&mut self) -> Result<Connected, UpstreamError> {
+        let address = self.address;
+        let sockets = resolve_cached(address).await?;
+        self.enter(DialStage::Connecting);
+        let tcp = connect(address, sockets).await?;
+        let peer = tcp.peer_addr().map_err(|source| UpstreamError::Connect {
             address: address.clone(),
-            limit,
-            stage: self.stage,
-        }
+            source,
+        })?;
+        let guard = self.trail.and_then(|trail| LoopGuard::new(&tcp, trail));
+        let stream = if address.tls {
+            self.enter(DialStage::Tls);
+            let tls = self.tls.ok_or_else(|| UpstreamError::NoTls {
+                address: address.clone(),
+            })?;
+            UpstreamStream::Tls(Box::new(shake_hands(address, tls, tcp).await?))
+        } else {
+            UpstreamStream::Plain(tcp)
+        };
+        Ok(Connected {
+            stream,
+            peer,
+            guard,
+        })
     }
 
-    fn enter(&mut self, stage: Stage) {
-        self.lap();
+    fn enter(&mut self, stage: DialStage) {
+        self.end_lap();
         self.stage = stage;
         self.since = Instant::now();
     }
 
-    fn lap(&self) {
+    fn end_lap(&self) {
         self.laps.add(self.stage.into(), self.since.elapsed());
     }
-}
 
-/// A connection, before the login.
-struct Reached {
-    stream: UpstreamStream,
-    peer: SocketAddr,
-    own: Option<Box<OwnConnection>>,
-}
-
-async fn open_unbounded(
-    address: &Address,
-    tls: Option<&Arc<ClientConfig>>,
-    hello: &Hello,
-    dial: &mut Dial<'_>,
-    trail: Option<&Arc<Trail>>,
-) -> Result<Upstream, UpstreamError> {
-    let Reached {
-        mut stream,
-        peer,
-        own,
-    } = reach_unbounded(address, tls, dial, trail).await?;
-    dial.enter(Stage::LoggingIn);
-    let capability = log_in(address, &mut stream, hello).await;
-    if own.as_ref().is_some_and(|own| own.leads_back()) {
-        let address = address.clone();
-        return Err(UpstreamError::Loop { address });
+    fn timeout(&self, limit: Duration) -> UpstreamError {
+        UpstreamError::Timeout {
+            address: self.address.clone(),
+            limit,
+            stage: self.stage,
+        }
     }
-    Ok(Upstream {
-        stream,
-        capability: capability?,
-        peer,
-        _own: own,
-    })
 }
 
-async fn reach_unbounded(
-    address: &Address,
-    tls: Option<&Arc<ClientConfig>>,
-    dial: &mut Dial<'_>,
-    trail: Option<&Arc<Trail>>,
-) -> Result<Reached, UpstreamError> {
-    let addresses = resolve_lately(address).await?;
-    dial.enter(Stage::Connecting);
-    let tcp = connect(address, addresses).await?;
-    let peer = tcp.peer_addr().map_err(|source| UpstreamError::Connect {
-        address: address.clone(),
-        source,
-    })?;
-    let own = trail.and_then(|trail| OwnConnection::of(&tcp, trail));
-    let stream = if address.tls {
-        dial.enter(Stage::Tls);
-        let tls = tls.ok_or_else(|| UpstreamError::NoTls {
-            address: address.clone(),
-        })?;
-        UpstreamStream::Tls(Box::new(shake_hands(address, tls, tcp).await?))
-    } else {
-        UpstreamStream::Plain(tcp)
-    };
-    Ok(Reached { stream, peer, own })
-}
-
-/// The TLS handshake, with the host's name verified.
-pub async fn shake_hands(
+/// Makes the TLS handshake and verifies that the certificate is for the host of `address`.
+///
+/// # Errors
+/// The handshake failed, or no certificate can be for that host.
+pub(crate) async fn shake_hands(
     address: &Address,
     tls: &Arc<ClientConfig>,
     tcp: TcpStream,
@@ -371,21 +224,21 @@ pub async fn shake_hands(
         ServerName::try_from(address.host.clone()).map_err(|_| UpstreamError::ServerName {
             address: address.clone(),
         })?;
-    let dialled = async {
+    let handshake = async {
         let mut stream = TlsStream::dial(Arc::clone(tls), name, tcp)?;
-        // A kdb+ that sends a lot behind its answer to the login fills no large buffer with it.
+        // kdb+ may send a lot right after its answer to the login. Small buffers take none of it yet.
         stream.stay_small();
         stream.handshake().await?;
         Ok(stream)
     };
-    dialled.await.map_err(|source| UpstreamError::Tls {
+    handshake.await.map_err(|source| UpstreamError::Tls {
         address: address.clone(),
         remedy: tls_remedy(&source),
         source,
     })
 }
 
-/// What an administrator can do about a failed TLS handshake.
+/// The remedy for a failed TLS handshake, for an administrator.
 fn tls_remedy(error: &io::Error) -> &'static str {
     use rustls::{CertificateError, Error};
     let inner = error
@@ -413,8 +266,11 @@ fn tls_remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Says `hello` and waits for the capability byte.
-pub async fn log_in(
+/// Sends the login and waits for the capability byte that answers it.
+///
+/// # Errors
+/// kdb+ closed the connection instead, or the connection broke.
+async fn log_in(
     address: &Address,
     stream: &mut UpstreamStream,
     hello: &Hello,
@@ -431,7 +287,7 @@ pub async fn log_in(
     })
 }
 
-/// `None` when kdb+ closed instead of answering.
+/// Sends the login and reads the capability byte. `None` if kdb+ closed the connection instead.
 async fn capability(stream: &mut UpstreamStream, hello: &Hello) -> io::Result<Option<u8>> {
     stream.write_all(hello.encode().expose()).await?;
     stream.flush().await?;
@@ -439,7 +295,7 @@ async fn capability(stream: &mut UpstreamStream, hello: &Hello) -> io::Result<Op
     match stream.read(&mut answer).await {
         Ok(0) => Ok(None),
         Ok(_) => Ok(Some(answer[0])),
-        // A TLS peer that closes without saying so.
+        // A TLS peer that closes without a close_notify alert.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }

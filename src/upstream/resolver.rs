@@ -1,4 +1,4 @@
-//! From a name to addresses.
+//! Looks up the IP addresses of a host's name.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,44 +13,57 @@ use crate::primitives::shared_answers::SharedAnswers;
 use base::address::Address;
 use base::error::{again, out_of_descriptors};
 
-/// How long what the resolver said is good for.
-const LATELY: Duration = Duration::from_secs(1);
+/// How long an answer of the resolver is used.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 
-/// What all sessions have asked.
-static ASKED: LazyLock<Lately> = LazyLock::new(Lately::default);
+/// The lookups of all sessions.
+static CACHE: LazyLock<LookupCache> = LazyLock::new(LookupCache::default);
 
-/// Every address of the host, in the resolver's order with the families taking turns. Cancel-safe.
-pub async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
+/// Asks the resolver for every IP address of the host. They are in the resolver's order, with IPv4 and IPv6
+/// taking turns. Cancel-safe.
+///
+/// # Errors
+/// The name does not resolve, or this host has no file descriptor left.
+pub(crate) async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
     if let Some(known) = literal(address) {
         return Ok(known);
     }
-    let asked = ask(name_of(address)).await;
-    asked.map_err(|source| failed(address, source))
+    let found = look_up(HostAndPort::of(address)).await;
+    found.map_err(|source| failed(address, source))
 }
 
-/// The same, but with those who ask meanwhile, and as it was found when it was asked for last, if that
-/// is no longer ago than [`LATELY`]. However many sessions open at once, and however long the resolver
-/// takes, it is asked once for each name.
-pub(super) async fn resolve_lately(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
+/// Does the same as [`resolve`], and uses an answer that is at most [`FRESH_FOR`] old. However many sessions
+/// open at once, and however long the resolver takes, hopend asks once for each name.
+pub(super) async fn resolve_cached(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
     if let Some(known) = literal(address) {
         return Ok(known);
     }
-    let asked = ASKED.get(name_of(address), ask).await;
-    asked.map_err(|source| failed(address, again(&source)))
+    let found = CACHE.get(HostAndPort::of(address), look_up).await;
+    found.map_err(|source| failed(address, again(&source)))
 }
 
-/// Forgets what was found for `address`.
+/// Forgets the cached answer for `address`.
 pub(super) fn forget(address: &Address) {
-    ASKED.forget(&name_of(address));
+    CACHE.forget(&HostAndPort::of(address));
 }
 
-/// A host and a port.
-type Name = (String, u16);
-
-fn name_of(address: &Address) -> Name {
-    (address.host.clone(), address.port)
+/// The key of a lookup.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct HostAndPort {
+    host: String,
+    port: u16,
 }
 
+impl HostAndPort {
+    fn of(address: &Address) -> Self {
+        Self {
+            host: address.host.clone(),
+            port: address.port,
+        }
+    }
+}
+
+/// The address itself, if the host is an IP address.
 fn literal(address: &Address) -> Option<Vec<SocketAddr>> {
     let ip: IpAddr = address.host.parse().ok()?;
     Some(vec![SocketAddr::new(ip, address.port)])
@@ -65,8 +78,8 @@ fn failed(address: &Address, source: io::Error) -> UpstreamError {
     }
 }
 
-async fn ask((host, port): Name) -> io::Result<Vec<SocketAddr>> {
-    let found = lookup_host((host.as_str(), port)).await;
+async fn look_up(key: HostAndPort) -> io::Result<Vec<SocketAddr>> {
+    let found = lookup_host((key.host.as_str(), key.port)).await;
     let found = found.and_then(|found| {
         let found: Vec<_> = found.collect();
         if found.is_empty() {
@@ -74,66 +87,66 @@ async fn ask((host, port): Name) -> io::Result<Vec<SocketAddr>> {
         }
         Ok(interleave(found))
     });
-    // The resolver says that it found nothing also where it could not open its own files.
+    // The resolver also reports "not found" if it could not open its own files.
     found.map_err(|error| match std::fs::File::open("/dev/null") {
         Err(full) if out_of_descriptors(&full) => full,
         _ => error,
     })
 }
 
-/// What is being asked, and what was answered lately.
-struct Lately(SharedAnswers<Name, Answer>);
+/// The lookups that are under way, and their recent answers.
+struct LookupCache(SharedAnswers<HostAndPort, LookupOutcome>);
 
-type Answer = Result<Found, Arc<io::Error>>;
+type LookupOutcome = Result<ResolvedHost, Arc<io::Error>>;
 
-/// What the resolver said of a host and port.
+/// The resolver's answer for a host and port.
 #[derive(Clone)]
-struct Found {
-    at: Instant,
-    addresses: Vec<SocketAddr>,
+struct ResolvedHost {
+    resolved: Instant,
+    sockets: Vec<SocketAddr>,
 }
 
-impl Default for Lately {
+impl Default for LookupCache {
     fn default() -> Self {
         Self(SharedAnswers::new(is_fresh))
     }
 }
 
-impl Lately {
-    /// Asks, unless somebody does or has lately. A failure is shared with those who wait for it, and
-    /// no one else.
+impl LookupCache {
+    /// The recent answer, or that of the lookup that is under way, or that of a new one by `look_up`. A
+    /// failure goes to the callers that wait for it and to no others.
     async fn get<F>(
         &self,
-        name: Name,
-        ask: impl FnOnce(Name) -> F,
+        key: HostAndPort,
+        look_up: impl FnOnce(HostAndPort) -> F,
     ) -> Result<Vec<SocketAddr>, Arc<io::Error>>
     where
         F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
     {
-        let question = self.0.ask(name, |name| {
-            let asking = ask(name);
+        let question = self.0.ask(key, |key| {
+            let lookup = look_up(key);
             async move {
-                let addresses = asking.await.map_err(Arc::new)?;
-                let at = Instant::now();
-                Ok(Found { at, addresses })
+                let sockets = lookup.await.map_err(Arc::new)?;
+                let resolved = Instant::now();
+                Ok(ResolvedHost { resolved, sockets })
             }
         });
-        question.answer().await.map(|found| found.addresses)
+        question.answer().await.map(|host| host.sockets)
     }
 
-    /// Unless it is being asked.
-    fn forget(&self, name: &Name) {
-        self.0.forget(name);
+    /// Forgets an answer. A lookup that is under way goes on.
+    fn forget(&self, key: &HostAndPort) {
+        self.0.forget(key);
     }
 }
 
-fn is_fresh(answer: &Answer) -> bool {
-    answer
+fn is_fresh(outcome: &LookupOutcome) -> bool {
+    outcome
         .as_ref()
-        .is_ok_and(|found| found.at.elapsed() < LATELY)
+        .is_ok_and(|host| host.resolved.elapsed() < FRESH_FOR)
 }
 
-/// The resolver's order, with the families taking turns.
+/// Keeps the resolver's order, with IPv4 and IPv6 taking turns.
 fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = addresses
@@ -161,8 +174,11 @@ mod tests {
 
     use super::*;
 
-    fn name() -> Name {
-        ("kdb.internal".into(), 5010)
+    fn key() -> HostAndPort {
+        HostAndPort {
+            host: "kdb.internal".into(),
+            port: 5010,
+        }
     }
 
     fn addresses() -> Vec<SocketAddr> {
@@ -188,19 +204,18 @@ mod tests {
 
     #[tokio::test]
     async fn many_who_ask_at_once_ask_once_also_when_the_first_goes_away() {
-        let (lately, times) = (Lately::default(), Arc::new(AtomicUsize::new(0)));
+        let (cache, times) = (LookupCache::default(), Arc::new(AtomicUsize::new(0)));
         let (answer, said) = oneshot::channel::<()>();
         let asked = Arc::clone(&times);
-        let mut first = Box::pin(lately.get(name(), |_| async move {
+        let mut first = Box::pin(cache.get(key(), |_| async move {
             asked.fetch_add(1, Ordering::Relaxed);
             said.await.unwrap();
             Ok(addresses())
         }));
         assert!(poll!(&mut first).is_pending());
         drop(first);
-        lately.forget(&name());
-        let others =
-            (0..1_000).map(|_| lately.get(name(), |_| async { panic!("asked once more") }));
+        cache.forget(&key());
+        let others = (0..1_000).map(|_| cache.get(key(), |_| async { panic!("asked once more") }));
         let mut others = Box::pin(join_all(others));
         assert!(poll!(&mut others).is_pending());
         answer.send(()).unwrap();
@@ -210,45 +225,45 @@ mod tests {
                 .into_iter()
                 .all(|found| found.unwrap() == addresses())
         );
-        // What was said is good for a moment, unless it was of no use.
-        let again = lately.get(name(), |_| async { panic!("asked once more") });
+        // The answer is used for a second, unless a dial failed and forgot it.
+        let again = cache.get(key(), |_| async { panic!("asked once more") });
         assert_eq!(again.await.unwrap(), addresses());
-        lately.forget(&name());
-        let anew = lately.get(name(), |_| async { Ok(Vec::new()) }).await;
+        cache.forget(&key());
+        let anew = cache.get(key(), |_| async { Ok(Vec::new()) }).await;
         assert_eq!(anew.unwrap(), []);
         assert_eq!(times.load(Ordering::Relaxed), 1);
     }
 
-    /// An answer ages from the moment the resolver gives it, also where nobody awaits it.
+    /// An answer ages from the moment the resolver gives it, even if nobody waits for it.
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_nobody_waited_for_is_no_younger_than_it_is() {
-        let lately = Lately::default();
+        let cache = LookupCache::default();
         let (answer, said) = oneshot::channel::<()>();
-        let mut only = Box::pin(lately.get(name(), |_| async move {
+        let mut only = Box::pin(cache.get(key(), |_| async move {
             said.await.unwrap();
             Ok(addresses())
         }));
         assert!(poll!(&mut only).is_pending());
         drop(only);
         answer.send(()).unwrap();
-        // Lets the resolver's task take the answer.
+        // Lets the task of the lookup receive the answer.
         for _ in 0..8 {
             tokio::task::yield_now().await;
         }
-        advance(LATELY).await;
+        advance(FRESH_FOR).await;
         let newer = || vec!["192.0.2.2:5010".parse().unwrap()];
-        let anew = lately.get(name(), |_| async move { Ok(newer()) }).await;
+        let anew = cache.get(key(), |_| async move { Ok(newer()) }).await;
         assert_eq!(anew.unwrap(), newer());
     }
 
     #[tokio::test]
     async fn a_failure_is_for_those_who_waited_for_it() {
-        let lately = Lately::default();
+        let cache = LookupCache::default();
         let fails = |_| async { Err(io::Error::from_raw_os_error(libc::EMFILE)) };
-        for failed in join_all((0..3).map(|_| lately.get(name(), fails))).await {
+        for failed in join_all((0..3).map(|_| cache.get(key(), fails))).await {
             assert!(out_of_descriptors(&again(&failed.unwrap_err())));
         }
-        let found = lately.get(name(), |_| async { Ok(addresses()) }).await;
+        let found = cache.get(key(), |_| async { Ok(addresses()) }).await;
         assert_eq!(found.unwrap(), addresses());
     }
 }

@@ -1,4 +1,4 @@
-//! A connection towards kdb+, with TLS or without.
+//! A connection to kdb+, with TLS or without.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,23 +10,23 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::identity;
+use crate::primitives::kernel_sockets;
 use q_relay::budget::MemoryAccount;
 use q_relay::relay::SendQueue;
 use q_relay::tls_stream::TlsStream;
 
-/// A connection towards kdb+.
+/// A connection to kdb+.
 #[derive(Debug)]
 pub enum UpstreamStream {
-    /// Without TLS, where the configuration says so.
+    /// Without TLS.
     Plain(TcpStream),
     /// With TLS.
     Tls(Box<TlsStream>),
 }
 
 impl UpstreamStream {
-    /// Whether nothing has come that was not read, the end of the stream included, and nothing waits
-    /// to be sent. Asks the kernel, as the runtime may not have heard yet.
+    /// Whether nothing waits to be read or sent, and kdb+ has not ended the stream. Asks the kernel, as the
+    /// runtime may not know yet.
     pub fn is_silent(&self) -> bool {
         let quiet = match self {
             Self::Plain(_) => true,
@@ -37,21 +37,21 @@ impl UpstreamStream {
         quiet && next.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Charges its buffers, which TLS alone has, to `account` from now on.
+    /// Charges the memory of the stream's buffers to `account` from now on. Only TLS has buffers.
     pub fn charge(&mut self, account: &Arc<MemoryAccount>) {
         if let Self::Tls(stream) = self {
             stream.charge(account);
         }
     }
 
-    /// Wipes what is decrypted from now on when it has been read.
+    /// Wipes decrypted bytes from memory once they have been read, from now on.
     pub fn keep_secrets(&mut self) {
         if let Self::Tls(stream) = self {
             stream.keep_secrets();
         }
     }
 
-    /// The TCP connection.
+    /// The TCP connection below.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
@@ -59,10 +59,10 @@ impl UpstreamStream {
         }
     }
 
-    /// Moves it to the runtime that this is called from.
+    /// Moves the connection to the runtime of the caller.
     ///
     /// # Errors
-    /// One of the runtimes does not let go of it, or can't watch it.
+    /// The old runtime does not release the connection, or the new one cannot watch it.
     pub fn rehome(self) -> io::Result<Self> {
         Ok(match self {
             Self::Plain(tcp) => Self::Plain(TcpStream::from_std(tcp.into_std()?)?),
@@ -74,8 +74,8 @@ impl UpstreamStream {
 impl SendQueue for UpstreamStream {
     fn unsent(&self) -> u64 {
         match self {
-            Self::Plain(tcp) => identity::unsent(tcp),
-            Self::Tls(stream) => stream.unwritten() + identity::unsent(stream.get_ref().0),
+            Self::Plain(tcp) => kernel_sockets::unsent(tcp),
+            Self::Tls(stream) => stream.unwritten() + kernel_sockets::unsent(stream.get_ref().0),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which certificates are believed, and the sessions that may be resumed.
+//! TLS towards kdb+: the authorities that hopend trusts, and the TLS sessions that it can resume.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,18 @@ use rustls::{ClientConfig, RootCertStore};
 
 use q_relay::crypto;
 
-/// Servers whose last session ticket is kept, for each set of authorities.
+/// The most servers whose last session tickets are kept, for each set of authorities.
 const RESUMED_SERVERS: usize = 1_024;
 
-/// Why no TLS configuration could be made.
+/// Why there is no TLS configuration.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TlsError {
-    /// The file can't be read, or is no PEM.
+    /// The file of the authorities cannot be read, or is not PEM.
     #[error("{path}: {why}. Fix: put the PEM certificates of the authorities into ca_file.", path = .path.display())]
     CaFile {
         /// The file.
         path: PathBuf,
-        /// What the reader said.
+        /// Why the file cannot be used.
         why: String,
     },
     /// The host has no trusted roots.
@@ -30,69 +30,72 @@ pub enum TlsError {
         "the system has no trusted roots ({0}). Fix: install ca-certificates or set ca_file on the endpoint."
     )]
     NoSystemRoots(String),
-    /// rustls refused the combination.
+    /// rustls rejects the configuration.
     #[error("TLS: {0}")]
     Configuration(String),
 }
 
-/// TLS configurations by the file of their authorities, made when first asked for: connections that
-/// trust the same authorities resume each other's sessions.
+/// The TLS configurations by the file of their authorities. Each is made when it is first needed.
+/// Connections that trust the same authorities resume each other's TLS sessions.
 #[derive(Debug, Default)]
 pub struct TlsConfigs {
     made: Mutex<HashMap<Option<PathBuf>, Arc<ClientConfig>>>,
 }
 
 impl TlsConfigs {
-    /// The configuration that trusts `ca_file`, or the system's roots without one. Certificates in a
-    /// revocation list (CRL) that the file holds are not believed. Reads files; call it where
-    /// blocking does no harm.
+    /// The configuration that trusts the authorities in `ca_file`, or the system's trusted roots without
+    /// one. It rejects certificates in a revocation list (CRL) that the file holds. Reads files, so it
+    /// blocks.
+    ///
+    /// # Errors
+    /// The authorities cannot be used.
     pub fn config(&self, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
         let key = ca_file.map(Path::to_path_buf);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = made.get(&key) {
             return Ok(Arc::clone(config));
         }
-        let trust = match ca_file {
-            Some(path) => trust_of_file(path)?,
-            None => Trust {
+        let trusted = match ca_file {
+            Some(path) => read_authorities(path)?,
+            None => TrustedAuthorities {
                 roots: system_roots()?,
                 revoked: Vec::new(),
             },
         };
-        let config = Arc::new(client_config(trust)?);
+        let config = Arc::new(client_config(trusted)?);
         made.insert(key, Arc::clone(&config));
         Ok(config)
     }
 }
 
-/// Who is believed, and what not even of them.
-struct Trust {
+/// The trusted certificate authorities, and the certificates that they have revoked.
+struct TrustedAuthorities {
     roots: RootCertStore,
     revoked: Vec<CertificateRevocationListDer<'static>>,
 }
 
-fn client_config(trust: Trust) -> Result<ClientConfig, TlsError> {
-    let refused = |error: &dyn std::fmt::Display| TlsError::Configuration(error.to_string());
+fn client_config(trusted: TrustedAuthorities) -> Result<ClientConfig, TlsError> {
+    let rejected = |error: &dyn std::fmt::Display| TlsError::Configuration(error.to_string());
     let provider = crypto::provider();
-    let roots = Arc::new(trust.roots);
+    let roots = Arc::new(trusted.roots);
     let mut verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
-    if !trust.revoked.is_empty() {
-        // A list speaks for its own authority only; the others in the file may have none.
+    if !trusted.revoked.is_empty() {
+        // A list covers its own authority only. The other authorities in the file may have none.
         verifier = verifier
-            .with_crls(trust.revoked)
+            .with_crls(trusted.revoked)
             .allow_unknown_revocation_status();
     }
-    let verifier = verifier.build().map_err(|error| refused(&error))?;
+    let verifier = verifier.build().map_err(|error| rejected(&error))?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| refused(&error))?
+        .map_err(|error| rejected(&error))?
         .with_webpki_verifier(verifier)
         .with_no_client_auth();
     config.resumption = Resumption::in_memory_sessions(RESUMED_SERVERS);
     Ok(config)
 }
 
-fn trust_of_file(path: &Path) -> Result<Trust, TlsError> {
+fn read_authorities(path: &Path) -> Result<TrustedAuthorities, TlsError> {
     let failed = |why: String| TlsError::CaFile {
         path: path.to_path_buf(),
         why,
@@ -107,7 +110,7 @@ fn trust_of_file(path: &Path) -> Result<Trust, TlsError> {
     }
     let lists = CertificateRevocationListDer::pem_file_iter(path);
     let revoked = lists.and_then(Iterator::collect);
-    Ok(Trust {
+    Ok(TrustedAuthorities {
         roots,
         revoked: revoked.map_err(|e| failed(e.to_string()))?,
     })

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use finspace::environment::Environment;
 use finspace::{CallLimits, Cluster, Node};
 use futures_util::future::{BoxFuture, FutureExt};
+use hopend::credential::Discover;
 use hopend::credential::{Clock, Credential, Fetch, FetchError, Now, Recipe, Sources};
-use hopend::route::nodes::Discover;
 use q_ipc::value::Value;
 use simulator::{ApiFault, Faults, Options, Simulator, Times};
 
@@ -129,7 +129,7 @@ async fn with_a_string_of(time: &Time, sources: Sources) -> Case {
 /// Has the keepers look at the clock now.
 fn look_at_the_clock(case: &Case) {
     let credentials = &case.stage.app.services().credentials;
-    for state in credentials.states() {
+    for state in credentials.statuses() {
         credentials.expect(&state.recipe);
     }
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hopend::config::{self, ListenAddress};
-use hopend::credential::{Clock, Source, Sources};
+use hopend::credential::{Clock, ExternalSource, Sources};
 use hopend::daemon::app::App;
 use simulator::{Options, Simulator};
 use socket2::{SockFilter, SockRef};
@@ -45,7 +45,7 @@ pub struct StageBuilder<'a> {
     simulator: Option<Simulator>,
     fixed_ports: bool,
     changes: Vec<ConfigurationChange<'a>>,
-    source: Arc<dyn Source>,
+    source: Arc<dyn ExternalSource>,
     clock: Clock,
 }
 
@@ -75,7 +75,7 @@ impl<'a> StageBuilder<'a> {
 
     /// Another clock of the daemon, with credentials from a source that follows it.
     #[must_use]
-    pub fn in_time(mut self, source: Arc<dyn Source>, clock: Clock) -> Self {
+    pub fn in_time(mut self, source: Arc<dyn ExternalSource>, clock: Clock) -> Self {
         (self.source, self.clock) = (source, clock);
         self
     }

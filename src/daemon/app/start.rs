@@ -11,7 +11,7 @@ use super::prepare::{PreparedEndpoint, prepare_endpoints};
 use super::{App, ProcessContext, RunningEndpoint};
 use crate::config::{Config, Daemon, ListenAddress, Loaded};
 use crate::console::DiscoveryCache;
-use crate::credential::{Clock, Credentials, Source};
+use crate::credential::{Clock, Credentials, ExternalSource};
 use crate::identity::{Authenticator, Penalties};
 use crate::limits::Limits;
 use crate::listener::{BindError, Listener, PassedSockets};
@@ -52,7 +52,7 @@ impl App {
     /// As [`Self::start_on`].
     pub fn start(
         config: impl Into<Loaded>,
-        source: Arc<dyn Source>,
+        source: Arc<dyn ExternalSource>,
         clock: Clock,
     ) -> Result<Self, StartError> {
         let context = ProcessContext::default();
@@ -72,7 +72,7 @@ impl App {
         workers: Option<Workers>,
         context: ProcessContext,
         loaded: Loaded,
-        source: Arc<dyn Source>,
+        source: Arc<dyn ExternalSource>,
         clock: Clock,
     ) -> Result<Self, StartError> {
         let Loaded {
@@ -127,7 +127,7 @@ impl App {
 fn build_services(
     workers: Option<Workers>,
     lost_log_lines: LostLines,
-    source: &Arc<dyn Source>,
+    source: &Arc<dyn ExternalSource>,
     clock: Clock,
 ) -> Arc<Services> {
     Arc::new(Services {

@@ -241,7 +241,7 @@ impl PooledTarget for AddressesTarget {
             }
             AddressLogin::Command(command) => {
                 let recipe = command.recipe(&context.user);
-                match context.credentials.at_hand(&recipe) {
+                match context.credentials.cached(&recipe) {
                     Some(login) => ProbePlan::LogInAsUser(address, hello_with(&login, context)),
                     None => ProbePlan::Connect(address),
                 }

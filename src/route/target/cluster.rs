@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::{NodeVia, User};
-use crate::credential::{FetchError, Recipe, Retry};
+use crate::credential::{FetchError, Recipe, RequestedNode, Retry};
 use crate::route::OpenError;
 use crate::route::connection::{DialedAddress, LoggedInConnection};
 use crate::route::context::DialContext;
@@ -37,7 +37,10 @@ impl FinSpaceCluster {
         Recipe::FinSpace {
             environment: Arc::clone(&self.environment),
             cluster: self.name.clone(),
-            node: node.map(|id| (id.to_owned(), self.node_via)),
+            node: node.map(|id| RequestedNode {
+                id: id.to_owned(),
+                via: self.node_via,
+            }),
             kx_user: user.kx_user.clone(),
             role: user.role_arn.clone(),
             local_user: user.name.clone(),

@@ -270,7 +270,7 @@ impl PooledTarget for NodesTarget {
 
     async fn probe_plan(&self, id: &str, context: &DialContext) -> Result<ProbePlan, OpenError> {
         let recipe = self.cluster.recipe(&context.user, Some(id));
-        let Some(credential) = context.credentials.at_hand(&recipe) else {
+        let Some(credential) = context.credentials.cached(&recipe) else {
             return Ok(ProbePlan::Skip);
         };
         let address = self.cluster.dial_address(credential.address.clone())?;

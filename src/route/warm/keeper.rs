@@ -60,7 +60,8 @@ impl PoolKeeper {
             }
             let addresses = route.preferred(&user.name);
             // The password file is read when a session comes.
-            let standing = |warm: &LoggedInConnection| warm.login.standing(None, credentials);
+            let standing =
+                |warm: &LoggedInConnection| warm.login.generation_status(None, credentials);
             let (PoolChanges { useless, open }, due) = {
                 let mut state = pool.lock();
                 let changes = state.check(now, &addresses, standing);

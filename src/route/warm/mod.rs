@@ -32,7 +32,7 @@ use super::Route;
 use super::connection::{LoggedInConnection, PreferredAddresses};
 use super::dialer::{CLOSE_LIMIT, close_in_order};
 use crate::config::{Endpoint, User};
-use crate::credential::{Credentials, Standing};
+use crate::credential::{Credentials, GenerationStatus};
 use crate::telemetry::status::WarmRow;
 use connection::WarmConnection;
 use keeper::PoolKeeper;
@@ -68,7 +68,7 @@ pub(super) struct WarmRequest<'r> {
     /// The addresses to which the session would go.
     pub(super) addresses: PreferredAddresses,
     /// Whether the login of a connection is still valid.
-    pub(super) standing: &'r (dyn Fn(&LoggedInConnection) -> Standing + Sync),
+    pub(super) standing: &'r (dyn Fn(&LoggedInConnection) -> GenerationStatus + Sync),
 }
 
 impl WarmPools {

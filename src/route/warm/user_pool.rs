@@ -11,7 +11,7 @@ use super::keeper::CHECK_EVERY;
 use super::plan::{NextOpening, PoolPlan, PooledConnection, Usability, WantedCapabilities};
 use super::{WarmRequest, lock};
 use crate::config::User;
-use crate::credential::Standing;
+use crate::credential::GenerationStatus;
 use crate::route::backoff::FailureBackoff;
 use crate::route::connection::{LoggedInConnection, PreferredAddresses};
 use crate::telemetry::status::WarmRow;
@@ -120,7 +120,7 @@ impl PoolState {
         let mut unusable = Vec::new();
         let mut index = 0;
         while let Some(warm) = self.connections.get(index) {
-            if (request.standing)(&warm.connection) == Standing::Over {
+            if (request.standing)(&warm.connection) == GenerationStatus::Invalid {
                 unusable.push(self.connections.remove(index));
             } else if warm.capability == request.capability
                 && request.addresses.include(&warm.connection.address)
@@ -183,7 +183,7 @@ impl PoolState {
         &mut self,
         now: Instant,
         addresses: &PreferredAddresses,
-        standing: impl Fn(&LoggedInConnection) -> Standing,
+        standing: impl Fn(&LoggedInConnection) -> GenerationStatus,
     ) -> PoolChanges {
         let is_proven = |warm: &WarmConnection| now.duration_since(warm.since) >= PROVEN_AFTER;
         if self.connections.iter().any(is_proven) {
@@ -192,13 +192,13 @@ impl PoolState {
         let pooled = |warm: &WarmConnection| PooledConnection {
             capability: warm.capability,
             usability: match standing(&warm.connection) {
-                Standing::Over => Usability::Unusable,
-                Standing::Current
+                GenerationStatus::Invalid => Usability::Unusable,
+                GenerationStatus::Current
                     if addresses.include(&warm.connection.address) && !warm.is_old(now) =>
                 {
                     Usability::Fresh
                 }
-                Standing::Current | Standing::Replaced => Usability::Stale,
+                GenerationStatus::Current | GenerationStatus::Replaced => Usability::Stale,
             },
         };
         let pooled: Vec<_> = self.connections.iter().map(pooled).collect();

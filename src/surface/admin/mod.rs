@@ -137,7 +137,7 @@ impl BoundAdmin {
                 Some(listener)
             }
             Err(error) => {
-                let holder = holder::of(&ListenAddress::Tcp(address));
+                let holder = holder::find(&ListenAddress::Tcp(address));
                 let holder =
                     holder.map_or_else(String::new, |holder| format!(" ({holder} holds it)"));
                 let what = format!(

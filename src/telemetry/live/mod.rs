@@ -245,7 +245,7 @@ impl Live {
         DaemonTotals {
             started: self.started,
             endpoints: endpoints.collect(),
-            credentials: credential_rows(&served, credentials.states()),
+            credentials: credential_rows(&served, credentials.statuses()),
             calls: credentials.calls(),
         }
     }
@@ -275,7 +275,7 @@ impl Live {
             now: Timestamp::now(),
             left_out: self.left_out().iter().map(LeftOutRow::from).collect(),
             endpoints: endpoints.collect(),
-            credentials: credential_rows(&served, credentials.states()),
+            credentials: credential_rows(&served, credentials.statuses()),
             errors: locked(&self.errors).rows(),
             sessions,
             memory: None,
@@ -368,7 +368,7 @@ fn unbound_row(unbound: &UnboundAddress) -> UnboundRow {
 /// last, until they expire.
 fn credential_rows(
     endpoints: &[ServedEndpoint],
-    states: Vec<credential::State>,
+    states: Vec<credential::CredentialStatus>,
 ) -> Vec<CredentialRow> {
     /// The endpoints that use one credential.
     struct CredentialUse {
@@ -407,7 +407,7 @@ fn credential_rows(
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn credential_row(state: &credential::State, endpoints: Vec<String>) -> CredentialRow {
+fn credential_row(state: &credential::CredentialStatus, endpoints: Vec<String>) -> CredentialRow {
     CredentialRow {
         user: state.recipe.local_user().to_owned(),
         endpoints,

@@ -1,7 +1,6 @@
 //! The open sessions. Each entry holds the session's meters and the channel that orders its end.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -12,6 +11,7 @@ use super::grants::{Grants, LostAccess};
 use super::totals::CarriedTotals;
 use crate::config::User;
 use crate::identity::{Peer, process};
+use crate::primitives::kernel_sockets::FourTuple;
 use crate::telemetry::audit::AuditRecord;
 use crate::telemetry::status::SessionRow;
 use base::mutex::locked;
@@ -238,7 +238,7 @@ impl Sessions {
             rows.push(entry.row());
             sockets.push(entry.local_sockets());
         }
-        let processes = process::of_sockets(sockets.iter().flatten().copied());
+        let processes = process::of_clients(sockets.iter().flatten().copied());
         for (row, sockets) in rows.iter_mut().zip(sockets) {
             if let Some(sockets) = sockets {
                 row.pid = processes.get(&sockets).copied();
@@ -296,12 +296,12 @@ impl SessionEntry {
 
     /// The client's and hopend's socket address of a TCP connection, client first. `None` for a Unix socket
     /// and for a client on another host: only a process of this host can be found by its socket.
-    fn local_sockets(&self) -> Option<(SocketAddr, SocketAddr)> {
+    fn local_sockets(&self) -> Option<FourTuple> {
         match self.record.peer()? {
             Peer::Local {
                 address: Some(client),
                 ..
-            } => Some((*client, self.record.server()?)),
+            } => Some(FourTuple::new(*client, self.record.server()?)),
             _ => None,
         }
     }

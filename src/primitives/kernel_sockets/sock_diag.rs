@@ -1,4 +1,5 @@
-//! One socket by its four-tuple or its name, from NETLINK_SOCK_DIAG (`sock_diag(7)`).
+//! Asks the kernel about one socket, by its four-tuple or its name, over NETLINK_SOCK_DIAG
+//! (`sock_diag(7)`).
 
 use std::cell::Cell;
 use std::io;
@@ -19,43 +20,47 @@ use netlink_packet_sock_diag::unix::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use socket2::SockRef;
 
-use super::socket::{Ends, KernelSocket, canonical};
+use super::kernel_socket::{FourTuple, KernelSocket, canonical};
 
-/// The kernel answers inside `send`; this only bounds the unexpected.
+/// The longest wait for an answer. The kernel answers within `send`, so it should never pass.
 const TIMEOUT: Duration = Duration::from_millis(200);
 
-/// INET_DIAG_NOCOOKIE: whichever incarnation of the tuple is there.
+/// INET_DIAG_NOCOOKIE: matches whichever socket has the four-tuple now.
 const NO_COOKIE: [u8; 8] = [0xff; 8];
 
-/// Finds sockets that are bound to no interface.
+/// Matches sockets that are bound to no interface.
 const NO_INTERFACE: u32 = 0;
 
-/// The loopback's number in every network namespace. Any account may bind its socket to it
-/// (SO_BINDTODEVICE), and is found only if it is named.
+/// The number of the loopback interface in every network namespace. Any account may bind its socket to
+/// it (SO_BINDTODEVICE), and the kernel finds such a socket only if the question names the interface.
 const LOOPBACK: u32 = 1;
 
-/// UDIAG_SHOW_UID and UNIX_DIAG_UID, from Linux 5.3 on.
+/// UDIAG_SHOW_UID: asks for the account of a Unix socket. From Linux 5.3 on.
 const SHOW_UID: u32 = 0x40;
+/// UNIX_DIAG_UID: the attribute with that account.
 const UNIX_DIAG_UID: u16 = 7;
 
-/// Bytes of an answer that comes in parts.
+/// The buffer for one part of an answer in several parts, in bytes.
 const PART: usize = 64 * 1024;
 
 thread_local! {
-    /// The thread's own; gone while it is in use, and for good after an error.
-    static ASKER: Cell<Option<Asker>> = const { Cell::new(None) };
+    /// This thread's netlink socket. `None` while a question is under way, and after an error: the next
+    /// question then opens another one.
+    static DIAG_SOCKET: Cell<Option<DiagSocket>> = const { Cell::new(None) };
 }
 
-/// The client's end of `ends`. `Ok(None)` when the kernel has no such socket, or, unless it
-/// [`works`], cannot look for one: it says ENOENT also when the `tcp_diag` module is missing.
-pub(super) fn lookup(ends: &Ends) -> io::Result<Option<KernelSocket>> {
-    // In this order: asked for the loopback's, the kernel may choose between one that is bound to it
-    // and one that is not.
-    // Without an exact match the kernel goes on to listeners.
+/// The socket at the client's address of `four_tuple`. `Ok(None)` if the kernel has no such socket.
+///
+/// The kernel says ENOENT also if the `tcp_diag` module is missing. `Ok(None)` therefore counts only if
+/// [`is_reliable`].
+pub(crate) fn lookup(four_tuple: &FourTuple) -> io::Result<Option<KernelSocket>> {
+    // Without an exact match the kernel answers with a listener.
     let exact = |interface| {
-        let found = ask(ends, interface)?;
-        Ok::<_, io::Error>(found.filter(|(found, _)| found == ends))
+        let found = ask(four_tuple, interface)?;
+        Ok::<_, io::Error>(found.filter(|(found, _)| found == four_tuple))
     };
+    // In this order: a question for the loopback interface matches sockets that are bound to it and
+    // sockets that are not, and the kernel may answer with either.
     let found = match exact(NO_INTERFACE)? {
         Some(found) => Some(found),
         None => exact(LOOPBACK)?,
@@ -63,28 +68,30 @@ pub(super) fn lookup(ends: &Ends) -> io::Result<Option<KernelSocket>> {
     Ok(found.map(|(_, socket)| socket))
 }
 
-/// The socket that takes connections to `address`: one that listens there, or at a wildcard address.
-pub(super) fn listener(address: InetAddress) -> io::Result<Option<KernelSocket>> {
-    let nobody: IpAddr = match address {
+/// The socket that accepts connections to `address`: it listens there, or at a wildcard address.
+pub(crate) fn listener(address: InetAddress) -> io::Result<Option<KernelSocket>> {
+    let no_peer: IpAddr = match address {
         InetAddress::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         InetAddress::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let ends = Ends {
-        client: (address.ip(), address.port()),
-        server: (nobody, 0),
+    let four_tuple = FourTuple {
+        client: InetAddress::new(address.ip(), address.port()),
+        server: InetAddress::new(no_peer, 0),
     };
-    // A connection on this host arrives at the loopback: a listener that is bound to it goes first.
-    let found = match ask(&ends, LOOPBACK)? {
+    // A connection on this host arrives at the loopback interface. The kernel prefers a listener that
+    // is bound to that interface.
+    let found = match ask(&four_tuple, LOOPBACK)? {
         Some(found) => Some(found),
-        None => ask(&ends, NO_INTERFACE)?,
+        None => ask(&four_tuple, NO_INTERFACE)?,
     };
     Ok(found
         .map(|(_, socket)| socket)
         .filter(KernelSocket::listens))
 }
 
-/// The Unix socket that is bound to this name. Reads all of the host.
-pub(super) fn unix_listener(name: &UnixDiagName) -> io::Result<Option<KernelSocket>> {
+/// The listening Unix socket that is bound to `name`. Reads all listening Unix sockets of the network
+/// namespace.
+pub(crate) fn unix_listener(name: &UnixDiagName) -> io::Result<Option<KernelSocket>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     SockRef::from(&socket).set_read_timeout(Some(TIMEOUT))?;
     socket.bind_auto()?;
@@ -110,7 +117,7 @@ pub(super) fn unix_listener(name: &UnixDiagName) -> io::Result<Option<KernelSock
             rest = behind
                 .get(length.next_multiple_of(4) - length..)
                 .unwrap_or(&[]);
-            // One that cannot be read has a name that no endpoint has.
+            // A message that does not parse holds a name that no endpoint can have.
             let Ok(message) = NetlinkMessage::<SockDiagMessage>::deserialize(message) else {
                 continue;
             };
@@ -126,13 +133,14 @@ pub(super) fn unix_listener(name: &UnixDiagName) -> io::Result<Option<KernelSock
     }
 }
 
-/// Of the message at the start of `bytes`, if it is whole.
+/// The length of the netlink message at the start of `bytes`. `None` if the message is not complete.
 fn message_length(bytes: &[u8]) -> Option<usize> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?);
     let length = usize::try_from(length).ok()?;
     (16..=bytes.len()).contains(&length).then_some(length)
 }
 
+/// The socket of `response`, if it has this name and the kernel told its account.
 fn named(response: &UnixResponse, name: &UnixDiagName) -> Option<KernelSocket> {
     let is_named = |nla: &Nla| matches!(nla, Nla::Name(found) if found == name);
     if !response.nlas.iter().any(is_named) {
@@ -154,47 +162,47 @@ fn named(response: &UnixResponse, name: &UnixDiagName) -> Option<KernelSocket> {
     })
 }
 
-/// Whether the kernel finds a socket that is there, so that it is believed when it finds none. Found
-/// out once, with a connection of its own.
-pub(super) fn works() -> bool {
-    static WORKS: OnceLock<bool> = OnceLock::new();
-    let finds_own = || {
+/// Whether the kernel finds sockets that exist, so that its "no such socket" can be believed. Looks up
+/// a connection of this process, once in the life of the process.
+pub(crate) fn is_reliable() -> bool {
+    static RELIABLE: OnceLock<bool> = OnceLock::new();
+    let finds_own_connection = || {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let client = TcpStream::connect(listener.local_addr()?)?;
-        let found = lookup(&Ends::new(client.local_addr()?, client.peer_addr()?))?;
+        let found = lookup(&FourTuple::new(client.local_addr()?, client.peer_addr()?))?;
         Ok::<_, io::Error>(found.is_some())
     };
-    match WORKS.get() {
-        Some(works) => *works,
-        // Without an answer the next one asks again.
-        None => finds_own().is_ok_and(|works| *WORKS.get_or_init(|| works)),
+    match RELIABLE.get() {
+        Some(reliable) => *reliable,
+        // After an error nothing is known, and the next caller tries again.
+        None => finds_own_connection().is_ok_and(|found| *RELIABLE.get_or_init(|| found)),
     }
 }
 
-fn ask(ends: &Ends, interface: u32) -> io::Result<Option<(Ends, KernelSocket)>> {
-    let mut asker = match ASKER.take() {
-        Some(asker) => asker,
-        None => Asker::new()?,
+fn ask(four_tuple: &FourTuple, interface: u32) -> io::Result<Option<(FourTuple, KernelSocket)>> {
+    let mut diag_socket = match DIAG_SOCKET.take() {
+        Some(diag_socket) => diag_socket,
+        None => DiagSocket::new()?,
     };
-    let answer = asker.ask(ends, interface)?;
-    ASKER.set(Some(asker));
+    let answer = diag_socket.ask(four_tuple, interface)?;
+    DIAG_SOCKET.set(Some(diag_socket));
     Ok(answer)
 }
 
-/// A netlink socket that has had an answer to each of its questions.
-struct Asker {
+/// A netlink socket that has received an answer to each of its questions.
+struct DiagSocket {
     socket: Socket,
-    /// Of the last question.
+    /// The sequence number of the last question.
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-impl Asker {
+impl DiagSocket {
     fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         SockRef::from(&socket).set_read_timeout(Some(TIMEOUT))?;
         socket.bind_auto()?;
-        // Connected to the kernel, so that no process can answer in its place.
+        // Connected to the kernel, so that no process can answer instead of it.
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self {
             socket,
@@ -203,11 +211,16 @@ impl Asker {
         })
     }
 
-    /// After an error it is of no use: an answer may still come.
-    fn ask(&mut self, ends: &Ends, interface: u32) -> io::Result<Option<(Ends, KernelSocket)>> {
+    /// Asks one question. After an error, drop the socket: the answer may still arrive and would be
+    /// taken for the answer to the next question.
+    fn ask(
+        &mut self,
+        four_tuple: &FourTuple,
+        interface: u32,
+    ) -> io::Result<Option<(FourTuple, KernelSocket)>> {
         self.sequence = self.sequence.wrapping_add(1);
         self.socket
-            .send(&request(ends, interface, self.sequence), 0)?;
+            .send(&request(four_tuple, interface, self.sequence), 0)?;
         self.buffer.clear();
         self.socket.recv(&mut self.buffer, 0)?;
         let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&self.buffer)
@@ -221,9 +234,10 @@ impl Asker {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                 let header = response.header;
                 let id = header.socket_id;
-                let found = Ends {
-                    client: canonical(id.source_address, id.source_port),
-                    server: canonical(id.destination_address, id.destination_port),
+                let address = |ip, port| canonical(InetAddress::new(ip, port));
+                let found = FourTuple {
+                    client: address(id.source_address, id.source_port),
+                    server: address(id.destination_address, id.destination_port),
                 };
                 let socket = KernelSocket {
                     uid: header.uid,
@@ -248,12 +262,11 @@ impl Asker {
     }
 }
 
-fn request(ends: &Ends, interface: u32, sequence: u32) -> Vec<u8> {
-    let (source_address, source_port) = ends.client;
-    let (destination_address, destination_port) = ends.server;
-    let family = match source_address {
-        IpAddr::V4(_) => AF_INET,
-        IpAddr::V6(_) => AF_INET6,
+fn request(four_tuple: &FourTuple, interface: u32, sequence: u32) -> Vec<u8> {
+    let (source, destination) = (four_tuple.client, four_tuple.server);
+    let family = match source {
+        InetAddress::V4(_) => AF_INET,
+        InetAddress::V6(_) => AF_INET6,
     };
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST;
@@ -264,10 +277,10 @@ fn request(ends: &Ends, interface: u32, sequence: u32) -> Vec<u8> {
         extensions: ExtensionFlags::empty(),
         states: StateFlags::all(),
         socket_id: SocketId {
-            source_port,
-            destination_port,
-            source_address,
-            destination_address,
+            source_port: source.port(),
+            destination_port: destination.port(),
+            source_address: source.ip(),
+            destination_address: destination.ip(),
             interface_id: interface,
             cookie: NO_COOKIE,
         },

@@ -1,32 +1,33 @@
-//! One socket by its four-tuple, from `/proc/net/tcp` and `/proc/net/tcp6` (`proc_net(5)`).
+//! Finds a socket in `/proc/net/tcp` and `/proc/net/tcp6` (`proc_net(5)`).
 //!
-//! The fallback where NETLINK_SOCK_DIAG is not to be had. It reads every socket of the host.
+//! This is the fallback for kernels that do not answer NETLINK_SOCK_DIAG. It reads every socket of the
+//! network namespace.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::socket::{Ends, KernelSocket, canonical};
+use super::kernel_socket::{FourTuple, KernelSocket, canonical};
 
-/// The client's end of `ends`, or `Ok(None)` when there is none.
+/// The socket at the client's address of `four_tuple`. `Ok(None)` if the tables do not list it.
 ///
-/// Read twice, and only an answer that stands counts: the kernel prints uid and inode of one line
-/// in no given order, and a socket that loses its process in between would show its old inode
-/// beside uid 0.
-pub(super) fn lookup(ends: &Ends) -> io::Result<Option<KernelSocket>> {
-    let first = read(ends)?;
-    let second = read(ends)?;
+/// Reads the tables twice, and believes them only if both readings agree. The kernel does not read uid
+/// and inode of a line at one moment. A socket that loses its process in between would show its old
+/// inode beside uid 0.
+pub(crate) fn lookup(four_tuple: &FourTuple) -> io::Result<Option<KernelSocket>> {
+    let first = read(four_tuple)?;
+    let second = read(four_tuple)?;
     Ok(match (first, second) {
         (Some(a), Some(b)) if (a.uid, a.inode) == (b.uid, b.inode) => Some(b),
         _ => None,
     })
 }
 
-/// The socket that takes connections to `address`: one that listens there, or at a wildcard address.
-pub(super) fn listener(address: SocketAddr) -> io::Result<Option<KernelSocket>> {
-    let (ip, port) = canonical(address.ip(), address.port());
-    let own = if ip.is_ipv6() { "tcp6" } else { "tcp" };
+/// The socket that accepts connections to `address`: it listens there, or at a wildcard address.
+pub(crate) fn listener(address: SocketAddr) -> io::Result<Option<KernelSocket>> {
+    let address = canonical(address);
+    let own_table = if address.is_ipv6() { "tcp6" } else { "tcp" };
     let mut wildcard = None;
     for table in ["tcp", "tcp6"] {
         let text = match fs::read_to_string(format!("/proc/self/net/{table}")) {
@@ -37,13 +38,13 @@ pub(super) fn listener(address: SocketAddr) -> io::Result<Option<KernelSocket>> 
         };
         let sockets = text.lines().skip(1);
         let sockets = sockets.filter_map(|line| parse(line, cfg!(target_endian = "little")));
-        for (Ends { client, .. }, socket) in sockets.filter(|(_, socket)| socket.listens()) {
-            if client == (ip, port) {
+        for (FourTuple { client, .. }, socket) in sockets.filter(|(_, socket)| socket.listens()) {
+            if client == address {
                 return Ok(Some(socket));
             }
-            // `[::]` takes IPv4 as well, mostly.
-            let takes = table == own || table == "tcp6";
-            if takes && client.1 == port && client.0.is_unspecified() {
+            // A listener at `[::]` accepts IPv4 as well, unless it was made with IPV6_V6ONLY.
+            let accepts = table == own_table || table == "tcp6";
+            if accepts && client.port() == address.port() && client.ip().is_unspecified() {
                 wildcard = wildcard.or(Some(socket));
             }
         }
@@ -51,29 +52,29 @@ pub(super) fn listener(address: SocketAddr) -> io::Result<Option<KernelSocket>> 
     Ok(wildcard)
 }
 
-/// Every TCP socket that a process holds, by its ends as its own side has them. What can't be read is
-/// left out.
-pub(super) fn inodes() -> HashMap<Ends, u64> {
+/// The inodes of all TCP sockets that a process holds. The four-tuple of a socket begins with its own
+/// address. Tables and lines that cannot be read are left out.
+pub(crate) fn inodes() -> HashMap<FourTuple, u64> {
     let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
     let texts = tables.map(|table| fs::read_to_string(table).unwrap_or_default());
     let lines = texts.iter().flat_map(|text| text.lines().skip(1));
     lines
         .filter_map(|line| parse(line, cfg!(target_endian = "little")))
         .filter(|(_, socket)| socket.owner().is_some())
-        .map(|(ends, socket)| (ends, socket.inode))
+        .map(|(four_tuple, socket)| (four_tuple, socket.inode))
         .collect()
 }
 
-fn read(ends: &Ends) -> io::Result<Option<KernelSocket>> {
-    // An IPv4 connection of an AF_INET6 socket stands in tcp6.
-    let tables: &[&str] = match ends.client.0 {
-        IpAddr::V4(_) => &["/proc/self/net/tcp", "/proc/self/net/tcp6"],
-        IpAddr::V6(_) => &["/proc/self/net/tcp6"],
+fn read(four_tuple: &FourTuple) -> io::Result<Option<KernelSocket>> {
+    // An IPv4 connection of an AF_INET6 socket is listed in tcp6.
+    let tables: &[&str] = match four_tuple.client {
+        SocketAddr::V4(_) => &["/proc/self/net/tcp", "/proc/self/net/tcp6"],
+        SocketAddr::V6(_) => &["/proc/self/net/tcp6"],
     };
     for table in tables {
         match fs::read_to_string(table) {
             Ok(text) => {
-                if let Some(socket) = find(&text, ends, cfg!(target_endian = "little")) {
+                if let Some(socket) = find(&text, four_tuple, cfg!(target_endian = "little")) {
                     return Ok(Some(socket));
                 }
             }
@@ -85,24 +86,25 @@ fn read(ends: &Ends) -> io::Result<Option<KernelSocket>> {
     Ok(None)
 }
 
-/// The line of `ends` in the text of either table, as a kernel of that byte order prints it.
-fn find(text: &str, ends: &Ends, little_endian: bool) -> Option<KernelSocket> {
+/// Finds the line of `four_tuple` in the text of a table. `little_endian` is the byte order of the kernel
+/// that printed it.
+fn find(text: &str, four_tuple: &FourTuple, little_endian: bool) -> Option<KernelSocket> {
     text.lines()
         .skip(1)
         .filter_map(|line| parse(line, little_endian))
-        .find_map(|(found, socket)| (found == *ends).then_some(socket))
+        .find_map(|(found, socket)| (found == *four_tuple).then_some(socket))
 }
 
-fn parse(line: &str, little_endian: bool) -> Option<(Ends, KernelSocket)> {
+fn parse(line: &str, little_endian: bool) -> Option<(FourTuple, KernelSocket)> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let client = address(fields.next()?, little_endian)?;
     let server = address(fields.next()?, little_endian)?;
     let state = u8::from_str_radix(fields.next()?, 16).ok()?;
     let (unsent, _) = fields.next()?.split_once(':')?;
     let unsent = u32::from_str_radix(unsent, 16).ok()?;
-    // timer, retransmits
+    // Between them: timer and retransmits.
     let uid = fields.nth(2)?.parse().ok()?;
-    // timeout
+    // Between them: the timeout.
     let inode = fields.nth(1)?.parse().ok()?;
     let socket = KernelSocket {
         uid,
@@ -110,11 +112,11 @@ fn parse(line: &str, little_endian: bool) -> Option<(Ends, KernelSocket)> {
         state,
         unsent,
     };
-    Some((Ends { client, server }, socket))
+    Some((FourTuple { client, server }, socket))
 }
 
-/// `0100007F:1392`: 32-bit words of the address in the kernel's own order, then the port.
-fn address(text: &str, little_endian: bool) -> Option<(IpAddr, u16)> {
+/// Parses an address such as `0100007F:1392`: 32-bit words in the kernel's byte order, then the port.
+fn address(text: &str, little_endian: bool) -> Option<SocketAddr> {
     let (words, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let word = |at: usize| {
@@ -136,7 +138,7 @@ fn address(text: &str, little_endian: bool) -> Option<(IpAddr, u16)> {
         }
         _ => return None,
     };
-    Some(canonical(ip, port))
+    Some(canonical(SocketAddr::new(ip, port)))
 }
 
 #[cfg(test)]
@@ -146,12 +148,12 @@ mod tests {
     const HEADER: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when \
                           retrnsmt   uid  timeout inode\n";
 
-    fn ends(client: &str, server: &str) -> Ends {
-        Ends::new(client.parse().unwrap(), server.parse().unwrap())
+    fn four_tuple(client: &str, server: &str) -> FourTuple {
+        FourTuple::new(client.parse().unwrap(), server.parse().unwrap())
     }
 
-    fn found(lines: &str, ends: &Ends, little_endian: bool) -> Option<KernelSocket> {
-        find(&format!("{HEADER}{lines}"), ends, little_endian)
+    fn found(lines: &str, four_tuple: &FourTuple, little_endian: bool) -> Option<KernelSocket> {
+        find(&format!("{HEADER}{lines}"), four_tuple, little_endian)
     }
 
     #[test]
@@ -162,7 +164,7 @@ mod tests {
             state: 1,
             unsent: 0,
         });
-        let asked = ends("127.0.0.1:40212", "127.0.0.2:5010");
+        let asked = four_tuple("127.0.0.1:40212", "127.0.0.2:5010");
         let little = "   0: 0100007F:1392 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1056 1 000000008a7f5763 100 0 0 10 0\n   1: 0200007F:1392 0100007F:9D14 01 00000000:00000000 00:00000000 00000000   999        0 1057 1 0 20 0 0 10 -1\n   2: 0100007F:9D14 0200007F:1392 01 00000000:00000000 00:00000000 00000000  1001        0 4294967299 1 0 20 0 0 10 -1\n";
         assert_eq!(found(little, &asked, true), expected);
         assert_eq!(found(little, &asked, false), None);
@@ -178,7 +180,7 @@ mod tests {
             state: 8,
             unsent: 0,
         });
-        let asked = ends("[::1]:40212", "[fd00::1234:2]:5010");
+        let asked = four_tuple("[::1]:40212", "[fd00::1234:2]:5010");
         for (little_endian, line) in [
             (
                 true,
@@ -203,8 +205,8 @@ mod tests {
             unsent: 0,
         });
         for asked in [
-            ends("127.0.0.1:40212", "127.0.0.1:5010"),
-            ends("[::ffff:127.0.0.1]:40212", "[::ffff:127.0.0.1]:5010"),
+            four_tuple("127.0.0.1:40212", "127.0.0.1:5010"),
+            four_tuple("[::ffff:127.0.0.1]:40212", "[::ffff:127.0.0.1]:5010"),
         ] {
             assert_eq!(found(line, &asked, true), expected);
         }
@@ -213,7 +215,7 @@ mod tests {
     #[test]
     fn the_orphan_of_a_client_that_has_gone_has_no_owner() {
         let line = "   0: 0100007F:9D14 0100007F:1392 05 00000000:00000000 00:00000000 00000000     0        0 0 1 0 20\n";
-        let socket = found(line, &ends("127.0.0.1:40212", "127.0.0.1:5010"), true).unwrap();
+        let socket = found(line, &four_tuple("127.0.0.1:40212", "127.0.0.1:5010"), true).unwrap();
         assert_eq!((socket.uid, socket.owner()), (0, None));
     }
 
@@ -227,7 +229,7 @@ mod tests {
             "0: 0100007F:9D14 0100007F:1392 01 a b c nobody 0 7",
         ] {
             assert_eq!(
-                found(line, &ends("127.0.0.1:40212", "127.0.0.1:5010"), true),
+                found(line, &four_tuple("127.0.0.1:40212", "127.0.0.1:5010"), true),
                 None,
                 "{line}"
             );

@@ -1,7 +1,8 @@
-//! A TCP socket as the kernel's tables show it.
+//! A TCP connection's addresses, and one of its sockets as the kernel's tables show it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
+// The states of `enum` in the kernel's `include/net/tcp_states.h`.
 const ESTABLISHED: u8 = 1;
 const FIN_WAIT1: u8 = 4;
 const FIN_WAIT2: u8 = 5;
@@ -9,63 +10,66 @@ const TIME_WAIT: u8 = 6;
 const CLOSE_WAIT: u8 = 8;
 const LISTEN: u8 = 10;
 
-/// Both ends of a connection, seen from the client.
+/// The two addresses of a TCP connection. Lookups by a four-tuple find the socket at `client`.
 ///
-/// Addresses are canonical: `::ffff:127.0.0.1` and `127.0.0.1` are the same one. The kernel keeps
-/// an AF_INET6 socket that talks IPv4 in one hash with the AF_INET ones, so either form finds it.
+/// Addresses are canonical: `::ffff:127.0.0.1` becomes `127.0.0.1`, and IPv6 scopes are left out. The
+/// kernel keeps an AF_INET6 socket that carries IPv4 in one hash table with the AF_INET sockets, so
+/// either form finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Ends {
-    pub(super) client: (IpAddr, u16),
-    pub(super) server: (IpAddr, u16),
+pub(crate) struct FourTuple {
+    pub(crate) client: SocketAddr,
+    pub(crate) server: SocketAddr,
 }
 
-impl Ends {
-    pub(super) fn new(client: SocketAddr, server: SocketAddr) -> Self {
+impl FourTuple {
+    pub(crate) fn new(client: SocketAddr, server: SocketAddr) -> Self {
         Self {
-            client: canonical(client.ip(), client.port()),
-            server: canonical(server.ip(), server.port()),
+            client: canonical(client),
+            server: canonical(server),
         }
     }
 }
 
-pub(super) fn canonical(ip: IpAddr, port: u16) -> (IpAddr, u16) {
-    (ip.to_canonical(), port)
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// What the kernel knows about the client's end.
+/// A socket, as the kernel describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct KernelSocket {
-    pub(super) uid: u32,
-    pub(super) inode: u64,
-    pub(super) state: u8,
-    /// Bytes in its send queue: those that the peer's kernel has not acknowledged.
-    pub(super) unsent: u32,
+pub(crate) struct KernelSocket {
+    pub(crate) uid: u32,
+    /// 0 for a socket that no process holds.
+    pub(crate) inode: u64,
+    /// A TCP state, such as [`ESTABLISHED`].
+    pub(crate) state: u8,
+    /// Bytes in its send queue: the peer's kernel has not acknowledged them.
+    pub(crate) unsent: u32,
 }
 
 impl KernelSocket {
     /// The account that made the socket, as long as a process still holds it.
     ///
-    /// A socket without a process (its owner has closed it or exited, the kernel still finishes
-    /// the conversation) has inode 0 and, in most kernels, uid 0, **which is not root**. SYN_SENT
-    /// is left out on purpose: it may be another process that tries to reuse the port.
-    pub(super) fn owner(&self) -> Option<u32> {
+    /// If the owner has closed the socket or exited, the kernel still finishes the conversation. Such a
+    /// socket has inode 0 and, in most kernels, uid 0, **which is not root**. SYN_SENT is left out on
+    /// purpose: it may be another process that tries to reuse the port.
+    pub(crate) fn owner(&self) -> Option<u32> {
         let live = matches!(self.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT);
         (live && self.inode != 0).then_some(self.uid)
     }
 
     /// Whether it accepts connections.
-    pub(super) fn listens(&self) -> bool {
+    pub(crate) fn listens(&self) -> bool {
         self.state == LISTEN
     }
 
-    /// Whether it was closed by the last process that held it, which can't be undone.
-    pub(super) fn is_orphan(&self) -> bool {
+    /// Whether the last process that held the socket has closed it. That cannot be undone.
+    pub(crate) fn is_orphan(&self) -> bool {
         self.inode == 0 && matches!(self.state, FIN_WAIT1 | FIN_WAIT2 | TIME_WAIT)
     }
 
-    /// Whether it has sent the end of the stream, all before it has been acknowledged, and the other
-    /// side's end has not come.
-    pub(super) fn has_ended(&self) -> bool {
+    /// Whether this end has ended its stream, the peer's kernel has acknowledged all of it, and the peer
+    /// has not ended its own stream yet.
+    pub(crate) fn has_ended(&self) -> bool {
         self.state == FIN_WAIT2
     }
 }

@@ -1,4 +1,4 @@
-//! From addresses to a TCP connection.
+//! Makes a TCP connection to the first of several IP addresses that accepts one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,16 +12,18 @@ use crate::primitives::socket;
 use base::address::Address;
 use base::error::out_of_descriptors;
 
-/// Before the next address of a name is tried beside the one that has not answered (RFC 8305).
+/// The head start of each IP address before the next one is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// A TCP connection to the first of `addresses` that takes one, `address` being what they are of.
-/// Cancel-safe.
-pub async fn connect(
+/// Connects to the first of `sockets` that accepts. They are the IP addresses of `address`. Cancel-safe.
+///
+/// # Errors
+/// None accepts, or this host has no file descriptor left.
+pub(crate) async fn connect(
     address: &Address,
-    addresses: Vec<SocketAddr>,
+    sockets: Vec<SocketAddr>,
 ) -> Result<TcpStream, UpstreamError> {
-    let stream = first(addresses)
+    let stream = first(sockets)
         .await
         .and_then(|stream| socket::tune(&stream).map(|()| stream));
     stream.map_err(|source| {
@@ -34,15 +36,15 @@ pub async fn connect(
     })
 }
 
-/// The first connection that stands: each address gets a head start on the next one, and a failure
-/// starts the next at once.
-async fn first(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+/// Races connections to all sockets and returns the first that is made. Each attempt has a head start on
+/// the next one, and a failure starts the next one at once.
+async fn first(sockets: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut race = Race::new();
     let late = race.late();
-    let mut waiting = addresses.into_iter().map(|address| {
+    let mut waiting = sockets.into_iter().map(|socket| {
         let late = late.clone();
         async move {
-            let connecting = TcpStream::connect(address);
+            let connecting = TcpStream::connect(socket);
             late.after(STAGGER, connecting, || {}).await
         }
     });
