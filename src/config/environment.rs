@@ -39,7 +39,7 @@ pub(super) fn read_all(root: &Table<'_>) -> Named<Environment> {
                 line,
             });
             if let Err(invalid) = valid {
-                value.problem(invalid.what, invalid.remedy);
+                value.problem(invalid.message, invalid.remedy);
             }
             environments.push(name, line, read(name, &value, how));
         }

@@ -93,7 +93,7 @@ impl<'a> Value<'a> {
     /// The value, or none and a problem.
     pub(super) fn check<T>(&self, result: Result<T, Invalid>) -> Option<T> {
         result
-            .map_err(|invalid| self.problem(invalid.what, invalid.remedy))
+            .map_err(|invalid| self.problem(invalid.message, invalid.remedy))
             .ok()
     }
 

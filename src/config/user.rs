@@ -194,7 +194,7 @@ fn line_of(value: &Value<'_>, name: &str) -> Option<Verifier> {
         Err(NoPassword::Unclear(invalid)) => value.check(Err(invalid)),
         Err(NoPassword::Gone(invalid)) => {
             let reach = Reach::Proof(value.part.clone()?);
-            value.report_reaching(Basis::Seen, reach, invalid.what, invalid.remedy);
+            value.report_reaching(Basis::Seen, reach, invalid.message, invalid.remedy);
             None
         }
     }
