@@ -4,9 +4,10 @@ use q_relay::relay::{KeepaliveMode, KeepaliveSettings};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use secret::Secret;
 use tempfile::TempDir;
 
 use super::*;

@@ -217,7 +217,7 @@ fn endpoints_that_lead_back_to_themselves_are_told_with_the_way() {
         let problems = read(&(head.to_owned() + &endpoints.concat())).unwrap_err();
         let told = problems
             .iter()
-            .map(|p| (p.line.unwrap(), p.key.clone(), p.what.clone()));
+            .map(|p| (p.line.unwrap(), p.key.clone(), p.message.clone()));
         told.collect::<Vec<_>>()
     };
     let own = endpoint("a", "127.0.0.1:5010", "[\":kdb:1\", \":localhost:5010\"]");
@@ -242,9 +242,12 @@ fn endpoints_that_lead_back_to_themselves_are_told_with_the_way() {
     let b = b.replace("expose = true #\"", "expose = true\nusers = [\"carol\"]");
     let carol = "[[user]]\nname = \"carol\"\npassword_file = \"users\"\n".to_owned();
     let told = told(&[carol, a, b, c, d.clone()]);
-    let whats: Vec<&str> = told.iter().map(|(_, _, what)| what.as_str()).collect();
+    let messages: Vec<&str> = told
+        .iter()
+        .map(|(_, _, message)| message.as_str())
+        .collect();
     assert_eq!(
-        whats,
+        messages,
         [
             "leads back to this endpoint: b -> c -> a",
             "leads back to this endpoint: c -> a -> b",

@@ -68,13 +68,13 @@ fn the_example_tells_every_key() {
         })
     };
     let keys = [
-        super::super::environment::KEYS,
-        super::super::user::KEYS,
-        super::super::endpoint::KEYS,
-        super::super::keepalive::KEYS,
-        super::super::login::KEYS,
-        super::super::certificate::KEYS,
-        super::super::daemon::KEYS,
+        crate::config::reader::environment::KEYS,
+        crate::config::reader::user::KEYS,
+        crate::config::reader::endpoint::KEYS,
+        crate::config::reader::keepalive::KEYS,
+        crate::config::reader::login::KEYS,
+        crate::config::reader::server_tls::KEYS,
+        crate::config::reader::daemon::KEYS,
     ];
     let missing: Vec<&str> = keys.into_iter().flatten().copied().filter(tells).collect();
     assert!(missing.is_empty(), "{missing:?}");
