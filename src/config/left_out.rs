@@ -121,7 +121,7 @@ impl fmt::Display for LeftOut {
             LeftOutCause::Kept => write!(f, "{part} stays as it was: {reason}"),
             LeftOutCause::AccountUnknown(_) => write!(
                 f,
-                "{part} is left out until the account is known, and hopend goes on asking: {reason}"
+                "{part} is left out until the account is known; hopend repeats the query: {reason}"
             ),
         }
     }

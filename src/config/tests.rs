@@ -452,7 +452,7 @@ fn mistakes_in_variables_of_a_login_command_are_told_without_their_values() {
             "is not the name of an environment variable",
         ),
         ("{ HOPEND_USER = \"geheim\" }", "is set by hopend itself"),
-        ("{ A = \"geheim\\u0000\" }", "holds a NUL"),
+        ("{ A = \"geheim\\u0000\" }", "contains a NUL character"),
         ("{ A = 7 }", "must be a text or a table"),
         ("{ A = { path = \"geheim\" } }", "path"),
         ("\"geheim\"", "env"),
@@ -464,7 +464,7 @@ fn mistakes_in_variables_of_a_login_command_are_told_without_their_values() {
     let text = with_env("{}").replace("command = [\"/bin/true\"], ", "user = \"u\", ");
     let problems = read(&text).unwrap_err().to_string();
     assert!(
-        problems.contains("has no command that it is for"),
+        problems.contains("has no effect without command"),
         "{problems}"
     );
 }

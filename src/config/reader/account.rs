@@ -23,8 +23,8 @@ pub(super) fn read(
             "write an account of this host (`getent passwd` lists them), or its number",
         ),
         Err(error) => (
-            format!("the account database can't be asked: {error}"),
-            "mend the name service (`getent passwd` asks it); hopend asks again",
+            format!("the account database does not answer: {error}"),
+            "repair the name service (`getent passwd` queries it); hopend repeats the query",
         ),
     };
     let account = LocalAccount::unknown(text);

@@ -51,7 +51,7 @@ pub(super) fn read(
         let viewers = viewers(value, accounts);
         if !matches!(admin, Ok(Some(_))) {
             value.problem(
-                "has no page to see",
+                "has no effect: no address serves the status page",
                 "set admin as well, or leave viewers out",
             );
         }

@@ -60,7 +60,7 @@ impl<T> Definitions<T> {
                     self.kind.name(),
                     earlier.part.line
                 ),
-                "give each a name of its own",
+                "give each table a name of its own",
             );
         }
     }

@@ -180,7 +180,7 @@ impl<'a> TomlValue<'a> {
                     .iter()
                     .map(|choice| format!("{:?}", choice.word))
                     .collect();
-                Err(self.problem("is no such choice", format!("write {}", words.join(" or "))))
+                Err(self.problem("is not a valid choice", format!("write {}", words.join(" or "))))
             }
         }
     }

@@ -218,7 +218,7 @@ fn listen(
 ) -> Result<Vec<ListenAddress>, Reported> {
     let value = table.required(
         "listen",
-        "write where hopen finds it, such as \"localhost:5010\"",
+        "write the address that clients dial, such as \"localhost:5010\"",
     )?;
     let values = value.one_or_many()?;
     if values.is_empty() {
@@ -280,7 +280,7 @@ fn warm(value: &TomlValue<'_>, target: Option<&Target>) -> Result<usize, Reporte
         && *login == Login::Client
     {
         value.problem(
-            "keeps nothing: with login = \"client\" there is no login before a client comes",
+            "has no effect: with login = \"client\" hopend has no login before a client dials",
             "remove it, or let hopend log in: login = { user = \"…\", password_file = \"…\" }",
         );
     }

@@ -138,7 +138,7 @@ impl TomlValue<'_> {
         let (message, remedy) = match error.kind() {
             io::ErrorKind::NotFound => (
                 format!("{shown} does not exist"),
-                "create it, or name another",
+                "create it, or name another file",
             ),
             io::ErrorKind::PermissionDenied => (
                 format!("{shown} may not be read by this account"),

@@ -42,7 +42,7 @@ impl AddressClaims {
                 Evidence::Present,
                 reach,
                 format!("{address} is taken: {key} has {other} on line {line}"),
-                "give each an address of its own",
+                "give each key an address of its own",
             );
         }
         self.0.push(AddressClaim {

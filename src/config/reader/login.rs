@@ -38,7 +38,7 @@ pub(super) fn read(value: &TomlValue<'_>) -> Result<Login, Reported> {
 fn from_command(table: &TomlTable<'_>, command: &TomlValue<'_>) -> Result<Login, Reported> {
     for other in ["user", "password_file"] {
         if let Some(value) = table.get(other) {
-            value.problem("stands beside a command", "leave one of the two");
+            value.problem("cannot be combined with command", "leave one of the two");
         }
     }
     let env = table.with_default("env", Vec::new(), environment_variables);
@@ -51,7 +51,7 @@ fn from_command(table: &TomlTable<'_>, command: &TomlValue<'_>) -> Result<Login,
 
 fn fixed(table: &TomlTable<'_>) -> Result<Login, Reported> {
     if let Some(env) = table.get("env") {
-        env.problem("has no command that it is for", "remove it");
+        env.problem("has no effect without command", "remove it");
     }
     let user = table.required("user", FORM).and_then(|user| {
         user.restricted_text(
@@ -100,7 +100,7 @@ fn arguments(value: &TomlValue<'_>) -> Result<Vec<String>, Reported> {
     for (word, text) in words.iter().zip(texts) {
         let text = text?;
         if text.contains('\0') {
-            return Err(word.problem("holds a NUL", "leave it out"));
+            return Err(word.problem("contains a NUL character", "remove the character"));
         }
         arguments.push(text.to_owned());
     }
@@ -137,7 +137,7 @@ fn variable(name: &str, value: &TomlValue<'_>) -> Result<LoginVariable, Reported
     } else if value.raw().is_str() {
         let text = value.text()?;
         if text.contains('\0') {
-            return Err(value.problem("holds a NUL", "leave it out"));
+            return Err(value.problem("contains a NUL character", "remove the character"));
         }
         LoginValue::Text(Secret::from(text))
     } else {

@@ -40,7 +40,7 @@ pub(super) fn read(value: &TomlValue<'_>) -> Result<ServerTls, Reported> {
     match crate::identity::client_tls::server_config(&tls) {
         Ok(_) => Ok(tls),
         Err(error) => {
-            Err(value.problem(error.to_string(), "put a certificate and its own key there"))
+            Err(value.problem(error.to_string(), "name a certificate and its own key"))
         }
     }
 }

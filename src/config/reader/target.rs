@@ -61,7 +61,7 @@ pub(super) fn read(
     }
     match (table.get("cluster"), table.get("connect")) {
         (Some(_), Some(connect)) => Err(connect.problem(
-            "stands beside a cluster",
+            "cannot be combined with cluster",
             "leave one of the two, or make two endpoints",
         )),
         (Some(cluster), None) => finspace(table, &cluster, environments, plaintext),
@@ -84,7 +84,7 @@ fn finspace(
             "ca_file" => "move it to the [environment] table",
             _ => "remove it",
         };
-        value.problem("does not go with a cluster", remedy);
+        value.problem("cannot be combined with cluster", remedy);
     }
     let node = table.with_default("node", Node::Any, node);
     let node_via = table.with_default("node_via", NodeVia::Api, |value| {
@@ -158,7 +158,7 @@ fn console(
     for key in KDB_KEYS {
         if let Some(value) = table.get(key) {
             value.problem(
-                "does not go with a console, which hopend itself answers",
+                "has no effect in a console, which hopend itself answers",
                 "remove it",
             );
         }
@@ -169,7 +169,7 @@ fn console(
         None => Some(environments.only().ok_or_else(|| {
             table.absent(
                 "environment",
-                "is missing: which one do its .aws functions ask",
+                "is missing, and the file defines several environments",
                 format!("add environment = one of {}", environments.quoted_names()),
             )
         })?),
@@ -223,7 +223,7 @@ fn addresses(
 ) -> Result<Target, Reported> {
     for key in CLUSTER_KEYS {
         if let Some(value) = table.get(key) {
-            value.problem("goes with a cluster", "add a cluster, or remove it");
+            value.problem("has no effect without cluster", "add a cluster, or remove it");
         }
     }
     let login_value = table.get("login");
@@ -234,7 +234,7 @@ fn addresses(
     let login = match login {
         _ if connect.is_none() && !has_command => Err(table.absent(
             "",
-            "leads nowhere",
+            "has no target",
             "add cluster = \"…\", or connect = \":tcps://host:port\" and login",
         )),
         None => Err(table.absent(
@@ -281,8 +281,8 @@ fn policy(table: &TomlTable<'_>) -> Result<Policy, Reported> {
     let policy = table.with_default("policy", failover, |policy| policy.one_of(&policies));
     if let (Ok(Policy::Spread), Some(value)) = (policy, table.get("failover_after")) {
         value.problem(
-            "goes with policy = \"failover\"",
-            "remove it: with \"spread\" that time is learned",
+            "has no effect with policy = \"spread\"",
+            "remove it: with \"spread\" hopend learns this time",
         );
     }
     after.and(policy)

@@ -87,7 +87,7 @@ fn read(
     if PROOFS.iter().all(|key| table.get(key).is_none()) {
         table.absent(
             "",
-            "has nothing to be recognised by",
+            "has no proof of identity",
             "add os_user, password, password_file or certificate",
         );
     }
@@ -127,7 +127,7 @@ fn password(name: &str, table: &TomlTable<'_>) -> Result<Option<Verifier>, Repor
     let hash = table.optional("password", argon2_hash);
     let from_file = table.optional("password_file", |value| password_from_file(value, name));
     if let (Some(_), Some(value)) = (table.get("password"), table.get("password_file")) {
-        value.problem("stands beside a password", "leave one of the two");
+        value.problem("cannot be combined with password", "leave one of the two");
     }
     match hash? {
         Some(hash) => Ok(Some(hash)),
