@@ -23,7 +23,7 @@ mod part;
 mod problem;
 mod reach;
 mod reader;
-mod server_tls;
+pub(crate) mod server_tls;
 mod target;
 #[cfg(test)]
 mod tests;

@@ -1,233 +1,131 @@
-//! TLS towards clients: certificates that are read again when their files change, and the names in
-//! a client's certificate.
+//! TLS towards clients: the endpoint's certificate, which the daemon reads again when its files change,
+//! and the names in a client's certificate.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 use x509_parser::extensions::GeneralName;
 
-use crate::config::{CertificateName, ServerTls, TlsVersion};
+use crate::config::server_tls::{ServerTlsError, check_access, server_config};
+use crate::config::{CertificateName, ServerTls};
 use base::error::with_note;
-use base::file_access::{self, FileAccessError, Protection};
-use q_relay::crypto;
 
-/// How often the files are looked at, at most.
+/// The shortest time between two looks for changed files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a connection waits for a look: the files may be on a mount that hangs.
+/// The longest that a connection waits for a look: the files may be on a mount that hangs.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Why an endpoint can't speak TLS to its clients.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerTlsError {
-    /// A file can't be read, or is no PEM.
-    #[error("{path} can't be used", path = .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the reader said.
-        #[source]
-        source: pem::Error,
-    },
-    /// Other accounts can change a file, or read the key.
-    #[error(transparent)]
-    Exposed(FileAccessError),
-    /// rustls does not take what the files hold.
-    #[error("the certificate {cert} and the key {key} can't be used", cert = .cert.display(), key = .key.display())]
-    Pair {
-        /// The certificate's file.
-        cert: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// Such as: the key is another certificate's.
-        #[source]
-        source: rustls::Error,
-    },
-    /// The authorities of clients can't be used.
-    #[error("the authorities in {path} can't be used: {why}", path = .path.display())]
-    ClientCa {
-        /// The file.
-        path: PathBuf,
-        /// What rustls said.
-        why: String,
-    },
-}
-
-/// What rustls makes of the files as they are now. Reads them.
-///
-/// # Errors
-/// One of them can't be used.
-pub fn server_config(tls: &ServerTls) -> Result<ServerConfig, ServerTlsError> {
-    let pair = |source| ServerTlsError::Pair {
-        cert: tls.cert.clone(),
-        key: tls.key.clone(),
-        source,
-    };
-    let certificates = certificates(&tls.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|source| ServerTlsError::File {
-        path: tls.key.clone(),
-        source,
-    })?;
-    let versions: &[_] = match tls.min_version {
-        TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        TlsVersion::Tls13 => &[&rustls::version::TLS13],
-    };
-    let provider = crypto::provider();
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions)
-        .map_err(pair)?;
-    let Some(path) = &tls.client_ca else {
-        let builder = builder.with_no_client_auth();
-        return builder.with_single_cert(certificates, key).map_err(pair);
-    };
-    let failed = |why: String| ServerTlsError::ClientCa {
-        path: path.clone(),
-        why,
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in self::certificates(path)? {
-        roots.add(certificate).map_err(|e| failed(e.to_string()))?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|error| failed(error.to_string()))?;
-    let mut config = builder
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates, key)
-        .map_err(pair)?;
-    // A session that is resumed shows no certificate: each hopen has to show one that is valid now.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(config)
-}
-
-/// Checks who can change the files, and read the key. A file that is not there is told by its reader.
-fn protected(tls: &ServerTls) -> Result<(), ServerTlsError> {
-    let trusted = [Some(&tls.cert), tls.client_ca.as_ref()];
-    let trusted = trusted.into_iter().flatten();
-    let files = trusted.map(|path| (path, Protection::FromChange));
-    for (path, protection) in files.chain([(&tls.key, Protection::FromChangeAndReading)]) {
-        match file_access::check(path, protection) {
-            Err(exposed) if !exposed.is_unseen() => return Err(ServerTlsError::Exposed(exposed)),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ServerTlsError> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|source| ServerTlsError::File {
-            path: path.to_path_buf(),
-            source,
-        })
-}
-
-/// The files of one endpoint, and what was last made of them.
+/// The TLS configuration of one endpoint, kept in step with its files.
 #[derive(Debug)]
 pub struct Certificates {
     endpoint: String,
     tls: ServerTls,
-    made: Mutex<Made>,
-    /// When the files were last looked at; held while they are.
-    looked: Arc<tokio::sync::Mutex<Instant>>,
+    loaded: Mutex<LoadedConfig>,
+    /// When the daemon last looked for changed files. Locked while it looks.
+    last_look: Arc<tokio::sync::Mutex<Instant>>,
 }
 
 #[derive(Debug)]
-struct Made {
-    stamps: Stamps,
-    /// None until the files have been right once.
+struct LoadedConfig {
+    /// The versions of the files at the last look, whether they could be used or not.
+    versions: Vec<Option<FileVersion>>,
+    /// The last configuration that could be used. `None` if there was none yet.
     config: Option<Arc<ServerConfig>>,
 }
 
-type Stamps = Vec<Option<Stamp>>;
+/// Changed files, read.
+struct ChangedFiles {
+    versions: Vec<Option<FileVersion>>,
+    outcome: Result<ServerConfig, ServerTlsError>,
+}
 
-/// The files as they were, and what was made of them.
-type Read = (Stamps, Result<ServerConfig, ServerTlsError>);
-
-/// Tells a version of a file from another.
+/// Tells one version of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    file: (u64, u64),
+struct FileVersion {
+    device: u64,
+    inode: u64,
+    /// In bytes.
     length: u64,
+    /// The time of the last change: seconds and nanoseconds.
     changed: (i64, i64),
 }
 
 impl Certificates {
-    /// The files of `endpoint`, read.
+    /// Reads the files of `endpoint`. Blocks. If they cannot be used, the log says so.
     pub fn new(endpoint: &str, tls: &ServerTls) -> Self {
         let certificates = Self {
             endpoint: endpoint.to_owned(),
             tls: tls.clone(),
-            made: Mutex::new(Made {
-                stamps: Vec::new(),
+            loaded: Mutex::new(LoadedConfig {
+                versions: Vec::new(),
                 config: None,
             }),
-            looked: Arc::new(tokio::sync::Mutex::new(Instant::now())),
+            last_look: Arc::new(tokio::sync::Mutex::new(Instant::now())),
         };
         certificates.look();
         certificates
     }
 
-    /// What the next connection is served with; `None` if the files could never be used. Has them
-    /// looked at, off the sessions' threads and at most once a second: whoever comes then waits for it,
-    /// for a while, and nobody else.
+    /// The configuration for the next connection. `None` if the files could never be used.
+    ///
+    /// Looks for changed files at most once a second, on a thread of its own. The connection that starts
+    /// the look waits for it, up to [`PATIENCE`]. No other connection waits.
     pub async fn current(self: &Arc<Self>) -> Option<Arc<ServerConfig>> {
-        if let Ok(mut looked) = Arc::clone(&self.looked).try_lock_owned()
-            && looked.elapsed() >= LOOK_EVERY
+        if let Ok(mut last_look) = Arc::clone(&self.last_look).try_lock_owned()
+            && last_look.elapsed() >= LOOK_EVERY
         {
             let certificates = Arc::clone(self);
             let look = tokio::spawn(async move {
                 let reader = Arc::clone(&certificates);
-                let read = tokio::task::spawn_blocking(move || reader.read()).await;
-                certificates.take(read.ok().flatten());
-                *looked = Instant::now();
+                let changed = tokio::task::spawn_blocking(move || reader.read_if_changed()).await;
+                if let Ok(Some(changed)) = changed {
+                    certificates.use_or_report(changed);
+                }
+                *last_look = Instant::now();
             });
-            // One that takes longer serves those who come after it.
+            // A look that takes longer goes on, and later connections get its result.
             let _ = timeout(PATIENCE, look).await;
         }
-        self.made().config.clone()
+        self.loaded().config.clone()
     }
 
-    /// Whether these are the files.
+    /// Whether this configuration was made for `tls`.
     pub fn are_of(&self, tls: &ServerTls) -> bool {
         self.tls == *tls
     }
 
-    /// Has the files looked at at once. Blocks.
+    /// Looks for changed files now. Blocks.
     pub fn look(&self) {
-        self.take(self.read());
+        if let Some(changed) = self.read_if_changed() {
+            self.use_or_report(changed);
+        }
     }
 
-    /// Reads the files again if they have changed.
-    fn read(&self) -> Option<Read> {
-        // Before they are read: what changes meanwhile is seen the next time.
-        let stamps = self.stamps();
-        let changed = self.made().stamps != stamps;
-        changed.then(|| {
-            let protected = protected(&self.tls);
-            (stamps, protected.and_then(|()| server_config(&self.tls)))
+    fn read_if_changed(&self) -> Option<ChangedFiles> {
+        // Taken before the files are read: the next look notices a change in between.
+        let versions = self.versions();
+        let changed = self.loaded().versions != versions;
+        changed.then(|| ChangedFiles {
+            versions,
+            outcome: check_access(&self.tls).and_then(|()| server_config(&self.tls)),
         })
     }
 
-    /// Where the files can't be used what was made of them before stays, and the log tells, once for
-    /// each change.
-    fn take(&self, read: Option<Read>) {
-        let Some((stamps, read)) = read else { return };
-        let mut made = self.made();
-        made.stamps = stamps;
-        let again = made.config.is_some();
-        match read {
+    /// Uses the new configuration. If the files cannot be used, the one before stays in use and the log
+    /// says so, once for each change.
+    fn use_or_report(&self, changed: ChangedFiles) {
+        let mut loaded = self.loaded();
+        loaded.versions = changed.versions;
+        let had_config = loaded.config.is_some();
+        match changed.outcome {
             Ok(config) => {
-                made.config = Some(Arc::new(config));
-                if again {
+                loaded.config = Some(Arc::new(config));
+                if had_config {
                     tracing::info!(
                         endpoint = self.endpoint,
                         "the certificate has been read anew"
@@ -235,7 +133,7 @@ impl Certificates {
                 }
             }
             Err(error) => {
-                let until = match again {
+                let until = match had_config {
                     true => "the one before stays in use until the files are right",
                     false => "nobody is served until the files are right",
                 };
@@ -244,31 +142,37 @@ impl Certificates {
         }
     }
 
-    fn made(&self) -> MutexGuard<'_, Made> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    fn loaded(&self) -> MutexGuard<'_, LoadedConfig> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stamps(&self) -> Stamps {
+    /// The versions of all files now. `None` for a file that cannot be seen.
+    fn versions(&self) -> Vec<Option<FileVersion>> {
         let files = [
             Some(&self.tls.cert),
             Some(&self.tls.key),
             self.tls.client_ca.as_ref(),
         ];
-        let stamp = |path: &PathBuf| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some(Stamp {
-                file: (metadata.dev(), metadata.ino()),
-                length: metadata.len(),
-                changed: (metadata.ctime(), metadata.ctime_nsec()),
-            })
-        };
-        files.into_iter().flatten().map(stamp).collect()
+        let files = files.into_iter().flatten();
+        files.map(|path| FileVersion::of(path)).collect()
     }
 }
 
-/// What a certificate calls its owner: its common name, if it has one and only one, and its
-/// alternative names.
-pub fn names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
+impl FileVersion {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+/// The names of a certificate's owner: the subject's common name, if it has exactly one, and the
+/// alternative names. None if the certificate does not parse.
+pub(crate) fn names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
         return Vec::new();
     };
@@ -297,8 +201,9 @@ mod tests {
     use nix::sys::stat::Mode;
 
     use super::*;
+    use crate::config::TlsVersion;
 
-    /// A file whose reading never ends, as on a mount that hangs: a pipe that nobody writes to.
+    /// A pipe without a writer: reading it never ends, as on a mount that hangs.
     #[tokio::test]
     async fn files_that_hang_hold_up_one_connection_and_no_thread_of_sessions() {
         let folder = tempfile::tempdir().unwrap();
@@ -312,11 +217,11 @@ mod tests {
         let certificates = Arc::new(Certificates::new("hdb", &tls));
         nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
         let long_ago = Instant::now().checked_sub(LOOK_EVERY).unwrap();
-        *certificates.looked.lock().await = long_ago;
+        *certificates.last_look.lock().await = long_ago;
         assert!(certificates.current().await.is_none());
-        assert!(certificates.looked.try_lock().is_err(), "it goes on");
+        assert!(certificates.last_look.try_lock().is_err(), "it goes on");
         assert!(certificates.current().await.is_none());
-        // Lets go of the thread: its end of the pipe is opened once there is a writer.
+        // Opens the pipe for writing, so that the reading thread ends.
         drop(std::fs::OpenOptions::new().write(true).open(&path).unwrap());
     }
 }

@@ -180,7 +180,10 @@ impl<'a> TomlValue<'a> {
                     .iter()
                     .map(|choice| format!("{:?}", choice.word))
                     .collect();
-                Err(self.problem("is not a valid choice", format!("write {}", words.join(" or "))))
+                Err(self.problem(
+                    "is not a valid choice",
+                    format!("write {}", words.join(" or ")),
+                ))
             }
         }
     }

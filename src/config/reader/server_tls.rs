@@ -8,7 +8,7 @@ use rustls::pki_types::pem::{self, PemObject};
 
 use super::document::{Choice, TomlValue};
 use super::reported::Reported;
-use crate::config::server_tls::{ServerTls, TlsVersion};
+use crate::config::server_tls::{ServerTls, TlsVersion, server_config};
 
 pub(in crate::config) const KEYS: &[&str] = &["cert", "key", "client_ca", "min_version"];
 
@@ -37,11 +37,9 @@ pub(super) fn read(value: &TomlValue<'_>) -> Result<ServerTls, Reported> {
         min_version: min_version?,
     };
     // Only a complete TLS configuration shows whether the key belongs to the certificate.
-    match crate::identity::client_tls::server_config(&tls) {
+    match server_config(&tls) {
         Ok(_) => Ok(tls),
-        Err(error) => {
-            Err(value.problem(error.to_string(), "name a certificate and its own key"))
-        }
+        Err(error) => Err(value.problem(error.to_string(), "name a certificate and its own key")),
     }
 }
 

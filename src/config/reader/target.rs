@@ -223,7 +223,10 @@ fn addresses(
 ) -> Result<Target, Reported> {
     for key in CLUSTER_KEYS {
         if let Some(value) = table.get(key) {
-            value.problem("has no effect without cluster", "add a cluster, or remove it");
+            value.problem(
+                "has no effect without cluster",
+                "add a cluster, or remove it",
+            );
         }
     }
     let login_value = table.get("login");
