@@ -27,7 +27,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 /// # Errors
 /// All problems, if the file cannot be read or is not TOML.
 pub fn load_in_part(path: &Path, accounts: &AccountResolver<'_>) -> Result<Loaded, Problems> {
-    load_with(path, accounts, UnsoundEndpoints::LeftOut)
+    load_with(path, accounts, UnsoundEndpoints::Excluded)
 }
 
 /// Loads a configuration file for `hopend doctor`. The result contains endpoints with errors too, as far as
@@ -100,7 +100,7 @@ pub fn parse_in_part(
         file,
         accounts,
         is_on_disk: false,
-        unsound_endpoints: UnsoundEndpoints::LeftOut,
+        unsound_endpoints: UnsoundEndpoints::Excluded,
     })
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Input<'i> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UnsoundEndpoints {
     /// The configuration does not contain them.
-    LeftOut,
+    Excluded,
     /// The configuration contains them, so that `hopend doctor` can examine them. The daemon must not
     /// serve it.
     Included,
@@ -120,7 +120,7 @@ fn config(root: &TomlTable<'_>, input: &Input<'_>) -> Config {
     let mut endpoints = endpoint::read_all(root, &referable, &mut claims);
     let daemon = daemon::read(root, &mut claims, input.accounts);
     match input.unsound_endpoints {
-        UnsoundEndpoints::LeftOut => endpoints.drop_unsound(root.diagnostics()),
+        UnsoundEndpoints::Excluded => endpoints.drop_unsound(root.diagnostics()),
         UnsoundEndpoints::Included => {}
     }
     if root.lacks("endpoint") {
