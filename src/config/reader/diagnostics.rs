@@ -41,14 +41,14 @@ pub(super) struct Diagnostics<'t> {
     header_lines: Vec<usize>,
     /// The lines, from 1, that are not TOML.
     broken_lines: Vec<usize>,
-    findings: RefCell<Vec<Finding>>,
+    problems: RefCell<Vec<RecordedProblem>>,
     named_files: RefCell<Vec<PathBuf>>,
     notices: RefCell<Vec<Notice>>,
     dependents: RefCell<Vec<Dependent>>,
 }
 
 /// A problem with its evidence.
-struct Finding {
+struct RecordedProblem {
     evidence: Evidence,
     problem: Problem,
 }
@@ -70,7 +70,7 @@ impl<'t> Diagnostics<'t> {
             line_starts,
             header_lines,
             broken_lines: Vec::new(),
-            findings: RefCell::default(),
+            problems: RefCell::default(),
             named_files: RefCell::default(),
             notices: RefCell::default(),
             dependents: RefCell::default(),
@@ -145,9 +145,9 @@ impl<'t> Diagnostics<'t> {
 
     /// Adds a problem.
     pub(super) fn add(&self, evidence: Evidence, problem: Problem) -> Reported {
-        self.findings
+        self.problems
             .borrow_mut()
-            .push(Finding { evidence, problem });
+            .push(RecordedProblem { evidence, problem });
         Reported::by_diagnostics()
     }
 
@@ -163,10 +163,10 @@ impl<'t> Diagnostics<'t> {
 
     /// Whether no problem that was found so far makes the part unusable.
     pub(super) fn is_sound(&self, part: &Part) -> bool {
-        let findings = self.findings.borrow();
-        !findings
+        let problems = self.problems.borrow();
+        !problems
             .iter()
-            .any(|finding| finding.problem.reach.breaks(part))
+            .any(|recorded| recorded.problem.reach.breaks(part))
     }
 
     /// Returns the problems, if there are any, and the parts that are left out because of them.
@@ -178,24 +178,24 @@ impl<'t> Diagnostics<'t> {
 
     /// Returns the problems, if there are any.
     pub(super) fn into_problems(self) -> Option<Problems> {
-        let findings = self.findings.take();
-        let list: Vec<Problem> = findings
+        let problems = self.problems.take();
+        let list: Vec<Problem> = problems
             .into_iter()
-            .filter(|finding| finding.problem.key.is_empty() || self.is_certain(finding))
-            .map(|finding| finding.problem)
+            .filter(|recorded| recorded.problem.key.is_empty() || self.is_certain(recorded))
+            .map(|recorded| recorded.problem)
             .collect();
         let problems = (!list.is_empty()).then(|| Problems::new(self.file, list));
         problems.map(|problems| problems.with_files(self.named_files.take()))
     }
 
     /// Whether a line that is not TOML can't be the reason for the problem.
-    fn is_certain(&self, finding: &Finding) -> bool {
+    fn is_certain(&self, recorded: &RecordedProblem) -> bool {
         let broken = &self.broken_lines;
-        let Some(line) = finding.problem.line else {
+        let Some(line) = recorded.problem.line else {
             return broken.is_empty();
         };
         let table_of = |line: usize| self.header_lines.partition_point(|header| *header <= line);
-        match finding.evidence {
+        match recorded.evidence {
             Evidence::Present => !broken.contains(&line),
             Evidence::AbsentFromTable => !broken.iter().any(|b| table_of(*b) == table_of(line)),
             Evidence::AbsentFromFile => broken.is_empty(),

@@ -23,7 +23,7 @@ const LONGEST_ANSWER_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The words of `mode`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+enum ModeWord {
     Async,
     Sync,
 }
@@ -52,11 +52,11 @@ pub(super) fn read(value: &TomlValue<'_>) -> Result<KeepaliveSettings, Reported>
         timeout.duration(SHORTEST_ANSWER_TIMEOUT..=LONGEST_ANSWER_TIMEOUT)
     });
     let modes = [
-        Choice::new("async", Mode::Async),
-        Choice::new("sync", Mode::Sync),
+        Choice::new("async", ModeWord::Async),
+        Choice::new("sync", ModeWord::Sync),
     ];
-    let mode = table.with_default("mode", Mode::Async, |mode| mode.one_of(&modes));
-    if let (Ok(Mode::Async), Some(timeout)) = (mode, table.get("answer_timeout")) {
+    let mode = table.with_default("mode", ModeWord::Async, |mode| mode.one_of(&modes));
+    if let (Ok(ModeWord::Async), Some(timeout)) = (mode, table.get("answer_timeout")) {
         return Err(timeout.problem(
             "has no meaning with mode = \"async\", whose keepalives have no answer",
             "remove it, or write mode = \"sync\"",
@@ -65,8 +65,8 @@ pub(super) fn read(value: &TomlValue<'_>) -> Result<KeepaliveSettings, Reported>
     let answer_timeout = answer_timeout?;
     Ok(KeepaliveSettings::On {
         mode: match mode? {
-            Mode::Async => KeepaliveMode::Async,
-            Mode::Sync => KeepaliveMode::Sync { answer_timeout },
+            ModeWord::Async => KeepaliveMode::Async,
+            ModeWord::Sync => KeepaliveMode::Sync { answer_timeout },
         },
         every: every?,
         message: message?.to_owned(),

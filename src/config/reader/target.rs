@@ -40,7 +40,7 @@ const LONGEST_FAILOVER_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// The words of `kind`.
 #[derive(Clone, Copy)]
-enum Kind {
+enum EndpointKind {
     Kdb,
     Console,
 }
@@ -52,12 +52,12 @@ pub(super) fn read(
 ) -> Result<Target, Reported> {
     let plaintext = table.with_default("plaintext", false, TomlValue::boolean);
     let kinds = [
-        Choice::new("kdb", Kind::Kdb),
-        Choice::new("console", Kind::Console),
+        Choice::new("kdb", EndpointKind::Kdb),
+        Choice::new("console", EndpointKind::Console),
     ];
-    match table.with_default("kind", Kind::Kdb, |kind| kind.one_of(&kinds))? {
-        Kind::Console => return console(table, environments),
-        Kind::Kdb => {}
+    match table.with_default("kind", EndpointKind::Kdb, |kind| kind.one_of(&kinds))? {
+        EndpointKind::Console => return console(table, environments),
+        EndpointKind::Kdb => {}
     }
     match (table.get("cluster"), table.get("connect")) {
         (Some(_), Some(connect)) => Err(connect.problem(

@@ -1,9 +1,9 @@
-//! Slips, each with the line, the key and the words it is told with.
+//! Mistakes in a configuration, each with the line, the key and the message that hopend reports.
 
 use super::*;
 
-/// `SMALL` with one thing replaced: the line, the key and a part of the only problem. One a line,
-/// so that it reads as the table it is.
+/// Mistakes in `SMALL`, one per line. The columns are: a text in `SMALL`, its replacement, and the line,
+/// the key and a part of the message of the only problem.
 #[rustfmt::skip]
 const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     // keys and types
@@ -140,7 +140,7 @@ fn a_slip_is_told_with_its_line_its_key_and_the_remedy() {
         let text = SMALL.replacen(from, to, 1);
         let problems = read(&text).expect_err(to);
         let shown = problems.to_string();
-        // A mistyped key is one problem, and the key that is missing for it another.
+        // A mistyped key causes two problems: the unknown key, and the key that is missing.
         let misspelt = *to == "lisen =";
         assert_eq!(
             problems.iter().count(),
@@ -254,7 +254,7 @@ fn endpoints_that_lead_back_to_themselves_are_told_with_the_way() {
             "leads back to this endpoint: a -> b -> c",
         ]
     );
-    // To another one, and no further, is fine.
+    // An endpoint may lead to another endpoint, if that one leads to kdb+.
     let other = endpoint("a", "127.0.0.1:5010", "\":kdb:1\"");
     read(&(head.to_owned() + &other + &d)).unwrap();
 }

@@ -1,10 +1,10 @@
-//! The example that is shipped.
+//! Tests of the example configuration that hopend ships.
 
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../config/hopend.toml");
 
-/// The example with every key that it tells of: their lines begin with `#` and no blank.
+/// The example with its commented-out keys enabled. Their lines begin with `#` and no blank.
 fn in_full() -> String {
     let lines = EXAMPLE.lines().map(|line| match line.strip_prefix('#') {
         Some(key) if key.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => key,
