@@ -1,42 +1,44 @@
-//! `[daemon]`.
+//! The `[daemon]` table: settings of the process, beside those of its endpoints.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address::{LONGEST_SOCKET_PATH, fits_a_socket};
-use super::admin;
-use super::endpoint::Claims;
-use super::left_out::{Part, PartKind};
-use super::limit;
-use super::notice::Severity;
-use super::reader::Table;
-use super::user;
-use super::{Accounts, Confine, Daemon, LogFormat, OnRemoval, Viewers};
-use crate::config::MaxMemory;
+use super::admin::AdminSettings;
+use super::max_memory::MaxMemory;
+use super::viewers::Viewers;
 
-pub(super) const KEYS: &[&str] = &[
-    "admin",
-    "viewers",
-    "log",
-    "audit",
-    "drain",
-    "control",
-    "zone",
-    "max_sessions",
-    "max_opens_per_second",
-    "max_memory",
-    "confine",
-    "on_removal",
-];
-
-/// Where the daemon is asked how it does.
+/// The default control socket.
 const CONTROL: &str = "/run/hopend/control";
 
-/// For a `daemon` that is no table.
-const REMEDY: &str = "write a table [daemon]";
-
-/// Longest drain: a day.
-const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
+/// The `[daemon]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// The HTTP address that serves health, metrics and the status page. `None` serves no HTTP.
+    pub admin: Option<AdminSettings>,
+    /// The accounts that may see the status page.
+    pub viewers: Viewers,
+    /// The form of the log.
+    pub log: LogFormat,
+    /// The file that receives a copy of each audit line. The log always has the audit lines.
+    pub audit: Option<PathBuf>,
+    /// The time after SIGTERM in which sessions may finish their outstanding requests.
+    pub drain: Duration,
+    /// The Unix socket that serves `hopend status` and `hopend kill`. `None` binds no such socket.
+    pub control: Option<PathBuf>,
+    /// The availability zone id of this host, for `node = "zone"`. `None` asks the instance metadata.
+    pub zone: Option<String>,
+    /// The maximum number of concurrent sessions on all endpoints. `None` means as many as the file
+    /// descriptors allow.
+    pub max_sessions: Option<usize>,
+    /// The maximum number of opens per second on all endpoints.
+    pub max_opens_per_second: Option<u32>,
+    /// The memory that the buffers of sessions and handshakes may use.
+    pub max_memory: MaxMemory,
+    /// Whether the daemon confines itself.
+    pub confine: Confine,
+    /// The effect of a reload on the live sessions of users who lose access by it.
+    pub on_removal: OnRemoval,
+}
 
 impl Default for Daemon {
     fn default() -> Self {
@@ -57,111 +59,31 @@ impl Default for Daemon {
     }
 }
 
-/// Reads `[daemon]`; all of it is optional.
-pub(super) fn read(root: &Table<'_>, claims: &mut Claims, accounts: &Accounts<'_>) -> Daemon {
-    let mut daemon = Daemon::default();
-    let table = root.get("daemon").and_then(|value| value.table(REMEDY));
-    let Some(table) = table else {
-        return daemon;
-    };
-    table.only(KEYS);
-    if let Some(value) = table.get("admin") {
-        daemon.admin = admin::read(&value, claims);
-    }
-    if let Some(value) = table.get("viewers") {
-        let names = value.array().unwrap_or_default();
-        let viewers = names.iter().filter_map(|value| {
-            let line = value.source.line(value.at);
-            let (kind, name) = (PartKind::Viewer, String::new());
-            user::account(value, Part { kind, name, line }, accounts)
-        });
-        daemon.viewers = viewers.collect();
-        if daemon.admin.is_none() {
-            value.problem(
-                "has no page to see",
-                "set admin as well, or leave viewers out",
-            );
-        }
-    }
-    if let Some(log) = table
-        .get("log")
-        .and_then(|value| value.word(&[("text", LogFormat::Text), ("json", LogFormat::Json)]))
-    {
-        daemon.log = log;
-    }
-    if let Some(drain) = table
-        .get("drain")
-        .and_then(|value| value.duration(Duration::ZERO, LONGEST_DRAIN))
-    {
-        daemon.drain = drain;
-    }
-    daemon.audit = table.get("audit").and_then(|value| {
-        let path = value.path()?;
-        let folder = path.parent().unwrap_or(&path);
-        if !folder.is_dir() {
-            value.notice(
-                Severity::Error,
-                format!("the directory {} does not exist", folder.display()),
-                "make the directory, writable for the account that runs hopend",
-            );
-        }
-        Some(path)
-    });
-    daemon.control = control(&table);
-    daemon.max_sessions = limit::sessions(&table, "max_sessions").flatten();
-    daemon.max_opens_per_second = limit::rate(&table).flatten();
-    if let Some(max_memory) = limit::memory(&table) {
-        daemon.max_memory = max_memory;
-    }
-    daemon.zone = table.get("zone").and_then(|zone| {
-        zone.made_of(
-            1..=32,
-            |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-',
-            "write the availability zone's id, such as \"use1-az1\" (not its name, \"us-east-1a\", \
-             which differs from account to account)",
-        )
-    });
-    let confinements = [
-        ("auto", Confine::Auto),
-        ("strict", Confine::Strict),
-        ("off", Confine::Off),
-    ];
-    if let Some(confine) = table
-        .get("confine")
-        .and_then(|value| value.word(&confinements))
-    {
-        daemon.confine = confine;
-    }
-    let ways = [("end", OnRemoval::End), ("keep", OnRemoval::Keep)];
-    if let Some(on_removal) = table.get("on_removal").and_then(|value| value.word(&ways)) {
-        daemon.on_removal = on_removal;
-    }
-    daemon
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
 }
 
-/// Reads `control` of `[daemon]`, whatever else stands there.
-pub(super) fn control_of(root: &Table<'_>) -> Option<PathBuf> {
-    match root.get("daemon").filter(|value| value.raw().is_table()) {
-        Some(value) => control(&value.table(REMEDY)?),
-        None => Daemon::default().control,
-    }
+/// Whether the daemon confines itself by Landlock and seccomp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confine {
+    /// The daemon confines itself as far as the kernel supports it.
+    Auto,
+    /// The daemon does not start unless the kernel supports all of the confinement.
+    Strict,
+    /// The daemon does not confine itself.
+    Off,
 }
 
-/// A path, or `"off"`.
-fn control(table: &Table<'_>) -> Option<PathBuf> {
-    let Some(value) = table.get("control") else {
-        return Daemon::default().control;
-    };
-    if value.text()? == "off" {
-        return None;
-    }
-    let path = value.path()?;
-    if !fits_a_socket(&path) {
-        value.problem(
-            "the path is too long for a socket",
-            format!("write a path of at most {LONGEST_SOCKET_PATH} bytes, or \"off\""),
-        );
-        return None;
-    }
-    Some(path)
+/// The effect of a reload on the live sessions of users who lose access by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRemoval {
+    /// hopend ends the sessions.
+    End,
+    /// The sessions continue until the client, kdb+ or a timeout ends them.
+    Keep,
 }

@@ -1,20 +1,24 @@
-//! What a check of a password against an argon2 hash costs.
+//! The cost of checking a password against an argon2 hash.
 
 use std::sync::Arc;
 
-use super::{User, Verifier};
 use secret::Secret;
 
-/// The cost of a check against a PHC string: its algorithm, version and parameters, as they stand in
-/// front of the salt. Two equal costs mean the same work; the same work may be written in two ways.
+use super::user::{User, Verifier};
+
+/// The part of a PHC string that determines the cost of a check: the algorithm, the version and the
+/// parameters, without the salt and the hash.
+///
+/// Two strings with equal parts need the same work. Two different parts may describe the same work, for
+/// the parameters can be written in any order.
 pub fn hash_cost(phc: &Secret) -> &[u8] {
     let bytes = phc.expose();
-    // What follows are the salt and the hash.
+    // The last two parts are the salt and the hash.
     let mut parts = bytes.rsplitn(3, |byte| *byte == b'$');
     parts.nth(2).unwrap_or(bytes)
 }
 
-/// One hash of each cost that the passwords of these users have.
+/// Selects one hash of each cost among the passwords of these users.
 pub(crate) fn refusal_costs<'u>(users: impl IntoIterator<Item = &'u Arc<User>>) -> Vec<Secret> {
     let mut costs: Vec<Secret> = Vec::new();
     for user in users {

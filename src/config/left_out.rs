@@ -1,95 +1,39 @@
-//! Parts of the configuration that can't be served, while the rest is.
+//! The parts of the configuration that hopend does not serve, with the reasons.
 
 use std::fmt;
-use std::sync::Arc;
 
-use super::account::LocalAccount;
+use super::local_account::LocalAccount;
+use super::part::Part;
 use super::problem::Problems;
-use super::{Config, Endpoint, ListenAddress};
+use super::reach::Reach;
 
-/// A table of the file, or a name in it, that can be left out without the rest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// What it is.
-    pub kind: PartKind,
-    /// What the file calls it; empty where the name is missing or is not valid.
-    pub name: String,
-    /// The line of its table or value, from 1.
-    pub line: usize,
-}
-
-/// What a [`Part`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartKind {
-    /// `[environment.NAME]`. The endpoints that use it are left out with it.
-    Environment,
-    /// `[[user]]`. Its endpoints serve their other users.
-    User,
-    /// `[[endpoint]]`.
-    Endpoint,
-    /// An account in `viewers` of `[daemon]`.
-    Viewer,
-}
-
-/// What can't be served because of a problem.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reach {
-    /// Nothing: the daemon does not start, and a reload changes nothing.
-    Daemon,
-    /// These parts, until the file is mended and loaded again.
-    Parts(Vec<Part>),
-    /// A user whose password has been taken away: the user's live sessions end as well.
-    Proof(Part),
-    /// A user or viewer whose account does not resolve, until it does.
-    Account(Part, LocalAccount),
-}
-
-impl Reach {
-    /// The parts, if it is not the daemon as a whole.
-    pub fn parts(&self) -> &[Part] {
-        match self {
-            Self::Daemon => &[],
-            Self::Parts(parts) => parts,
-            Self::Proof(part) | Self::Account(part, _) => std::slice::from_ref(part),
-        }
-    }
-
-    /// Whether the part is unusable as it stands in the file.
-    pub(super) fn breaks(&self, part: &Part) -> bool {
-        match self {
-            Self::Daemon | Self::Account(..) => false,
-            Self::Parts(parts) => parts.iter().any(|broken| broken.is_same(part)),
-            Self::Proof(broken) => broken.is_same(part),
-        }
-    }
-}
-
-/// A part that is not served, and why.
+/// A part of the configuration that hopend does not serve, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Which one.
+    /// The part.
     pub part: Part,
-    /// Why, and until when.
+    /// The cause, which decides how the part can be served again.
     pub cause: LeftOutCause,
-    /// What is wrong and what to do, as `hopend check` prints it.
+    /// The problems and their remedies, as `hopend check` prints them.
     pub reason: String,
 }
 
-/// Why a part is not served.
+/// The cause for which hopend leaves out a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeftOutCause {
-    /// The file is wrong there, until it is mended and loaded again.
+    /// The file has an error in the part. A reload of the corrected file serves it.
     Broken,
-    /// The same, and the endpoint goes on as it was before the file was loaded.
+    /// As [`LeftOutCause::Broken`], but the endpoint was running before the reload and continues
+    /// unchanged.
     Kept,
-    /// The user's password has been taken away.
+    /// The user's password was removed from the password file.
     ProofGone,
-    /// The account does not resolve; hopend goes on asking.
+    /// The account database does not know the account. hopend repeats the query until it does.
     AccountUnknown(LocalAccount),
 }
 
 impl LeftOutCause {
-    /// One word for a program.
+    /// The cause as one word, for programs that read the status.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Broken => "broken",
@@ -100,161 +44,73 @@ impl LeftOutCause {
     }
 }
 
-/// A configuration as far as it can be served.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// Everything that is valid. Users whose account does not resolve are in it, and not admitted
-    /// until it does.
-    pub config: Config,
-    /// Everything else, in the order of the file.
-    pub left_out: Vec<LeftOut>,
-    /// What `hopend check` prints, if anything is wrong.
-    pub problems: Option<Problems>,
-}
-
-impl From<Config> for Loaded {
-    fn from(config: Config) -> Self {
-        Self {
-            config,
-            left_out: Vec::new(),
-            problems: None,
-        }
-    }
-}
-
-impl Loaded {
-    /// Why a part is not served; `None` for one that is, or that the file does not name.
-    pub fn left_out(&self, kind: PartKind, name: &str) -> Option<&LeftOut> {
-        let mut all = self.left_out.iter();
-        all.find(|left_out| left_out.part.kind == kind && left_out.part.name == name)
-    }
-
-    /// Has each endpoint go on as it was that is left out and runs, unless another one has taken its
-    /// address. Nobody keeps access by it: of its users those stay whom the file has and who are valid,
-    /// as the file has them.
-    pub fn keep_running(&mut self, running: &[Arc<Endpoint>]) {
-        for left_out in &mut self.left_out {
-            let part = &left_out.part;
-            let named = |endpoint: &&Arc<Endpoint>| endpoint.name == part.name;
-            let is_endpoint = part.kind == PartKind::Endpoint;
-            let Some(old) = running.iter().find(named).filter(|_| is_endpoint) else {
-                continue;
-            };
-            let others = self.config.endpoints.iter();
-            let mut taken = others.flat_map(|endpoint| &endpoint.listen);
-            let admin = self.config.daemon.admin.as_ref();
-            let admin = admin.map(|admin| ListenAddress::Tcp(admin.address));
-            let clashes = |theirs: &ListenAddress| old.listen.iter().any(|own| own.clashes(theirs));
-            if taken.any(clashes) || admin.as_ref().is_some_and(clashes) {
-                continue;
-            }
-            let names = old.users.iter().map(|user| &user.name);
-            let names: Vec<&String> = names.chain(&old.users_left_out).collect();
-            let users = self.config.users.iter();
-            let mut kept = Endpoint::clone(old);
-            kept.users = users
-                .filter(|user| names.contains(&&user.name))
-                .cloned()
-                .collect();
-            kept.users_left_out = names.into_iter().cloned().collect();
-            kept.users_left_out
-                .retain(|name| !kept.users.iter().any(|user| user.name == *name));
-            kept.follow_users(&self.config.users);
-            self.config.endpoints.push(Arc::new(kept));
-            left_out.cause = LeftOutCause::Kept;
-        }
-    }
-}
-
 impl LeftOut {
-    /// Whether it is over: the account resolves by now.
+    /// Whether hopend serves the part by now, because the account database knows its account.
     pub fn is_over(&self) -> bool {
         matches!(&self.cause, LeftOutCause::AccountUnknown(account) if account.found().is_some())
     }
 }
 
-/// A part of the file that is left out because another one is.
+/// A part that hopend leaves out because it needs another part that is left out.
 #[derive(Debug)]
-pub(super) struct Consequence {
+pub(super) struct Dependent {
     pub(super) part: Part,
-    pub(super) of: Part,
+    pub(super) needs: Part,
 }
 
-/// Each part once, in the order of the file, with all reasons.
-pub(super) fn collect(problems: Option<&Problems>, consequences: Vec<Consequence>) -> Vec<LeftOut> {
+/// Lists each part that is left out once, in the order of the file, with all its reasons.
+pub(super) fn collect(problems: Option<&Problems>, dependents: Vec<Dependent>) -> Vec<LeftOut> {
     let mut all: Vec<LeftOut> = Vec::new();
-    let mut add = |part: &Part, cause: LeftOutCause, reason: String| {
-        let Some(known) = all.iter_mut().find(|known| known.part.is_same(part)) else {
-            let part = part.clone();
-            return all.push(LeftOut {
-                part,
-                cause,
-                reason,
-            });
-        };
-        known.reason = format!("{} {reason}", known.reason);
-        // What is broken stays out although its account may appear.
-        if let (LeftOutCause::AccountUnknown(_), _) | (_, LeftOutCause::ProofGone) =
-            (&known.cause, &cause)
-        {
-            known.cause = cause;
-        }
-    };
-    for (problem, shown) in problems.into_iter().flat_map(Problems::lines) {
-        let cause = match &problem.reach {
-            Reach::Daemon => continue,
-            Reach::Parts(_) => LeftOutCause::Broken,
-            Reach::Proof(_) => LeftOutCause::ProofGone,
-            Reach::Account(_, account) => LeftOutCause::AccountUnknown(account.clone()),
-        };
-        for part in problem.reach.parts() {
-            add(part, cause.clone(), shown.clone());
+    if let Some(problems) = problems {
+        for problem in problems {
+            let cause = match &problem.reach {
+                Reach::Daemon => continue,
+                Reach::Parts(_) => LeftOutCause::Broken,
+                Reach::Proof(_) => LeftOutCause::ProofGone,
+                Reach::Account(_, account) => LeftOutCause::AccountUnknown(account.clone()),
+            };
+            for part in problem.reach.parts() {
+                add(
+                    &mut all,
+                    LeftOut {
+                        part: part.clone(),
+                        cause: cause.clone(),
+                        reason: problems.print(problem),
+                    },
+                );
+            }
         }
     }
-    for Consequence { part, of } in consequences {
-        add(&part, LeftOutCause::Broken, format!("{of} is left out."));
+    for Dependent { part, needs } in dependents {
+        add(
+            &mut all,
+            LeftOut {
+                part,
+                cause: LeftOutCause::Broken,
+                reason: format!("{needs} is left out."),
+            },
+        );
     }
     all.sort_by_key(|left_out| left_out.part.line);
     all
 }
 
-impl Part {
-    /// Whether both are the same part. Two tables of one name are: nobody knows which of them is meant.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        let same_name = if self.name.is_empty() || other.name.is_empty() {
-            self.line == other.line
-        } else {
-            self.name == other.name
-        };
-        self.kind == other.kind && same_name
+/// Adds a part, or adds its reason if the list has the part already.
+fn add(all: &mut Vec<LeftOut>, new: LeftOut) {
+    let Some(known) = all.iter_mut().find(|known| known.part.is_same(&new.part)) else {
+        return all.push(new);
+    };
+    known.reason = format!("{} {}", known.reason, new.reason);
+    // A part with an error stays out even if its account appears later. A password that is gone ends
+    // live sessions, so it outranks every other cause.
+    if let (LeftOutCause::AccountUnknown(_), _) | (_, LeftOutCause::ProofGone) =
+        (&known.cause, &new.cause)
+    {
+        known.cause = new.cause;
     }
 }
 
-impl PartKind {
-    /// The key of its tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Environment => "environment",
-            Self::User => "user",
-            Self::Endpoint => "endpoint",
-            Self::Viewer => "viewer",
-        }
-    }
-}
-
-/// `user "alice"`, or `user of line 6`.
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = self.kind.name();
-        if self.name.is_empty() {
-            write!(f, "{kind} of line {}", self.line)
-        } else {
-            write!(f, "{kind} {:?}", self.name)
-        }
-    }
-}
-
-/// `user "alice" is left out: reason`.
+/// Prints `user "alice" is left out: reason`.
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (part, reason) = (&self.part, &self.reason);
@@ -265,7 +121,7 @@ impl fmt::Display for LeftOut {
             LeftOutCause::Kept => write!(f, "{part} stays as it was: {reason}"),
             LeftOutCause::AccountUnknown(_) => write!(
                 f,
-                "{part} is left out until the account is known, and hopend goes on asking: {reason}"
+                "{part} is left out until the account is known; hopend repeats the query: {reason}"
             ),
         }
     }

@@ -1,76 +1,130 @@
-//! The file as a whole.
+//! Loads a configuration from a file or from a text.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use toml::de::DeTable;
 use zeroize::Zeroizing;
 
-use super::account::{Accounts, system_account};
-use super::endpoint::{Claims, Known};
-use super::left_out::{Loaded, Reach};
+use super::account_database::{AccountResolver, system_account};
+use super::configuration::Config;
+use super::endpoint::Endpoint;
+use super::loaded::Loaded;
+use super::local_account::OsUser;
 use super::problem::{Problem, Problems};
-use super::reader::Table;
-use super::source::{Basis, Source};
-use super::{Config, Endpoint, OsUser, daemon, endpoint, environment, user};
-use base::file_access::{self, FileAccessError, Protection};
+use super::reach::Reach;
+use super::reader::{self, Input, UnsoundEndpoints};
 
-const KEYS: &[&str] = &["environment", "user", "endpoint", "daemon"];
-
-/// Reads and checks a configuration file, and the files that it names.
+/// Loads and checks a configuration file, and the files that it names.
 ///
 /// # Errors
-/// All problems at once.
+/// All problems of the file.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let text = text(path)?;
-    read(&text, path, &system_account, Some(path))
+    all_valid(load_in_part(path, &system_account)?)
 }
 
-/// As [`load`], with what is valid although something is not.
+/// Loads a configuration file, and keeps the parts that are valid.
 ///
 /// # Errors
-/// All problems, where the text is no TOML and nothing can be said for certain.
-pub fn load_in_part(path: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Problems> {
-    let text = text(path)?;
-    read_in_part(&text, path, accounts, Some(path), Unsound::LeftOut)
+/// All problems, if the file cannot be read or is not TOML.
+pub fn load_in_part(path: &Path, accounts: &AccountResolver<'_>) -> Result<Loaded, Problems> {
+    load_with(path, accounts, UnsoundEndpoints::Excluded)
 }
 
-/// What `hopend doctor` looks at: also endpoints that have a problem, as far as their tables can be read.
-/// They must not be served.
+/// Loads a configuration file for `hopend doctor`. The result contains endpoints with errors too, as far as
+/// their tables can be read. The daemon must not serve it.
 ///
 /// # Errors
-/// All problems, where the text is no TOML and nothing can be said for certain.
-pub fn load_to_look_at(path: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Problems> {
-    read_in_part(&text(path)?, path, accounts, Some(path), Unsound::Shown)
+/// All problems, if the file cannot be read or is not TOML.
+pub fn load_to_look_at(path: &Path, accounts: &AccountResolver<'_>) -> Result<Loaded, Problems> {
+    load_with(path, accounts, UnsoundEndpoints::Included)
 }
 
-/// As [`load_in_part`], for the daemon to serve in place of what it serves now: endpoints that are
-/// `running` go on as they are where the file is wrong about them. While the account database can't be
-/// asked, an account that they know stays known.
+/// Loads a configuration file for the daemon, which serves the endpoints `running` now.
+///
+/// A running endpoint with an error in the new file continues unchanged. If the account database does not
+/// answer, an account that a running endpoint knows stays known.
 ///
 /// # Errors
-/// All problems, where one of them concerns the daemon as a whole, and where no endpoint is left.
+/// All problems, if one of them concerns the daemon as a whole, or if no endpoint is left.
 pub fn load_to_serve(
     path: &Path,
-    accounts: &Accounts<'_>,
+    accounts: &AccountResolver<'_>,
     running: &[Arc<Endpoint>],
 ) -> Result<Loaded, Problems> {
-    let accounts =
-        |text: &str| accounts(text).or_else(|error| known_of(running, text).map(Some).ok_or(error));
+    let accounts = |text: &str| {
+        accounts(text).or_else(|error| known_account(running, text).map(Some).ok_or(error))
+    };
     let mut loaded = load_in_part(path, &accounts)?;
     loaded.keep_running(running);
-    let stops = loaded
+    let concerns_daemon = loaded
         .problems
         .as_ref()
         .is_some_and(Problems::stop_the_daemon);
     match loaded.problems {
-        Some(problems) if stops || loaded.config.endpoints.is_empty() => Err(problems),
+        Some(problems) if concerns_daemon || loaded.config.endpoints.is_empty() => Err(problems),
         _ => Ok(loaded),
     }
 }
 
-/// An account that an endpoint knows by what its file says.
-fn known_of(endpoints: &[Arc<Endpoint>], text: &str) -> Option<OsUser> {
+/// Loads only `[daemon] control` of a configuration file: the socket on which the daemon of that file
+/// answers. `None` means that it has no such socket.
+///
+/// The rest of the file may have errors, because a running daemon has read an earlier version of it.
+///
+/// # Errors
+/// The file cannot be read, or the key has an error.
+pub fn control(path: &Path) -> Result<Option<PathBuf>, Problems> {
+    reader::read_control(&text_of(path)?, path)
+}
+
+/// Checks the text of a configuration, and the files that it names. Problems name `file`, and relative paths
+/// start from its directory.
+///
+/// # Errors
+/// All problems of the text.
+pub fn parse(text: &str, file: &Path, accounts: &AccountResolver<'_>) -> Result<Config, Problems> {
+    all_valid(parse_in_part(text, file, accounts)?)
+}
+
+/// Checks the text of a configuration as [`parse`] does, and keeps the parts that are valid.
+///
+/// # Errors
+/// All problems, if the text is not TOML.
+pub fn parse_in_part(
+    text: &str,
+    file: &Path,
+    accounts: &AccountResolver<'_>,
+) -> Result<Loaded, Problems> {
+    reader::read(&Input {
+        text,
+        file,
+        accounts,
+        is_on_disk: false,
+        unsound_endpoints: UnsoundEndpoints::Excluded,
+    })
+}
+
+fn load_with(
+    path: &Path,
+    accounts: &AccountResolver<'_>,
+    unsound_endpoints: UnsoundEndpoints,
+) -> Result<Loaded, Problems> {
+    reader::read(&Input {
+        text: &text_of(path)?,
+        file: path,
+        accounts,
+        is_on_disk: true,
+        unsound_endpoints,
+    })
+}
+
+/// The configuration, if it has no problem.
+fn all_valid(loaded: Loaded) -> Result<Config, Problems> {
+    loaded.problems.map_or(Ok(loaded.config), Err)
+}
+
+/// The account that a running endpoint knows by this name or number.
+fn known_account(endpoints: &[Arc<Endpoint>], text: &str) -> Option<OsUser> {
     let users = endpoints.iter().flat_map(|endpoint| &endpoint.users);
     let mut accounts = users.filter_map(|user| user.os_user.as_ref());
     accounts
@@ -79,27 +133,13 @@ fn known_of(endpoints: &[Arc<Endpoint>], text: &str) -> Option<OsUser> {
         .cloned()
 }
 
-/// Reads `[daemon] control` alone: where the daemon of a configuration file is asked, `None` for
-/// nowhere. The rest of the file may be wrong: a daemon that runs has read it when it was right.
-///
-/// # Errors
-/// What is wrong with the file or this value.
-pub fn control(path: &Path) -> Result<Option<PathBuf>, Problems> {
-    let text = text(path)?;
-    let source = Source::new(&text, path);
-    let (document, _) = DeTable::parse_recoverable(&text);
-    let root = Table::root(&source, document.get_ref());
-    let control = daemon::control_of(&root);
-    source.conclude(control)
-}
-
-/// The text of the file.
-fn text(path: &Path) -> Result<Zeroizing<String>, Problems> {
-    let unreadable = |what: String, remedy: &str| {
+/// Reads the text of a file.
+fn text_of(path: &Path) -> Result<Zeroizing<String>, Problems> {
+    let unreadable = |message: String, remedy: &str| {
         let problem = Problem {
             line: None,
             key: String::new(),
-            what,
+            message,
             remedy: remedy.to_owned(),
             reach: Reach::Daemon,
         };
@@ -120,163 +160,4 @@ fn text(path: &Path) -> Result<Zeroizing<String>, Problems> {
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         unreadable(format!("is not UTF-8 on line {line}"), "save it as UTF-8")
     })
-}
-
-/// Checks a configuration, and the files that it names. `file` is what problems are told of; its
-/// directory is where relative paths start.
-///
-/// # Errors
-/// All problems at once.
-pub fn parse(text: &str, file: &Path, accounts: &Accounts<'_>) -> Result<Config, Problems> {
-    read(text, file, accounts, None)
-}
-
-/// As [`parse`], with what is valid although something is not.
-///
-/// # Errors
-/// All problems, where the text is no TOML and nothing can be said for certain.
-pub fn parse_in_part(text: &str, file: &Path, accounts: &Accounts<'_>) -> Result<Loaded, Problems> {
-    read_in_part(text, file, accounts, None, Unsound::LeftOut)
-}
-
-fn read(
-    text: &str,
-    file: &Path,
-    accounts: &Accounts<'_>,
-    on_disk: Option<&Path>,
-) -> Result<Config, Problems> {
-    let loaded = read_in_part(text, file, accounts, on_disk, Unsound::LeftOut)?;
-    loaded.problems.map_or(Ok(loaded.config), Err)
-}
-
-fn read_in_part(
-    text: &str,
-    file: &Path,
-    accounts: &Accounts<'_>,
-    on_disk: Option<&Path>,
-    unsound: Unsound,
-) -> Result<Loaded, Problems> {
-    let mut source = Source::new(text, file);
-    let (document, errors) = DeTable::parse_recoverable(text);
-    let is_toml = errors.is_empty();
-    for error in errors {
-        source.not_toml(error.span(), error.message());
-    }
-    let root = Table::root(&source, document.get_ref());
-    let config = config(&root, accounts, unsound);
-    if let Some(path) = on_disk {
-        protected(&root, path);
-    }
-    let (left_out, problems) = source.conclude_in_part();
-    match problems {
-        Some(problems) if !is_toml => Err(problems),
-        problems => Ok(Loaded {
-            config,
-            left_out,
-            problems,
-        }),
-    }
-}
-
-/// What becomes of an endpoint whose table can be read and has a problem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unsound {
-    /// It is not in the configuration.
-    LeftOut,
-    /// It is in the configuration, for `hopend doctor` to look at. It must not be served.
-    Shown,
-}
-
-/// Whatever is not valid is reported and left out.
-fn config(root: &Table<'_>, accounts: &Accounts<'_>, unsound: Unsound) -> Config {
-    root.only(KEYS);
-    let mut claims = Claims::default();
-    let environments = environment::read_all(root);
-    let users = user::read_all(root, accounts);
-    let known = Known {
-        environments: &environments,
-        users: &users,
-    };
-    let mut endpoints = endpoint::read_all(root, &known, &mut claims);
-    let daemon = daemon::read(root, &mut claims, accounts);
-    if unsound == Unsound::LeftOut {
-        endpoints.settle(root.source);
-    }
-    if root.lacks("endpoint") {
-        whole_file(
-            root,
-            None,
-            "endpoint",
-            "there is none",
-            "add a table [[endpoint]] with name, listen, and cluster or connect",
-        );
-    }
-    if root.lacks("user") {
-        whole_file(
-            root,
-            None,
-            "user",
-            "there is none, so nobody could use an endpoint",
-            "add a table [[user]] with name and os_user",
-        );
-    }
-    Config {
-        daemon,
-        environments: environments.into_valid(),
-        users: users.named.into_valid(),
-        endpoints: endpoints.into_valid(),
-        files: root.source.named(),
-        notices: root.source.notices(),
-    }
-}
-
-fn whole_file(root: &Table<'_>, line: Option<usize>, key: &str, what: &str, remedy: &str) {
-    root.source.add(
-        Basis::AbsentInFile,
-        Problem {
-            line,
-            key: key.to_owned(),
-            what: what.to_owned(),
-            remedy: remedy.to_owned(),
-            reach: Reach::Daemon,
-        },
-    );
-}
-
-/// Nobody but root and hopend's account may change the file; one that holds a password hash, or a
-/// value for a login command, is to be read by its owner and group only.
-fn protected(root: &Table<'_>, path: &Path) {
-    match file_access::check(path, Protection::FromChange) {
-        Ok(()) => {}
-        // It has been read.
-        Err(FileAccessError::Unseen { .. }) => return,
-        Err(exposed) => {
-            return whole_file(root, None, "", &exposed.what(), &exposed.remedy());
-        }
-    }
-    let users = root.get("user").and_then(|users| users.raw().as_array());
-    let hash = users
-        .into_iter()
-        .flat_map(|users| users.iter())
-        .find_map(|user| user.get_ref().get("password"));
-    let endpoints = root.get("endpoint");
-    let endpoints = endpoints.and_then(|endpoints| endpoints.raw().as_array());
-    let value = endpoints
-        .into_iter()
-        .flat_map(|endpoints| endpoints.iter())
-        .filter_map(|endpoint| endpoint.get_ref().get("login")?.get_ref().get("env"))
-        .filter_map(|env| env.get_ref().as_table())
-        .flat_map(|env| env.values())
-        .find(|value| value.get_ref().is_str());
-    let Some(hash) = hash.or(value) else { return };
-    if let Err(FileAccessError::Readable { mode, .. }) =
-        file_access::check(path, Protection::FromChangeAndReading)
-    {
-        let line = root.source.line(hash.span().start);
-        let what = format!(
-            "this configuration file holds secrets and is open to every account (mode {mode:04o})"
-        );
-        let remedy = format!("chmod o-rwx {}", path.display());
-        whole_file(root, Some(line), "", &what, &remedy);
-    }
 }

@@ -1,35 +1,35 @@
-//! How much memory the process may have: the limit of its control group, else the machine's.
+//! The memory that the process may use: the limit of its control group, or the memory of the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::sys::sysinfo::sysinfo;
 
-/// Where control groups are mounted.
+/// The mount point of control groups.
 const MOUNT: &str = "/sys/fs/cgroup";
-/// Where the system tells nothing, in bytes.
-const USUAL: u64 = 1 << 30;
+/// The assumed memory of the machine, in bytes, if the system call fails.
+const ASSUMED_TOTAL: u64 = 1 << 30;
 
-/// What the system lets the process have, in bytes.
+/// The memory that the system lets the process use, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MachineMemory {
     /// The memory of the machine.
     pub total: u64,
-    /// The limit of the control group, or of one around it, where it is below that.
+    /// The limit of the process's control group or of one above it, if it is below `total`.
     pub control_group: Option<u64>,
 }
 
 impl Default for MachineMemory {
-    /// As it is now.
+    /// The values of this moment, as [`MachineMemory::look`] reads them.
     fn default() -> Self {
         Self::look()
     }
 }
 
 impl MachineMemory {
-    /// Asks the system. Reads files.
+    /// Reads the values from the system. Reads files, so it blocks.
     pub fn look() -> Self {
-        let total = sysinfo().map_or(USUAL, |info| info.ram_total());
+        let total = sysinfo().map_or(ASSUMED_TOTAL, |info| info.ram_total());
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let limit = limit_of(&groups, Path::new(MOUNT));
         Self {
@@ -39,40 +39,57 @@ impl MachineMemory {
     }
 }
 
-/// The least limit of the memory groups that `/proc/self/cgroup` names and of those around them.
+/// The memory groups of the process in one hierarchy of control groups.
+struct MemoryGroup<'g> {
+    /// The directories that may hold the group. Those that do not exist are ignored.
+    mounts: Vec<PathBuf>,
+    /// The group's path below a mount.
+    path: &'g str,
+    /// The name of the file with the limit.
+    file: &'static str,
+}
+
+/// The lowest limit among the memory groups that `/proc/self/cgroup` names, and among all groups above
+/// them.
 fn limit_of(groups: &str, mount: &Path) -> Option<u64> {
-    let lines = groups.lines().filter_map(|line| {
+    let groups = groups.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
         let path = path.trim_start_matches('/');
         if controllers.is_empty() {
-            // Version 2, also beside version 1.
-            let mounts = [mount.to_path_buf(), mount.join("unified")];
-            Some((mounts.to_vec(), path, "memory.max"))
+            // Version 2. Beside version 1 it is mounted at `unified`.
+            Some(MemoryGroup {
+                mounts: vec![mount.to_path_buf(), mount.join("unified")],
+                path,
+                file: "memory.max",
+            })
         } else if controllers.split(',').any(|name| name == "memory") {
-            Some((vec![mount.join("memory")], path, "memory.limit_in_bytes"))
+            Some(MemoryGroup {
+                mounts: vec![mount.join("memory")],
+                path,
+                file: "memory.limit_in_bytes",
+            })
         } else {
             None
         }
     });
-    lines
-        .flat_map(|(mounts, path, file)| {
-            let limits = mounts
-                .into_iter()
-                .flat_map(move |mount| around(&mount, path).collect::<Vec<_>>());
-            limits.filter_map(move |folder| limit_in(&folder.join(file)))
-        })
-        .min()
+    let limits = groups.flat_map(|MemoryGroup { mounts, path, file }| {
+        let folders = mounts
+            .into_iter()
+            .flat_map(move |mount| with_parents(&mount, path).collect::<Vec<_>>());
+        folders.filter_map(move |folder| limit_in(&folder.join(file)))
+    });
+    limits.min()
 }
 
-/// The folder of the group and those around it. In a container the group's own path may lead
-/// nowhere, and the mount itself is the group.
-fn around(mount: &Path, path: &str) -> impl Iterator<Item = PathBuf> {
+/// The directory of a group and those of all groups above it, up to the mount. In a container the
+/// group's path may not exist, and the mount itself is the group.
+fn with_parents(mount: &Path, path: &str) -> impl Iterator<Item = PathBuf> {
     let folders = Path::new(path).ancestors();
     folders.map(|folder| mount.join(folder))
 }
 
-/// A number of bytes; `max` is none.
+/// Reads a limit in bytes. The text `max` means no limit.
 fn limit_in(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }

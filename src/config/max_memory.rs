@@ -1,35 +1,35 @@
-//! `max_memory` of `[daemon]`: bytes, or a share of what the process may have.
+//! The `max_memory` key of the `[daemon]` table: a number of bytes, or a share of the memory.
 
 use super::machine_memory::MachineMemory;
 
-/// The share of the control group's limit without `max_memory`, in percent: the rest is for the
-/// kernel's socket buffers, for what is not counted, and for login commands.
-const OF_CONTROL_GROUP: u64 = 50;
-/// The share of the machine's memory, where no control group has a limit, in percent.
-const OF_MACHINE: u64 = 25;
+/// The default share of the control group's limit, in percent. The rest is for the kernel's socket
+/// buffers, for memory that hopend does not count, and for login commands.
+const DEFAULT_PERCENT_OF_CONTROL_GROUP: u64 = 50;
+/// The default share of the machine's memory, in percent, if no control group has a limit.
+const DEFAULT_PERCENT_OF_MACHINE: u64 = 25;
 
-/// How large the budget is.
+/// The memory that the buffers of sessions and handshakes may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MaxMemory {
-    /// A half of the control group's limit, or a quarter of the machine's memory.
+    /// Half of the control group's limit, or a quarter of the machine's memory if there is no limit.
     #[default]
     Default,
     /// A number of bytes.
     Bytes(u64),
-    /// So many percent of the control group's limit, or of the machine's memory.
+    /// A percentage of the control group's limit, or of the machine's memory if there is no limit.
     Percent(u64),
 }
 
 impl MaxMemory {
-    /// In bytes.
+    /// The number of bytes on a machine with this memory.
     pub fn within(self, memory: MachineMemory) -> usize {
         let all = memory.control_group.unwrap_or(memory.total);
-        let usual = match memory.control_group {
-            Some(_) => OF_CONTROL_GROUP,
-            None => OF_MACHINE,
+        let default_percent = match memory.control_group {
+            Some(_) => DEFAULT_PERCENT_OF_CONTROL_GROUP,
+            None => DEFAULT_PERCENT_OF_MACHINE,
         };
         let bytes = match self {
-            Self::Default => all / 100 * usual,
+            Self::Default => all / 100 * default_percent,
             Self::Bytes(bytes) => bytes,
             Self::Percent(percent) => all / 100 * percent,
         };

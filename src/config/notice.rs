@@ -1,38 +1,38 @@
-//! What `hopend check` tells of beside errors: the state of this host, and advice. None of it keeps
-//! anything from being served.
+//! Remarks of `hopend check` that do not make the configuration invalid: faults of this host, and
+//! advice. hopend serves the configuration nevertheless.
 
 use std::fmt;
 
 use base::error::with_fix;
 
-/// Something that is not as it should be, although the file is right.
+/// A fault of this host, or advice, about a key of a valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// Line in the file, from 1.
+    /// The line of the value in the file, from 1.
     pub line: usize,
     /// The key, such as `endpoint "hdb".listen`.
     pub key: String,
-    /// What is wrong.
-    pub what: String,
-    /// What to do.
+    /// The fault, as a predicate or a sentence.
+    pub message: String,
+    /// The remedy, as an imperative.
     pub remedy: String,
-    /// What `hopend check` makes of it.
+    /// The effect on the exit code of `hopend check`.
     pub severity: Severity,
 }
 
-/// What `hopend check` makes of a notice.
+/// The effect of a remark on the exit code of `hopend check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// It fails: hopend can't do what the file says until the host is mended. `hopend run` tries again.
+    /// The check fails: hopend cannot do what the file says on this host. `hopend run` keeps trying.
     Error,
-    /// It succeeds.
+    /// The check succeeds.
     Warning,
 }
 
-/// `KEY: what. Fix: remedy`, without the line.
+/// Prints `KEY: message. Fix: remedy.`, without the line.
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = with_fix(&self.what, &self.remedy);
-        write!(f, "{}: {what}", self.key)
+        let message = with_fix(&self.message, &self.remedy);
+        write!(f, "{}: {message}", self.key)
     }
 }

@@ -1,30 +1,29 @@
-//! What is wrong with a configuration file, for the person who has to mend it.
+//! The errors of a configuration file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::left_out::Reach;
-
 use base::error::with_fix;
 
-/// One thing that is wrong, and what to do about it.
-///
-/// Neither text ever holds a value that could be a secret.
+use super::reach::Reach;
+
+/// One error of a configuration file, with its remedy. No text in it contains a value that could be a
+/// secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Line in the file, from 1; none when it concerns the file as a whole.
+    /// The line in the file, from 1. `None` if the problem concerns the file as a whole.
     pub line: Option<usize>,
-    /// The key, such as `endpoint "hdb".keepalive.every`; empty when no key is concerned.
+    /// The key, such as `endpoint "hdb".keepalive.every`. Empty if the problem concerns no key.
     pub key: String,
-    /// What is wrong.
-    pub what: String,
-    /// What to do.
+    /// The error, as a predicate such as `is missing`, or as a sentence.
+    pub message: String,
+    /// The remedy, as an imperative.
     pub remedy: String,
-    /// What can't be served because of it.
+    /// The parts of the configuration that hopend cannot serve because of the problem.
     pub reach: Reach,
 }
 
-/// Everything that is wrong with one file, in the order of its lines.
+/// All errors of one configuration file, in the order of its lines. There is at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
     file: PathBuf,
@@ -33,7 +32,7 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Sorts by line; what concerns the file as a whole comes first.
+    /// Sorts the problems by line. Those that concern the file as a whole come first.
     pub(super) fn new(file: &Path, mut list: Vec<Problem>) -> Self {
         list.sort_by_key(|problem| problem.line);
         Self {
@@ -43,39 +42,37 @@ impl Problems {
         }
     }
 
-    /// With the files that the configuration names.
+    /// Adds the paths of the files that the configuration names.
     pub(super) fn with_files(self, files: Vec<PathBuf>) -> Self {
         Self { files, ..self }
     }
 
-    /// The files that the configuration names: one of them may be what can't be read.
+    /// The paths of the files that the configuration names. The daemon's confinement may be the reason
+    /// why one of them cannot be read.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
-    /// The file they are in.
+    /// The path of the configuration file.
     pub fn file(&self) -> &Path {
         &self.file
     }
 
-    /// Whether one of them concerns the daemon as a whole.
+    /// Whether one of the problems concerns the daemon as a whole, so that hopend can serve nothing.
     pub fn stop_the_daemon(&self) -> bool {
         self.iter().any(|problem| problem.reach == Reach::Daemon)
     }
 
-    /// Each with its line, as `hopend check` prints it.
-    pub(super) fn lines(&self) -> impl Iterator<Item = (&Problem, String)> {
-        self.list.iter().map(|problem| {
-            let file = self.file.display();
-            let shown = match problem.line {
-                Some(line) => format!("{file}:{line}: {problem}"),
-                None => format!("{file}: {problem}"),
-            };
-            (problem, shown)
-        })
+    /// Prints one of the problems with its file and line, as `hopend check` does.
+    pub(super) fn print(&self, problem: &Problem) -> String {
+        let file = self.file.display();
+        match problem.line {
+            Some(line) => format!("{file}:{line}: {problem}"),
+            None => format!("{file}: {problem}"),
+        }
     }
 
-    /// Each of them; there is at least one.
+    /// The problems, in the order of the lines.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.list.iter()
     }
@@ -90,24 +87,25 @@ impl<'a> IntoIterator for &'a Problems {
     }
 }
 
-/// One line each: `FILE:LINE: KEY: what. Fix: remedy.`, the form that editors and compilers share.
+/// Prints a line for each problem: `FILE:LINE: KEY: message. Fix: remedy.` Editors recognise this form,
+/// because compilers use it.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (_, shown)) in self.lines().enumerate() {
+        for (index, problem) in self.iter().enumerate() {
             let separator = if index > 0 { "\n" } else { "" };
-            write!(f, "{separator}{shown}")?;
+            write!(f, "{separator}{}", self.print(problem))?;
         }
         Ok(())
     }
 }
 
-/// `KEY: what. Fix: remedy.`, without the place.
+/// Prints `KEY: message. Fix: remedy.`, without the file and the line.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
-        f.write_str(&with_fix(&self.what, &self.remedy))
+        f.write_str(&with_fix(&self.message, &self.remedy))
     }
 }
 

@@ -1,19 +1,48 @@
-//! Makes a TLS configuration of the files that a `tls` table names.
+//! TLS between clients and an endpoint: the files that a `tls` table names, and rustls configurations made
+//! of them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base::file_access::{self, FileAccessError, Protection};
+use q_relay::crypto;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
-use super::{ServerTls, TlsVersion};
-use base::file_access::{self, FileAccessError, Protection};
-use q_relay::crypto;
+/// The files with which an endpoint speaks TLS to its clients, and its requirements for clients.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerTls {
+    /// The PEM file of the endpoint's certificate and of the intermediate certificates.
+    pub cert: PathBuf,
+    /// The PEM file of the certificate's private key.
+    pub key: PathBuf,
+    /// The PEM file of the authorities that may sign a client's certificate. `None` requires no
+    /// certificate from clients.
+    pub client_ca: Option<PathBuf>,
+    /// The oldest version of TLS that the endpoint accepts.
+    pub min_version: TlsVersion,
+}
 
-/// Why an endpoint cannot speak TLS to its clients.
+impl ServerTls {
+    /// Whether a client has to present a certificate.
+    pub(super) fn requires_client_certificate(&self) -> bool {
+        self.client_ca.is_some()
+    }
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    Tls12,
+    /// TLS 1.3 (RFC 8446).
+    Tls13,
+}
+
+/// The reason why an endpoint cannot speak TLS to its clients.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerTlsError {
     /// A file cannot be read, or is not PEM.

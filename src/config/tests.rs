@@ -1,12 +1,13 @@
-//! Whole files, good and bad.
+//! Tests that read whole configuration files, valid and invalid.
 
 use q_relay::relay::{KeepaliveMode, KeepaliveSettings};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use secret::Secret;
 use tempfile::TempDir;
 
 use super::*;
@@ -19,7 +20,7 @@ mod properties;
 
 pub(super) const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$7ChDpfMSI3LdcmmPFBVKqvk2q1qbqVg1hQZ8mT8kKwE";
 
-/// Files that configurations refer to by relative paths.
+/// The directory of the files that the configurations name by relative paths.
 static FILES: LazyLock<TempDir> = LazyLock::new(|| {
     let directory = tempfile::tempdir().unwrap();
     let ca = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
@@ -58,14 +59,14 @@ fn accounts(name: &str) -> std::io::Result<Option<OsUser>> {
     }))
 }
 
-/// Parses a text in which `@` stands for the directory of the files.
+/// Parses a configuration. In its text, `@` stands for the directory of [`FILES`].
 fn read(text: &str) -> Result<Config, Problems> {
     let directory = FILES.path();
     let text = text.replace("@/", &format!("{}/", directory.display()));
     parse(&text, &directory.join("hopend.toml"), &accounts)
 }
 
-/// The same, as far as it can be served in place of what is running.
+/// Parses a configuration as a reload does while the endpoints `running` are served.
 fn read_to_serve(text: &str, running: &[Arc<Endpoint>]) -> Loaded {
     let file = FILES.path().join("hopend.toml");
     let mut loaded = parse_in_part(text, &file, &accounts).unwrap();
@@ -362,7 +363,7 @@ fn a_configuration_that_others_can_change_is_not_read() {
     assert!(said.contains("every account can change"), "{said}");
     assert!(said.contains("chmod o-w"), "{said}");
     mode(&path, 0o644).unwrap();
-    // Whoever can write to its directory can put another in its place.
+    // An account that can write to the directory of the file can replace the file.
     let said = mode(directory.path(), 0o777).unwrap_err().to_string();
     assert!(said.contains("(mode 0777)"), "{said}");
     mode(directory.path(), 0o1777).unwrap();
@@ -383,14 +384,14 @@ fn names_that_count_as_none_are_never_those_of_users() {
     assert_eq!(names(SMALL), ["unknown", "anonymous"]);
     let anonymous = SMALL.replacen("name = \"alice\"", "name = \"anonymous\"", 1);
     assert_eq!(names(&anonymous), ["unknown"]);
-    // Also of a user who may not use the endpoint.
+    // This includes users who may not use the endpoint.
     let other = "[[user]]\nname = \"unknown\"\nos_user = \"1001\"\n[[endpoint]]";
     let other = SMALL.replacen("[[endpoint]]", other, 1) + "users = [\"alice\"]\n";
     assert_eq!(names(&other), ["anonymous"]);
     assert!(names(&format!("{SMALL}default_user_names = []\n")).is_empty());
 }
 
-/// An endpoint whose login command has these variables.
+/// A configuration with an endpoint whose login command has these environment variables.
 fn with_env(env: &str) -> String {
     format!(
         "[[user]]\nname = \"alice\"\nos_user = \"alice\"\n[[endpoint]]\nname = \"rdb\"\nlisten = \
@@ -422,7 +423,7 @@ fn variables_of_a_login_command_are_secrets() {
         "{shown}"
     );
 
-    // Whoever could read a value is kept out of the file that holds it.
+    // Other accounts must not be able to read a file with a value.
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     let open = load(&path).unwrap_err().to_string();
     assert!(
@@ -451,7 +452,7 @@ fn mistakes_in_variables_of_a_login_command_are_told_without_their_values() {
             "is not the name of an environment variable",
         ),
         ("{ HOPEND_USER = \"geheim\" }", "is set by hopend itself"),
-        ("{ A = \"geheim\\u0000\" }", "holds a NUL"),
+        ("{ A = \"geheim\\u0000\" }", "contains a NUL character"),
         ("{ A = 7 }", "must be a text or a table"),
         ("{ A = { path = \"geheim\" } }", "path"),
         ("\"geheim\"", "env"),
@@ -463,7 +464,7 @@ fn mistakes_in_variables_of_a_login_command_are_told_without_their_values() {
     let text = with_env("{}").replace("command = [\"/bin/true\"], ", "user = \"u\", ");
     let problems = read(&text).unwrap_err().to_string();
     assert!(
-        problems.contains("has no command that it is for"),
+        problems.contains("has no effect without command"),
         "{problems}"
     );
 }

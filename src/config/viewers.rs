@@ -1,14 +1,13 @@
-//! `viewers` of `[daemon]`.
+//! The `viewers` key of the `[daemon]` table.
 
-use super::OsUser;
-use super::account::LocalAccount;
+use super::local_account::{LocalAccount, OsUser};
 
-/// Accounts that may see the status page, beside root and the daemon's own.
+/// The accounts that may see the status page, beside root and hopend's own account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Viewers(Vec<LocalAccount>);
 
 impl Viewers {
-    /// Whether this account is among them.
+    /// Whether the account with this number is a viewer.
     pub fn has(&self, uid: u32) -> bool {
         self.0.iter().any(|account| account.uid() == Some(uid))
     }

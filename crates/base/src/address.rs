@@ -1,4 +1,4 @@
-//! The address of a kdb+ process, as q writes it.
+//! The TCP address of a kdb+ process, in the form that q uses.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -6,14 +6,14 @@ use std::str::FromStr;
 
 use crate::invalid::Invalid;
 
-/// `:tcps://host:port` or `:host:port`.
+/// The TCP address that hopend dials to reach a kdb+ process: `:tcps://host:port` or `:host:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     /// Whether the connection is TLS.
     pub tls: bool,
-    /// A name or an IP address.
+    /// A host name or an IP address. An IPv6 address has no brackets here.
     pub host: String,
-    /// TCP port.
+    /// The TCP port, never 0.
     pub port: u16,
 }
 
@@ -28,9 +28,11 @@ impl fmt::Display for Address {
     }
 }
 
-/// `:tcps://host:port` or `:host:port`; the leading colon may be left out, and an IPv6 address
-/// stands in brackets. The text is never repeated: what stands here by mistake may be a whole
-/// connection string, password included.
+/// Parses `:tcps://host:port` or `:host:port`. The leading colon is optional. An IPv6 address needs
+/// brackets.
+///
+/// An error never repeats the text: it may be a whole connection string with its password, written
+/// here by mistake.
 impl FromStr for Address {
     type Err = Invalid;
 
@@ -52,7 +54,7 @@ impl FromStr for Address {
             }
             None => (false, rest),
         };
-        let (host, rest) = host(rest)?;
+        let (host, rest) = split_host(rest)?;
         let mut parts = rest.split(':');
         let port = parts.next().unwrap_or("");
         if parts.next().is_some() {
@@ -75,9 +77,9 @@ impl FromStr for Address {
     }
 }
 
-/// Splits the host off what precedes the port.
-fn host(rest: &str) -> Result<(&str, &str), Invalid> {
-    if let Some(rest) = rest.strip_prefix('[') {
+/// Splits `host:port` into the host and the text after the first colon that is not in brackets.
+fn split_host(host_and_port: &str) -> Result<(&str, &str), Invalid> {
+    if let Some(rest) = host_and_port.strip_prefix('[') {
         return match rest.split_once("]:") {
             Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => Ok((host, port)),
             _ => Err(Invalid::new(
@@ -86,9 +88,9 @@ fn host(rest: &str) -> Result<(&str, &str), Invalid> {
             )),
         };
     }
-    let (host, port) = rest.split_once(':').unwrap_or((rest, ""));
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if host.len() > 253 || !host.chars().all(fine) {
+    let (host, port) = host_and_port.split_once(':').unwrap_or((host_and_port, ""));
+    let is_host_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if host.len() > 253 || !host.chars().all(is_host_character) {
         return Err(Invalid::new(
             "has a host that is neither a name nor an IP address",
             "write \":tcps://host:port\"; an IPv6 address stands in brackets",
@@ -118,7 +120,7 @@ mod tests {
     fn a_unix_socket_is_not_taken_for_a_host() {
         for text in ["unix:5000", ":unix:5000", ":unix://5000", "unix:/run/q"] {
             let invalid = text.parse::<Address>().unwrap_err();
-            assert!(invalid.what.contains("Unix socket"), "{text}: {invalid}");
+            assert!(invalid.message.contains("Unix socket"), "{text}: {invalid}");
         }
         assert!("unix.example:5000".parse::<Address>().is_ok());
     }

@@ -1,4 +1,5 @@
-//! Whose side a failure is on, as metrics, audit lines and exit codes count it.
+//! The kinds of errors, and the form that all error messages share:
+//! `what failed: cause. Fix: action.`
 
 use std::error::Error;
 use std::fmt;
@@ -6,27 +7,27 @@ use std::io;
 
 use nix::errno::Errno;
 
-/// The side at fault.
+/// The party that caused a failure. Metrics, audit lines and exit codes count failures by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// What the client sent or did.
+    /// The client: something that it sent or did.
     Client,
-    /// The configuration file, or something it names.
+    /// The configuration file, or a file that it names.
     Configuration,
-    /// Somebody may not do this: refused here, by AWS or by the cluster.
+    /// A lack of permission: hopend, AWS or kdb+ refused the user.
     Denied,
-    /// AWS, or a login command.
+    /// The source of logins: AWS, or a login command.
     ControlPlane,
-    /// The cluster or node, or the way to it.
+    /// kdb+, or the network between hopend and kdb+.
     Upstream,
-    /// A limit of the configuration or the host.
+    /// A limit that the configuration or the host sets.
     Limit,
-    /// hopend itself, or the host it runs on.
+    /// hopend itself, or the host that it runs on.
     Internal,
 }
 
 impl ErrorKind {
-    /// All of them, each at the place that its value as a number says.
+    /// Every kind, in the order of declaration: `kind as usize` is the index of a kind.
     pub const ALL: [Self; 7] = [
         Self::Client,
         Self::Configuration,
@@ -37,7 +38,7 @@ impl ErrorKind {
         Self::Internal,
     ];
 
-    /// The name in logs, audit lines and metrics.
+    /// The kind's name in logs, audit lines and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -57,22 +58,23 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// The cause when [`out_of_descriptors`].
+/// The cause to print when [`out_of_descriptors`] is true.
 pub const NO_DESCRIPTORS: &str = "hopend has run out of file descriptors";
-/// The remedy when [`out_of_descriptors`].
+/// The remedy to print when [`out_of_descriptors`] is true.
 pub const MORE_DESCRIPTORS: &str =
     "raise LimitNOFILE of the service (ulimit -n), or lower max_sessions of the endpoints";
 
-/// Stands between what failed and the remedy, in every message that has one.
+/// Separates the failure from the remedy, in every message that has a remedy.
 pub const FIX: &str = ". Fix: ";
 
-/// Whether the process, or the host, has no file descriptor left.
+/// Whether the error is `EMFILE` or `ENFILE`: the process, or the host, has no file descriptor left.
 pub fn out_of_descriptors(error: &io::Error) -> bool {
     let number = error.raw_os_error().map(Errno::from_raw);
     matches!(number, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
-/// The same error once more, for another that waited for it.
+/// Copies an error, so that several callers that waited for the same result can each return it.
+/// [`io::Error`] is not `Clone`.
 pub fn again(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
@@ -80,21 +82,21 @@ pub fn again(error: &io::Error) -> io::Error {
     }
 }
 
-/// A message in the form that all messages have: `what failed: cause. Fix: action.`
+/// Appends a remedy to a failure: `what failed: cause. Fix: action.`
 ///
-/// The caller knows more than what it calls: a remedy that `what` has already gives way to `fix`.
-/// Without a `fix`, the message is `what`.
-pub fn with_fix(what: impl fmt::Display, fix: impl fmt::Display) -> String {
-    let (what, fix) = (what.to_string(), fix.to_string());
+/// If `failure` ends with a remedy already, `fix` replaces it, because the caller knows more than the
+/// function that it called. If `fix` is empty, the message is `failure` unchanged.
+pub fn with_fix(failure: impl fmt::Display, fix: impl fmt::Display) -> String {
+    let (failure, fix) = (failure.to_string(), fix.to_string());
     if fix.is_empty() {
-        return what;
+        return failure;
     }
-    let (what, _) = without_fix(&what);
-    format!("{what}{FIX}{}", sentence(&fix))
+    let (failure, _) = without_fix(&failure);
+    format!("{failure}{FIX}{}", sentence(&fix))
 }
 
-/// A remedy with the full stop that it ends with. A policy statement is copied as a whole, and a question
-/// has its mark.
+/// Ends a remedy with a full stop, unless it ends with `.`, `?` or `!` already. A remedy that ends with
+/// `}` is an IAM policy statement to copy, and stays as it is.
 pub fn sentence(fix: &str) -> String {
     let stop = match fix.ends_with(['.', '?', '!', '}']) {
         true => "",
@@ -103,51 +105,55 @@ pub fn sentence(fix: &str) -> String {
     format!("{fix}{stop}")
 }
 
-/// A message with another remedy, for a reader to whom both apply: `… Fix: this, or that.`
-pub fn or_fix(message: &str, other: &str) -> String {
+/// Adds an alternative to the remedy of a message: `… Fix: this, or that.`
+pub fn or_fix(message: &str, alternative: &str) -> String {
     match without_fix(message) {
-        (what, Some(fix)) => with_fix(
-            what,
-            format_args!("{}, or {other}", fix.trim_end_matches('.')),
+        (failure, Some(fix)) => with_fix(
+            failure,
+            format_args!("{}, or {alternative}", fix.trim_end_matches('.')),
         ),
-        (what, None) => with_fix(what, other),
+        (failure, None) => with_fix(failure, alternative),
     }
 }
 
-/// An error with its causes, and what hopend does about it: `what failed: cause; note. Fix: action.`
+/// Prints an error with its causes, and with a note that says what hopend does about it:
+/// `what failed: cause; note. Fix: action.`
 pub fn with_note(error: &(dyn Error + 'static), note: &str) -> String {
     let text = chain(error);
-    let (what, fix) = without_fix(&text);
-    with_fix(format_args!("{what}; {note}"), fix.unwrap_or_default())
+    let (failure, fix) = without_fix(&text);
+    with_fix(format_args!("{failure}; {note}"), fix.unwrap_or_default())
 }
 
-/// What failed, and the remedy by itself.
+/// Splits a message into the failure and the remedy, if it has one.
 pub fn without_fix(message: &str) -> (&str, Option<&str>) {
     match message.split_once(FIX) {
-        Some((what, fix)) => (what, Some(fix)),
+        Some((failure, fix)) => (failure, Some(fix)),
         None => (message, None),
     }
 }
 
-/// An error with everything that caused it, on one line: the one place where a chain is printed. No
-/// text stands in it twice, and the outermost remedy stands at its end.
+/// Prints an error with all its causes on one line. Only this function walks through
+/// [`Error::source`].
+///
+/// A cause whose text is printed already is left out. Of several remedies, only the outermost is
+/// printed, at the end.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     let mut fix = None;
     for error in std::iter::successors(Some(error), |&error| error.source()) {
         let message = error.to_string();
-        let (what, remedy) = without_fix(&message);
+        let (failure, remedy) = without_fix(&message);
         if fix.is_none() {
             fix = remedy.map(str::to_owned);
         }
         // Some libraries repeat their cause in their own message.
-        if text.contains(what) {
+        if text.contains(failure) {
             continue;
         }
         if !text.is_empty() {
             text.push_str(": ");
         }
-        text.push_str(what);
+        text.push_str(failure);
     }
     with_fix(text, fix.unwrap_or_default())
 }
@@ -174,9 +180,9 @@ mod tests {
 
     #[test]
     fn a_message_is_what_failed_then_the_cause_then_the_fix() {
-        let told = chain(&connect());
+        let message = chain(&connect());
         assert_eq!(
-            told,
+            message,
             "10.0.0.1:5000: no connection: the cluster is gone. Fix: start it."
         );
         assert_eq!(chain(&Failure::Gone), "the cluster is gone");
@@ -188,18 +194,18 @@ mod tests {
 
     #[test]
     fn no_text_stands_in_a_message_twice() {
-        let told = chain(&Failure::Node(connect().into()));
+        let message = chain(&Failure::Node(connect().into()));
         let expected = "node n1: 10.0.0.1:5000: no connection: the cluster is gone. Fix: start it.";
-        assert_eq!(told, expected);
+        assert_eq!(message, expected);
     }
 
     #[test]
     fn the_outermost_remedy_is_the_one_that_counts() {
-        let told = chain(&Failure::Advised(connect().into()));
+        let message = chain(&Failure::Advised(connect().into()));
         let expected = "10.0.0.1:5000: no connection: the cluster is gone. Fix: start n1.";
-        assert_eq!(told, expected);
+        assert_eq!(message, expected);
         assert_eq!(
-            or_fix(&told, "wait"),
+            or_fix(&message, "wait"),
             expected.replace("n1.", "n1, or wait.")
         );
         assert_eq!(or_fix("gone", "wait"), "gone. Fix: wait.");

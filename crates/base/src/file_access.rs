@@ -1,8 +1,8 @@
-//! Which accounts can change or read a file: the file's own mode and owner, and those of every
-//! directory and symbolic link on the way to it.
+//! Checks which accounts can change or read a file.
 //!
-//! Root and the account that hopend runs as are trusted. A file passes if nobody else can change what
-//! its path leads to.
+//! The check covers the owner and the mode of the file, and those of every directory and symbolic link
+//! on its path. hopend trusts root and the account that it runs as. A file passes if no other account
+//! can change the file that its path leads to.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -18,74 +18,79 @@ use crate::error::with_fix;
 use crate::user_namespace::is_hidden;
 use secret::Secret;
 
-/// As many symbolic links as the kernel follows.
+/// The number of symbolic links that the kernel follows on one path.
 const MOST_LINKS: usize = 40;
+/// The sticky bit of a directory: only the owner of a file can delete or replace it there.
 const STICKY: u32 = 0o1000;
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const OTHERS: u32 = 0o007;
 
-/// What other accounts must not be able to do with a file.
+/// The access that a file must deny to other accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
-    /// Change it: it tells hopend whom to trust or what to run.
+    /// Other accounts must not change the file: it names a party that hopend trusts, or a program that
+    /// hopend runs.
     FromChange,
-    /// Change or read it: it holds a password, a key or a hash. Its group may read it.
+    /// Other accounts must neither change nor read the file: it holds a password, a key or a hash. The
+    /// file's group may read it.
     FromChangeAndReading,
 }
 
-/// Why a file is not protected.
+/// The reason why a file is not protected.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", with_fix(self.what(), self.remedy()))]
 pub enum FileAccessError {
-    /// Something on the path can't be looked at.
-    Unseen {
-        /// The part of the path.
+    /// The metadata of the file, or of a part of its path, cannot be read.
+    Inaccessible {
+        /// The file, directory or symbolic link.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
-    /// Another account owns it.
+    /// Another account owns the file, or a part of its path.
     Owner {
-        /// A file, a directory or a symbolic link.
+        /// The file, directory or symbolic link.
         path: PathBuf,
         /// The owner.
         uid: u32,
     },
-    /// The mode lets other accounts change it.
+    /// The mode lets other accounts change the file, or a directory on its path.
     Writable {
-        /// A file or a directory.
+        /// The file or directory.
         path: PathBuf,
-        /// Its mode.
+        /// Its permission bits.
         mode: u32,
-        /// The group that can, where not every account can.
+        /// The group whose members can change it. `None` means that every account can.
         group: Option<u32>,
     },
-    /// The mode lets every account read a secret.
+    /// The mode lets every account read a file that holds a secret.
     Readable {
         /// The file.
         path: PathBuf,
-        /// Its mode.
+        /// Its permission bits.
         mode: u32,
     },
 }
 
 impl FileAccessError {
-    /// What is wrong.
+    /// The failure, without its remedy.
     pub fn what(&self) -> String {
         match self {
-            // The cause stands in `source`.
-            Self::Unseen { path, .. } => format!("{} can't be looked at", path.display()),
+            // `source` is the cause, so the message does not repeat it.
+            Self::Inaccessible { path, .. } => {
+                format!("{} can't be examined", path.display())
+            }
             Self::Owner { path, uid } => {
                 format!("uid {uid} owns {} and can change it", path.display())
             }
             Self::Writable { path, mode, group } => {
-                let who = match group {
+                let accounts = match group {
                     Some(gid) => format!("every account in group {gid}"),
                     None => "every account".to_owned(),
                 };
-                format!("{who} can change {} (mode {mode:04o})", path.display())
+                format!("{accounts} can change {} (mode {mode:04o})", path.display())
             }
             Self::Readable { path, mode } => format!(
                 "{} holds secrets and is open to every account (mode {mode:04o})",
@@ -94,10 +99,10 @@ impl FileAccessError {
         }
     }
 
-    /// What to do.
+    /// The command or setting that protects the file.
     pub fn remedy(&self) -> String {
         match self {
-            Self::Unseen { .. } => {
+            Self::Inaccessible { .. } => {
                 "let the account that runs hopend read it, and its directories".to_owned()
             }
             Self::Owner { path, .. } => format!("chown -h root {}", path.display()),
@@ -114,32 +119,51 @@ impl FileAccessError {
         }
     }
 
-    /// Whether the file, or a directory on the way to it, is not there or is closed to this account.
+    /// Whether the file, or a directory on its path, does not exist or is closed to this account. Then
+    /// nothing is known about its protection.
     pub fn is_unseen(&self) -> bool {
-        matches!(self, Self::Unseen { .. })
+        matches!(self, Self::Inaccessible { .. })
     }
 }
 
-/// Checks who can change, or read, the file that `path` leads to. Blocks: it looks at every directory
-/// on the way.
+/// Checks which accounts can change, or read, the file that `path` leads to. Blocks: it reads the
+/// metadata of every directory on the path.
 ///
-/// A directory that everybody may write to is accepted if root or hopend's account owns it and its
-/// sticky bit is set, as in `/tmp` and in the volumes of secrets in Kubernetes: there nobody can
-/// replace a file of somebody else.
+/// A directory that every account may write to passes if root or hopend's account owns it and its
+/// sticky bit is set. There no account can replace a file of another one. `/tmp` is such a directory,
+/// and so are the volumes in which Kubernetes mounts secrets.
 ///
 /// # Errors
-/// Another account can, or something on the way can't be looked at.
+/// Another account can change or read the file, or the metadata of a part of the path cannot be read.
 pub fn check(path: &Path, protection: Protection) -> Result<(), FileAccessError> {
-    Inspector::default().file(path, protection)
+    AccessChecker::default().check_file(path, protection)
 }
 
-/// Whose files and directories are trusted.
-struct Inspector {
+/// Reads a file that holds a secret, if no other account can change or read it. Blocks.
+///
+/// # Errors
+/// The error of the system call, or an error that holds a [`FileAccessError`]; see [`exposure`].
+pub fn read_secret(path: &Path) -> io::Result<Secret> {
+    match check(path, Protection::FromChangeAndReading) {
+        Err(error) if !error.is_unseen() => Err(io::Error::other(error)),
+        // The read fails for the same reason, and its error is the better one.
+        _ => Ok(Secret::new(&Zeroizing::new(fs::read(path)?)[..])),
+    }
+}
+
+/// The reason why [`read_secret`] refused to read a file. `None` if a system call failed instead.
+pub fn exposure(error: &io::Error) -> Option<&FileAccessError> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Checks files on behalf of one account, which it trusts beside root.
+struct AccessChecker {
     uid: u32,
     gid: u32,
 }
 
-impl Default for Inspector {
+/// The account that hopend runs as.
+impl Default for AccessChecker {
     fn default() -> Self {
         Self {
             uid: Uid::effective().as_raw(),
@@ -148,15 +172,15 @@ impl Default for Inspector {
     }
 }
 
-/// A file, a directory or a symbolic link, as the checks see it.
+/// The owner and the permission bits of a file, a directory or a symbolic link.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct Ownership {
     uid: u32,
     gid: u32,
     mode: u32,
 }
 
-impl From<&Metadata> for Entry {
+impl From<&Metadata> for Ownership {
     fn from(metadata: &Metadata) -> Self {
         Self {
             uid: metadata.uid(),
@@ -166,84 +190,95 @@ impl From<&Metadata> for Entry {
     }
 }
 
-impl Inspector {
-    fn file(&self, path: &Path, protection: Protection) -> Result<(), FileAccessError> {
-        let (path, metadata) = self.follow(path)?;
-        let entry = Entry::from(&metadata);
+/// The file or directory at the end of a path, after all symbolic links.
+struct Resolved {
+    path: PathBuf,
+    metadata: Metadata,
+}
+
+impl Resolved {
+    /// Reads the metadata of `path`, and follows it if it is a symbolic link.
+    fn read(path: PathBuf) -> Result<Self, FileAccessError> {
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Self { path, metadata }),
+            Err(error) => Err(inaccessible(&path, error)),
+        }
+    }
+}
+
+impl AccessChecker {
+    fn check_file(&self, path: &Path, protection: Protection) -> Result<(), FileAccessError> {
+        let Resolved { path, metadata } = self.resolve(path)?;
         if metadata.is_dir() {
-            // It was checked on the way.
+            // `resolve` has checked it.
             return Ok(());
         }
-        if !self.trusts(entry.uid) {
+        let ownership = Ownership::from(&metadata);
+        if !self.trusts(ownership.uid) {
             return Err(FileAccessError::Owner {
                 path,
-                uid: entry.uid,
+                uid: ownership.uid,
             });
         }
-        if protection == Protection::FromChangeAndReading && entry.mode & OTHERS != 0 {
-            let mode = entry.mode;
+        if protection == Protection::FromChangeAndReading && ownership.mode & OTHERS != 0 {
+            let mode = ownership.mode;
             return Err(FileAccessError::Readable { path, mode });
         }
-        self.unwritable(&path, entry)
+        self.check_writers(&path, ownership)
     }
 
-    /// What the path leads to. Every directory and link on the way has been checked.
-    fn follow(&self, path: &Path) -> Result<(PathBuf, Metadata), FileAccessError> {
-        let unseen = |path: &Path, source| FileAccessError::Unseen {
-            path: path.to_path_buf(),
-            source,
-        };
-        let path = std::path::absolute(path).map_err(|error| unseen(path, error))?;
-        let mut left: VecDeque<OsString> = names(&path);
-        let mut here = PathBuf::from("/");
-        let mut metadata = fs::metadata(&here).map_err(|error| unseen(&here, error))?;
-        self.directory(&here, &metadata)?;
+    /// Follows the path to its end, and checks every directory and symbolic link on it.
+    fn resolve(&self, path: &Path) -> Result<Resolved, FileAccessError> {
+        let path = std::path::absolute(path).map_err(|error| inaccessible(path, error))?;
+        let mut names_left = names(&path);
+        let mut here = Resolved::read(PathBuf::from("/"))?;
+        self.check_directory(&here.path, &here.metadata)?;
         let mut links = 0;
-        while let Some(name) = left.pop_front() {
+        while let Some(name) = names_left.pop_front() {
             if name == ".." {
-                here.pop();
-                metadata = fs::metadata(&here).map_err(|error| unseen(&here, error))?;
+                here.path.pop();
+                here = Resolved::read(here.path)?;
                 continue;
             }
-            let next = here.join(&name);
-            let found = fs::symlink_metadata(&next).map_err(|error| unseen(&next, error))?;
-            if found.is_symlink() {
-                let target = fs::read_link(&next).map_err(|error| unseen(&next, error))?;
-                if next.starts_with("/proc") && left.is_empty() {
-                    let metadata = fs::metadata(&next).map_err(|error| unseen(&next, error))?;
-                    let leads = fs::metadata(here.join(&target));
-                    let same = |other: &Metadata| {
-                        (other.dev(), other.ino()) == (metadata.dev(), metadata.ino())
-                    };
-                    // A descriptor of a process, such as a pipe: its link leads to no path.
-                    if !leads.is_ok_and(|leads| same(&leads)) {
-                        return Ok((next, metadata));
+            let next = here.path.join(&name);
+            let metadata =
+                fs::symlink_metadata(&next).map_err(|error| inaccessible(&next, error))?;
+            if metadata.is_symlink() {
+                let target = fs::read_link(&next).map_err(|error| inaccessible(&next, error))?;
+                if next.starts_with("/proc") && names_left.is_empty() {
+                    let opened = Resolved::read(next.clone())?;
+                    if !leads_to(&here.path.join(&target), &opened.metadata) {
+                        return Ok(opened);
                     }
                 }
-                self.link(&next, &found, &metadata)?;
+                self.check_link(&next, &metadata, &here.metadata)?;
                 links += 1;
                 if links > MOST_LINKS {
-                    return Err(unseen(&next, io::Error::from_raw_os_error(libc::ELOOP)));
+                    let error = io::Error::from_raw_os_error(libc::ELOOP);
+                    return Err(inaccessible(&next, error));
                 }
                 if target.is_absolute() {
-                    here = PathBuf::from("/");
-                    metadata = fs::metadata(&here).map_err(|error| unseen(&here, error))?;
+                    here = Resolved::read(PathBuf::from("/"))?;
                 }
                 for name in names(&target).into_iter().rev() {
-                    left.push_front(name);
+                    names_left.push_front(name);
                 }
                 continue;
             }
-            if found.is_dir() {
-                self.directory(&next, &found)?;
+            if metadata.is_dir() {
+                self.check_directory(&next, &metadata)?;
             }
-            (here, metadata) = (next, found);
+            here = Resolved {
+                path: next,
+                metadata,
+            };
         }
-        Ok((here, metadata))
+        Ok(here)
     }
 
-    /// In a directory that everybody may write to, a link is its owner's word.
-    fn link(
+    /// Checks the owner of a symbolic link, if other accounts can create links in its directory. There
+    /// the owner of the link decides which file the path leads to.
+    fn check_link(
         &self,
         path: &Path,
         link: &Metadata,
@@ -259,32 +294,33 @@ impl Inspector {
         Ok(())
     }
 
-    fn directory(&self, path: &Path, metadata: &Metadata) -> Result<(), FileAccessError> {
-        let entry = Entry::from(metadata);
-        // In a container the directories of the image may be of an account that it does not have.
-        if !self.trusts(entry.uid) && !is_hidden(entry.uid) {
+    fn check_directory(&self, path: &Path, metadata: &Metadata) -> Result<(), FileAccessError> {
+        let ownership = Ownership::from(metadata);
+        // A container's image may hold directories of an account that its user namespace does not map.
+        if !self.trusts(ownership.uid) && !is_hidden(ownership.uid) {
             return Err(FileAccessError::Owner {
                 path: path.to_path_buf(),
-                uid: entry.uid,
+                uid: ownership.uid,
             });
         }
-        if entry.mode & STICKY != 0 {
+        if ownership.mode & STICKY != 0 {
             return Ok(());
         }
-        self.unwritable(path, entry)
+        self.check_writers(path, ownership)
     }
 
-    fn unwritable(&self, path: &Path, entry: Entry) -> Result<(), FileAccessError> {
-        let group = if entry.mode & OTHERS_WRITE != 0 {
+    /// Checks that the mode lets no account write that is not trusted.
+    fn check_writers(&self, path: &Path, ownership: Ownership) -> Result<(), FileAccessError> {
+        let group = if ownership.mode & OTHERS_WRITE != 0 {
             None
-        } else if entry.mode & GROUP_WRITES != 0 && !self.trusts_group(entry.gid) {
-            Some(entry.gid)
+        } else if ownership.mode & GROUP_WRITES != 0 && !self.trusts_group(ownership.gid) {
+            Some(ownership.gid)
         } else {
             return Ok(());
         };
         Err(FileAccessError::Writable {
             path: path.to_path_buf(),
-            mode: entry.mode,
+            mode: ownership.mode,
             group,
         })
     }
@@ -293,8 +329,11 @@ impl Inspector {
         uid == 0 || uid == self.uid
     }
 
-    /// Root's group, and the private group of hopend's account: it has the account's name and no other
-    /// member. The primary group of several accounts has another name.
+    /// Whether only trusted accounts are members of a group: root's group, or the private group of
+    /// hopend's account.
+    ///
+    /// A private group has the name of its account, and no member except that account and root. A primary
+    /// group that several accounts share has another name.
     fn trusts_group(&self, gid: u32) -> bool {
         if gid == 0 {
             return true;
@@ -305,42 +344,38 @@ impl Inspector {
         let account = nix::unistd::User::from_uid(self.uid.into());
         match (Group::from_gid(gid.into()), account) {
             (Ok(Some(group)), Ok(Some(account))) => {
-                let own = |name: &String| *name == account.name || name == "root";
-                group.name == account.name && group.mem.iter().all(own)
+                let is_trusted = |name: &String| *name == account.name || name == "root";
+                group.name == account.name && group.mem.iter().all(is_trusted)
             }
-            // A container often has entries for neither. Where the account has one, its group may be missing
-            // only because the database does not answer.
+            // A container often has an entry for neither. If the account has an entry and the group has none,
+            // the database may have failed to answer.
             (Ok(None), Ok(None)) => true,
             _ => false,
         }
     }
 }
 
-/// The names in a path, with `..` among them.
+fn inaccessible(path: &Path, source: io::Error) -> FileAccessError {
+    FileAccessError::Inaccessible {
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+/// Whether `path` leads to the file with this metadata. The link of an open descriptor in `/proc` may
+/// name no path, such as `pipe:[12345]`.
+fn leads_to(path: &Path, file: &Metadata) -> bool {
+    fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (file.dev(), file.ino()))
+}
+
+/// The components of a path, `..` included, without the root.
 fn names(path: &Path) -> VecDeque<OsString> {
-    let parts = path.components().filter_map(|part| match part {
+    let components = path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some("..".into()),
         Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
     });
-    parts.collect()
-}
-
-/// Reads a file that holds a secret, if no other account can change or read it. Blocks.
-///
-/// # Errors
-/// What the system said, or a [`FileAccessError`] within.
-pub fn read_secret(path: &Path) -> io::Result<Secret> {
-    match check(path, Protection::FromChangeAndReading) {
-        Err(exposed) if !exposed.is_unseen() => Err(io::Error::other(exposed)),
-        // The read says why it can't be read.
-        _ => Ok(Secret::new(&Zeroizing::new(fs::read(path)?)[..])),
-    }
-}
-
-/// Why [`read_secret`] refused to read the file; `None` where the system failed.
-pub fn exposure(error: &io::Error) -> Option<&FileAccessError> {
-    error.get_ref()?.downcast_ref()
+    components.collect()
 }
 
 #[cfg(test)]
@@ -354,7 +389,7 @@ mod tests {
     use super::Protection::{FromChange, FromChangeAndReading};
     use super::*;
 
-    /// An account that is neither root nor hopend's.
+    /// The number of an account that is neither root nor hopend's.
     const OTHER: u32 = 4242;
 
     fn folder() -> TempDir {
@@ -375,19 +410,19 @@ mod tests {
         set_mode(path, mode);
     }
 
-    /// Gives it to another account, which takes root; without root the tests look at it with the eyes
-    /// of an account that is not its owner.
-    fn of_another(path: &Path) -> Inspector {
-        let mut inspector = Inspector::default();
+    /// Returns a checker to which `path` belongs to another account. Root changes the owner of `path`.
+    /// Without root, the checker has the uid of another account instead.
+    fn owned_by_another(path: &Path) -> AccessChecker {
+        let mut checker = AccessChecker::default();
         if Uid::effective().is_root() {
             lchown(path, Some(OTHER), None).unwrap();
         } else {
-            inspector.uid = OTHER;
+            checker.uid = OTHER;
         }
-        inspector
+        checker
     }
 
-    fn wrong(path: &Path, protection: Protection) -> String {
+    fn error_text(path: &Path, protection: Protection) -> String {
         check(path, protection).unwrap_err().to_string()
     }
 
@@ -411,30 +446,30 @@ mod tests {
             assert_eq!(closed, reading, "{mode:o}");
         }
         set_mode(&path, 0o666);
-        let said = wrong(&path, FromChange);
+        let message = error_text(&path, FromChange);
         let shown = path.display();
         let expected =
             format!("every account can change {shown} (mode 0666). Fix: chmod o-w {shown}");
-        assert!(said.starts_with(&expected), "{said}");
+        assert!(message.starts_with(&expected), "{message}");
         set_mode(&path, 0o644);
-        let said = wrong(&path, FromChangeAndReading);
-        assert!(said.contains(&format!("(mode 0644). Fix: chmod o-rwx {shown}")));
+        let message = error_text(&path, FromChangeAndReading);
+        assert!(message.contains(&format!("(mode 0644). Fix: chmod o-rwx {shown}")));
     }
 
     #[test]
     fn a_group_that_others_are_in_must_not_change_a_file() {
-        let inspector = Inspector { uid: 0, gid: 0 };
-        let entry = |gid, mode| Entry { uid: 0, gid, mode };
-        let fine = |entry| inspector.unwritable(Path::new("f"), entry).is_ok();
-        assert!(fine(entry(0, 0o660)));
-        assert!(fine(entry(OTHER, 0o640)));
-        assert!(!fine(entry(OTHER, 0o660)));
-        // Of hopend's own group: where neither it nor the account has an entry there is no other member. One
-        // with another name may be the primary group of others, whom no list of members shows.
+        let checker = AccessChecker { uid: 0, gid: 0 };
+        let ownership = |gid, mode| Ownership { uid: 0, gid, mode };
+        let is_protected = |ownership| checker.check_writers(Path::new("f"), ownership).is_ok();
+        assert!(is_protected(ownership(0, 0o660)));
+        assert!(is_protected(ownership(OTHER, 0o640)));
+        assert!(!is_protected(ownership(OTHER, 0o660)));
+        // If neither hopend's group nor its account has an entry, the group has no other member. A group with
+        // another name may be the primary group of accounts that its list of members does not name.
         let own_group = |gid| {
-            let inspector = Inspector { uid: OTHER, gid };
-            inspector
-                .unwritable(Path::new("f"), entry(gid, 0o660))
+            let checker = AccessChecker { uid: OTHER, gid };
+            checker
+                .check_writers(Path::new("f"), ownership(gid, 0o660))
                 .is_ok()
         };
         let shared = Group::from_name("users").unwrap().unwrap();
@@ -447,9 +482,9 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("file");
         file(&path, 0o600);
-        let inspector = of_another(&path);
-        let wrong = inspector.file(&path, FromChange).unwrap_err();
-        assert!(matches!(wrong, FileAccessError::Owner { .. }), "{wrong}");
+        let checker = owned_by_another(&path);
+        let error = checker.check_file(&path, FromChange).unwrap_err();
+        assert!(matches!(error, FileAccessError::Owner { .. }), "{error}");
     }
 
     #[test]
@@ -459,25 +494,25 @@ mod tests {
         make_dir(&dir, 0o777);
         make_dir(&dir.join("b"), 0o755);
         file(&path, 0o600);
-        let said = wrong(&path, FromChange);
+        let message = error_text(&path, FromChange);
         assert!(
-            said.contains(&format!("can change {} (mode 0777)", dir.display())),
-            "{said}"
+            message.contains(&format!("can change {} (mode 0777)", dir.display())),
+            "{message}"
         );
-        // Not by `..` either.
+        // A path with `..` in it is refused as well.
         assert!(check(&dir.join("../a/b/file"), FromChange).is_err());
         for mode in [0o755, 0o1777] {
             set_mode(&dir, mode);
             check(&path, FromChangeAndReading).unwrap();
         }
-        let inspector = of_another(&dir);
+        let checker = owned_by_another(&dir);
         set_mode(&dir, 0o1777);
-        let wrong = inspector.file(&path, FromChange).unwrap_err();
-        assert!(matches!(wrong, FileAccessError::Owner { .. }), "{wrong}");
+        let error = checker.check_file(&path, FromChange).unwrap_err();
+        assert!(matches!(error, FileAccessError::Owner { .. }), "{error}");
     }
 
-    /// A volume of Kubernetes: links to a directory that is replaced as a whole, in a directory that
-    /// everybody may write to, with its sticky bit set.
+    /// Kubernetes mounts secrets as links into a directory that it replaces as a whole. The directory of
+    /// the links lets every account write, and has its sticky bit set.
     #[test]
     fn a_projected_volume_of_kubernetes_passes() {
         let folder = folder();
@@ -488,10 +523,10 @@ mod tests {
         symlink("..2026_11_28", at("..data")).unwrap();
         symlink("..data/password", at("password")).unwrap();
         check(&at("password"), FromChangeAndReading).unwrap();
-        // Without the sticky bit anybody could put another link there.
+        // Without the sticky bit every account could replace the link.
         set_mode(folder.path(), 0o777);
-        let said = wrong(&at("password"), FromChangeAndReading);
-        assert!(said.contains("projected volume"), "{said}");
+        let message = error_text(&at("password"), FromChangeAndReading);
+        assert!(message.contains("projected volume"), "{message}");
     }
 
     #[test]
@@ -512,13 +547,13 @@ mod tests {
         for other in [&by_descriptor, &by_root] {
             assert!(check(other, FromChange).is_err(), "{}", other.display());
         }
-        // The directory of a file that a descriptor leads to counts as well.
+        // The check includes the directory of the file that a descriptor leads to.
         set_mode(&path, 0o600);
         set_mode(folder.path(), 0o777);
         for other in [&by_descriptor, &by_root] {
             assert!(check(other, FromChange).is_err(), "{}", other.display());
         }
-        // A deleted file has no directory, and a mode.
+        // A deleted file has no directory, but it still has a mode.
         set_mode(&path, 0o602);
         fs::remove_file(&path).unwrap();
         assert!(check(&by_descriptor, FromChange).is_err());
@@ -533,17 +568,17 @@ mod tests {
         symlink(&path, &link).unwrap();
         check(&link, FromChangeAndReading).unwrap();
         if Uid::effective().is_root() {
-            let inspector = of_another(&link);
-            let wrong = inspector.file(&link, FromChange).unwrap_err();
-            assert!(matches!(wrong, FileAccessError::Owner { .. }), "{wrong}");
+            let checker = owned_by_another(&link);
+            let error = checker.check_file(&link, FromChange).unwrap_err();
+            assert!(matches!(error, FileAccessError::Owner { .. }), "{error}");
         } else {
-            let inspector = Inspector {
+            let checker = AccessChecker {
                 uid: OTHER,
                 gid: OTHER,
             };
-            assert!(inspector.file(&link, FromChange).is_err());
+            assert!(checker.check_file(&link, FromChange).is_err());
         }
-        // Where a link leads is checked as well.
+        // The check includes the directory that a link leads to.
         set_mode(own.path(), 0o777);
         let direct = own.path().join("link");
         symlink("file", &direct).unwrap();
@@ -551,14 +586,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_looked_at_is_told_apart() {
+    fn an_inaccessible_file_has_an_error_of_its_own() {
         let folder = folder();
         let (one, other) = (folder.path().join("one"), folder.path().join("other"));
         assert!(check(&one, FromChange).unwrap_err().is_unseen());
         symlink(&other, &one).unwrap();
         symlink(&one, &other).unwrap();
         assert!(check(&one, FromChange).unwrap_err().is_unseen());
-        // A descriptor of this very process has no path.
+        // The link of a pipe's descriptor names no path.
         let (reader, _writer) = std::io::pipe().unwrap();
         let number = std::os::fd::AsRawFd::as_raw_fd(&reader);
         check(Path::new(&format!("/dev/fd/{number}")), FromChange).unwrap();

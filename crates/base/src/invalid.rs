@@ -1,22 +1,23 @@
-//! Why a text is not the value it should be.
+//! The error of a text that cannot be parsed.
 
 use crate::error::with_fix;
 
-/// What is wrong with a text, and how to write it. Never holds a text that could be a secret.
+/// Says why a text cannot be parsed, and how to write it. It never contains a text that could be a
+/// secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", with_fix(.what, .remedy))]
+#[error("{}", with_fix(.message, .remedy))]
 pub struct Invalid {
-    /// What is wrong.
-    pub what: String,
-    /// How to write it.
+    /// The error as a predicate, such as `is not a duration`. The name of the value goes before it.
+    pub message: String,
+    /// The form to write instead, as an imperative.
     pub remedy: String,
 }
 
 impl Invalid {
-    /// An error of a text that `what` is wrong with, and its remedy.
-    pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    /// Makes an error of its message and its remedy.
+    pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
-            what: what.into(),
+            message: message.into(),
             remedy: remedy.into(),
         }
     }

@@ -1,5 +1,5 @@
-//! What every layer of hopend shares: the kinds and the words of errors, the address of a kdb+ process, and
-//! the check that no other account can change or read a file.
+//! Types that every crate of hopend shares: the kinds and the form of errors, the address of a kdb+
+//! process, and the check that no other account can change or read a file.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]

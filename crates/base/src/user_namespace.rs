@@ -1,12 +1,14 @@
-//! Which accounts the user namespace of this process can tell apart.
+//! Accounts that have no number in the user namespace of this process.
 
 use std::fs;
 use std::sync::LazyLock;
 
-/// Whether `uid` is what the kernel says for every account that has no number in the user
-/// namespace that hopend runs in. It would make one user of them all.
+/// Whether `uid` is the overflow uid, which the kernel reports for every account that the user
+/// namespace does not map. Several accounts share this number, so it identifies none of them.
+///
+/// In a namespace that maps every account, no uid is the overflow uid.
 pub fn is_hidden(uid: u32) -> bool {
-    // Written once for a namespace, before anybody can be seen in it.
+    // The kernel lets the map be written only once, before any account is visible in the namespace.
     static MAPS_EVERY_ACCOUNT: LazyLock<bool> = LazyLock::new(|| {
         maps_every_account(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
     });
@@ -17,7 +19,7 @@ pub fn is_hidden(uid: u32) -> bool {
     uid == overflow.trim().parse().unwrap_or(65_534)
 }
 
-/// Whether a `/proc/PID/uid_map` maps each account to itself.
+/// Whether the text of a `/proc/PID/uid_map` maps each account to itself.
 pub fn maps_every_account(uid_map: &str) -> bool {
     uid_map
         .split_ascii_whitespace()

@@ -52,6 +52,6 @@ fn check(problems: &Problems, text: &str) {
     assert!(problems.iter().next().is_some(), "refused without a reason");
     for problem in problems.iter() {
         assert!(problem.line.is_none_or(|line| (1..=lines).contains(&line)));
-        assert!(!problem.what.is_empty() && !problem.remedy.is_empty());
+        assert!(!problem.message.is_empty() && !problem.remedy.is_empty());
     }
 }

@@ -1,13 +1,13 @@
-//! Slips, each with the line, the key and the words it is told with.
+//! Mistakes in a configuration, each with the line, the key and the message that hopend reports.
 
 use super::*;
 
-/// `SMALL` with one thing replaced: the line, the key and a part of the only problem. One a line,
-/// so that it reads as the table it is.
+/// Mistakes in `SMALL`, one per line. The columns are: a text in `SMALL`, its replacement, and the line,
+/// the key and a part of the message of the only problem.
 #[rustfmt::skip]
 const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     // keys and types
-    ("listen =", "lisen =", 10, "endpoint \"hdb\".listen", "is missing. Fix: write where hopen finds it"),
+    ("listen =", "lisen =", 10, "endpoint \"hdb\".listen", "is missing. Fix: write the address that clients dial"),
     ("name = \"alice\"", "name = \"alice\"\nkxuser = \"a\"", 8, "user \"alice\".kxuser", "unknown key. Fix: did you mean `kx_user`?"),
     ("name = \"alice\"", "name = \"alice\"\nzzz = 1", 8, "user \"alice\".zzz", "the keys here are name, os_user, password"),
     ("[[user]]", "[daemons]\n[[user]]", 6, "daemons", "did you mean `daemon`?"),
@@ -32,7 +32,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("[[user]]", "[daemon]\nadmin = 5099\n[[user]]", 7, "daemon.admin", "an address or a table"),
     ("[[user]]", "[daemon]\nadmin = { expose = [\"/metrics\"] }\n[[user]]", 7, "daemon.admin.listen", "is missing"),
     ("[[user]]", "[daemon]\nadmin = { listen = \"0.0.0.0:9100\" }\n[[user]]", 7, "daemon.admin.listen", "reachable from other hosts. Fix: write an address of this host's loopback, or add expose"),
-    ("[[user]]", "[daemon]\nadmin = { listen = \"0.0.0.0:9100\", expose = [\"/status\"] }\n[[user]]", 7, "daemon.admin.expose", "is no such choice. Fix: write \"/metrics\""),
+    ("[[user]]", "[daemon]\nadmin = { listen = \"0.0.0.0:9100\", expose = [\"/status\"] }\n[[user]]", 7, "daemon.admin.expose", "is not a valid choice. Fix: write \"/metrics\""),
     ("[[user]]", "[daemon]\nadmin = { listen = \"0.0.0.0:9100\", expose = [\"/livez\"], metrics_users = true }\n[[user]]", 7, "daemon.admin.metrics_users", "other hosts see no metrics"),
     ("[[user]]", "[daemon]\nadmin = \"127.0.0.1:5010\"\n[[user]]", 7, "daemon.admin", "is taken: endpoint \"hdb\".listen"),
     ("listen = [\"127.", "expose = true\nlisten = [\"0.", 13, "endpoint \"hdb\".listen", "only passwords count, and no permitted user has one"),
@@ -64,11 +64,11 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("cluster =", "users = []\ncluster =", 13, "endpoint \"hdb\".users", "is empty: nobody could use"),
     ("cluster =", "users = [\"alcie\"]\ncluster =", 13, "endpoint \"hdb\".users", "there is no user \"alcie\". Fix: did you mean \"alice\"?"),
     // targets
-    ("cluster = \"testhdb-cluster\"", "", 10, "endpoint \"hdb\"", "leads nowhere. Fix: add cluster"),
-    ("cluster = \"testhdb-cluster\"", "login = \"client\"", 10, "endpoint \"hdb\"", "leads nowhere"),
+    ("cluster = \"testhdb-cluster\"", "", 10, "endpoint \"hdb\"", "has no target. Fix: add cluster"),
+    ("cluster = \"testhdb-cluster\"", "login = \"client\"", 10, "endpoint \"hdb\"", "has no target"),
     ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"", 10, "endpoint \"hdb\".login", "is missing"),
-    ("cluster =", "connect = \":a:1\"\ncluster =", 13, "endpoint \"hdb\".connect", "stands beside a cluster"),
-    ("cluster =", "login = \"client\"\ncluster =", 13, "endpoint \"hdb\".login", "does not go with a cluster"),
+    ("cluster =", "connect = \":a:1\"\ncluster =", 13, "endpoint \"hdb\".connect", "cannot be combined with cluster"),
+    ("cluster =", "login = \"client\"\ncluster =", 13, "endpoint \"hdb\".login", "cannot be combined with cluster"),
     ("cluster =", "node = \"no such\"\ncluster =", 13, "endpoint \"hdb\".node", "write \"any\", \"spread\", \"zone\", or a node's id"),
     ("cluster =", "node = \"spead\"\ncluster =", 13, "endpoint \"hdb\".node", "did you mean \"spread\"?"),
     ("cluster =", "node = \"Any\"\ncluster =", 13, "endpoint \"hdb\".node", "did you mean \"any\"?"),
@@ -78,13 +78,13 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("cluster =", "node = \"spread\"\nnode_via = \"ssh\"\ncluster =", 14, "endpoint \"hdb\".node_via", "write \"api\" or \"cluster\""),
     ("cluster =", "errors = \"hide\"\ncluster =", 13, "endpoint \"hdb\".errors", "write \"close\" or \"explain\""),
     ("cluster =", "kind = \"shell\"\ncluster =", 13, "endpoint \"hdb\".kind", "write \"kdb\" or \"console\""),
-    ("cluster =", "kind = \"console\"\ncluster =", 14, "endpoint \"hdb\".cluster", "does not go with a console"),
-    ("cluster = \"testhdb-cluster\"", "kind = \"console\"\nkeepalive = \"60s\"", 14, "endpoint \"hdb\".keepalive", "does not go with a console"),
+    ("cluster =", "kind = \"console\"\ncluster =", 14, "endpoint \"hdb\".cluster", "has no effect in a console"),
+    ("cluster = \"testhdb-cluster\"", "kind = \"console\"\nkeepalive = \"60s\"", 14, "endpoint \"hdb\".keepalive", "has no effect in a console"),
     ("cluster = \"testhdb-cluster\"", "kind = \"console\"\n[environment.test]\nid = \"a\"\nregion = \"eu-west-1\"", 10, "endpoint \"hdb\".environment", "add environment = one of \"prod\", \"test\""),
-    ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = \"client\"\nnode = \"spread\"", 15, "endpoint \"hdb\".node", "goes with a cluster"),
-    ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = \"client\"\nwarm = 2", 15, "endpoint \"hdb\".warm", "keeps nothing: with login = \"client\""),
+    ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = \"client\"\nnode = \"spread\"", 15, "endpoint \"hdb\".node", "has no effect without cluster"),
+    ("cluster = \"testhdb-cluster\"", "connect = \":a:1\"\nlogin = \"client\"\nwarm = 2", 15, "endpoint \"hdb\".warm", "has no effect: with login = \"client\""),
     ("cluster =", "warm = 65\ncluster =", 13, "endpoint \"hdb\".warm", "is too large. Fix: write at most 64"),
-    ("cluster = \"testhdb-cluster\"", "kind = \"console\"\nwarm = 1", 14, "endpoint \"hdb\".warm", "does not go with a console"),
+    ("cluster = \"testhdb-cluster\"", "kind = \"console\"\nwarm = 1", 14, "endpoint \"hdb\".warm", "has no effect in a console"),
     ("[[user]]", "[daemon]\nzone = \"US East\"\n[[user]]", 7, "daemon.zone", "availability zone's id"),
     ("[[user]]", "[daemon]\ncontrol = \"\"\n[[user]]", 7, "daemon.control", "write the path of a file"),
     ("os_user = \"alice\"", "os_user = \"alice\"\nconsole = 1", 9, "user \"alice\".console", "must be true or false"),
@@ -105,7 +105,7 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("cluster =", "tls = { cert = \"ca.pem\", key = \"open.key\" }\ncluster =", 13, "endpoint \"hdb\".tls.key", "chmod o-rwx"),
     ("cluster =", "tls = { cert = \"ca.pem\", key = \"login\" }\ncluster =", 13, "endpoint \"hdb\".tls.key", "no private key"),
     ("cluster =", "tls = { cert = \"ca.pem\", key = \"ca.key\", client_ca = \"users\" }\ncluster =", 13, "endpoint \"hdb\".tls.client_ca", "no certificate"),
-    ("cluster =", "tls = { cert = \"ca.pem\", key = \"ca.key\", min_version = \"1.1\" }\ncluster =", 13, "endpoint \"hdb\".tls.min_version", "no such choice"),
+    ("cluster =", "tls = { cert = \"ca.pem\", key = \"ca.key\", min_version = \"1.1\" }\ncluster =", 13, "endpoint \"hdb\".tls.min_version", "not a valid choice"),
     ("[\"127.0.0.1:5010\", \"unix:5010\"]", "\"unix:5010\"\ntls = { cert = \"ca.pem\", key = \"ca.key\" }", 13, "endpoint \"hdb\".tls", "Unix sockets"),
     ("os_user = \"alice\"", "certificate = \"alice\"", 8, "user \"alice\".certificate", "write \"CN=alice\""),
     // numbers
@@ -119,9 +119,9 @@ const SLIPS: &[(&str, &str, usize, &str, &str)] = &[
     ("cluster =", "keepalive = { every = 60 }\ncluster =", 13, "endpoint \"hdb\".keepalive.every", "write the unit too, such as \"60s\""),
     ("cluster =", "keepalive = { mode = \"sync\", answer_timeout = \"9ms\" }\ncluster =", 13, "endpoint \"hdb\".keepalive.answer_timeout", "at least \"1s\""),
     ("cluster =", "keepalive = { answer_timeout = \"1h\" }\ncluster =", 13, "endpoint \"hdb\".keepalive.answer_timeout", "or write mode = \"sync\""),
-    ("cluster = \"testhdb-cluster\"", "connect = [\":a:1\", \":b:1\"]\nlogin = \"client\"\npolicy = \"spread\"\nfailover_after = \"1s\"", 16, "endpoint \"hdb\".failover_after", "goes with policy = \"failover\". Fix: remove it"),
+    ("cluster = \"testhdb-cluster\"", "connect = [\":a:1\", \":b:1\"]\nlogin = \"client\"\npolicy = \"spread\"\nfailover_after = \"1s\"", 16, "endpoint \"hdb\".failover_after", "has no effect with policy = \"spread\". Fix: remove it"),
     ("cluster = \"testhdb-cluster\"", "connect = [\":a:1\", \":b:1\"]\nlogin = \"client\"\nfailover_after = \"0s\"", 15, "endpoint \"hdb\".failover_after", "is too short"),
-    ("cluster =", "failover_after = \"1s\"\ncluster =", 13, "endpoint \"hdb\".failover_after", "does not go with a cluster"),
+    ("cluster =", "failover_after = \"1s\"\ncluster =", 13, "endpoint \"hdb\".failover_after", "cannot be combined with cluster"),
     ("cluster =", "connect_timeout = \"soon\"\ncluster =", 13, "endpoint \"hdb\".connect_timeout", "a number and a unit"),
     ("cluster =", "max_message = 8\ncluster =", 13, "endpoint \"hdb\".max_message", "at least 9"),
     ("cluster =", "max_message = \"1 furlong\"\ncluster =", 13, "endpoint \"hdb\".max_message", "is not a number of bytes"),
@@ -140,7 +140,7 @@ fn a_slip_is_told_with_its_line_its_key_and_the_remedy() {
         let text = SMALL.replacen(from, to, 1);
         let problems = read(&text).expect_err(to);
         let shown = problems.to_string();
-        // A mistyped key is one problem, and the key that is missing for it another.
+        // A mistyped key causes two problems: the unknown key, and the key that is missing.
         let misspelt = *to == "lisen =";
         assert_eq!(
             problems.iter().count(),
@@ -217,7 +217,7 @@ fn endpoints_that_lead_back_to_themselves_are_told_with_the_way() {
         let problems = read(&(head.to_owned() + &endpoints.concat())).unwrap_err();
         let told = problems
             .iter()
-            .map(|p| (p.line.unwrap(), p.key.clone(), p.what.clone()));
+            .map(|p| (p.line.unwrap(), p.key.clone(), p.message.clone()));
         told.collect::<Vec<_>>()
     };
     let own = endpoint("a", "127.0.0.1:5010", "[\":kdb:1\", \":localhost:5010\"]");
@@ -242,16 +242,19 @@ fn endpoints_that_lead_back_to_themselves_are_told_with_the_way() {
     let b = b.replace("expose = true #\"", "expose = true\nusers = [\"carol\"]");
     let carol = "[[user]]\nname = \"carol\"\npassword_file = \"users\"\n".to_owned();
     let told = told(&[carol, a, b, c, d.clone()]);
-    let whats: Vec<&str> = told.iter().map(|(_, _, what)| what.as_str()).collect();
+    let messages: Vec<&str> = told
+        .iter()
+        .map(|(_, _, message)| message.as_str())
+        .collect();
     assert_eq!(
-        whats,
+        messages,
         [
             "leads back to this endpoint: b -> c -> a",
             "leads back to this endpoint: c -> a -> b",
             "leads back to this endpoint: a -> b -> c",
         ]
     );
-    // To another one, and no further, is fine.
+    // An endpoint may lead to another endpoint, if that one leads to kdb+.
     let other = endpoint("a", "127.0.0.1:5010", "\":kdb:1\"");
     read(&(head.to_owned() + &other + &d)).unwrap();
 }

@@ -1,10 +1,10 @@
-//! The example that is shipped.
+//! Tests of the example configuration that hopend ships.
 
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../config/hopend.toml");
 
-/// The example with every key that it tells of: their lines begin with `#` and no blank.
+/// The example with its commented-out keys enabled. Their lines begin with `#` and no blank.
 fn in_full() -> String {
     let lines = EXAMPLE.lines().map(|line| match line.strip_prefix('#') {
         Some(key) if key.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()) => key,
@@ -68,13 +68,13 @@ fn the_example_tells_every_key() {
         })
     };
     let keys = [
-        super::super::environment::KEYS,
-        super::super::user::KEYS,
-        super::super::endpoint::KEYS,
-        super::super::keepalive::KEYS,
-        super::super::login::KEYS,
-        super::super::certificate::KEYS,
-        super::super::daemon::KEYS,
+        crate::config::reader::environment::KEYS,
+        crate::config::reader::user::KEYS,
+        crate::config::reader::endpoint::KEYS,
+        crate::config::reader::keepalive::KEYS,
+        crate::config::reader::login::KEYS,
+        crate::config::reader::server_tls::KEYS,
+        crate::config::reader::daemon::KEYS,
     ];
     let missing: Vec<&str> = keys.into_iter().flatten().copied().filter(tells).collect();
     assert!(missing.is_empty(), "{missing:?}");

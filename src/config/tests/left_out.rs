@@ -1,4 +1,4 @@
-//! An error leaves out what it concerns, and never more.
+//! Tests that an error leaves out the parts that it concerns, and no others.
 
 use super::*;
 
@@ -38,7 +38,7 @@ login = "client"
 tls = { cert = "ca.pem", key = "ca.key", client_ca = "ca.pem" }
 "#;
 
-/// What is left out, as messages call it.
+/// The parts that are left out, as messages name them.
 fn left_out(loaded: &Loaded) -> Vec<String> {
     let parts = loaded.left_out.iter();
     parts.map(|left_out| left_out.part.to_string()).collect()
@@ -48,8 +48,8 @@ fn names(users: &[Arc<User>]) -> Vec<&str> {
     users.iter().map(|user| &*user.name).collect()
 }
 
-/// One slip in `MIXED`: what it is replaced with, and all that is left out for it. Empty where the
-/// daemon does not start.
+/// Mistakes in `MIXED`. The columns are: a text in `MIXED`, its replacement, and all parts that are left
+/// out because of it. No parts means that the daemon does not start.
 #[rustfmt::skip]
 const SLIPS: &[(&str, &str, &[&str])] = &[
     // users
@@ -192,7 +192,7 @@ fn an_endpoint_that_runs_stays_as_it_was_where_the_file_is_wrong_about_it() {
     let hdb = loaded.config.endpoints.last().unwrap();
     assert_eq!(**hdb, *running[0], "none of its changes counts");
 
-    // But nobody keeps access by it.
+    // A user who is not in the new file loses access to the endpoint nevertheless.
     let (start, end) = (
         broken.find("[[user]]").unwrap(),
         broken.rfind("[[user]]").unwrap(),
@@ -210,7 +210,7 @@ fn an_endpoint_that_runs_stays_as_it_was_where_the_file_is_wrong_about_it() {
     let hdb = loaded.config.endpoints.last().unwrap();
     assert_eq!(hdb.users[1], loaded.config.users[1], "as the file has her");
 
-    // And its address is another endpoint's if the file says so.
+    // If the new file gives its address to another endpoint, the old endpoint ends.
     let moved = broken
         .replace("127.0.0.1:5010", "127.0.0.1:5013")
         .replace("127.0.0.1:5012", "127.0.0.1:5010");

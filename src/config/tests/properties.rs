@@ -1,10 +1,11 @@
-//! Whatever the file holds, reading it ends with a configuration or with problems.
+//! Properties of reading any text: the result is a configuration or a list of problems.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Reading ends. What is accepted is complete; what is refused has a reason and keeps the secrets.
+/// Checks that a configuration contains all tables of the text, and that problems exist, have valid lines
+/// and contain no secret.
 fn ends(text: &str) {
     let result = read(text);
     if let Ok(config) = &result {

@@ -1,18 +1,32 @@
-//! Addresses to listen on and addresses to dial.
+//! The addresses on which an endpoint accepts clients.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use base::invalid::Invalid;
 
-use super::ListenAddress;
+/// The longest path of a Unix socket, in bytes: the size of `sun_path` without its NUL.
+pub(super) const LONGEST_SOCKET_PATH: usize = 107;
 
-/// Longest path the kernel takes for a socket: `sun_path` less its NUL.
-pub(crate) const LONGEST_SOCKET_PATH: usize = 107;
+/// An address on which an endpoint accepts clients.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// `localhost:5010` or `5010`: the port on both 127.0.0.1 and ::1. hopend binds both, so that no
+    /// other account can bind the one that a client's resolver chooses.
+    Localhost(u16),
+    /// `127.0.0.1:5010` or `[::1]:5010`.
+    Tcp(SocketAddr),
+    /// `unix:5010`: the abstract socket `@/tmp/kx.5010`, which q on Linux dials for
+    /// `` `:unix://5010 ``.
+    Abstract(u16),
+    /// `unix:/run/hopend/hdb`: a socket file of mode 0600.
+    Path(PathBuf),
+}
 
 impl ListenAddress {
-    /// Whether only this host can reach it.
+    /// Whether only this host can reach the address.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
@@ -20,7 +34,7 @@ impl ListenAddress {
         }
     }
 
-    /// The TCP sockets that it consists of: two for `localhost`, none for a Unix socket.
+    /// The TCP sockets to bind: two for `localhost`, none for a Unix socket.
     pub fn tcp_sockets(&self) -> Vec<SocketAddr> {
         match self {
             Self::Localhost(port) => vec![
@@ -37,12 +51,12 @@ impl ListenAddress {
         matches!(self, Self::Localhost(_) | Self::Tcp(_))
     }
 
-    /// Whether the system chooses the port.
+    /// Whether the port is 0, so that the system chooses a port.
     pub fn has_any_port(&self) -> bool {
         self.tcp_sockets().iter().any(|socket| socket.port() == 0)
     }
 
-    /// Whether a socket at `socket` is this address or one of its two families.
+    /// Whether `socket` is this address, or one of the two sockets of `localhost`.
     pub fn includes(&self, socket: &Self) -> bool {
         match (self, socket) {
             (Self::Localhost(_), Self::Tcp(socket)) => self.tcp_sockets().contains(socket),
@@ -50,26 +64,28 @@ impl ListenAddress {
         }
     }
 
-    /// Whether both can't be bound at a time. `[::]` takes IPv4 as well; port 0 never clashes, since
-    /// the system chooses.
+    /// Whether hopend cannot bind both addresses at the same time.
+    ///
+    /// `[::]` includes IPv4. Port 0 clashes with nothing, because the system chooses a free port.
     pub fn clashes(&self, other: &Self) -> bool {
         if !(self.is_tcp() && other.is_tcp()) {
             return self == other;
         }
-        let others = other.tcp_sockets();
-        let clash = |a: &SocketAddr, b: &SocketAddr| {
+        let sockets_clash = |a: &SocketAddr, b: &SocketAddr| {
             a.port() != 0 && a.port() == b.port() && overlap(a.ip(), b.ip())
         };
-        let own = self.tcp_sockets();
-        own.iter().any(|a| others.iter().any(|b| clash(a, b)))
+        let (own, others) = (self.tcp_sockets(), other.tcp_sockets());
+        own.iter()
+            .any(|a| others.iter().any(|b| sockets_clash(a, b)))
     }
 }
 
-/// Whether the kernel takes a path for a socket.
-pub(crate) fn fits_a_socket(path: &Path) -> bool {
+/// Whether a path is short enough for a Unix socket.
+pub(super) fn fits_a_socket(path: &Path) -> bool {
     path.as_os_str().len() <= LONGEST_SOCKET_PATH
 }
 
+/// Whether sockets at these two addresses and at the same port compete.
 fn overlap(a: IpAddr, b: IpAddr) -> bool {
     let covers = |a: IpAddr, b: IpAddr| match a {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
@@ -79,7 +95,8 @@ fn overlap(a: IpAddr, b: IpAddr) -> bool {
     a == b || covers(a, b) || covers(b, a)
 }
 
-/// `localhost:5010`, `5010`, `127.0.0.1:5010`, `[::1]:5010`, `unix:5010` or `unix:/run/hopend/hdb`.
+/// Parses `localhost:5010`, `5010`, `127.0.0.1:5010`, `[::1]:5010`, `unix:5010` or
+/// `unix:/run/hopend/hdb`.
 impl FromStr for ListenAddress {
     type Err = Invalid;
 
@@ -126,8 +143,9 @@ impl FromStr for ListenAddress {
     }
 }
 
+/// Parses the text after `unix:`.
 fn unix(rest: &str) -> Result<ListenAddress, Invalid> {
-    // q writes `:unix://5010`, people write it here too.
+    // In q the form is `:unix://5010`, so people use the two slashes here as well.
     let bare = rest.trim_start_matches('/');
     if let Ok(port @ 1..) = bare.parse::<u16>() {
         if rest == bare {
@@ -151,6 +169,17 @@ fn unix(rest: &str) -> Result<ListenAddress, Invalid> {
         ));
     }
     Ok(ListenAddress::Path(PathBuf::from(rest)))
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Localhost(port) => write!(f, "localhost:{port}"),
+            Self::Tcp(address) => address.fmt(f),
+            Self::Abstract(port) => write!(f, "unix:{port}"),
+            Self::Path(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 #[cfg(test)]

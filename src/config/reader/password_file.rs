@@ -1,22 +1,27 @@
-//! q's own password files, as `-u` and `-U` take them.
+//! Password files of q, in the format of its options `-u` and `-U`.
 
-use super::Verifier;
 use base::invalid::Invalid;
 use secret::Secret;
 
-/// Why a user has no password in a file.
+use crate::config::user::Verifier;
+
+/// The reason why a password file has no usable password for a user.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoPassword {
-    /// The line has been removed, or its password has.
+    /// The file has no line for the user, or the line has no password. Somebody may have revoked it.
     Gone(Invalid),
-    /// The file does not say which one it is.
-    Unclear(Invalid),
+    /// The file has several lines for the user.
+    Ambiguous(Invalid),
 }
 
-/// What the line of `user` says: `user:password` with the password plain, as MD5 or as SHA-1.
+/// Finds the line `user:password` in the content of a password file. The password is plain, or an MD5 or
+/// SHA-1 digest in hexadecimal.
 ///
-/// A plain password of 32 or 40 hexadecimal digits can't be told from a hash; q takes it for one,
-/// and so does this.
+/// A plain password of 32 or 40 hexadecimal digits looks like a digest. As q does, this function treats it
+/// as a digest.
+///
+/// # Errors
+/// The file has no line for the user, several lines, or a line without a password.
 pub(super) fn verifier(file: &[u8], user: &str) -> Result<Verifier, NoPassword> {
     let mut lines = file
         .split(|byte| *byte == b'\n')
@@ -29,13 +34,13 @@ pub(super) fn verifier(file: &[u8], user: &str) -> Result<Verifier, NoPassword> 
         )));
     };
     if lines.next().is_some() {
-        return Err(NoPassword::Unclear(Invalid::new(
+        return Err(NoPassword::Ambiguous(Invalid::new(
             format!("the file has several lines of {user:?}"),
             "leave one of them",
         )));
     }
     if password.is_empty() {
-        // An empty password is what a q process sends when it gives none at all.
+        // A q process that gives no password to hopen sends an empty one, so everybody would match.
         return Err(NoPassword::Gone(Invalid::new(
             format!("the password of {user:?} in the file is empty"),
             "write a password behind the colon",
@@ -50,6 +55,7 @@ pub(super) fn verifier(file: &[u8], user: &str) -> Result<Verifier, NoPassword> 
     })
 }
 
+/// Decodes `N` bytes of hexadecimal digits. The type of the result decides which digest is meant.
 fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     if text.len() != 2 * N || !text.iter().all(u8::is_ascii_hexdigit) {
         return None;

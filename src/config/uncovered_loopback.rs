@@ -1,34 +1,39 @@
-//! Addresses of one family, where `localhost` is an address of each.
+//! Endpoints that listen on only one of the two addresses of `localhost`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use super::{Config, ListenAddress};
 use base::error::with_fix;
 
-/// Where the host's name `localhost` is defined.
+use super::configuration::Config;
+use super::listen_address::ListenAddress;
+
+/// The file that defines the addresses of `localhost`.
 pub const HOSTS: &str = "/etc/hosts";
 
-/// An endpoint that listens at one loopback address only, where `localhost` is the other one as well.
+/// An endpoint that listens on one loopback address only, although `localhost` has an address of the
+/// other family too. Another account can bind that one and receive what clients send to `localhost`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SingleFamily {
-    /// The endpoint.
+    /// The name of the endpoint.
     pub endpoint: String,
-    /// Where it listens.
+    /// The address on which the endpoint listens.
     pub address: ListenAddress,
-    /// What any other account can bind.
+    /// The loopback address of the other family, which another account can bind.
     pub open: SocketAddr,
 }
 
-/// The endpoints that listen at a loopback address of one family, if the file `hosts` gives `localhost`
-/// an address of each. A file that cannot be read gives none.
+/// Finds the endpoints that listen on the loopback address of one family only, if the file `hosts` gives
+/// `localhost` an address of each family.
+///
+/// If the file cannot be read, the result is empty. Reads the file.
 pub fn single_families(config: &Config, hosts: &Path) -> Vec<SingleFamily> {
     let text = std::fs::read_to_string(hosts).unwrap_or_default();
     if !has_both(&text) {
         return Vec::new();
     }
-    let listen = |address: &ListenAddress| {
+    let uncovered = |address: &ListenAddress| {
         let other = other_family(address)?;
         let other_address = ListenAddress::Tcp(other);
         let endpoints = config.endpoints.iter();
@@ -43,14 +48,14 @@ pub fn single_families(config: &Config, hosts: &Path) -> Vec<SingleFamily> {
             Some(SingleFamily {
                 endpoint: endpoint.name.clone(),
                 address: address.clone(),
-                open: listen(address)?,
+                open: uncovered(address)?,
             })
         })
     });
     found.collect()
 }
 
-/// The loopback address of the other family, for an address that covers one.
+/// The loopback address of the other family, if `address` includes the loopback address of one.
 fn other_family(address: &ListenAddress) -> Option<SocketAddr> {
     let ListenAddress::Tcp(address) = address else {
         return None;
@@ -63,7 +68,7 @@ fn other_family(address: &ListenAddress) -> Option<SocketAddr> {
     (address.port() != 0).then(|| SocketAddr::new(other, address.port()))
 }
 
-/// Whether the text of a hosts file gives `localhost` an address of each family.
+/// Whether the text of a hosts file gives `localhost` an IPv4 and an IPv6 address.
 fn has_both(hosts: &str) -> bool {
     let addresses = hosts.lines().filter_map(|line| {
         let line = line.split('#').next().unwrap_or_default();

@@ -1,62 +1,84 @@
-//! Endpoints that lead back to themselves, directly or through others.
+//! Finds endpoints whose target leads back to themselves, directly or through other endpoints.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use super::{Endpoint, ListenAddress, Target};
 use base::address::Address;
 
-/// The way from each of these endpoints back to itself, if there is one: the names of the endpoints on
-/// the way, from the one that it connects to up to itself.
-pub(super) fn ways_back(endpoints: &[Arc<Endpoint>]) -> Vec<Option<Vec<&str>>> {
-    let next: Vec<Vec<usize>> = endpoints
-        .iter()
-        .map(|from| successors(from, endpoints))
-        .collect();
-    let ways = (0..endpoints.len()).map(|start| {
-        let way = way_back(start, &next)?;
-        Some(
-            way.into_iter()
-                .map(|at| endpoints[at].name.as_str())
-                .collect(),
-        )
-    });
-    ways.collect()
+use crate::config::endpoint::Endpoint;
+use crate::config::listen_address::ListenAddress;
+use crate::config::target::Target;
+
+/// The endpoints of a file, with the connections among them.
+pub(super) struct EndpointGraph<'e> {
+    endpoints: Vec<&'e Endpoint>,
+    /// The indices of the endpoints that each endpoint's target addresses lead to.
+    successors: Vec<Vec<usize>>,
 }
 
-/// The endpoints that one of the addresses of `from` leads to.
-fn successors(from: &Endpoint, endpoints: &[Arc<Endpoint>]) -> Vec<usize> {
+impl<'e> EndpointGraph<'e> {
+    pub(super) fn new(endpoints: impl Iterator<Item = &'e Arc<Endpoint>>) -> Self {
+        let endpoints: Vec<&Endpoint> = endpoints.map(|endpoint| &**endpoint).collect();
+        let successors = endpoints
+            .iter()
+            .map(|from| successors(from, &endpoints))
+            .collect();
+        Self {
+            endpoints,
+            successors,
+        }
+    }
+
+    /// A shortest path from the endpoint called `name` back to itself, if there is one. It contains the
+    /// names of the endpoints on the path; the last one is `name`.
+    pub(super) fn path_back_to(&self, name: &str) -> Option<Vec<&'e str>> {
+        let start = self
+            .endpoints
+            .iter()
+            .position(|endpoint| endpoint.name == name)?;
+        let path = path_back(start, &self.successors)?;
+        let names = path
+            .into_iter()
+            .map(|index| self.endpoints[index].name.as_str());
+        Some(names.collect())
+    }
+}
+
+/// The indices of the endpoints that one of the target addresses of `from` leads to.
+fn successors(from: &Endpoint, endpoints: &[&Endpoint]) -> Vec<usize> {
     let Target::Addresses { addresses, .. } = &from.target else {
         return Vec::new();
     };
-    let listens = |to: &Endpoint| {
+    let is_reached = |to: &Endpoint| {
         let mut listen = to.listen.iter();
         listen.any(|listen| addresses.iter().any(|address| leads_to(address, listen)))
     };
     let all = endpoints.iter().enumerate();
-    all.filter(|(_, to)| listens(to))
-        .map(|(at, _)| at)
+    all.filter(|(_, to)| is_reached(to))
+        .map(|(index, _)| index)
         .collect()
 }
 
-/// A shortest way from `start` to `start`, by breadth.
-fn way_back(start: usize, next: &[Vec<usize>]) -> Option<Vec<usize>> {
-    let mut came_from: Vec<Option<usize>> = vec![None; next.len()];
-    let mut queue = std::collections::VecDeque::from([start]);
-    while let Some(at) = queue.pop_front() {
-        for &to in &next[at] {
+/// A shortest path from `start` back to `start`, found by breadth-first search. The path ends with
+/// `start`, and does not begin with it.
+fn path_back(start: usize, successors: &[Vec<usize>]) -> Option<Vec<usize>> {
+    let mut predecessor: Vec<Option<usize>> = vec![None; successors.len()];
+    let mut queue = VecDeque::from([start]);
+    while let Some(from) = queue.pop_front() {
+        for &to in &successors[from] {
             if to == start {
-                let mut way = vec![start];
-                let mut step = at;
+                let mut path = vec![start];
+                let mut step = from;
                 while step != start {
-                    way.push(step);
-                    step = came_from[step]?;
+                    path.push(step);
+                    step = predecessor[step]?;
                 }
-                way.reverse();
-                return Some(way);
+                path.reverse();
+                return Some(path);
             }
-            if came_from[to].is_none() {
-                came_from[to] = Some(at);
+            if predecessor[to].is_none() {
+                predecessor[to] = Some(from);
                 queue.push_back(to);
             }
         }
@@ -64,8 +86,8 @@ fn way_back(start: usize, next: &[Vec<usize>]) -> Option<Vec<usize>> {
     None
 }
 
-/// Whether whoever dials `address` on this host reaches `listen`, as far as that can be told without
-/// asking the name service.
+/// Whether a connection from this host to `address` reaches a socket at `listen`. The function does not
+/// query the name service, so it knows only `localhost`, the host's own name and IP addresses.
 fn leads_to(address: &Address, listen: &ListenAddress) -> bool {
     let mut sockets = listen.tcp_sockets().into_iter();
     sockets.any(|socket| leads_to_socket(address, &socket))
@@ -86,20 +108,21 @@ fn leads_to_socket(address: &Address, listen: &SocketAddr) -> bool {
     listen.ip().is_unspecified() && address.host.eq_ignore_ascii_case(own_name.trim())
 }
 
+/// Whether a connection from this host to `ip` reaches a socket at `listen`, for the same port.
 fn reaches(ip: IpAddr, listen: &SocketAddr) -> bool {
     let (ip, own) = (ip.to_canonical(), listen.ip().to_canonical());
-    // The kernel dials the loopback in place of no address at all.
+    // The kernel dials the loopback address in place of the unspecified address.
     let ip = match ip {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
     let covers = match own {
-        // It takes IPv4 as well.
+        // A socket at `[::]` accepts IPv4 as well.
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
         own => own.is_unspecified() && ip.is_ipv4(),
     };
-    // The kernel lets a socket be bound to an address of this host only.
+    // The kernel binds a socket only to an address of this host, so binding shows whether `ip` is one.
     ip == own || (covers && UdpSocket::bind((ip, 0)).is_ok())
 }
 
@@ -150,11 +173,11 @@ mod tests {
     #[test]
     fn the_way_back_is_a_shortest_one() {
         // 0 -> 1 -> 2 -> 0, 2 -> 2, 3 -> 0.
-        let next = [vec![1], vec![2], vec![0, 2], vec![0]];
-        let way = |start| way_back(start, &next);
-        assert_eq!(way(0), Some(vec![1, 2, 0]));
-        assert_eq!(way(1), Some(vec![2, 0, 1]));
-        assert_eq!(way(2), Some(vec![2]));
-        assert_eq!(way(3), None);
+        let successors = [vec![1], vec![2], vec![0, 2], vec![0]];
+        let path = |start| path_back(start, &successors);
+        assert_eq!(path(0), Some(vec![1, 2, 0]));
+        assert_eq!(path(1), Some(vec![2, 0, 1]));
+        assert_eq!(path(2), Some(vec![2]));
+        assert_eq!(path(3), None);
     }
 }

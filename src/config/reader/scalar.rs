@@ -1,107 +1,106 @@
-//! Durations, sizes, names and URLs.
+//! Reads single values: durations, sizes, numbers, restricted texts and URLs.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use base::invalid::Invalid;
 use jiff::SignedDuration;
 
-use super::reader::Value;
-use base::invalid::Invalid;
+use super::document::TomlValue;
+use super::reported::Reported;
 
-impl Value<'_> {
+impl TomlValue<'_> {
     /// A duration such as `"60s"` or `"1m 30s"`.
-    pub(super) fn duration(&self, least: Duration, most: Duration) -> Option<Duration> {
+    pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, Reported> {
         if self.raw().is_integer() {
-            self.wrong_type("a duration", "write the unit too, such as \"60s\"");
-            return None;
+            return Err(self.wrong_type("a duration", "write the unit too, such as \"60s\""));
         }
-        self.check(duration(self.text()?, least, most))
+        self.check(duration(self.text()?, range))
     }
 
     /// A number of bytes, such as `1048576`, `"1MiB"` or `"1GB"`.
-    pub(super) fn bytes(&self, least: u64, most: u64) -> Option<u64> {
+    pub(super) fn bytes(&self, range: RangeInclusive<u64>) -> Result<u64, Reported> {
         let number = if self.raw().is_str() {
             self.check(bytes(self.text()?))?
         } else {
             self.whole_number("a number of bytes", "write 65536 or \"64KiB\"")?
         };
-        self.within(number, least, most)
+        self.in_range(number, range)
     }
 
     /// A whole number.
-    pub(super) fn count(&self, least: u64, most: u64) -> Option<u64> {
-        let number = self.whole_number("a whole number", "write digits, without quotes")?;
-        self.within(number, least, most)
+    pub(super) fn count<T: TryFrom<u64>>(&self, range: RangeInclusive<u64>) -> Result<T, Reported> {
+        let remedy = "write digits, without quotes";
+        let number = self.whole_number("a whole number", remedy)?;
+        let number = self.in_range(number, range)?;
+        T::try_from(number).map_err(|_| self.problem("is out of range", remedy))
     }
 
-    /// Text of so many characters, all of which `allowed` accepts. It is not repeated.
-    pub(super) fn made_of(
+    /// A text with a number of characters in `lengths`, all of which are allowed. An error does not repeat
+    /// the text.
+    pub(super) fn restricted_text(
         &self,
-        lengths: std::ops::RangeInclusive<usize>,
-        allowed: fn(char) -> bool,
+        lengths: RangeInclusive<usize>,
+        is_allowed: fn(char) -> bool,
         remedy: &str,
-    ) -> Option<String> {
+    ) -> Result<String, Reported> {
         let text = self.text()?;
-        if lengths.contains(&text.chars().count()) && text.chars().all(allowed) {
-            return Some(text.to_owned());
+        if lengths.contains(&text.chars().count()) && text.chars().all(is_allowed) {
+            return Ok(text.to_owned());
         }
-        self.problem("is not valid", remedy);
-        None
+        Err(self.problem("is not valid", remedy))
     }
 
-    /// `http://…` or `https://…`. The text is not repeated: a URL can hold a password.
-    pub(super) fn url(&self) -> Option<String> {
+    /// The URL of an HTTP server, without TLS only on this host's loopback. An error does not repeat the
+    /// URL, which can contain a password.
+    pub(super) fn url(&self) -> Result<String, Reported> {
         let text = self.text()?;
-        let uri: Option<http::Uri> = text.parse().ok();
-        let fine = uri.as_ref().is_some_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri
-                    .authority()
-                    .is_some_and(|a| !a.host().is_empty() && !a.as_str().contains('@'))
-        });
-        if !fine {
-            self.problem(
+        let Some(uri) = http_server(text) else {
+            return Err(self.problem(
                 "is not a URL of an HTTP server",
                 "write \"https://host\" or \"http://host:port\"",
-            );
-            return None;
-        }
-        let uri = uri?;
+            ));
+        };
         if uri.scheme_str() == Some("http") && !uri.host().is_some_and(is_loopback) {
-            self.problem(
+            return Err(self.problem(
                 "sends AWS credentials over a network without TLS",
                 "write \"https://host\"; \"http://\" is for 127.0.0.0/8, [::1] and localhost only",
-            );
-            return None;
+            ));
         }
-        Some(text.to_owned())
+        Ok(text.to_owned())
     }
 
-    fn whole_number(&self, expected: &str, remedy: &str) -> Option<u64> {
+    fn whole_number(&self, expected: &str, remedy: &str) -> Result<u64, Reported> {
         let Some(integer) = self.raw().as_integer() else {
-            self.wrong_type(expected, remedy);
-            return None;
+            return Err(self.wrong_type(expected, remedy));
         };
-        let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
-        if number.is_none() {
-            self.problem(format!("must be {expected} and is out of range"), remedy);
-        }
-        number
+        u64::from_str_radix(integer.as_str(), integer.radix())
+            .map_err(|_| self.problem(format!("must be {expected} and is out of range"), remedy))
     }
 
-    fn within(&self, number: u64, least: u64, most: u64) -> Option<u64> {
+    fn in_range(&self, number: u64, range: RangeInclusive<u64>) -> Result<u64, Reported> {
+        let (least, most) = range.into_inner();
         if number < least {
-            self.problem("is too small", format!("write at least {least}"));
+            Err(self.problem("is too small", format!("write at least {least}")))
         } else if number > most {
-            self.problem("is too large", format!("write at most {most}"));
+            Err(self.problem("is too large", format!("write at most {most}")))
         } else {
-            return Some(number);
+            Ok(number)
         }
-        None
     }
 }
 
-/// Whether the host of a URL is this host's loopback, whatever the name service says.
+/// Parses a URL with the scheme `http` or `https`, a host, and no user or password.
+fn http_server(text: &str) -> Option<http::Uri> {
+    let uri: http::Uri = text.parse().ok()?;
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+    let authority = uri.authority()?;
+    let is_host = !authority.host().is_empty() && !authority.as_str().contains('@');
+    (is_http && is_host).then_some(uri)
+}
+
+/// Whether the host of a URL is this host's loopback. The result does not depend on the name service.
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     let address: Result<IpAddr, _> = address.parse();
@@ -111,19 +110,8 @@ fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Checks a name that stands in logs, metrics and command lines.
-pub(super) fn name(text: &str) -> Result<(), Invalid> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if (1..=64).contains(&text.len()) && text.chars().all(fine) {
-        return Ok(());
-    }
-    Err(Invalid::new(
-        "is not a name",
-        "write 1 to 64 letters, digits, dots, hyphens and underscores",
-    ))
-}
-
-fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, Invalid> {
+/// Parses a duration, and checks its range.
+fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Invalid> {
     let duration = text
         .parse::<SignedDuration>()
         .ok()
@@ -134,6 +122,7 @@ fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, Inv
                 "write a number and a unit, such as \"60s\", \"15m\" or \"1m 30s\"",
             )
         })?;
+    let (least, most) = range.into_inner();
     if duration < least {
         Err(Invalid::new(
             "is too short",
@@ -149,8 +138,9 @@ fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, Inv
     }
 }
 
+/// Parses digits and a unit. Without a unit the number is one of bytes.
 fn bytes(text: &str) -> Result<u64, Invalid> {
-    let wrong = || {
+    let invalid = || {
         Invalid::new(
             "is not a number of bytes",
             "write 65536, \"64KiB\", \"64MiB\" or \"1GB\"",
@@ -170,13 +160,13 @@ fn bytes(text: &str) -> Result<u64, Invalid> {
         "mib" => 1 << 20,
         "gib" => 1 << 30,
         "tib" => 1 << 40,
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
     digits
         .parse::<u64>()
         .ok()
         .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(wrong)
+        .ok_or_else(invalid)
 }
 
 #[cfg(test)]
@@ -185,7 +175,7 @@ mod tests {
 
     #[test]
     fn durations_take_several_units() {
-        let any = |text| duration(text, Duration::ZERO, Duration::MAX).ok();
+        let any = |text| duration(text, Duration::ZERO..=Duration::MAX).ok();
         assert_eq!(any("60s"), Some(Duration::from_secs(60)));
         assert_eq!(any("15m"), Some(Duration::from_secs(900)));
         assert_eq!(any("1m 30s"), Some(Duration::from_secs(90)));
