@@ -392,7 +392,7 @@ async fn through_the_control_socket() {
 }
 
 fn control_of(stage: &Stage) -> std::path::PathBuf {
-    let path = hopend::config::control(&stage.config_path()).unwrap();
+    let path = hopend::config::control_socket(&stage.config_path()).unwrap();
     let path = path.unwrap();
     assert!(path.exists(), "{}", path.display());
     path

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::address::Address;
 use base::error::chain;
+use base::kdb_address::KdbAddress;
 use hopend::upstream::tls::TlsConfigs;
 use hopend::upstream::{self, Upstream, UpstreamError, UpstreamStream};
 use q_ipc::handshake::Hello;
@@ -50,7 +50,7 @@ impl Kdb {
     }
 
     async fn open(&self, host: &str, port: u16) -> Result<Upstream, UpstreamError> {
-        let address = Address {
+        let address = KdbAddress {
             tls: true,
             host: host.into(),
             port,

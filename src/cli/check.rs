@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{ConfigArgument, Exit, print_error, print_line};
-use crate::config::{self, Config, Loaded, Reach, Severity};
+use crate::config::{self, Config, PartialConfig, ProblemScope, Severity};
 use crate::surface::control::{self, ControlRequest, ControlResponse};
 use crate::telemetry::audit;
 
@@ -24,7 +24,7 @@ struct ConfigRemark {
 
 pub(super) fn run(arguments: &CheckArguments) -> Exit {
     let path = &arguments.config.config;
-    let loaded = match config::load_in_part(path, &config::system_account) {
+    let loaded = match config::load_valid_parts(path, &config::system_account) {
         Ok(loaded) => loaded,
         Err(problems) => {
             print_error(problems);
@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
         .any(|remark| remark.severity == Severity::Error)
     {
         let problems = loaded.problems.as_ref();
-        let starts = problems.is_some_and(|problems| !problems.stop_the_daemon());
+        let starts = problems.is_some_and(|problems| !problems.concern_daemon());
         if starts && !loaded.config.endpoints.is_empty() {
             let parts = loaded
                 .left_out
@@ -73,7 +73,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             return Exit::Configuration;
         }
     }
-    for warning in config::single_families(config, Path::new(config::HOSTS)) {
+    for warning in config::uncovered_loopbacks(config, Path::new(config::HOSTS_FILE)) {
         print_error(format_args!("hopend: warning: {warning}"));
     }
     print_line(format_args!("{}: no errors", path.display()));
@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
 
 /// All remarks, in the order of the lines. An unknown account of a user is only a warning, as the daemon
 /// leaves out that user until the account is known.
-fn remarks(loaded: &Loaded) -> Vec<ConfigRemark> {
+fn remarks(loaded: &PartialConfig) -> Vec<ConfigRemark> {
     let problems = loaded
         .problems
         .iter()
@@ -93,8 +93,10 @@ fn remarks(loaded: &Loaded) -> Vec<ConfigRemark> {
             line: problem.line,
             text: problem.to_string(),
             severity: match problem.reach {
-                Reach::Account(..) => Severity::Warning,
-                Reach::Daemon | Reach::Parts(_) | Reach::Proof(_) => Severity::Error,
+                ProblemScope::Account(..) => Severity::Warning,
+                ProblemScope::Daemon | ProblemScope::Parts(_) | ProblemScope::Proof(_) => {
+                    Severity::Error
+                }
             },
         });
     let notices = loaded.config.notices.iter().map(|notice| ConfigRemark {
@@ -109,7 +111,7 @@ fn remarks(loaded: &Loaded) -> Vec<ConfigRemark> {
 
 /// Prints how many live sessions a reload would end. Prints nothing if the daemon does not answer.
 fn preview(path: &Path) {
-    let (Ok(Some(control)), Ok(file)) = (config::control(path), path.canonicalize()) else {
+    let (Ok(Some(control)), Ok(file)) = (config::control_socket(path), path.canonicalize()) else {
         return;
     };
     let Ok(ControlResponse::Preview(preview)) =

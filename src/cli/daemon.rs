@@ -23,7 +23,7 @@ pub(super) fn control_socket(config: &Path) -> Result<PathBuf, Exit> {
         ));
         return Err(Exit::NoPermission);
     }
-    match config::control(config) {
+    match config::control_socket(config) {
         Ok(Some(path)) => Ok(path),
         Ok(None) => {
             print_error(format_args!(

@@ -92,7 +92,7 @@ pub(super) fn clusters(arguments: &ClustersArguments) -> Exit {
     let aws = FinSpace::default();
     let query = async |config: &Config, environment: &Arc<Environment>| {
         let user = list.find_user(config)?;
-        let user = user.as_ref().map(|user| user.in_finspace());
+        let user = user.as_ref().map(|user| user.as_finspace_user());
         let clusters = aws.clusters(environment, user).await?;
         if list.json {
             let rows = clusters.iter().map(|cluster| {
@@ -124,7 +124,7 @@ pub(super) fn nodes(arguments: &NodesArguments) -> Exit {
     let aws = FinSpace::default();
     let query = async |config: &Config, environment: &Arc<Environment>| {
         let user = list.find_user(config)?;
-        let user = user.as_ref().map(|user| user.in_finspace());
+        let user = user.as_ref().map(|user| user.as_finspace_user());
         let nodes = aws.nodes(environment, &arguments.cluster, user).await?;
         let rows = nodes.into_iter().map(|node| {
             let launched = node

@@ -167,7 +167,7 @@ fn find_roles(
         runtime.block_on(async {
             let finspace = FinSpace::default();
             for (environment, user) in &to_ask {
-                let role = finspace.role(environment, user.in_finspace()).await?;
+                let role = finspace.role(environment, user.as_finspace_user()).await?;
                 roles.insert(RoleOwner::new(environment, user), role);
             }
             Ok::<_, CommandFailure>(())

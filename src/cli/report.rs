@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Exit, colours_permitted, print_line};
 use crate::doctor::{StageEvent, StageOutcome, StageReport, StageSubject};
-use base::error::sentence;
+use base::error::with_full_stop;
 
 /// The width of the column with the stages' names, in characters.
 const NAME_WIDTH: usize = 21;
@@ -127,7 +127,7 @@ impl ReportPrinter {
             let _ = write!(text, "\n      {line}");
         }
         if let Some(remedy) = stage.remedy.as_ref().filter(|remedy| !remedy.is_empty()) {
-            let _ = write!(text, "\n      Fix: {}", sentence(remedy));
+            let _ = write!(text, "\n      Fix: {}", with_full_stop(remedy));
         }
         if let Some(missing) = &stage.missing {
             let _ = write!(

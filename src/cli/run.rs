@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{ConfigArgument, Exit, LogArgument, print_error, runtime, signals, start_log};
-use crate::config::{self, AccountDatabase, Config, Loaded, MachineMemory};
+use crate::config::{self, AccountDatabase, Config, MachineMemory, PartialConfig};
 use crate::daemon::app::{self, ProcessContext};
 use crate::daemon::confine::{self, Confinement};
 use crate::listener::PassedSockets;
@@ -41,7 +41,7 @@ fn serve(arguments: &RunArguments) -> Result<(), Exit> {
     let passed_sockets =
         PassedSockets::from_environment().map_err(|error| fail(Exit::Configuration, error))?;
     // The confinement forbids the files of the control group, so hopend reads them first.
-    let machine = MachineMemory::look();
+    let machine = MachineMemory::read();
     // This comes before any other thread starts, as threads inherit the confinement of their parent.
     let confinement =
         Confinement::enter(&files, path).map_err(|error| fail(Exit::Unavailable, error))?;
@@ -100,7 +100,7 @@ fn load_without_accounts(path: &Path, accounts: &AccountDatabase) -> Result<Conf
     }
 }
 
-fn load(path: &Path, accounts: &AccountDatabase) -> Result<Loaded, Exit> {
+fn load(path: &Path, accounts: &AccountDatabase) -> Result<PartialConfig, Exit> {
     config::load_to_serve(path, &accounts.within(ACCOUNTS_LIMIT), &[]).map_err(|problems| {
         print_error(problems);
         Exit::Configuration

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use base::invalid::Invalid;
+use base::invalid_value::InvalidValue;
 
 /// One name of a certificate, with its kind: the common name of the subject, or a subject alternative
 /// name. Names of different kinds never match, even if their text is the same.
@@ -21,9 +21,9 @@ pub enum CertificateName {
 
 /// Parses a prefix that gives the kind, and a name of 1 to 256 bytes without control characters.
 impl FromStr for CertificateName {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let name = if let Some(name) = text.strip_prefix("CN=") {
             Self::Common(name.to_owned())
         } else if let Some(name) = text.strip_prefix("DNS:") {
@@ -53,8 +53,8 @@ impl CertificateName {
     }
 }
 
-fn invalid() -> Invalid {
-    Invalid::new(
+fn invalid() -> InvalidValue {
+    InvalidValue::new(
         "is not a certificate's name",
         "write \"CN=alice\", \"DNS:feed.example\", \"email:alice@bank.example\" or \
          \"URI:spiffe://bank.example/alice\"",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use finspace::environment::Environment;
 
-use super::daemon::Daemon;
+use super::daemon::DaemonSettings;
 use super::endpoint::Endpoint;
 use super::notice::Notice;
 use super::user::User;
@@ -14,7 +14,7 @@ use super::user::User;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The `[daemon]` table.
-    pub daemon: Daemon,
+    pub daemon: DaemonSettings,
     /// The `[environment.NAME]` tables, sorted by name.
     pub environments: Vec<Arc<Environment>>,
     /// The `[[user]]` tables, in the order of the file.

@@ -12,7 +12,7 @@ const CONTROL: &str = "/run/hopend/control";
 
 /// The `[daemon]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Daemon {
+pub struct DaemonSettings {
     /// The HTTP address that serves health, metrics and the status page. `None` serves no HTTP.
     pub admin: Option<AdminSettings>,
     /// The accounts that may see the status page.
@@ -40,7 +40,7 @@ pub struct Daemon {
     pub on_removal: OnRemoval,
 }
 
-impl Default for Daemon {
+impl Default for DaemonSettings {
     fn default() -> Self {
         Self {
             admin: None,

@@ -15,10 +15,10 @@ use super::target::Target;
 use super::user::User;
 
 /// The warning about an endpoint that other hosts can reach without TLS.
-pub(crate) const PLAIN: &str =
+pub(crate) const EXPOSED_WITHOUT_TLS: &str =
     "reachable from other hosts without TLS: passwords and data can be read on the way";
-/// The remedy of [`PLAIN`].
-pub(crate) const PLAIN_REMEDY: &str = "add tls = { cert, key } to the endpoint";
+/// The remedy of [`EXPOSED_WITHOUT_TLS`].
+pub(crate) const EXPOSED_WITHOUT_TLS_REMEDY: &str = "add tls = { cert, key } to the endpoint";
 
 /// One or more local addresses, and the target that they lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,10 +44,10 @@ pub struct Endpoint {
     pub default_user_names: Vec<String>,
     /// The certificates of the file's other users, who may not use the endpoint. Empty if the endpoint
     /// requires no client certificate.
-    pub certificates_of_others: Vec<CertificateName>,
+    pub other_certificates: Vec<CertificateName>,
     /// The names of the file's other users, who may not use the endpoint. Empty if the endpoint requires
     /// no client certificate.
-    pub names_of_others: Vec<String>,
+    pub other_user_names: Vec<String>,
     /// The kdb+ or the console that the endpoint leads to.
     pub target: Target,
     /// The keepalives that hopend sends to kdb+.
@@ -75,7 +75,7 @@ pub struct Endpoint {
     /// The number of logged-in connections that hopend keeps ready for each recent user.
     pub warm: usize,
     /// The way in which a client learns that its session could not be opened.
-    pub errors: Errors,
+    pub errors: OnOpenFailure,
 }
 
 impl Endpoint {
@@ -94,7 +94,7 @@ impl Endpoint {
         {
             let names = configured.iter().map(|user| user.name.clone());
             let others = names.filter(|name| !contain(&self.users, name));
-            self.names_of_others.extend(others);
+            self.other_user_names.extend(others);
         }
     }
 
@@ -123,7 +123,7 @@ pub enum OpensPerUser {
 
 /// The way in which a client learns that its session could not be opened (`errors`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Errors {
+pub enum OnOpenFailure {
     /// hopend closes the connection, so hopen fails.
     Close,
     /// hopen succeeds, and hopend answers the first sync request with the reason as a q error. This

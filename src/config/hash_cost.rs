@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secret::Secret;
 
-use super::user::{User, Verifier};
+use super::user::{PasswordVerifier, User};
 
 /// The part of a PHC string that determines the cost of a check: the algorithm, the version and the
 /// parameters, without the salt and the hash.
@@ -22,7 +22,7 @@ pub fn hash_cost(phc: &Secret) -> &[u8] {
 pub(crate) fn refusal_costs<'u>(users: impl IntoIterator<Item = &'u Arc<User>>) -> Vec<Secret> {
     let mut costs: Vec<Secret> = Vec::new();
     for user in users {
-        if let Some(Verifier::Argon2(phc)) = &user.password
+        if let Some(PasswordVerifier::Argon2(phc)) = &user.password
             && costs.iter().all(|known| hash_cost(known) != hash_cost(phc))
         {
             costs.push(phc.clone());

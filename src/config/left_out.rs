@@ -2,16 +2,16 @@
 
 use std::fmt;
 
+use super::config_part::ConfigPart;
 use super::local_account::LocalAccount;
-use super::part::Part;
 use super::problem::Problems;
-use super::reach::Reach;
+use super::problem_scope::ProblemScope;
 
 /// A part of the configuration that hopend does not serve, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct LeftOutPart {
     /// The part.
-    pub part: Part,
+    pub part: ConfigPart,
     /// The cause, which decides how the part can be served again.
     pub cause: LeftOutCause,
     /// The problems and their remedies, as `hopend check` prints them.
@@ -44,35 +44,35 @@ impl LeftOutCause {
     }
 }
 
-impl LeftOut {
+impl LeftOutPart {
     /// Whether hopend serves the part by now, because the account database knows its account.
-    pub fn is_over(&self) -> bool {
-        matches!(&self.cause, LeftOutCause::AccountUnknown(account) if account.found().is_some())
+    pub fn is_served(&self) -> bool {
+        matches!(&self.cause, LeftOutCause::AccountUnknown(account) if account.resolved().is_some())
     }
 }
 
 /// A part that hopend leaves out because it needs another part that is left out.
 #[derive(Debug)]
 pub(super) struct Dependent {
-    pub(super) part: Part,
-    pub(super) needs: Part,
+    pub(super) part: ConfigPart,
+    pub(super) needs: ConfigPart,
 }
 
 /// Lists each part that is left out once, in the order of the file, with all its reasons.
-pub(super) fn collect(problems: Option<&Problems>, dependents: Vec<Dependent>) -> Vec<LeftOut> {
-    let mut all: Vec<LeftOut> = Vec::new();
+pub(super) fn collect(problems: Option<&Problems>, dependents: Vec<Dependent>) -> Vec<LeftOutPart> {
+    let mut all: Vec<LeftOutPart> = Vec::new();
     if let Some(problems) = problems {
         for problem in problems {
             let cause = match &problem.reach {
-                Reach::Daemon => continue,
-                Reach::Parts(_) => LeftOutCause::Broken,
-                Reach::Proof(_) => LeftOutCause::ProofGone,
-                Reach::Account(_, account) => LeftOutCause::AccountUnknown(account.clone()),
+                ProblemScope::Daemon => continue,
+                ProblemScope::Parts(_) => LeftOutCause::Broken,
+                ProblemScope::Proof(_) => LeftOutCause::ProofGone,
+                ProblemScope::Account(_, account) => LeftOutCause::AccountUnknown(account.clone()),
             };
             for part in problem.reach.parts() {
                 add(
                     &mut all,
-                    LeftOut {
+                    LeftOutPart {
                         part: part.clone(),
                         cause: cause.clone(),
                         reason: problems.print(problem),
@@ -84,7 +84,7 @@ pub(super) fn collect(problems: Option<&Problems>, dependents: Vec<Dependent>) -
     for Dependent { part, needs } in dependents {
         add(
             &mut all,
-            LeftOut {
+            LeftOutPart {
                 part,
                 cause: LeftOutCause::Broken,
                 reason: format!("{needs} is left out."),
@@ -96,7 +96,7 @@ pub(super) fn collect(problems: Option<&Problems>, dependents: Vec<Dependent>) -
 }
 
 /// Adds a part, or adds its reason if the list has the part already.
-fn add(all: &mut Vec<LeftOut>, new: LeftOut) {
+fn add(all: &mut Vec<LeftOutPart>, new: LeftOutPart) {
     let Some(known) = all.iter_mut().find(|known| known.part.is_same(&new.part)) else {
         return all.push(new);
     };
@@ -111,7 +111,7 @@ fn add(all: &mut Vec<LeftOut>, new: LeftOut) {
 }
 
 /// Prints `user "alice" is left out: reason`.
-impl fmt::Display for LeftOut {
+impl fmt::Display for LeftOutPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (part, reason) = (&self.part, &self.reason);
         match self.cause {

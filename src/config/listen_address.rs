@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use base::invalid::Invalid;
+use base::invalid_value::InvalidValue;
 
 /// The longest path of a Unix socket, in bytes: the size of `sun_path` without its NUL.
 pub(super) const LONGEST_SOCKET_PATH: usize = 107;
@@ -52,7 +52,7 @@ impl ListenAddress {
     }
 
     /// Whether the port is 0, so that the system chooses a port.
-    pub fn has_any_port(&self) -> bool {
+    pub fn has_system_chosen_port(&self) -> bool {
         self.tcp_sockets().iter().any(|socket| socket.port() == 0)
     }
 
@@ -98,9 +98,9 @@ fn overlap(a: IpAddr, b: IpAddr) -> bool {
 /// Parses `localhost:5010`, `5010`, `127.0.0.1:5010`, `[::1]:5010`, `unix:5010` or
 /// `unix:/run/hopend/hdb`.
 impl FromStr for ListenAddress {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         if let Some(rest) = text.strip_prefix("unix:") {
             return unix(rest);
         }
@@ -119,21 +119,21 @@ impl FromStr for ListenAddress {
             } else {
                 text.to_owned()
             };
-            return Err(Invalid::new(
+            return Err(InvalidValue::new(
                 "has no port",
                 format!("write \"{host}:5010\""),
             ));
         }
         if text == "localhost" {
-            return Err(Invalid::new("has no port", "write \"localhost:5010\""));
+            return Err(InvalidValue::new("has no port", "write \"localhost:5010\""));
         }
         if host.is_empty() || host == "localhost" {
-            return Err(Invalid::new(
+            return Err(InvalidValue::new(
                 "is not a host and a port",
                 format!("write \"localhost:{port}\""),
             ));
         }
-        Err(Invalid::new(
+        Err(InvalidValue::new(
             "is not an address to listen on",
             format!(
                 "write \"localhost:{port}\", an IP address such as \"127.0.0.1:{port}\", \"unix:{port}\" or \
@@ -144,26 +144,26 @@ impl FromStr for ListenAddress {
 }
 
 /// Parses the text after `unix:`.
-fn unix(rest: &str) -> Result<ListenAddress, Invalid> {
+fn unix(rest: &str) -> Result<ListenAddress, InvalidValue> {
     // In q the form is `:unix://5010`, so people use the two slashes here as well.
     let bare = rest.trim_start_matches('/');
     if let Ok(port @ 1..) = bare.parse::<u16>() {
         if rest == bare {
             return Ok(ListenAddress::Abstract(port));
         }
-        return Err(Invalid::new(
+        return Err(InvalidValue::new(
             "is neither a port nor a path",
             format!("write \"unix:{port}\" for q's socket of that port"),
         ));
     }
     if !rest.starts_with('/') || bare.is_empty() {
-        return Err(Invalid::new(
+        return Err(InvalidValue::new(
             "is neither a port nor an absolute path",
             "write \"unix:5010\" or \"unix:/run/hopend/hdb\"",
         ));
     }
     if rest.len() > LONGEST_SOCKET_PATH || rest.contains('\0') {
-        return Err(Invalid::new(
+        return Err(InvalidValue::new(
             "the path is too long for a socket",
             format!("write a path of at most {LONGEST_SOCKET_PATH} bytes"),
         ));

@@ -8,10 +8,10 @@ use zeroize::Zeroizing;
 use super::account_database::{AccountResolver, system_account};
 use super::configuration::Config;
 use super::endpoint::Endpoint;
-use super::loaded::Loaded;
 use super::local_account::OsUser;
+use super::partial_config::PartialConfig;
 use super::problem::{Problem, Problems};
-use super::reach::Reach;
+use super::problem_scope::ProblemScope;
 use super::reader::{self, Input, UnsoundEndpoints};
 
 /// Loads and checks a configuration file, and the files that it names.
@@ -19,14 +19,17 @@ use super::reader::{self, Input, UnsoundEndpoints};
 /// # Errors
 /// All problems of the file.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    all_valid(load_in_part(path, &system_account)?)
+    all_valid(load_valid_parts(path, &system_account)?)
 }
 
 /// Loads a configuration file, and keeps the parts that are valid.
 ///
 /// # Errors
 /// All problems, if the file cannot be read or is not TOML.
-pub fn load_in_part(path: &Path, accounts: &AccountResolver<'_>) -> Result<Loaded, Problems> {
+pub fn load_valid_parts(
+    path: &Path,
+    accounts: &AccountResolver<'_>,
+) -> Result<PartialConfig, Problems> {
     load_with(path, accounts, UnsoundEndpoints::Excluded)
 }
 
@@ -35,7 +38,10 @@ pub fn load_in_part(path: &Path, accounts: &AccountResolver<'_>) -> Result<Loade
 ///
 /// # Errors
 /// All problems, if the file cannot be read or is not TOML.
-pub fn load_to_look_at(path: &Path, accounts: &AccountResolver<'_>) -> Result<Loaded, Problems> {
+pub fn load_for_doctor(
+    path: &Path,
+    accounts: &AccountResolver<'_>,
+) -> Result<PartialConfig, Problems> {
     load_with(path, accounts, UnsoundEndpoints::Included)
 }
 
@@ -50,16 +56,16 @@ pub fn load_to_serve(
     path: &Path,
     accounts: &AccountResolver<'_>,
     running: &[Arc<Endpoint>],
-) -> Result<Loaded, Problems> {
+) -> Result<PartialConfig, Problems> {
     let accounts = |text: &str| {
         accounts(text).or_else(|error| known_account(running, text).map(Some).ok_or(error))
     };
-    let mut loaded = load_in_part(path, &accounts)?;
+    let mut loaded = load_valid_parts(path, &accounts)?;
     loaded.keep_running(running);
     let concerns_daemon = loaded
         .problems
         .as_ref()
-        .is_some_and(Problems::stop_the_daemon);
+        .is_some_and(Problems::concern_daemon);
     match loaded.problems {
         Some(problems) if concerns_daemon || loaded.config.endpoints.is_empty() => Err(problems),
         _ => Ok(loaded),
@@ -73,7 +79,7 @@ pub fn load_to_serve(
 ///
 /// # Errors
 /// The file cannot be read, or the key has an error.
-pub fn control(path: &Path) -> Result<Option<PathBuf>, Problems> {
+pub fn control_socket(path: &Path) -> Result<Option<PathBuf>, Problems> {
     reader::read_control(&text_of(path)?, path)
 }
 
@@ -83,18 +89,18 @@ pub fn control(path: &Path) -> Result<Option<PathBuf>, Problems> {
 /// # Errors
 /// All problems of the text.
 pub fn parse(text: &str, file: &Path, accounts: &AccountResolver<'_>) -> Result<Config, Problems> {
-    all_valid(parse_in_part(text, file, accounts)?)
+    all_valid(parse_valid_parts(text, file, accounts)?)
 }
 
 /// Checks the text of a configuration as [`parse`] does, and keeps the parts that are valid.
 ///
 /// # Errors
 /// All problems, if the text is not TOML.
-pub fn parse_in_part(
+pub fn parse_valid_parts(
     text: &str,
     file: &Path,
     accounts: &AccountResolver<'_>,
-) -> Result<Loaded, Problems> {
+) -> Result<PartialConfig, Problems> {
     reader::read(&Input {
         text,
         file,
@@ -108,7 +114,7 @@ fn load_with(
     path: &Path,
     accounts: &AccountResolver<'_>,
     unsound_endpoints: UnsoundEndpoints,
-) -> Result<Loaded, Problems> {
+) -> Result<PartialConfig, Problems> {
     reader::read(&Input {
         text: &text_of(path)?,
         file: path,
@@ -119,7 +125,7 @@ fn load_with(
 }
 
 /// The configuration, if it has no problem.
-fn all_valid(loaded: Loaded) -> Result<Config, Problems> {
+fn all_valid(loaded: PartialConfig) -> Result<Config, Problems> {
     loaded.problems.map_or(Ok(loaded.config), Err)
 }
 
@@ -129,7 +135,7 @@ fn known_account(endpoints: &[Arc<Endpoint>], text: &str) -> Option<OsUser> {
     let mut accounts = users.filter_map(|user| user.os_user.as_ref());
     accounts
         .find(|account| account.text() == text)?
-        .found()
+        .resolved()
         .cloned()
 }
 
@@ -141,7 +147,7 @@ fn text_of(path: &Path) -> Result<Zeroizing<String>, Problems> {
             key: String::new(),
             message,
             remedy: remedy.to_owned(),
-            reach: Reach::Daemon,
+            reach: ProblemScope::Daemon,
         };
         Problems::new(path, vec![problem])
     };

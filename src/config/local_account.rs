@@ -45,18 +45,18 @@ impl LocalAccount {
     }
 
     /// The account, once the account database knows it.
-    pub fn found(&self) -> Option<&OsUser> {
+    pub fn resolved(&self) -> Option<&OsUser> {
         self.found.get()
     }
 
     /// The account's number, once the account database knows it.
     pub fn uid(&self) -> Option<u32> {
-        self.found().map(|account| account.uid)
+        self.resolved().map(|account| account.uid)
     }
 
     /// Sets the account, for this reference and its clones. If the account is known already, nothing
     /// changes.
-    pub(crate) fn appeared(&self, account: OsUser) {
+    pub(crate) fn set_resolved(&self, account: OsUser) {
         let _ = self.found.set(account);
     }
 }
@@ -66,7 +66,7 @@ impl LocalAccount {
 /// be resolved and the other not.
 impl PartialEq for LocalAccount {
     fn eq(&self, other: &Self) -> bool {
-        let same_account = match (self.found(), other.found()) {
+        let same_account = match (self.resolved(), other.resolved()) {
             (None, None) => Arc::ptr_eq(&self.found, &other.found),
             (found, other) => found == other,
         };

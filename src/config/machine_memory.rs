@@ -20,15 +20,15 @@ pub struct MachineMemory {
 }
 
 impl Default for MachineMemory {
-    /// The values of this moment, as [`MachineMemory::look`] reads them.
+    /// The values of this moment, as [`MachineMemory::read`] reads them.
     fn default() -> Self {
-        Self::look()
+        Self::read()
     }
 }
 
 impl MachineMemory {
     /// Reads the values from the system. Reads files, so it blocks.
-    pub fn look() -> Self {
+    pub fn read() -> Self {
         let total = sysinfo().map_or(ASSUMED_TOTAL, |info| info.ram_total());
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let limit = limit_of(&groups, Path::new(MOUNT));
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory() {
-        let found = MachineMemory::look();
+        let found = MachineMemory::read();
         assert!(found.total > 100_000_000, "{found:?}");
         assert!(found.control_group.is_none_or(|limit| limit < found.total));
     }

@@ -22,7 +22,7 @@ pub enum MaxMemory {
 
 impl MaxMemory {
     /// The number of bytes on a machine with this memory.
-    pub fn within(self, memory: MachineMemory) -> usize {
+    pub fn bytes_on(self, memory: MachineMemory) -> usize {
         let all = memory.control_group.unwrap_or(memory.total);
         let default_percent = match memory.control_group {
             Some(_) => DEFAULT_PERCENT_OF_CONTROL_GROUP,
@@ -52,8 +52,8 @@ mod tests {
             (MaxMemory::Percent(10), 200, 800),
             (MaxMemory::Bytes(77), 77, 77),
         ] {
-            assert_eq!(max_memory.within(machine(Some(2_000))), of_group);
-            assert_eq!(max_memory.within(machine(None)), of_machine);
+            assert_eq!(max_memory.bytes_on(machine(Some(2_000))), of_group);
+            assert_eq!(max_memory.bytes_on(machine(None)), of_machine);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use base::error::with_fix;
 
-use super::reach::Reach;
+use super::problem_scope::ProblemScope;
 
 /// One error of a configuration file, with its remedy. No text in it contains a value that could be a
 /// secret.
@@ -20,7 +20,7 @@ pub struct Problem {
     /// The remedy, as an imperative.
     pub remedy: String,
     /// The parts of the configuration that hopend cannot serve because of the problem.
-    pub reach: Reach,
+    pub reach: ProblemScope,
 }
 
 /// All errors of one configuration file, in the order of its lines. There is at least one.
@@ -59,8 +59,9 @@ impl Problems {
     }
 
     /// Whether one of the problems concerns the daemon as a whole, so that hopend can serve nothing.
-    pub fn stop_the_daemon(&self) -> bool {
-        self.iter().any(|problem| problem.reach == Reach::Daemon)
+    pub fn concern_daemon(&self) -> bool {
+        self.iter()
+            .any(|problem| problem.reach == ProblemScope::Daemon)
     }
 
     /// Prints one of the problems with its file and line, as `hopend check` does.

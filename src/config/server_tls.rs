@@ -115,7 +115,9 @@ pub(crate) fn check_access(tls: &ServerTls) -> Result<(), ServerTlsError> {
     let files = public.map(|path| (path, Protection::FromChange));
     for (path, protection) in files.chain([(&tls.key, Protection::FromChangeAndReading)]) {
         match file_access::check(path, protection) {
-            Err(exposed) if !exposed.is_unseen() => return Err(ServerTlsError::Exposed(exposed)),
+            Err(exposed) if !exposed.is_inaccessible() => {
+                return Err(ServerTlsError::Exposed(exposed));
+            }
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 use finspace::environment::Environment;
 
 use super::login::Login;
@@ -20,7 +20,7 @@ pub enum Target {
         /// The name of the cluster.
         cluster: String,
         /// The nodes of the cluster that sessions may use.
-        node: Node,
+        node: NodeSelector,
         /// The API that gives the connection string of a node.
         node_via: NodeVia,
         /// Whether hopend dials without TLS if the connection string has no `tcps://`.
@@ -34,9 +34,9 @@ pub enum Target {
     /// kdb+ outside FinSpace.
     Addresses {
         /// The addresses of kdb+. Empty if a login command prints the address.
-        addresses: Vec<Address>,
+        addresses: Vec<KdbAddress>,
         /// The order in which hopend tries the addresses.
-        policy: Policy,
+        policy: AddressOrder,
         /// The login that hopend presents.
         login: Login,
         /// The PEM file of the trusted authorities. `None` trusts the system's roots.
@@ -48,7 +48,7 @@ pub enum Target {
 
 impl Target {
     /// The choice among the nodes, if the target is a cluster.
-    pub fn node(&self) -> Option<&Node> {
+    pub fn node(&self) -> Option<&NodeSelector> {
         match self {
             Self::FinSpace { node, .. } => Some(node),
             Self::Addresses { .. } | Self::Console { .. } => None,
@@ -58,14 +58,14 @@ impl Target {
 
 /// The nodes of a cluster that an endpoint leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Node {
+pub enum NodeSelector {
     /// FinSpace chooses the node: hopend dials the endpoint of the cluster.
     Any,
     /// The node with this id.
     Id(String),
     /// The RUNNING nodes in turn, one for each session.
     Spread,
-    /// As [`Node::Spread`], but nodes in this host's availability zone are preferred.
+    /// As [`NodeSelector::Spread`], but nodes in this host's availability zone are preferred.
     Zone,
 }
 
@@ -81,7 +81,7 @@ pub enum NodeVia {
 
 /// The order in which hopend tries the addresses of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
+pub enum AddressOrder {
     /// The order of the file, for each session. hopend tries the next address if one fails or is slow.
     Failover {
         /// The time after which hopend tries the next address as well.
@@ -102,10 +102,10 @@ impl fmt::Display for Target {
                 ..
             } => {
                 match node {
-                    Node::Any => {}
-                    Node::Id(id) => write!(f, "node {id} of ")?,
-                    Node::Spread => f.write_str("all nodes of ")?,
-                    Node::Zone => f.write_str("the nearest nodes of ")?,
+                    NodeSelector::Any => {}
+                    NodeSelector::Id(id) => write!(f, "node {id} of ")?,
+                    NodeSelector::Spread => f.write_str("all nodes of ")?,
+                    NodeSelector::Zone => f.write_str("the nearest nodes of ")?,
                 }
                 write!(f, "cluster {cluster} in {}", environment.name)
             }
@@ -117,8 +117,8 @@ impl fmt::Display for Target {
                 addresses, policy, ..
             } => {
                 let separator = match policy {
-                    Policy::Failover { .. } => ", else ",
-                    Policy::Spread => " and ",
+                    AddressOrder::Failover { .. } => ", else ",
+                    AddressOrder::Spread => " and ",
                 };
                 for (nth, address) in addresses.iter().enumerate() {
                     let separator = if nth == 0 { "" } else { separator };

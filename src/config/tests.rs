@@ -67,9 +67,9 @@ fn read(text: &str) -> Result<Config, Problems> {
 }
 
 /// Parses a configuration as a reload does while the endpoints `running` are served.
-fn read_to_serve(text: &str, running: &[Arc<Endpoint>]) -> Loaded {
+fn read_to_serve(text: &str, running: &[Arc<Endpoint>]) -> PartialConfig {
     let file = FILES.path().join("hopend.toml");
-    let mut loaded = parse_in_part(text, &file, &accounts).unwrap();
+    let mut loaded = parse_valid_parts(text, &file, &accounts).unwrap();
     loaded.keep_running(running);
     loaded
 }
@@ -159,7 +159,7 @@ drain = "0s"
 #[test]
 fn the_smallest_useful_file_gets_every_default() {
     let config = read(SMALL).unwrap();
-    assert_eq!(config.daemon, Daemon::default());
+    assert_eq!(config.daemon, DaemonSettings::default());
     let endpoint = &config.endpoints[0];
     assert_eq!(
         endpoint.listen,
@@ -179,7 +179,7 @@ fn the_smallest_useful_file_gets_every_default() {
         Target::FinSpace {
             environment: Arc::clone(&config.environments[0]),
             cluster: "testhdb-cluster".into(),
-            node: Node::Any,
+            node: NodeSelector::Any,
             node_via: NodeVia::Api,
             plaintext: false
         }
@@ -198,7 +198,7 @@ fn the_smallest_useful_file_gets_every_default() {
     assert_eq!(endpoint.connect_timeout, Duration::from_secs(10));
     assert_eq!(endpoint.max_sessions, 4096);
     assert_eq!(endpoint.opens_per_user, OpensPerUser::Default);
-    assert_eq!(endpoint.errors, Errors::Close);
+    assert_eq!(endpoint.errors, OnOpenFailure::Close);
     assert_eq!(endpoint.warm, 0);
 }
 
@@ -224,7 +224,7 @@ fn every_key_arrives() {
     assert_eq!(alice.role_arn.as_ref().unwrap().account, "111122223333");
     assert_eq!(
         carol.password,
-        Some(Verifier::Plain(Secret::from("hunter2")))
+        Some(PasswordVerifier::Plain(Secret::from("hunter2")))
     );
     let [hdb, rdb, vault, console] = config.endpoints.as_slice() else {
         panic!("not four endpoints")
@@ -234,7 +234,7 @@ fn every_key_arrives() {
     assert_eq!(hdb.keepalive, KeepaliveSettings::Off);
     let Target::FinSpace {
         environment,
-        node: Node::Zone,
+        node: NodeSelector::Zone,
         node_via: NodeVia::Cluster,
         plaintext: true,
         ..
@@ -243,13 +243,13 @@ fn every_key_arrives() {
         panic!("{:?}", hdb.target)
     };
     assert_eq!(environment.name, "test");
-    assert_eq!(hdb.errors, Errors::Explain);
+    assert_eq!(hdb.errors, OnOpenFailure::Explain);
     assert_eq!(hdb.opens_per_user, OpensPerUser::Unlimited);
     assert_eq!(
         rdb.target,
         Target::Addresses {
             addresses: vec![":tcps://a:1".parse().unwrap(), "[::1]:2".parse().unwrap()],
-            policy: Policy::Spread,
+            policy: AddressOrder::Spread,
             login: Login::Fixed {
                 user: "svc".into(),
                 password_file: directory.join("login")
@@ -367,7 +367,7 @@ fn a_configuration_that_others_can_change_is_not_read() {
     let said = mode(directory.path(), 0o777).unwrap_err().to_string();
     assert!(said.contains("(mode 0777)"), "{said}");
     mode(directory.path(), 0o1777).unwrap();
-    let loaded = load_in_part(&path, &system_account).unwrap();
+    let loaded = load_valid_parts(&path, &system_account).unwrap();
     assert_eq!((loaded.config.endpoints.len(), loaded.problems), (1, None));
 }
 

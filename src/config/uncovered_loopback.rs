@@ -10,12 +10,12 @@ use super::configuration::Config;
 use super::listen_address::ListenAddress;
 
 /// The file that defines the addresses of `localhost`.
-pub const HOSTS: &str = "/etc/hosts";
+pub const HOSTS_FILE: &str = "/etc/hosts";
 
 /// An endpoint that listens on one loopback address only, although `localhost` has an address of the
 /// other family too. Another account can bind that one and receive what clients send to `localhost`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SingleFamily {
+pub struct UncoveredLoopback {
     /// The name of the endpoint.
     pub endpoint: String,
     /// The address on which the endpoint listens.
@@ -28,7 +28,7 @@ pub struct SingleFamily {
 /// `localhost` an address of each family.
 ///
 /// If the file cannot be read, the result is empty. Reads the file.
-pub fn single_families(config: &Config, hosts: &Path) -> Vec<SingleFamily> {
+pub fn uncovered_loopbacks(config: &Config, hosts: &Path) -> Vec<UncoveredLoopback> {
     let text = std::fs::read_to_string(hosts).unwrap_or_default();
     if !has_both(&text) {
         return Vec::new();
@@ -45,7 +45,7 @@ pub fn single_families(config: &Config, hosts: &Path) -> Vec<SingleFamily> {
     let found = endpoints.flat_map(|endpoint| {
         let addresses = endpoint.listen.iter();
         addresses.filter_map(move |address| {
-            Some(SingleFamily {
+            Some(UncoveredLoopback {
                 endpoint: endpoint.name.clone(),
                 address: address.clone(),
                 open: uncovered(address)?,
@@ -83,7 +83,7 @@ fn has_both(hosts: &str) -> bool {
     addresses.iter().any(IpAddr::is_ipv4) && addresses.iter().any(IpAddr::is_ipv6)
 }
 
-impl fmt::Display for SingleFamily {
+impl fmt::Display for UncoveredLoopback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             endpoint,
@@ -124,7 +124,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hosts");
         std::fs::write(&path, hosts).unwrap();
-        let found = single_families(&config, &path);
+        let found = uncovered_loopbacks(&config, &path);
         found.iter().map(|found| found.open.to_string()).collect()
     }
 

@@ -18,7 +18,7 @@ pub struct User {
     /// The local account that identifies this user.
     pub os_user: Option<LocalAccount>,
     /// The password that identifies this user.
-    pub password: Option<Verifier>,
+    pub password: Option<PasswordVerifier>,
     /// The subject or SAN entry that identifies this user's client certificate.
     pub certificate: Option<CertificateName>,
     /// The FinSpace user.
@@ -39,7 +39,7 @@ pub struct User {
 
 impl User {
     /// The identity with which hopend calls FinSpace for this user.
-    pub fn in_finspace(&self) -> FinSpaceUser<'_> {
+    pub fn as_finspace_user(&self) -> FinSpaceUser<'_> {
         FinSpaceUser {
             kx_user: &self.kx_user,
             role: self.role_arn.as_ref(),
@@ -49,16 +49,16 @@ impl User {
 
     /// Whether the account database does not know the user's account yet. Until it does, hopend admits
     /// no client as this user, whatever proof the client has.
-    pub fn waits(&self) -> bool {
+    pub fn awaits_account(&self) -> bool {
         self.os_user
             .as_ref()
-            .is_some_and(|account| account.found().is_none())
+            .is_some_and(|account| account.resolved().is_none())
     }
 }
 
 /// The stored form of a password, against which hopend checks the password that a client sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verifier {
+pub enum PasswordVerifier {
     /// A PHC string, `$argon2id$…`, as `hopend hash-password` prints it.
     Argon2(Secret),
     /// A plain password from a q password file.

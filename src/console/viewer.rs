@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::ServedEndpoint;
 use super::hopen_address::hopen_address;
-use crate::config::{Endpoint, Node, Target};
+use crate::config::{Endpoint, NodeSelector, Target};
 use finspace::environment::Environment;
 
 /// The user of a console session, and the endpoints that hopend serves now. A new viewer is made for each
@@ -70,8 +70,8 @@ impl Viewer {
         node: Option<&str>,
     ) -> Result<String, String> {
         let leads_to_node = |served: &&ServedEndpoint| match (served.endpoint.target.node(), node) {
-            (Some(Node::Id(id)), Some(node)) => id == node,
-            (Some(Node::Id(_)), None) | (_, Some(_)) => false,
+            (Some(NodeSelector::Id(id)), Some(node)) => id == node,
+            (Some(NodeSelector::Id(_)), None) | (_, Some(_)) => false,
             (_, None) => true,
         };
         let endpoints: Vec<_> = self
@@ -85,7 +85,7 @@ impl Viewer {
         };
         // Endpoints that dial the cluster's own address come before those that choose one of its nodes.
         let dials_cluster =
-            |served: &&&ServedEndpoint| served.endpoint.target.node() == Some(&Node::Any);
+            |served: &&&ServedEndpoint| served.endpoint.target.node() == Some(&NodeSelector::Any);
         let in_order = usable()
             .filter(dials_cluster)
             .chain(usable().filter(|served| !dials_cluster(served)));

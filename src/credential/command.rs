@@ -100,8 +100,8 @@ async fn value_of(name: &str, value: &LoginValue) -> Result<Secret, FetchError> 
     let file = path.clone();
     let read = spawn_blocking(move || file_access::read_secret(&file)).await;
     let bytes = read.map_err(io::Error::other).flatten().map_err(|error| {
-        let (what, remedy) = match file_access::exposure(&error) {
-            Some(exposed) => (exposed.what(), exposed.remedy()),
+        let (what, remedy) = match file_access::access_error(&error) {
+            Some(exposed) => (exposed.message(), exposed.remedy()),
             None => (
                 format!("{} can't be read: {error}", path.display()),
                 format!("let the account that runs hopend read {}", path.display()),

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::BoxFuture;
 
 use crate::config::{LoginCommand, NodeVia};
-use base::address::Address;
 use base::error::{ErrorKind, with_fix};
+use base::kdb_address::KdbAddress;
 use finspace::environment::Environment;
 use finspace::role_arn::RoleArn;
 use secret::Secret;
@@ -106,7 +106,7 @@ impl fmt::Display for Recipe {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
     /// The address to dial, if the source tells one.
-    pub address: Option<Address>,
+    pub address: Option<KdbAddress>,
     /// The q user.
     pub user: String,
     /// The password for kdb+. For FinSpace it is the signed part of the connection string.

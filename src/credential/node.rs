@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use super::{Credential, FetchError, Retry};
 use crate::upstream::tls::TlsConfigs;
 use crate::upstream::{self, UpstreamError};
-use base::address::Address;
 use base::error::{ErrorKind, chain};
+use base::kdb_address::KdbAddress;
 use finspace::connection_string::ConnectionString;
 use finspace::environment::Environment;
 use q_ipc::handshake::Hello;
@@ -39,7 +39,7 @@ enum NodeStringError {
     #[error("it answered '{0}")]
     Refused(String),
     #[error("its own connection string is without TLS ({0}), and nothing was sent")]
-    Plaintext(Address),
+    Plaintext(KdbAddress),
     #[error("{0:?} is not the name of a cluster or node")]
     Name(String),
     #[error("it returned no connection string: {0}")]
@@ -164,7 +164,7 @@ mod tests {
             ca_file: None,
         });
         let login = Credential {
-            address: Some(Address {
+            address: Some(KdbAddress {
                 tls: false,
                 host: "127.0.0.1".into(),
                 port,

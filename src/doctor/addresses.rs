@@ -11,15 +11,15 @@ use super::target::{LoginAttempt, TargetStages};
 use crate::config::{Login, LoginCommand, User};
 use crate::credential::{Credential, command};
 use crate::route::read_password;
-use base::address::Address;
 use base::error::{ErrorKind, chain};
+use base::kdb_address::KdbAddress;
 use secret::Secret;
 
 /// Examines the addresses of an endpoint, and its login at each of them.
 pub(super) struct AddressStages<'a, 'b> {
     pub(super) target: TargetStages<'a, 'b>,
     /// Empty if the login command prints the address.
-    pub(super) addresses: &'a [Address],
+    pub(super) addresses: &'a [KdbAddress],
     pub(super) login: &'a Login,
     /// Whether a login command may print an address without TLS.
     pub(super) plaintext: bool,
@@ -136,7 +136,7 @@ impl AddressStages<'_, '_> {
     }
 
     /// Sets the subject of the stages that follow. It names the address only if there are several.
-    fn set_subject(&mut self, user: Option<&User>, all: &[Address], address: &Address) {
+    fn set_subject(&mut self, user: Option<&User>, all: &[KdbAddress], address: &KdbAddress) {
         let address = (all.len() > 1).then(|| address.to_string());
         self.target.set_subject(user, address);
     }
@@ -157,7 +157,7 @@ fn fixed_credential(user: &str, password: Secret) -> Credential {
 /// Reports the user of a command's credential, but not the password. Fails if no address is known.
 fn judge_command_output(
     credential: Credential,
-    addresses: &[Address],
+    addresses: &[KdbAddress],
 ) -> Result<StageFinding<Credential>, StageFailure> {
     let text = format!("a login of {:?}", credential.user);
     if addresses.is_empty() && credential.address.is_none() {

@@ -235,7 +235,7 @@ impl AwsStages {
         runner: &mut StageRunner<'_>,
         environment: &Arc<Environment>,
         cluster: &str,
-        wanted: &config::Node,
+        wanted: &config::NodeSelector,
     ) -> Option<Vec<Node>> {
         if self.rejected_credentials.contains(&environment.name) {
             runner.skip_after(StageName::BaseCredentials, &[StageName::Nodes]);
@@ -247,9 +247,9 @@ impl AwsStages {
                 Err(error) => {
                     let denied = error.kind == ErrorKind::Denied;
                     return match wanted {
-                        config::Node::Any if denied => Ok(list_denied(&error)),
+                        config::NodeSelector::Any if denied => Ok(list_denied(&error)),
                         // The configuration names the node, so serving needs no list.
-                        config::Node::Id(_) if denied => {
+                        config::NodeSelector::Id(_) if denied => {
                             let finding = StageFinding::new(Vec::new(), error.message.clone());
                             Ok(finding.warn(error.advice()))
                         }

@@ -84,13 +84,13 @@ fn unknown_cluster(name: &str, clusters: &[Cluster]) -> StageFailure {
 /// Fails if the node that the endpoint names does not run, or if no node runs that it can choose.
 pub(super) fn judge_nodes(
     cluster: &str,
-    wanted: &config::Node,
+    wanted: &config::NodeSelector,
     listed: Vec<Node>,
 ) -> Result<StageFinding<Vec<Node>>, StageFailure> {
     let existing = names(&listed);
     match wanted {
-        config::Node::Any => {}
-        config::Node::Id(id) => match listed.iter().find(|node| node.id == *id) {
+        config::NodeSelector::Any => {}
+        config::NodeSelector::Id(id) => match listed.iter().find(|node| node.id == *id) {
             Some(node) if node.is_running() => {}
             Some(node) => {
                 return Err(StageFailure::new(
@@ -107,7 +107,7 @@ pub(super) fn judge_nodes(
                 ));
             }
         },
-        config::Node::Spread | config::Node::Zone => {
+        config::NodeSelector::Spread | config::NodeSelector::Zone => {
             if !listed.iter().any(Node::is_running) {
                 return Err(StageFailure::new(
                     ErrorKind::Upstream,

@@ -7,7 +7,7 @@ use super::aws::{AwsStages, ClusterState, FinSpaceIdentity, StringCall};
 use super::path::{LOGIN_STAGES, LoginRejection, PATH_STAGES};
 use super::stage::StageName;
 use super::target::{LoginAttempt, TargetStages};
-use crate::config::{Node, NodeVia, User};
+use crate::config::{NodeSelector, NodeVia, User};
 use crate::credential::Credential;
 use finspace::MissingPermission;
 use finspace::environment::Environment;
@@ -20,7 +20,7 @@ pub(super) struct ClusterStages<'a, 'b> {
     pub(super) environment: &'a Arc<Environment>,
     pub(super) cluster: &'a str,
     pub(super) state: ClusterState,
-    pub(super) node: &'a Node,
+    pub(super) node: &'a NodeSelector,
     pub(super) node_via: NodeVia,
     /// Whether a connection string without TLS may be used.
     pub(super) plaintext: bool,
@@ -64,16 +64,16 @@ impl ClusterStages<'_, '_> {
             identity: &identity,
         };
         match (self.node, listed) {
-            (Node::Any, _) => {
+            (NodeSelector::Any, _) => {
                 self.examine_cluster_string(user).await;
             }
-            (Node::Id(id), _) => self.examine_nodes(&[id], user).await,
-            (Node::Spread | Node::Zone, Some(listed)) => {
+            (NodeSelector::Id(id), _) => self.examine_nodes(&[id], user).await,
+            (NodeSelector::Spread | NodeSelector::Zone, Some(listed)) => {
                 let running = listed.iter().filter(|node| node.is_running());
                 let ids: Vec<&str> = running.map(|node| &*node.id).collect();
                 self.examine_nodes(&ids, user).await;
             }
-            (Node::Spread | Node::Zone, None) => {
+            (NodeSelector::Spread | NodeSelector::Zone, None) => {
                 let runner = &mut self.target.runner;
                 runner.skip_after(StageName::Nodes, &[StageName::ConnectionString]);
             }

@@ -18,8 +18,8 @@ use super::certificate::{CertificateSummary, day};
 use super::handshake::{PathAddress, TrustStore, record_certificates};
 use super::runner::StageFailure;
 use crate::upstream::{self, UpstreamError};
-use base::address::Address;
 use base::error::{ErrorKind, chain};
+use base::kdb_address::KdbAddress;
 
 /// The remedy if the server requires a client certificate.
 pub(super) const CLIENT_CERTIFICATE_REMEDY: &str =
@@ -279,7 +279,7 @@ fn explain_no_tls(
         Some(error) => format!("no TLS handshake: {}", chain(error)),
         None => "no answer to the TLS handshake".into(),
     };
-    let without_tls = Address {
+    let without_tls = KdbAddress {
         tls: false,
         ..to.address.clone()
     };
@@ -313,7 +313,7 @@ fn explain_no_tls(
 
 /// Sends an empty user, a capability and the final zero byte. That is shorter than a TLS record's header,
 /// so a TLS server waits for more, while kdb+ answers or closes. It carries no user name and no password.
-async fn send_plain_q(address: &Address, sockets: &[SocketAddr]) -> PlainAnswer {
+async fn send_plain_q(address: &KdbAddress, sockets: &[SocketAddr]) -> PlainAnswer {
     let Ok(mut tcp) = upstream::connect(address, sockets.to_vec()).await else {
         return PlainAnswer::Silence;
     };

@@ -11,7 +11,7 @@ use super::certificate::CertificateSummary;
 use super::recorder::CertificateRecorder;
 use crate::upstream::tls::{TlsConfigs, TlsError};
 use crate::upstream::{self, UpstreamError};
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 use q_relay::tls_stream::TlsStream;
 
 /// The certificate authorities that hopend trusts for a target, and the key that names them.
@@ -28,7 +28,7 @@ pub(super) struct TrustStore {
 /// An address of kdb+ to examine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PathAddress<'a> {
-    pub(super) address: &'a Address,
+    pub(super) address: &'a KdbAddress,
     /// Whether the address stands in the configuration (`connect`). Otherwise a connection string or a
     /// login command supplied it, and the administrator cannot correct it.
     pub(super) is_configured: bool,
@@ -54,7 +54,7 @@ impl TrustStore {
 
 /// Connects to one of the sockets and makes a TLS handshake. Sends no data after it.
 pub(super) async fn shake_hands(
-    address: &Address,
+    address: &KdbAddress,
     tls: &Arc<ClientConfig>,
     sockets: &[SocketAddr],
 ) -> Result<TlsStream, UpstreamError> {
@@ -68,7 +68,7 @@ pub(super) async fn shake_hands(
 /// Records the certificates that the server shows, trusted or not. Empty if the handshake fails before
 /// the server has shown any.
 pub(super) async fn record_certificates(
-    address: &Address,
+    address: &KdbAddress,
     sockets: &[SocketAddr],
 ) -> Vec<CertificateSummary> {
     let provider = q_relay::crypto::provider();

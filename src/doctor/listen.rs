@@ -63,7 +63,7 @@ pub(super) async fn examine(
     address: &ListenAddress,
     daemon: DaemonAccount,
 ) -> Result<StageFinding<()>, StageFailure> {
-    if address.has_any_port() {
+    if address.has_system_chosen_port() {
         let text = format!("{address}: the system chooses a port");
         return Ok(StageFinding::new((), text));
     }

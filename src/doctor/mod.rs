@@ -23,7 +23,7 @@ mod tls;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::{self, Config, Endpoint, Node, Problems, Target, User};
+use crate::config::{self, Config, Endpoint, NodeSelector, Problems, Target, User};
 use crate::telemetry::audit;
 use base::error::ErrorKind;
 use finspace::environment::Environment;
@@ -89,7 +89,7 @@ async fn read_configuration(
     let mut readable = None;
     let read = async {
         let path = options.config.clone();
-        let load = move || config::load_to_look_at(&path, &config::system_account);
+        let load = move || config::load_for_doctor(&path, &config::system_account);
         let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.map_err(|panic| {
             StageFailure::new(ErrorKind::Internal, panic.to_string(), "report this")
@@ -196,7 +196,7 @@ async fn check_zone(runner: &mut StageRunner<'_>, config: &Config, endpoints: &[
         matches!(
             endpoint.target,
             Target::FinSpace {
-                node: Node::Zone,
+                node: NodeSelector::Zone,
                 ..
             }
         )

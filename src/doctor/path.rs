@@ -13,8 +13,8 @@ use super::runner::{MARGIN, StageFailure, StageFinding, StageRunner};
 use super::stage::StageName;
 use super::tls;
 use crate::upstream::{self, DialStage, Upstream, UpstreamError};
-use base::address::Address;
 use base::error::{ErrorKind, chain};
+use base::kdb_address::KdbAddress;
 use q_ipc::handshake::Hello;
 use q_ipc::value::Value;
 
@@ -25,7 +25,7 @@ pub(super) const LOGIN_STAGES: [StageName; 2] = [StageName::Login, StageName::No
 
 /// The results of the paths examined so far, so that each address is examined once.
 #[derive(Debug, Default)]
-pub(super) struct ExaminedPaths(HashMap<Address, PathResult>);
+pub(super) struct ExaminedPaths(HashMap<KdbAddress, PathResult>);
 
 /// Whether an address can be reached. The error is the stage that failed.
 type PathResult = Result<(), StageName>;
@@ -77,7 +77,7 @@ async fn examine_path(runner: &mut StageRunner<'_>, to: PathAddress<'_>) -> Path
 }
 
 async fn resolve(to: PathAddress<'_>) -> Result<StageFinding<Vec<SocketAddr>>, StageFailure> {
-    let Address { host, .. } = to.address;
+    let KdbAddress { host, .. } = to.address;
     let sockets = upstream::resolve(to.address).await.map_err(|error| {
         let cause = match &error {
             UpstreamError::Resolve { source, .. } => source.to_string(),
@@ -195,7 +195,7 @@ async fn open(
     let opened = upstream::open(address, tls, hello, limit).await;
     match opened {
         Ok(opened) if !address.tls && opened.capability == TLS_ALERT => {
-            let with_tls = Address {
+            let with_tls = KdbAddress {
                 tls: true,
                 ..address.clone()
             };

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::stage::{StageEvent, StageName, StageOutcome, StageReport, StageSubject};
 use crate::credential::FetchError;
-use base::error::{ErrorKind, without_fix};
+use base::error::{ErrorKind, split_fix};
 use finspace::{AwsError, MissingPermission};
 
 /// How much longer a stage may run than the calls in it, which have deadlines of their own.
@@ -173,7 +173,7 @@ impl StageFailure {
         remedy: impl Into<String>,
     ) -> Self {
         let (cause, remedy) = (cause.into(), remedy.into());
-        let (cause, own_remedy) = without_fix(&cause);
+        let (cause, own_remedy) = split_fix(&cause);
         let remedy = match &*remedy {
             "" => own_remedy.unwrap_or_default().to_owned(),
             _ => remedy,

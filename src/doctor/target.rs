@@ -6,8 +6,8 @@ use super::runner::{StageFailure, StageFinding, StageRunner};
 use super::stage::{StageName, StageSubject};
 use crate::config::{Endpoint, User};
 use crate::credential::Credential;
-use base::address::Address;
 use base::error::ErrorKind;
+use base::kdb_address::KdbAddress;
 use q_ipc::handshake::Hello;
 
 /// The capability that hopend announces to kdb+. It excludes answers of over 2 GB, which the doctor does
@@ -25,7 +25,7 @@ pub(super) struct TargetStages<'a, 'b> {
 /// A login to make at an address.
 #[derive(Clone, Copy)]
 pub(super) struct LoginAttempt<'a> {
-    pub(super) address: &'a Address,
+    pub(super) address: &'a KdbAddress,
     /// Whether the address stands in the configuration; see [`PathAddress::is_configured`].
     pub(super) is_configured: bool,
     /// Whether the credential may be sent without TLS.
@@ -60,7 +60,7 @@ impl<'a, 'b> TargetStages<'a, 'b> {
     }
 
     /// Runs the stages DNS, TCP and TLS for an address of the configuration.
-    pub(super) async fn examine_path(&mut self, address: &Address) {
+    pub(super) async fn examine_path(&mut self, address: &KdbAddress) {
         let to = PathAddress {
             address,
             is_configured: true,

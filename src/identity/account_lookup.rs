@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::config::{AccountDatabase, LeftOut, LeftOutCause, LocalAccount, Part};
+use crate::config::{AccountDatabase, ConfigPart, LeftOutCause, LeftOutPart, LocalAccount};
 
 /// The first pause between two attempts. It doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ const LOOKUPS: usize = 64;
 
 /// Looks up the accounts of all parts that were left out for theirs, and returns once each is known. A user
 /// or viewer is served as soon as its account is known, without a reload.
-pub(crate) async fn resolve(left_out: Vec<LeftOut>, accounts: AccountDatabase) {
+pub(crate) async fn resolve(left_out: Vec<LeftOutPart>, accounts: AccountDatabase) {
     let turns = Semaphore::new(LOOKUPS);
     let each = left_out.iter().filter_map(|left_out| {
         let LeftOutCause::AccountUnknown(account) = &left_out.cause else {
@@ -38,7 +38,7 @@ pub(crate) async fn resolve(left_out: Vec<LeftOut>, accounts: AccountDatabase) {
 
 /// Looks one account up until the account database knows it.
 struct AccountLookup<'a> {
-    part: &'a Part,
+    part: &'a ConfigPart,
     account: &'a LocalAccount,
     accounts: &'a AccountDatabase,
     turns: &'a Semaphore,
@@ -47,7 +47,7 @@ struct AccountLookup<'a> {
 impl AccountLookup<'_> {
     async fn until_known(self) {
         let mut pause = FIRST_PAUSE;
-        while self.account.found().is_none() {
+        while self.account.resolved().is_none() {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             let (database, text) = (self.accounts.clone(), self.account.text().to_owned());
@@ -62,7 +62,7 @@ impl AccountLookup<'_> {
                         uid = found.uid,
                         "{part} is served: its account is known by now"
                     );
-                    self.account.appeared(found);
+                    self.account.set_resolved(found);
                 }
                 Ok(Ok(None)) => tracing::debug!("{part}: no such account yet"),
                 Ok(Err(error)) => {

@@ -1,7 +1,7 @@
 //! Why a client is refused, with the remedy.
 
 use crate::config::CertificateName;
-use base::error::or_fix;
+use base::error::with_alternative_fix;
 
 /// The most characters of a client's user name that a message shows.
 pub(super) const SHOWN: usize = 64;
@@ -136,7 +136,7 @@ pub enum Reason {
         names: Vec<CertificateName>,
     },
     /// hopen named no user, and the kernel did not tell the client's account.
-    #[error("hopend cannot see the client's account: {}", or_fix(.why, "give a user and password to hopen"))]
+    #[error("hopend cannot see the client's account: {}", with_alternative_fix(.why, "give a user and password to hopen"))]
     PeerUnknown {
         /// Why it did not, with the remedy.
         why: String,

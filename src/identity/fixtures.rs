@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{
-    Endpoint, Errors, LocalAccount, Login, OpensPerUser, OsUser, Policy, Target, User, Verifier,
-    refusal_costs,
+    AddressOrder, Endpoint, LocalAccount, Login, OnOpenFailure, OpensPerUser, OsUser,
+    PasswordVerifier, Target, User, refusal_costs,
 };
 
 /// Accounts that are in no database.
@@ -23,7 +23,7 @@ pub(super) fn user(name: &str, os_user: Option<(&str, u32)>, password: Option<&s
             };
             LocalAccount::known(name, account)
         }),
-        password: password.map(|plain| Verifier::Plain(plain.into())),
+        password: password.map(|plain| PasswordVerifier::Plain(plain.into())),
         kx_user: name.into(),
         role_arn: None,
         console: false,
@@ -54,11 +54,11 @@ pub(super) fn endpoint(users: &[Arc<User>]) -> Endpoint {
         users_left_out: vec!["gone".into()],
         refusal_costs: refusal_costs(users),
         default_user_names: vec!["unknown".into(), "anonymous".into()],
-        certificates_of_others: vec!["CN=zoe".parse().unwrap()],
-        names_of_others: vec!["zoe".into()],
+        other_certificates: vec!["CN=zoe".parse().unwrap()],
+        other_user_names: vec!["zoe".into()],
         target: Target::Addresses {
             addresses: Vec::new(),
-            policy: Policy::Spread,
+            policy: AddressOrder::Spread,
             login: Login::Client,
             ca_file: None,
             plaintext: false,
@@ -74,7 +74,7 @@ pub(super) fn endpoint(users: &[Arc<User>]) -> Endpoint {
         opens_per_user: OpensPerUser::Default,
         idle_timeout: None,
         max_session_time: None,
-        errors: Errors::Close,
+        errors: OnOpenFailure::Close,
         warm: 0,
     }
 }

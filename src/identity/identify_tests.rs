@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{LocalAccount, Verifier, hash_cost};
+use crate::config::{LocalAccount, PasswordVerifier, hash_cost};
 use crate::identity::fixtures::{ALICE, BOB, SVC, endpoint, user, with_certificate};
 use crate::identity::password;
 use secret::Secret;
@@ -163,7 +163,7 @@ async fn a_user_of_exactly_that_name_is_never_taken_for_the_account() {
 #[tokio::test]
 async fn an_argon2_user_is_told_by_the_password() {
     let mut alice = User::clone(&users()[1]);
-    alice.password = Some(Verifier::Argon2(
+    alice.password = Some(PasswordVerifier::Argon2(
         password::hash(&"wonder".into()).unwrap().into(),
     ));
     let endpoint = endpoint(&[Arc::new(alice)]);
@@ -189,7 +189,7 @@ async fn an_argon2_user_is_told_by_the_password() {
 async fn a_refusal_costs_one_argon2_check_where_a_password_was_given_and_none_elsewhere() {
     let mut argon2 = User::clone(&user("erin", None, None));
     let hash = password::hash(&"emerald".into()).unwrap();
-    argon2.password = Some(Verifier::Argon2(hash.into()));
+    argon2.password = Some(PasswordVerifier::Argon2(hash.into()));
     let by_certificate = with_certificate(&user("frank", None, Some("forest")), "CN=frank");
     let mut all = users();
     all.extend([Arc::new(argon2), by_certificate]);
@@ -249,12 +249,12 @@ async fn every_refusal_does_the_same_work_whatever_the_hash_of_the_user() {
         Arc::new(user)
     };
     let users = [
-        with("cheap", Some(Verifier::Argon2(phc(cheap)))),
-        with("dear", Some(Verifier::Argon2(phc(dear)))),
-        with("dear2", Some(Verifier::Argon2(phc(dear)))),
-        with("plain", Some(Verifier::Plain("plum".into()))),
-        with("md5", Some(Verifier::Md5([1; 16]))),
-        with("sha1", Some(Verifier::Sha1([1; 20]))),
+        with("cheap", Some(PasswordVerifier::Argon2(phc(cheap)))),
+        with("dear", Some(PasswordVerifier::Argon2(phc(dear)))),
+        with("dear2", Some(PasswordVerifier::Argon2(phc(dear)))),
+        with("plain", Some(PasswordVerifier::Plain("plum".into()))),
+        with("md5", Some(PasswordVerifier::Md5([1; 16]))),
+        with("sha1", Some(PasswordVerifier::Sha1([1; 20]))),
         with("none", None),
     ];
     let endpoint = endpoint(&users);

@@ -9,7 +9,7 @@ use sha1::{Digest, Sha1};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-use crate::config::{Verifier, hash_cost};
+use crate::config::{PasswordVerifier, hash_cost};
 use secret::Secret;
 
 /// The hash that a refused password is checked against if no user of the endpoint has an argon2 hash. So
@@ -99,7 +99,7 @@ impl Passwords {
     pub async fn matches(
         &self,
         password: &Secret,
-        verifier: Option<&Verifier>,
+        verifier: Option<&PasswordVerifier>,
         refusal_costs: &[Secret],
     ) -> bool {
         if password.is_empty() {
@@ -109,7 +109,7 @@ impl Passwords {
             return true;
         }
         let own = match verifier {
-            Some(Verifier::Argon2(phc)) => Some(phc.clone()),
+            Some(PasswordVerifier::Argon2(phc)) => Some(phc.clone()),
             _ => None,
         };
         let differs = |phc: &&Secret| {
@@ -160,14 +160,14 @@ impl Passwords {
 
 /// Whether a password of q's `-u` file matches. Makes both digests for every user, so that the time does
 /// not tell whether a user has a plain, an MD5 or a SHA-1 line.
-fn matches_q_file(password: &Secret, verifier: Option<&Verifier>) -> bool {
+fn matches_q_file(password: &Secret, verifier: Option<&PasswordVerifier>) -> bool {
     let md5 = Md5::digest(password.expose());
     let sha1 = Sha1::digest(password.expose());
     match verifier {
-        Some(Verifier::Plain(plain)) => plain == password,
-        Some(Verifier::Md5(digest)) => equal_in_constant_time(&md5, digest),
-        Some(Verifier::Sha1(digest)) => equal_in_constant_time(&sha1, digest),
-        Some(Verifier::Argon2(_)) | None => false,
+        Some(PasswordVerifier::Plain(plain)) => plain == password,
+        Some(PasswordVerifier::Md5(digest)) => equal_in_constant_time(&md5, digest),
+        Some(PasswordVerifier::Sha1(digest)) => equal_in_constant_time(&sha1, digest),
+        Some(PasswordVerifier::Argon2(_)) | None => false,
     }
 }
 
@@ -213,10 +213,10 @@ mod tests {
         let argon2 = hash(&"s3cret:é".into()).unwrap();
         assert!(argon2.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
         for verifier in [
-            Verifier::Argon2(argon2.into()),
-            Verifier::Plain("s3cret:é".into()),
-            Verifier::Md5(Md5::digest("s3cret:é").into()),
-            Verifier::Sha1(Sha1::digest("s3cret:é").into()),
+            PasswordVerifier::Argon2(argon2.into()),
+            PasswordVerifier::Plain("s3cret:é".into()),
+            PasswordVerifier::Md5(Md5::digest("s3cret:é").into()),
+            PasswordVerifier::Sha1(Sha1::digest("s3cret:é").into()),
         ] {
             for (password, expected) in [("s3cret:é", true), ("s3cret:e", false), ("", false)] {
                 let matches = passwords
@@ -232,9 +232,9 @@ mod tests {
         let passwords = Passwords::default();
         let empty = Secret::default();
         for verifier in [
-            Verifier::Plain(Secret::default()),
-            Verifier::Md5(Md5::digest("").into()),
-            Verifier::Sha1(Sha1::digest("").into()),
+            PasswordVerifier::Plain(Secret::default()),
+            PasswordVerifier::Md5(Md5::digest("").into()),
+            PasswordVerifier::Sha1(Sha1::digest("").into()),
         ] {
             assert!(!passwords.matches(&empty, Some(&verifier), &[]).await);
         }
@@ -246,7 +246,7 @@ mod tests {
         let passwords = Passwords::default();
         let like = [Secret::from(hash(&"hers".into()).unwrap())];
         assert!(!passwords.matches(&"hers".into(), None, &like).await);
-        let other = Verifier::Plain("his".into());
+        let other = PasswordVerifier::Plain("his".into());
         assert!(!passwords.matches(&"hers".into(), Some(&other), &like).await);
     }
 

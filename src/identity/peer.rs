@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use crate::config::ListenAddress;
 use crate::primitives::kernel_sockets::{FourTuple, KernelSocket, proc_net, sock_diag};
 use base::error::{MORE_DESCRIPTORS, NO_DESCRIPTORS, out_of_descriptors};
-use base::user_namespace::is_hidden;
+use base::user_namespace::is_overflow_uid;
 
 /// The client of an accepted connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Peer {
     pub fn of_unix(stream: &UnixStream) -> Result<Self, PeerError> {
         let credentials = stream.peer_cred().map_err(PeerError::Unix)?;
         let uid = credentials.uid();
-        if is_hidden(uid) {
+        if is_overflow_uid(uid) {
             return Ok(Self::Unidentified {
                 address: None,
                 reason: hidden(uid),
@@ -193,7 +193,7 @@ fn tcp_account(
             let uid = socket
                 .and_then(|socket| socket.owner())
                 .ok_or_else(|| gone(address))?;
-            if is_hidden(uid) {
+            if is_overflow_uid(uid) {
                 return Ok(unidentified(hidden(uid)));
             }
             Ok(Peer::Local {

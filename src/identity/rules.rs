@@ -147,7 +147,7 @@ impl<'e> Candidates<'e> {
     fn find(endpoint: &'e Endpoint, claims: &Claims<'_>) -> Self {
         let users = &endpoint.users;
         let names = claims.certificate.unwrap_or_default();
-        let mut elsewhere = endpoint.certificates_of_others.iter();
+        let mut elsewhere = endpoint.other_certificates.iter();
         Self {
             endpoint,
             named: claims
@@ -191,7 +191,7 @@ fn certificate_owner_names_user_elsewhere(
     found: &Candidates<'_>,
 ) -> Option<Verdict> {
     let (names, user) = (claims.certificate?, claims.user?);
-    let mut elsewhere = found.endpoint.names_of_others.iter();
+    let mut elsewhere = found.endpoint.other_user_names.iter();
     let applies = found.named.is_none()
         && !found.certificate_owners.is_empty()
         && elsewhere.any(|name| name == user);
@@ -252,7 +252,7 @@ fn no_proof_for_named_user(claims: &Claims<'_>, found: &Candidates<'_>) -> Optio
 fn unknown_name(claims: &Claims<'_>, found: &Candidates<'_>) -> Option<Verdict> {
     let name = claims.user.filter(|_| found.named.is_none())?;
     let is_account_name = |user: &&Arc<User>| {
-        let account = user.os_user.as_ref().and_then(LocalAccount::found);
+        let account = user.os_user.as_ref().and_then(LocalAccount::resolved);
         account.is_some_and(|account| account.name == name)
     };
     if !claims.has_password && found.account_owners.iter().any(is_account_name) {
@@ -323,7 +323,7 @@ fn no_claim_decides(claims: &Claims<'_>) -> Verdict {
 /// no certificate and no password replaces the account.
 fn refuse_user_left_out(verdict: Verdict) -> Verdict {
     match verdict {
-        Verdict::Accept(user) | Verdict::CheckPassword(user) if user.waits() => {
+        Verdict::Accept(user) | Verdict::CheckPassword(user) if user.awaits_account() => {
             Verdict::Refuse(Reason::AccountUnknown {
                 user: user.name.clone(),
             })

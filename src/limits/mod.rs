@@ -77,7 +77,7 @@ impl Limits {
     /// configuration allows more than the file descriptors or the memory do.
     pub fn configure(&self, config: &Config, machine: MachineMemory) {
         let several_users = config.users.len() > 1;
-        let max_memory = config.daemon.max_memory.within(machine);
+        let max_memory = config.daemon.max_memory.bytes_on(machine);
         self.memory.resize(max_memory, several_users);
         warn_of_memory(max_memory, machine);
         let descriptors = DescriptorBudget::new(config, files::for_connections());

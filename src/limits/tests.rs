@@ -69,7 +69,7 @@ fn warm_connections_have_their_file_descriptors() {
 async fn nobody_has_all_of_the_daemons_places() {
     let config = config("max_sessions = 10", "");
     let limits = Limits::default();
-    limits.configure(&config, MachineMemory::look());
+    limits.configure(&config, MachineMemory::read());
     let (first, why) = opens(&limits, &config, 0).await;
     assert_eq!(first.len(), 9);
     let expected = "user a has 9 sessions, which is max_sessions of [daemon], less a share for \
@@ -90,7 +90,7 @@ async fn nobody_has_all_of_a_pace() {
         config("max_opens_per_second = 10", ""),
     ] {
         let limits = Limits::default();
-        limits.configure(&config, MachineMemory::look());
+        limits.configure(&config, MachineMemory::read());
         let endpoint = &config.endpoints[0];
         let start = Instant::now();
         let enter = |user: usize, millis| {
@@ -123,7 +123,7 @@ fn a_user_opens_a_hundred_a_second_where_nothing_is_configured() {
     ] {
         let config = config(daemon, endpoint);
         let limits = Limits::default();
-        limits.configure(&config, MachineMemory::look());
+        limits.configure(&config, MachineMemory::read());
         let (at, start) = (&config.endpoints[0], Instant::now());
         let mut opened = 0;
         for millis in 0..10_000 {
@@ -153,7 +153,7 @@ fn close_all(ledger: &mut SessionLedger) {
 async fn who_gets_no_place_takes_no_turn_and_the_other_way_round() {
     let config = config("", "max_opens_per_second = 50\nmax_sessions = 40");
     let limits = Limits::default();
-    limits.configure(&config, MachineMemory::look());
+    limits.configure(&config, MachineMemory::read());
     let (held, why) = opens(&limits, &config, 0).await;
     assert_eq!(held.len(), 39);
     assert!(why.contains("has 39 sessions"), "{why}");
@@ -217,7 +217,7 @@ async fn nobody_holds_more_than_half_of_the_doors() {
 async fn half_is_half_of_the_memory_too() {
     let config = config("max_memory = \"16MiB\"", "");
     let limits = Limits::within(40_000);
-    limits.configure(&config, MachineMemory::look());
+    limits.configure(&config, MachineMemory::read());
     let held = handshakes(&limits, &vec![account(1); 200]).await;
     assert_eq!(held.len(), 128);
     assert_eq!(handshakes(&limits, &vec![account(2); 200]).await.len(), 128);

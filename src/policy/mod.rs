@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::{Endpoint, Node, Target, User};
+use crate::config::{Endpoint, NodeSelector, Target, User};
 use finspace::arn::{ANY_ACCOUNT, EnvironmentArn};
 use finspace::environment::Environment;
 use finspace::policy_document::{PolicyDocument, Principal, Statement, TrustStatement};
@@ -260,7 +260,7 @@ impl<'a> PolicyNeeds<'a> {
                 ..
             } => {
                 let arn = self.environment_arn(environment);
-                if *node != Node::Any {
+                if *node != NodeSelector::Any {
                     self.let_daemon("finspace:ListKxClusterNodes", arn.cluster(cluster));
                 }
                 for user in &endpoint.users {

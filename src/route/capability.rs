@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 use q_ipc::handshake::Hello;
 
 /// Clients of the last decade announce this capability or a higher one. Some servers refuse lower ones.
@@ -26,12 +26,12 @@ pub(super) struct AcceptedLogins {
 struct AcceptedLogin {
     /// A keyed hash of user and password. Neither can be read from it.
     digest: u64,
-    address: Address,
+    address: KdbAddress,
 }
 
 impl AcceptedLogins {
     /// Remembers that `address` has accepted a login, unless an old client made it.
-    pub(super) fn add(&self, address: &Address, hello: &Hello) {
+    pub(super) fn add(&self, address: &KdbAddress, hello: &Hello) {
         if is_old(hello) {
             return;
         }
@@ -47,7 +47,7 @@ impl AcceptedLogins {
     }
 
     /// Whether `address` has accepted this login.
-    pub(super) fn has(&self, address: &Address, hello: &Hello) -> bool {
+    pub(super) fn has(&self, address: &KdbAddress, hello: &Hello) -> bool {
         let login = self.login(address, hello);
         self.lock().contains(&login)
     }
@@ -58,7 +58,7 @@ impl AcceptedLogins {
         self.lock().iter().any(|login| login.digest == digest)
     }
 
-    fn login(&self, address: &Address, hello: &Hello) -> AcceptedLogin {
+    fn login(&self, address: &KdbAddress, hello: &Hello) -> AcceptedLogin {
         AcceptedLogin {
             address: address.clone(),
             digest: self.digest(hello),
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_login_is_remembered_for_its_address_and_password() {
         let logins = AcceptedLogins::default();
-        let [one, other] = [":a:1", ":b:1"].map(|text| text.parse::<Address>().unwrap());
+        let [one, other] = [":a:1", ":b:1"].map(|text| text.parse::<KdbAddress>().unwrap());
         logins.add(&one, &hello("x", Some(1)));
         assert!(!logins.has(&one, &hello("x", None)), "an old client's own");
         logins.add(&one, &hello("x", Some(6)));

@@ -14,7 +14,7 @@ use super::context::DialContext;
 use crate::config::Endpoint;
 use crate::upstream::tls::{TlsConfigs, TlsError};
 use crate::upstream::{self, Upstream, UpstreamError, UpstreamStream};
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 use q_ipc::handshake::Hello;
 
 /// How long kdb+ may take to acknowledge the end of a TLS stream.
@@ -43,7 +43,7 @@ impl Dialer {
     /// Dials `address` and logs in.
     pub(super) async fn log_in(
         &self,
-        address: &Address,
+        address: &KdbAddress,
         login: &PresentedLogin,
         context: &DialContext,
     ) -> Result<Upstream, OpenError> {
@@ -54,7 +54,7 @@ impl Dialer {
     /// The same, without an answer to why kdb+ refused a login: see [`Self::explain_refusal`].
     pub(super) async fn dial(
         &self,
-        address: &Address,
+        address: &KdbAddress,
         hello: &Hello,
         context: &DialContext,
     ) -> Result<Upstream, OpenError> {
@@ -65,7 +65,7 @@ impl Dialer {
     }
 
     /// Dials `address`, with TLS if it has any, and does not log in.
-    pub(super) async fn reach(&self, address: &Address) -> Result<UpstreamStream, OpenError> {
+    pub(super) async fn reach(&self, address: &KdbAddress) -> Result<UpstreamStream, OpenError> {
         let tls = self.tls_for(address)?;
         Ok(upstream::reach(address, tls, self.connect_timeout).await?)
     }
@@ -76,7 +76,7 @@ impl Dialer {
     /// like guessing.
     pub(super) async fn explain_refusal(
         &self,
-        address: &Address,
+        address: &KdbAddress,
         login: &PresentedLogin,
         context: &DialContext,
         dialed: Result<Upstream, OpenError>,
@@ -103,7 +103,7 @@ impl Dialer {
     /// Whether kdb+ accepts this login with the capability of common clients.
     async fn accepts_common(
         &self,
-        address: &Address,
+        address: &KdbAddress,
         login: &PresentedLogin,
         context: &DialContext,
     ) -> bool {
@@ -129,7 +129,7 @@ impl Dialer {
     }
 
     /// The TLS configuration for `address`. None if the address needs none.
-    fn tls_for(&self, address: &Address) -> Result<Option<&Arc<ClientConfig>>, OpenError> {
+    fn tls_for(&self, address: &KdbAddress) -> Result<Option<&Arc<ClientConfig>>, OpenError> {
         match &self.tls {
             Ok(tls) => Ok(Some(tls)),
             Err(error) if address.tls => Err(error.clone().into()),

@@ -7,8 +7,8 @@ use super::failures::AllAddressesFailed;
 use crate::credential::FetchError;
 use crate::upstream::UpstreamError;
 use crate::upstream::tls::TlsError;
-use base::address::Address;
 use base::error::{ErrorKind, with_fix};
+use base::kdb_address::KdbAddress;
 
 /// Why hopend has opened no connection to kdb+.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ pub enum OpenError {
         "{0}: the connection string is without TLS. Fix: set plaintext = true on the endpoint if that \
          is meant."
     )]
-    Plaintext(Address),
+    Plaintext(KdbAddress),
     /// hopend cannot read the password of the endpoint's own login.
     #[error("password_file {path}: {source}. Fix: write the password on its first line.", path = .path.display())]
     PasswordFile {

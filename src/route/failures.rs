@@ -1,7 +1,7 @@
 //! The failed attempts of one opening at several addresses.
 
 use super::error::OpenError;
-use base::error::{chain, with_fix, without_fix};
+use base::error::{chain, split_fix, with_fix};
 
 /// The failed attempts so far, in the order in which they failed. There is at least one.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl FailedAttempts {
         let mut reasons: Vec<String> = Vec::new();
         for FailedAttempt { label, error, .. } in &self.failures {
             let text = chain(error);
-            let (reason, _) = without_fix(&text);
+            let (reason, _) = split_fix(&text);
             let reason = reason.strip_prefix(&format!("{label}: ")).unwrap_or(reason);
             if !reasons.iter().any(|known| known == reason) {
                 reasons.push(reason.to_owned());
@@ -75,7 +75,7 @@ impl FailedAttempts {
         let addresses = addresses.collect();
         let deciding = Box::new(self.failures.swap_remove(self.deciding).error);
         let text = chain(&*deciding);
-        let fix = without_fix(&text).1.unwrap_or_default().to_owned();
+        let fix = split_fix(&text).1.unwrap_or_default().to_owned();
         OpenError::AllAddressesFailed(AllAddressesFailed {
             addresses,
             reasons,

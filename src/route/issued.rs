@@ -6,13 +6,13 @@ use super::context::DialContext;
 use crate::credential::{Credential, Issued, Recipe};
 use crate::primitives::opening::OpenStage;
 use crate::upstream::UpstreamError;
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 use q_ipc::handshake::Hello;
 
 /// A login that the credential cache has issued.
 pub(super) struct IssuedLogin {
     /// The address in the connection string. None if a login command printed a user and a password only.
-    pub(super) address: Option<Address>,
+    pub(super) address: Option<KdbAddress>,
     pub(super) login: PresentedLogin,
 }
 
@@ -71,7 +71,10 @@ fn is_refusal(error: &OpenError) -> bool {
 
 /// The address of a connection string, if the login may go there: over TLS, or anywhere if the endpoint
 /// has `plaintext = true`.
-pub(super) fn checked_for_tls(address: Address, plaintext: bool) -> Result<Address, OpenError> {
+pub(super) fn checked_for_tls(
+    address: KdbAddress,
+    plaintext: bool,
+) -> Result<KdbAddress, OpenError> {
     if address.tls || plaintext {
         Ok(address)
     } else {

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::OpenError;
 use crate::primitives::shared_answers::SharedAnswers;
-use base::error::again;
+use base::error::clone_io_error;
 use base::file_access;
 use secret::Secret;
 
@@ -173,14 +173,14 @@ fn first_line(path: &Path) -> io::Result<Secret> {
 }
 
 fn open_error(path: &Path, error: &io::Error) -> OpenError {
-    match file_access::exposure(error) {
+    match file_access::access_error(error) {
         Some(exposed) => OpenError::Exposed {
-            what: exposed.what(),
+            what: exposed.message(),
             remedy: exposed.remedy(),
         },
         None => OpenError::PasswordFile {
             path: path.to_path_buf(),
-            source: again(error),
+            source: clone_io_error(error),
         },
     }
 }

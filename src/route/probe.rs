@@ -22,8 +22,8 @@ use super::context::DialContext;
 use super::dialer::close_in_order;
 use super::health::FailureScope;
 use crate::upstream::UpstreamError;
-use base::address::Address;
 use base::error::chain;
+use base::kdb_address::KdbAddress;
 use q_ipc::handshake::Hello;
 
 /// How many probes of one endpoint may dial at a time.
@@ -42,11 +42,11 @@ pub(super) struct Prober {
 /// How to probe an address.
 pub(super) enum ProbePlan {
     /// Log in with the endpoint's own login.
-    LogInAsEndpoint(Address, Hello),
+    LogInAsEndpoint(KdbAddress, Hello),
     /// Log in with the login of the user whose session failed.
-    LogInAsUser(Address, Hello),
+    LogInAsUser(KdbAddress, Hello),
     /// Connect and do not log in.
-    Connect(Address),
+    Connect(KdbAddress),
     /// Do nothing: hopend knows no login, and without a login no address to connect to.
     Skip,
 }

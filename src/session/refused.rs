@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::opening::{Caller, Connection};
 use super::refusal::{Refusal, turn_away};
 use super::write_repeats_later;
-use crate::config::Errors;
+use crate::config::OnOpenFailure;
 use crate::limits::{HandshakePermit, SessionPermit};
 use crate::session::explain::Explanation;
 use crate::telemetry::audit::AuditRefusal;
@@ -59,7 +59,7 @@ impl Refused {
             client,
         } = self;
         let endpoint = connection.session.target.endpoint();
-        let is_explained = endpoint.errors == Errors::Explain
+        let is_explained = endpoint.errors == OnOpenFailure::Explain
             && matches!(refusal, Refusal::Open(_) | Refusal::Limit(_));
         match client {
             RefusedClient::User { caller, share } if is_explained => {

@@ -8,7 +8,7 @@ use super::admin::AdminView;
 use super::control::ControlView;
 use super::metrics::MetricsSnapshot;
 use super::{StatusSnapshot, StatusSource};
-use crate::config::{Endpoint, LeftOut};
+use crate::config::{Endpoint, LeftOutPart};
 use crate::session::Services;
 use crate::telemetry::live::{
     DaemonTotals, EndingSessions, EndpointReadiness, Grants, GrantsPreview, NoSuchSession,
@@ -26,7 +26,7 @@ impl AdminView for Services {
         self.live.readiness()
     }
 
-    fn endpoints_left_out(&self) -> Vec<LeftOut> {
+    fn endpoints_left_out(&self) -> Vec<LeftOutPart> {
         self.live.endpoints_left_out()
     }
 

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::config::LeftOut;
+use crate::config::LeftOutPart;
 
 /// Everything that the daemon shows about itself, at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,8 +62,8 @@ pub struct LeftOutRow {
     pub reason: String,
 }
 
-impl From<&LeftOut> for LeftOutRow {
-    fn from(left_out: &LeftOut) -> Self {
+impl From<&LeftOutPart> for LeftOutRow {
+    fn from(left_out: &LeftOutPart) -> Self {
         Self {
             kind: left_out.part.kind.name().to_owned(),
             name: left_out.part.name.clone(),

@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use crate::primitives::opening::OpenStage;
-use base::address::Address;
 use base::error::{ErrorKind, MORE_DESCRIPTORS, NO_DESCRIPTORS};
+use base::kdb_address::KdbAddress;
 
 /// Why hopend has no logged-in connection to kdb+.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +14,7 @@ pub enum UpstreamError {
     #[error("{address}: the name {host} does not resolve. Fix: check the name and this host's DNS.", host = .address.host)]
     Resolve {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
         /// The resolver's error.
         #[source]
         source: io::Error,
@@ -25,7 +25,7 @@ pub enum UpstreamError {
     )]
     Connect {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
         /// The error of the last attempt.
         #[source]
         source: io::Error,
@@ -34,7 +34,7 @@ pub enum UpstreamError {
     #[error("{address}: not dialled: {NO_DESCRIPTORS}. Fix: {MORE_DESCRIPTORS}.")]
     Descriptors {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
         /// The system's error.
         #[source]
         source: io::Error,
@@ -43,7 +43,7 @@ pub enum UpstreamError {
     #[error("{address}: TLS failed. Fix: {remedy}.")]
     Tls {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
         /// The remedy, for an administrator.
         remedy: &'static str,
         /// The error of rustls.
@@ -54,19 +54,19 @@ pub enum UpstreamError {
     #[error("{address}: no certificate can be for {host:?}. Fix: write a DNS name or an IP address.", host = .address.host)]
     ServerName {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
     },
     /// The address needs TLS, and the caller gave no TLS configuration.
     #[error("{address}: TLS is not set up")]
     NoTls {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
     },
     /// The connection broke during the login.
     #[error("{address}: the connection broke during the login")]
     Login {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
         /// The error of the connection.
         #[source]
         source: io::Error,
@@ -75,7 +75,7 @@ pub enum UpstreamError {
     #[error("{address}: kdb+ refused the login of user {user:?}. Fix: let this user log in there.")]
     Rejected {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
         /// The q user of the login.
         user: String,
     },
@@ -86,7 +86,7 @@ pub enum UpstreamError {
     )]
     Loop {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
     },
     /// kdb+ closed the connection instead of answering the login. It accepts the same login with another
     /// capability byte.
@@ -97,7 +97,7 @@ pub enum UpstreamError {
     )]
     Capability {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
         /// The q user of the login.
         user: String,
         /// The capability that the client announced.
@@ -107,7 +107,7 @@ pub enum UpstreamError {
     #[error("{address}: nothing within {} s while {stage}", .limit.as_secs_f32())]
     Timeout {
         /// The address that was dialled.
-        address: Address,
+        address: KdbAddress,
         /// The endpoint's `connect_timeout`.
         limit: Duration,
         /// The stage that was under way.

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::primitives::opening::Laps;
 pub(crate) use ask::{QueryError, ask};
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 pub use error::{DialStage, UpstreamError};
 use loop_guard::LoopGuard;
 pub use loop_guard::{EndpointLoop, Trail};
@@ -61,7 +61,7 @@ impl Upstream {
 /// # Errors
 /// A stage failed, or the time is over.
 pub async fn open(
-    address: &Address,
+    address: &KdbAddress,
     tls: Option<&Arc<ClientConfig>>,
     hello: &Hello,
     limit: Duration,
@@ -75,7 +75,7 @@ pub async fn open(
 /// # Errors
 /// As [`open`], and [`UpstreamError::Loop`] if the connection leads back to an endpoint of the trail.
 pub(crate) async fn open_in_laps(
-    address: &Address,
+    address: &KdbAddress,
     tls: Option<&Arc<ClientConfig>>,
     hello: &Hello,
     limit: Duration,
@@ -98,7 +98,7 @@ pub(crate) async fn open_in_laps(
 /// # Errors
 /// A stage failed, or the time is over.
 pub(crate) async fn reach(
-    address: &Address,
+    address: &KdbAddress,
     tls: Option<&Arc<ClientConfig>>,
     limit: Duration,
 ) -> Result<UpstreamStream, UpstreamError> {
@@ -114,7 +114,7 @@ pub(crate) async fn reach(
 
 /// One dial: its settings, its current stage, and since when that stage is under way.
 struct Dial<'d> {
-    address: &'d Address,
+    address: &'d KdbAddress,
     tls: Option<&'d Arc<ClientConfig>>,
     laps: &'d Laps,
     trail: Option<&'d Arc<Trail>>,
@@ -131,7 +131,7 @@ struct Connected {
 
 impl<'d> Dial<'d> {
     fn new(
-        address: &'d Address,
+        address: &'d KdbAddress,
         tls: Option<&'d Arc<ClientConfig>>,
         laps: &'d Laps,
         trail: Option<&'d Arc<Trail>>,
@@ -216,7 +216,7 @@ impl<'d> Dial<'d> {
 /// # Errors
 /// The handshake failed, or no certificate can be for that host.
 pub(crate) async fn shake_hands(
-    address: &Address,
+    address: &KdbAddress,
     tls: &Arc<ClientConfig>,
     tcp: TcpStream,
 ) -> Result<TlsStream, UpstreamError> {
@@ -271,7 +271,7 @@ fn tls_remedy(error: &io::Error) -> &'static str {
 /// # Errors
 /// kdb+ closed the connection instead, or the connection broke.
 async fn log_in(
-    address: &Address,
+    address: &KdbAddress,
     stream: &mut UpstreamStream,
     hello: &Hello,
 ) -> Result<u8, UpstreamError> {

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::UpstreamError;
 use crate::primitives::shared_answers::SharedAnswers;
-use base::address::Address;
-use base::error::{again, out_of_descriptors};
+use base::error::{clone_io_error, out_of_descriptors};
+use base::kdb_address::KdbAddress;
 
 /// How long an answer of the resolver is used.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ static CACHE: LazyLock<LookupCache> = LazyLock::new(LookupCache::default);
 ///
 /// # Errors
 /// The name does not resolve, or this host has no file descriptor left.
-pub(crate) async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
+pub(crate) async fn resolve(address: &KdbAddress) -> Result<Vec<SocketAddr>, UpstreamError> {
     if let Some(known) = literal(address) {
         return Ok(known);
     }
@@ -34,16 +34,16 @@ pub(crate) async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, Upstre
 
 /// Does the same as [`resolve`], and uses an answer that is at most [`FRESH_FOR`] old. However many sessions
 /// open at once, and however long the resolver takes, hopend asks once for each name.
-pub(super) async fn resolve_cached(address: &Address) -> Result<Vec<SocketAddr>, UpstreamError> {
+pub(super) async fn resolve_cached(address: &KdbAddress) -> Result<Vec<SocketAddr>, UpstreamError> {
     if let Some(known) = literal(address) {
         return Ok(known);
     }
     let found = CACHE.get(HostAndPort::of(address), look_up).await;
-    found.map_err(|source| failed(address, again(&source)))
+    found.map_err(|source| failed(address, clone_io_error(&source)))
 }
 
 /// Forgets the cached answer for `address`.
-pub(super) fn forget(address: &Address) {
+pub(super) fn forget(address: &KdbAddress) {
     CACHE.forget(&HostAndPort::of(address));
 }
 
@@ -55,7 +55,7 @@ struct HostAndPort {
 }
 
 impl HostAndPort {
-    fn of(address: &Address) -> Self {
+    fn of(address: &KdbAddress) -> Self {
         Self {
             host: address.host.clone(),
             port: address.port,
@@ -64,12 +64,12 @@ impl HostAndPort {
 }
 
 /// The address itself, if the host is an IP address.
-fn literal(address: &Address) -> Option<Vec<SocketAddr>> {
+fn literal(address: &KdbAddress) -> Option<Vec<SocketAddr>> {
     let ip: IpAddr = address.host.parse().ok()?;
     Some(vec![SocketAddr::new(ip, address.port)])
 }
 
-fn failed(address: &Address, source: io::Error) -> UpstreamError {
+fn failed(address: &KdbAddress, source: io::Error) -> UpstreamError {
     let address = address.clone();
     if out_of_descriptors(&source) {
         UpstreamError::Descriptors { address, source }
@@ -261,7 +261,7 @@ mod tests {
         let cache = LookupCache::default();
         let fails = |_| async { Err(io::Error::from_raw_os_error(libc::EMFILE)) };
         for failed in join_all((0..3).map(|_| cache.get(key(), fails))).await {
-            assert!(out_of_descriptors(&again(&failed.unwrap_err())));
+            assert!(out_of_descriptors(&clone_io_error(&failed.unwrap_err())));
         }
         let found = cache.get(key(), |_| async { Ok(addresses()) }).await;
         assert_eq!(found.unwrap(), addresses());

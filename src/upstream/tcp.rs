@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 use super::UpstreamError;
 use crate::primitives::race::{Race, RaceEvent};
 use crate::primitives::socket;
-use base::address::Address;
 use base::error::out_of_descriptors;
+use base::kdb_address::KdbAddress;
 
 /// The head start of each IP address before the next one is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -20,7 +20,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// # Errors
 /// None accepts, or this host has no file descriptor left.
 pub(crate) async fn connect(
-    address: &Address,
+    address: &KdbAddress,
     sockets: Vec<SocketAddr>,
 ) -> Result<TcpStream, UpstreamError> {
     let stream = first(sockets)

@@ -75,7 +75,7 @@ pub fn out_of_descriptors(error: &io::Error) -> bool {
 
 /// Copies an error, so that several callers that waited for the same result can each return it.
 /// [`io::Error`] is not `Clone`.
-pub fn again(error: &io::Error) -> io::Error {
+pub fn clone_io_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),
@@ -91,13 +91,13 @@ pub fn with_fix(failure: impl fmt::Display, fix: impl fmt::Display) -> String {
     if fix.is_empty() {
         return failure;
     }
-    let (failure, _) = without_fix(&failure);
-    format!("{failure}{FIX}{}", sentence(&fix))
+    let (failure, _) = split_fix(&failure);
+    format!("{failure}{FIX}{}", with_full_stop(&fix))
 }
 
 /// Ends a remedy with a full stop, unless it ends with `.`, `?` or `!` already. A remedy that ends with
 /// `}` is an IAM policy statement to copy, and stays as it is.
-pub fn sentence(fix: &str) -> String {
+pub fn with_full_stop(fix: &str) -> String {
     let stop = match fix.ends_with(['.', '?', '!', '}']) {
         true => "",
         false => ".",
@@ -106,8 +106,8 @@ pub fn sentence(fix: &str) -> String {
 }
 
 /// Adds an alternative to the remedy of a message: `… Fix: this, or that.`
-pub fn or_fix(message: &str, alternative: &str) -> String {
-    match without_fix(message) {
+pub fn with_alternative_fix(message: &str, alternative: &str) -> String {
+    match split_fix(message) {
         (failure, Some(fix)) => with_fix(
             failure,
             format_args!("{}, or {alternative}", fix.trim_end_matches('.')),
@@ -120,12 +120,12 @@ pub fn or_fix(message: &str, alternative: &str) -> String {
 /// `what failed: cause; note. Fix: action.`
 pub fn with_note(error: &(dyn Error + 'static), note: &str) -> String {
     let text = chain(error);
-    let (failure, fix) = without_fix(&text);
+    let (failure, fix) = split_fix(&text);
     with_fix(format_args!("{failure}; {note}"), fix.unwrap_or_default())
 }
 
 /// Splits a message into the failure and the remedy, if it has one.
-pub fn without_fix(message: &str) -> (&str, Option<&str>) {
+pub fn split_fix(message: &str) -> (&str, Option<&str>) {
     match message.split_once(FIX) {
         Some((failure, fix)) => (failure, Some(fix)),
         None => (message, None),
@@ -142,7 +142,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut fix = None;
     for error in std::iter::successors(Some(error), |&error| error.source()) {
         let message = error.to_string();
-        let (failure, remedy) = without_fix(&message);
+        let (failure, remedy) = split_fix(&message);
         if fix.is_none() {
             fix = remedy.map(str::to_owned);
         }
@@ -205,10 +205,10 @@ mod tests {
         let expected = "10.0.0.1:5000: no connection: the cluster is gone. Fix: start n1.";
         assert_eq!(message, expected);
         assert_eq!(
-            or_fix(&message, "wait"),
+            with_alternative_fix(&message, "wait"),
             expected.replace("n1.", "n1, or wait.")
         );
-        assert_eq!(or_fix("gone", "wait"), "gone. Fix: wait.");
+        assert_eq!(with_alternative_fix("gone", "wait"), "gone. Fix: wait.");
     }
 
     #[test]

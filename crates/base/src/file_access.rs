@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Group, Uid};
 use zeroize::Zeroizing;
 
 use crate::error::with_fix;
-use crate::user_namespace::is_hidden;
+use crate::user_namespace::is_overflow_uid;
 use secret::Secret;
 
 /// The number of symbolic links that the kernel follows on one path.
@@ -39,7 +39,7 @@ pub enum Protection {
 
 /// The reason why a file is not protected.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", with_fix(self.what(), self.remedy()))]
+#[error("{}", with_fix(self.message(), self.remedy()))]
 pub enum FileAccessError {
     /// The metadata of the file, or of a part of its path, cannot be read.
     Inaccessible {
@@ -76,7 +76,7 @@ pub enum FileAccessError {
 
 impl FileAccessError {
     /// The failure, without its remedy.
-    pub fn what(&self) -> String {
+    pub fn message(&self) -> String {
         match self {
             // `source` is the cause, so the message does not repeat it.
             Self::Inaccessible { path, .. } => {
@@ -121,7 +121,7 @@ impl FileAccessError {
 
     /// Whether the file, or a directory on its path, does not exist or is closed to this account. Then
     /// nothing is known about its protection.
-    pub fn is_unseen(&self) -> bool {
+    pub fn is_inaccessible(&self) -> bool {
         matches!(self, Self::Inaccessible { .. })
     }
 }
@@ -142,17 +142,17 @@ pub fn check(path: &Path, protection: Protection) -> Result<(), FileAccessError>
 /// Reads a file that holds a secret, if no other account can change or read it. Blocks.
 ///
 /// # Errors
-/// The error of the system call, or an error that holds a [`FileAccessError`]; see [`exposure`].
+/// The error of the system call, or an error that holds a [`FileAccessError`]; see [`access_error`].
 pub fn read_secret(path: &Path) -> io::Result<Secret> {
     match check(path, Protection::FromChangeAndReading) {
-        Err(error) if !error.is_unseen() => Err(io::Error::other(error)),
+        Err(error) if !error.is_inaccessible() => Err(io::Error::other(error)),
         // The read fails for the same reason, and its error is the better one.
         _ => Ok(Secret::new(&Zeroizing::new(fs::read(path)?)[..])),
     }
 }
 
 /// The reason why [`read_secret`] refused to read a file. `None` if a system call failed instead.
-pub fn exposure(error: &io::Error) -> Option<&FileAccessError> {
+pub fn access_error(error: &io::Error) -> Option<&FileAccessError> {
     error.get_ref()?.downcast_ref()
 }
 
@@ -297,7 +297,7 @@ impl AccessChecker {
     fn check_directory(&self, path: &Path, metadata: &Metadata) -> Result<(), FileAccessError> {
         let ownership = Ownership::from(metadata);
         // A container's image may hold directories of an account that its user namespace does not map.
-        if !self.trusts(ownership.uid) && !is_hidden(ownership.uid) {
+        if !self.trusts(ownership.uid) && !is_overflow_uid(ownership.uid) {
             return Err(FileAccessError::Owner {
                 path: path.to_path_buf(),
                 uid: ownership.uid,
@@ -589,10 +589,10 @@ mod tests {
     fn an_inaccessible_file_has_an_error_of_its_own() {
         let folder = folder();
         let (one, other) = (folder.path().join("one"), folder.path().join("other"));
-        assert!(check(&one, FromChange).unwrap_err().is_unseen());
+        assert!(check(&one, FromChange).unwrap_err().is_inaccessible());
         symlink(&other, &one).unwrap();
         symlink(&one, &other).unwrap();
-        assert!(check(&one, FromChange).unwrap_err().is_unseen());
+        assert!(check(&one, FromChange).unwrap_err().is_inaccessible());
         // The link of a pipe's descriptor names no path.
         let (reader, _writer) = std::io::pipe().unwrap();
         let number = std::os::fd::AsRawFd::as_raw_fd(&reader);

@@ -4,9 +4,9 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod address;
 pub mod error;
 pub mod file_access;
-pub mod invalid;
+pub mod invalid_value;
+pub mod kdb_address;
 pub mod mutex;
 pub mod user_namespace;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 /// namespace does not map. Several accounts share this number, so it identifies none of them.
 ///
 /// In a namespace that maps every account, no uid is the overflow uid.
-pub fn is_hidden(uid: u32) -> bool {
+pub fn is_overflow_uid(uid: u32) -> bool {
     // The kernel lets the map be written only once, before any account is visible in the namespace.
     static MAPS_EVERY_ACCOUNT: LazyLock<bool> = LazyLock::new(|| {
         maps_every_account(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 use secret::Secret;
 
 /// The longest string that FinSpace returns, in characters.
@@ -23,7 +23,7 @@ const MAX_LENGTH: usize = 2_048;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionString {
     /// The host and port to dial, and whether to use TLS.
-    pub address: Address,
+    pub address: KdbAddress,
     /// The q user.
     pub user: String,
     /// The password: everything after the third colon. FinSpace puts a signed query string here.
@@ -81,7 +81,7 @@ impl ConnectionString {
             .filter(|&port| port != 0)
             .ok_or(ConnectionStringError::Port)?;
         Ok(Self {
-            address: Address {
+            address: KdbAddress {
                 tls,
                 host: host.into(),
                 port,
@@ -141,7 +141,7 @@ mod tests {
         let string = ConnectionString::parse(&text).unwrap();
         assert_eq!(
             string.address,
-            Address {
+            KdbAddress {
                 tls: true,
                 host: "vpce-1.finspace.example".into(),
                 port: 443

@@ -303,7 +303,7 @@ fn of_no_credentials(context: &CallContext, cause: &CredentialsError) -> AwsErro
             format!(
                 "{}: no AWS credentials: {}",
                 context.action,
-                exposed.what()
+                exposed.message()
             ),
             exposed.remedy(),
         ),

@@ -76,7 +76,7 @@ impl AwsProfileFiles {
 
 fn check(path: &Path, protection: Protection) -> Result<(), FileAccessError> {
     match file_access::check(path, protection) {
-        Err(exposed) if !exposed.is_unseen() => Err(exposed),
+        Err(exposed) if !exposed.is_inaccessible() => Err(exposed),
         _ => Ok(()),
     }
 }

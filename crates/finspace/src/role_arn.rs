@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use base::invalid::Invalid;
+use base::invalid_value::InvalidValue;
 
 /// The ARN of an IAM role: `arn:PARTITION:iam::ACCOUNT:role/PATH`.
 ///
@@ -23,11 +23,11 @@ pub struct RoleArn {
 
 /// Accepts the ARN of a role only, also as GetKxUser returns it.
 impl FromStr for RoleArn {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let wrong = |what| {
-            Invalid::new(
+            InvalidValue::new(
                 what,
                 "write \"arn:aws:iam::111122223333:role/NAME\" with the account's twelve digits",
             )

@@ -5,7 +5,7 @@ use super::document::TomlValue;
 use super::reported::Reported;
 use crate::config::account_database::AccountResolver;
 use crate::config::local_account::LocalAccount;
-use crate::config::reach::Reach;
+use crate::config::problem_scope::ProblemScope;
 
 /// Reads the name or number of a local account. If the account database does not know the account, that
 /// is reported, and the reference is returned nevertheless: hopend repeats the query later.
@@ -28,7 +28,7 @@ pub(super) fn read(
         ),
     };
     let account = LocalAccount::unknown(text);
-    let reach = value.reach(|part| Reach::Account(part, account.clone()));
+    let reach = value.reach(|part| ProblemScope::Account(part, account.clone()));
     value.report_reaching(Evidence::Present, reach, message, remedy);
     Ok(account)
 }

@@ -10,9 +10,9 @@ use super::limit;
 use super::listen::AddressClaims;
 use super::reported::Reported;
 use crate::config::account_database::AccountResolver;
-use crate::config::daemon::{Confine, Daemon, LogFormat, OnRemoval};
+use crate::config::config_part::{ConfigPart, ConfigPartKind};
+use crate::config::daemon::{Confine, DaemonSettings, LogFormat, OnRemoval};
 use crate::config::listen_address::{LONGEST_SOCKET_PATH, fits_a_socket};
-use crate::config::part::{Part, PartKind};
 use crate::config::viewers::Viewers;
 
 pub(in crate::config) const KEYS: &[&str] = &[
@@ -40,8 +40,8 @@ pub(super) fn read(
     root: &TomlTable<'_>,
     claims: &mut AddressClaims,
     accounts: &AccountResolver<'_>,
-) -> Daemon {
-    let default = Daemon::default();
+) -> DaemonSettings {
+    let default = DaemonSettings::default();
     let Ok(Some(table)) = root.optional("daemon", |value| value.table(FORM)) else {
         return default;
     };
@@ -89,7 +89,7 @@ pub(super) fn read(
             Choice::new("keep", OnRemoval::Keep),
         ])
     });
-    Daemon {
+    DaemonSettings {
         admin: admin.unwrap_or_default(),
         viewers: viewers.unwrap_or_default().unwrap_or_default(),
         log: log.unwrap_or(default.log),
@@ -111,14 +111,14 @@ pub(super) fn read_control(root: &TomlTable<'_>) -> Result<Option<PathBuf>, Repo
     // A `daemon` that is no table has no control key, so the default applies.
     match root.get("daemon").filter(|value| value.raw().is_table()) {
         Some(value) => control(&value.table(FORM)?),
-        None => Ok(Daemon::default().control),
+        None => Ok(DaemonSettings::default().control),
     }
 }
 
 /// Reads `control`: a path, or `"off"`.
 fn control(table: &TomlTable<'_>) -> Result<Option<PathBuf>, Reported> {
     let Some(value) = table.get("control") else {
-        return Ok(Daemon::default().control);
+        return Ok(DaemonSettings::default().control);
     };
     if value.text()? == "off" {
         return Ok(None);
@@ -138,7 +138,7 @@ fn viewers(value: &TomlValue<'_>, accounts: &AccountResolver<'_>) -> Result<View
     let names = value.array()?;
     let viewers = names.into_iter().filter_map(|value| {
         value.text().ok()?;
-        let part = Part::unnamed(PartKind::Viewer, value.line());
+        let part = ConfigPart::unnamed(ConfigPartKind::Viewer, value.line());
         account::read(&value.of_part(part), accounts).ok()
     });
     Ok(viewers.collect())

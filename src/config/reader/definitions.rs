@@ -6,19 +6,19 @@ use super::diagnostics::{Diagnostics, Evidence};
 use super::document::TomlValue;
 use super::name::{self, nearest};
 use super::reported::Reported;
-use crate::config::part::{Part, PartKind};
+use crate::config::config_part::{ConfigPart, ConfigPartKind};
 
 /// The tables of one kind, in the order of the file.
 ///
 /// A table with an error stays in the list without its value, so that a reference to it is no second
 /// error.
 pub(super) struct Definitions<T> {
-    kind: PartKind,
+    kind: ConfigPartKind,
     list: Vec<Definition<T>>,
 }
 
 struct Definition<T> {
-    part: Part,
+    part: ConfigPart,
     /// `None` if the table has an error.
     value: Option<Arc<T>>,
 }
@@ -28,13 +28,13 @@ pub(super) enum Reference<T> {
     /// A valid table has this name.
     Valid(Arc<T>),
     /// A table with an error has this name.
-    LeftOut(Part),
+    LeftOut(ConfigPart),
     /// No table has this name.
     Unknown(Reported),
 }
 
 impl<T> Definitions<T> {
-    pub(super) fn new(kind: PartKind) -> Self {
+    pub(super) fn new(kind: ConfigPartKind) -> Self {
         Self {
             kind,
             list: Vec::new(),
@@ -43,9 +43,9 @@ impl<T> Definitions<T> {
 
     /// Adds a table. `name` is empty if the table has no valid name.
     pub(super) fn add(&mut self, name: &str, line: usize, value: Result<T, Reported>) {
-        let part = Part {
+        let part = ConfigPart {
             name: name.to_owned(),
-            ..Part::unnamed(self.kind, line)
+            ..ConfigPart::unnamed(self.kind, line)
         };
         let value = value.ok().map(Arc::new);
         self.list.push(Definition { part, value });

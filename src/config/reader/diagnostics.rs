@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use base::invalid::Invalid;
+use base::invalid_value::InvalidValue;
 
 use super::reported::Reported;
-use crate::config::left_out::{self, Dependent, LeftOut};
+use crate::config::config_part::ConfigPart;
+use crate::config::left_out::{self, Dependent, LeftOutPart};
 use crate::config::notice::Notice;
-use crate::config::part::Part;
 use crate::config::problem::{Problem, Problems};
-use crate::config::reach::Reach;
+use crate::config::problem_scope::ProblemScope;
 
 /// The variable in which systemd passes the directory of the files that `LoadCredential=` names.
 const VARIABLE: &str = "CREDENTIALS_DIRECTORY";
@@ -87,7 +87,7 @@ impl<'t> Diagnostics<'t> {
     ///
     /// # Errors
     /// The variable with the directory of the credentials is not set.
-    pub(super) fn resolve(&self, path: &str) -> Result<PathBuf, Invalid> {
+    pub(super) fn resolve(&self, path: &str) -> Result<PathBuf, InvalidValue> {
         let path = match path.strip_prefix(CREDENTIALS) {
             Some(name) => credentials_directory(std::env::var_os(VARIABLE))?.join(name),
             None => self.directory().join(path),
@@ -138,7 +138,7 @@ impl<'t> Diagnostics<'t> {
             key: String::new(),
             message: format!("not TOML: {message}"),
             remedy: remedy.into(),
-            reach: Reach::Daemon,
+            reach: ProblemScope::Daemon,
         };
         self.add(Evidence::Present, problem);
     }
@@ -153,7 +153,7 @@ impl<'t> Diagnostics<'t> {
 
     /// Records that `part` cannot be served because it needs a part that is left out. Outside of all
     /// parts this has no effect.
-    pub(super) fn add_dependent(&self, part: Option<&Part>, needs: &Part) -> Reported {
+    pub(super) fn add_dependent(&self, part: Option<&ConfigPart>, needs: &ConfigPart) -> Reported {
         if let Some(part) = part {
             let (part, needs) = (part.clone(), needs.clone());
             self.dependents.borrow_mut().push(Dependent { part, needs });
@@ -162,7 +162,7 @@ impl<'t> Diagnostics<'t> {
     }
 
     /// Whether no problem that was found so far makes the part unusable.
-    pub(super) fn is_sound(&self, part: &Part) -> bool {
+    pub(super) fn is_sound(&self, part: &ConfigPart) -> bool {
         let problems = self.problems.borrow();
         !problems
             .iter()
@@ -170,7 +170,7 @@ impl<'t> Diagnostics<'t> {
     }
 
     /// Returns the problems, if there are any, and the parts that are left out because of them.
-    pub(super) fn finish(self) -> (Vec<LeftOut>, Option<Problems>) {
+    pub(super) fn finish(self) -> (Vec<LeftOutPart>, Option<Problems>) {
         let dependents = self.dependents.take();
         let problems = self.into_problems();
         (left_out::collect(problems.as_ref(), dependents), problems)
@@ -204,10 +204,10 @@ impl<'t> Diagnostics<'t> {
 }
 
 /// The directory of systemd's credentials, from the value of its variable.
-fn credentials_directory(value: Option<std::ffi::OsString>) -> Result<PathBuf, Invalid> {
+fn credentials_directory(value: Option<std::ffi::OsString>) -> Result<PathBuf, InvalidValue> {
     let directory = value.map(PathBuf::from).filter(|path| path.is_absolute());
     directory.ok_or_else(|| {
-        Invalid::new(
+        InvalidValue::new(
             "the variable CREDENTIALS_DIRECTORY is not set",
             "give the service a LoadCredential=; elsewhere set the variable, such as to \
              /run/credentials/hopend.service, which is there while the service runs",

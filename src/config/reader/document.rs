@@ -2,17 +2,17 @@
 
 use std::fmt::Write as _;
 
-use base::invalid::Invalid;
+use base::invalid_value::InvalidValue;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostics, Evidence};
 use super::name::{self, nearest};
 use super::reported::Reported;
+use crate::config::config_part::{ConfigPart, ConfigPartKind};
 use crate::config::notice::{Notice, Severity};
-use crate::config::part::{Part, PartKind};
 use crate::config::problem::Problem;
-use crate::config::reach::Reach;
+use crate::config::problem_scope::ProblemScope;
 
 /// A value of the document.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub(super) struct TomlValue<'a> {
     /// The byte offset in the text.
     offset: usize,
     /// The part of the configuration that has the value. `None` for values of `[daemon]`.
-    part: Option<Part>,
+    part: Option<ConfigPart>,
     value: &'a DeValue<'a>,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct TomlTable<'a> {
     /// The byte offset in the text.
     offset: usize,
     /// The part of the configuration that has the table. `None` for `[daemon]` and the document itself.
-    part: Option<Part>,
+    part: Option<ConfigPart>,
     table: &'a DeTable<'a>,
 }
 
@@ -76,7 +76,7 @@ impl<'a> TomlValue<'a> {
     pub(super) fn report_reaching(
         &self,
         evidence: Evidence,
-        reach: Reach,
+        reach: ProblemScope,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Reported {
@@ -92,12 +92,12 @@ impl<'a> TomlValue<'a> {
 
     /// The reach of a problem of this value: `of_part` of the part that has the value, or the daemon if no
     /// part has it.
-    pub(super) fn reach(&self, of_part: impl FnOnce(Part) -> Reach) -> Reach {
-        self.part.clone().map_or(Reach::Daemon, of_part)
+    pub(super) fn reach(&self, of_part: impl FnOnce(ConfigPart) -> ProblemScope) -> ProblemScope {
+        self.part.clone().map_or(ProblemScope::Daemon, of_part)
     }
 
     /// The same value, as a value of `part`.
-    pub(super) fn of_part(self, part: Part) -> Self {
+    pub(super) fn of_part(self, part: ConfigPart) -> Self {
         Self {
             part: Some(part),
             ..self
@@ -121,7 +121,7 @@ impl<'a> TomlValue<'a> {
     }
 
     /// Reports the error of a check of this value.
-    pub(super) fn check<T>(&self, result: Result<T, Invalid>) -> Result<T, Reported> {
+    pub(super) fn check<T>(&self, result: Result<T, InvalidValue>) -> Result<T, Reported> {
         result.map_err(|invalid| self.problem(invalid.message, invalid.remedy))
     }
 
@@ -155,7 +155,7 @@ impl<'a> TomlValue<'a> {
     }
 
     /// The part of the configuration that has the value. `None` for values of `[daemon]`.
-    pub(super) fn part(&self) -> Option<&Part> {
+    pub(super) fn part(&self) -> Option<&ConfigPart> {
         self.part.as_ref()
     }
 
@@ -255,7 +255,7 @@ impl<'a> TomlTable<'a> {
     }
 
     /// The tables of `[[key]]`. Each of them is a part of the configuration.
-    pub(super) fn tables(&self, kind: PartKind) -> Vec<TomlTable<'a>> {
+    pub(super) fn tables(&self, kind: ConfigPartKind) -> Vec<TomlTable<'a>> {
         let key = kind.name();
         let Some(value) = self.get(key) else {
             return Vec::new();
@@ -267,7 +267,7 @@ impl<'a> TomlTable<'a> {
         }
         let elements = value.array().unwrap_or_default();
         let parts = elements.into_iter().map(|element| {
-            let part = Part::unnamed(kind, element.line());
+            let part = ConfigPart::unnamed(kind, element.line());
             element.of_part(part)
         });
         parts
@@ -278,8 +278,8 @@ impl<'a> TomlTable<'a> {
     /// Reads the table's `name`. Later messages refer to the table by it, such as `endpoint "hdb"`.
     pub(super) fn read_name(
         &mut self,
-        kind: PartKind,
-        check: fn(&str) -> Result<(), Invalid>,
+        kind: ConfigPartKind,
+        check: fn(&str) -> Result<(), InvalidValue>,
     ) -> Result<&'a str, Reported> {
         let value = self.required("name", "give it a name")?;
         let name = value.text()?;
@@ -378,7 +378,7 @@ impl<'a> TomlTable<'a> {
     }
 
     /// The part of the configuration that has the table. `None` for `[daemon]` and the document itself.
-    pub(super) fn part(&self) -> Option<&Part> {
+    pub(super) fn part(&self) -> Option<&ConfigPart> {
         self.part.as_ref()
     }
 
@@ -394,7 +394,7 @@ impl<'a> TomlTable<'a> {
             key: self.path(key),
             message: message.into(),
             remedy: remedy.into(),
-            reach: self.part.clone().map_or(Reach::Daemon, part_only),
+            reach: self.part.clone().map_or(ProblemScope::Daemon, part_only),
         }
     }
 
@@ -431,6 +431,6 @@ impl<'a> TomlTable<'a> {
 }
 
 /// The reach of a problem that makes one part unusable.
-fn part_only(part: Part) -> Reach {
-    Reach::Parts(vec![part])
+fn part_only(part: ConfigPart) -> ProblemScope {
+    ProblemScope::Parts(vec![part])
 }

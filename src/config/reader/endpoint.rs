@@ -17,12 +17,14 @@ use super::server_tls;
 use super::target;
 use super::user::Users;
 use crate::config::certificate_name::CertificateName;
-use crate::config::endpoint::{Endpoint, Errors, OpensPerUser, PLAIN, PLAIN_REMEDY};
+use crate::config::config_part::ConfigPartKind;
+use crate::config::endpoint::{
+    EXPOSED_WITHOUT_TLS, EXPOSED_WITHOUT_TLS_REMEDY, Endpoint, OnOpenFailure, OpensPerUser,
+};
 use crate::config::hash_cost::refusal_costs;
 use crate::config::listen_address::ListenAddress;
 use crate::config::login::Login;
 use crate::config::notice::Severity;
-use crate::config::part::PartKind;
 use crate::config::server_tls::ServerTls;
 use crate::config::target::Target;
 
@@ -89,9 +91,9 @@ pub(super) fn read_all(
     referable: &Referable<'_>,
     claims: &mut AddressClaims,
 ) -> Definitions<Endpoint> {
-    let mut endpoints = Definitions::new(PartKind::Endpoint);
-    for mut table in root.tables(PartKind::Endpoint) {
-        let name = table.read_name(PartKind::Endpoint, name::check);
+    let mut endpoints = Definitions::new(ConfigPartKind::Endpoint);
+    for mut table in root.tables(ConfigPartKind::Endpoint) {
+        let name = table.read_name(ConfigPartKind::Endpoint, name::check);
         table.reject_keys_except(KEYS);
         if let (Ok(name), Some(value)) = (name, table.get("name")) {
             endpoints.report_duplicate(&value, name);
@@ -108,13 +110,13 @@ pub(super) fn read_all(
 /// Reports every endpoint whose target leads back to itself.
 fn report_loops(root: &TomlTable<'_>, endpoints: &Definitions<Endpoint>) {
     let graph = EndpointGraph::new(endpoints.valid());
-    for mut table in root.tables(PartKind::Endpoint) {
+    for mut table in root.tables(ConfigPartKind::Endpoint) {
         let name = table.get("name").and_then(|value| value.raw().as_str());
         let Some(path) = name.and_then(|name| graph.path_back_to(name)) else {
             continue;
         };
         // From here on, problems of the table have the endpoint's name in their key.
-        let _ = table.read_name(PartKind::Endpoint, name::check);
+        let _ = table.read_name(ConfigPartKind::Endpoint, name::check);
         if let Some(value) = table.get("connect") {
             let message = match path.as_slice() {
                 [_] => "is an address of this endpoint itself".to_owned(),
@@ -167,10 +169,10 @@ fn read(
     );
     let idle_timeout = limit::time(table, "idle_timeout");
     let max_session_time = limit::time(table, "max_session_time");
-    let errors = table.with_default("errors", Errors::Close, |errors| {
+    let errors = table.with_default("errors", OnOpenFailure::Close, |errors| {
         errors.one_of(&[
-            Choice::new("close", Errors::Close),
-            Choice::new("explain", Errors::Explain),
+            Choice::new("close", OnOpenFailure::Close),
+            Choice::new("explain", OnOpenFailure::Explain),
         ])
     });
     let warm = table.with_default("warm", 0, |value| warm(value, target.as_ref().ok()));
@@ -188,8 +190,8 @@ fn read(
         tls,
         refusal_costs: refusal_costs(&permitted.users),
         default_user_names: default_user_names?,
-        certificates_of_others: others.certificates,
-        names_of_others: others.names,
+        other_certificates: others.certificates,
+        other_user_names: others.names,
         max_sessions,
         max_sessions_per_user: max_sessions_per_user?
             .unwrap_or_else(|| share_of_one_user(max_sessions, permitted.count())),
@@ -263,8 +265,8 @@ fn check_exposed(
     if let (Ok(None), Some(value)) = (tls, table.get("listen")) {
         value.notice(
             Severity::Warning,
-            format!("{exposed} is {PLAIN}"),
-            PLAIN_REMEDY,
+            format!("{exposed} is {EXPOSED_WITHOUT_TLS}"),
+            EXPOSED_WITHOUT_TLS_REMEDY,
         );
     }
     if let Ok(permitted) = permitted {

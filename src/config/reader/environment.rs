@@ -8,7 +8,7 @@ use super::definitions::Definitions;
 use super::document::{TomlTable, TomlValue};
 use super::name;
 use super::reported::Reported;
-use crate::config::part::{Part, PartKind};
+use crate::config::config_part::{ConfigPart, ConfigPartKind};
 
 pub(in crate::config) const KEYS: &[&str] = &[
     "id",
@@ -25,7 +25,7 @@ const REGION: &str = "write the AWS region, such as \"us-east-1\"";
 
 /// Reads every `[environment.NAME]`.
 pub(super) fn read_all(root: &TomlTable<'_>) -> Definitions<Environment> {
-    let mut environments = Definitions::new(PartKind::Environment);
+    let mut environments = Definitions::new(ConfigPartKind::Environment);
     if let Ok(Some(table)) = root.optional("environment", |value| value.table(FORM)) {
         for (name, value) in table.entries() {
             let line = value.line();
@@ -37,9 +37,9 @@ pub(super) fn read_all(root: &TomlTable<'_>) -> Definitions<Environment> {
                 break;
             }
             let checked = name::check(name);
-            let value = value.of_part(Part {
+            let value = value.of_part(ConfigPart {
                 name: checked.as_ref().map_or("", |()| name).to_owned(),
-                ..Part::unnamed(PartKind::Environment, line)
+                ..ConfigPart::unnamed(ConfigPartKind::Environment, line)
             });
             if let Err(invalid) = checked {
                 value.problem(invalid.message, invalid.remedy);
@@ -106,7 +106,7 @@ fn check_profile_files(table: &TomlTable<'_>) {
         None => files.check(),
     };
     if let Err(exposed) = checked {
-        let (message, remedy) = (exposed.what(), exposed.remedy());
+        let (message, remedy) = (exposed.message(), exposed.remedy());
         match table.get("profile") {
             Some(profile) => profile.problem(message, remedy),
             None => table.problem(message, remedy),

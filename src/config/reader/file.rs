@@ -121,8 +121,8 @@ impl TomlValue<'_> {
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => {
                 match file_access::check(&path, protection) {
-                    Err(exposed) if !exposed.is_unseen() => {
-                        self.problem(exposed.what(), exposed.remedy());
+                    Err(exposed) if !exposed.is_inaccessible() => {
+                        self.problem(exposed.message(), exposed.remedy());
                     }
                     // If the file is inaccessible, reading it fails next, with a better error.
                     _ => {}

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use super::diagnostics::Evidence;
 use super::document::TomlValue;
 use super::privileged_port;
+use crate::config::config_part::ConfigPart;
 use crate::config::listen_address::ListenAddress;
 use crate::config::notice::Severity;
-use crate::config::part::Part;
-use crate::config::reach::Reach;
+use crate::config::problem_scope::ProblemScope;
 
 /// The addresses that keys of the file have so far.
 #[derive(Default)]
@@ -19,7 +19,7 @@ struct AddressClaim {
     key: String,
     line: usize,
     /// The part that has the key. `None` for the admin address.
-    part: Option<Part>,
+    part: Option<ConfigPart>,
 }
 
 impl AddressClaims {
@@ -29,8 +29,8 @@ impl AddressClaims {
         if let Some(taken) = earlier.find(|claim| claim.address.clashes(address)) {
             // hopend cannot know which of the two endpoints the clients mean, so it serves neither.
             let reach = match (value.part(), &taken.part) {
-                (Some(part), Some(other)) => Reach::Parts(vec![part.clone(), other.clone()]),
-                _ => Reach::Daemon,
+                (Some(part), Some(other)) => ProblemScope::Parts(vec![part.clone(), other.clone()]),
+                _ => ProblemScope::Daemon,
             };
             let AddressClaim {
                 address: other,

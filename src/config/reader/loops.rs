@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 
 use crate::config::endpoint::Endpoint;
 use crate::config::listen_address::ListenAddress;
@@ -88,12 +88,12 @@ fn path_back(start: usize, successors: &[Vec<usize>]) -> Option<Vec<usize>> {
 
 /// Whether a connection from this host to `address` reaches a socket at `listen`. The function does not
 /// query the name service, so it knows only `localhost`, the host's own name and IP addresses.
-fn leads_to(address: &Address, listen: &ListenAddress) -> bool {
+fn leads_to(address: &KdbAddress, listen: &ListenAddress) -> bool {
     let mut sockets = listen.tcp_sockets().into_iter();
     sockets.any(|socket| leads_to_socket(address, &socket))
 }
 
-fn leads_to_socket(address: &Address, listen: &SocketAddr) -> bool {
+fn leads_to_socket(address: &KdbAddress, listen: &SocketAddr) -> bool {
     if listen.port() == 0 || listen.port() != address.port {
         return false;
     }
@@ -161,7 +161,7 @@ mod tests {
             assert_eq!(leads, expected, "{address} {listen}");
         }
         let own_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-        let own = Address {
+        let own = KdbAddress {
             tls: false,
             host: own_name.trim().to_owned(),
             port: 5010,

@@ -38,9 +38,9 @@ use self::endpoint::Referable;
 use self::listen::AddressClaims;
 use super::account_database::AccountResolver;
 use super::configuration::Config;
-use super::loaded::Loaded;
+use super::partial_config::PartialConfig;
 use super::problem::{Problem, Problems};
-use super::reach::Reach;
+use super::problem_scope::ProblemScope;
 
 const KEYS: &[&str] = &["environment", "user", "endpoint", "daemon"];
 
@@ -69,7 +69,7 @@ pub(super) enum UnsoundEndpoints {
 ///
 /// # Errors
 /// All problems, if the text is not TOML. Then a part that seems valid may lack a key.
-pub(super) fn read(input: &Input<'_>) -> Result<Loaded, Problems> {
+pub(super) fn read(input: &Input<'_>) -> Result<PartialConfig, Problems> {
     let mut diagnostics = Diagnostics::new(input.text, input.file);
     let (document, errors) = DeTable::parse_recoverable(input.text);
     let is_toml = errors.is_empty();
@@ -84,7 +84,7 @@ pub(super) fn read(input: &Input<'_>) -> Result<Loaded, Problems> {
     let (left_out, problems) = diagnostics.finish();
     match problems {
         Some(problems) if !is_toml => Err(problems),
-        problems => Ok(Loaded {
+        problems => Ok(PartialConfig {
             config,
             left_out,
             problems,
@@ -155,7 +155,7 @@ fn report_absent_tables(root: &TomlTable<'_>, key: &str, message: &str, remedy: 
         key: key.to_owned(),
         message: message.to_owned(),
         remedy: remedy.to_owned(),
-        reach: Reach::Daemon,
+        reach: ProblemScope::Daemon,
     };
     root.diagnostics().add(Evidence::AbsentFromFile, problem);
 }

@@ -1,6 +1,6 @@
 //! Names that the file gives to its parts.
 
-use base::invalid::Invalid;
+use base::invalid_value::InvalidValue;
 
 /// The least similarity, from 0 to 1, of a mistyped name to the name that an error suggests.
 const SIMILAR: f64 = 0.75;
@@ -10,12 +10,12 @@ const SIMILAR: f64 = 0.75;
 /// # Errors
 /// The name is empty, longer than 64 bytes, or has other characters than letters, digits, `.`, `_`
 /// and `-`.
-pub(super) fn check(text: &str) -> Result<(), Invalid> {
+pub(super) fn check(text: &str) -> Result<(), InvalidValue> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if (1..=64).contains(&text.len()) && text.chars().all(is_allowed) {
         return Ok(());
     }
-    Err(Invalid::new(
+    Err(InvalidValue::new(
         "is not a name",
         "write 1 to 64 letters, digits, dots, hyphens and underscores",
     ))
@@ -26,12 +26,12 @@ pub(super) fn check(text: &str) -> Result<(), Invalid> {
 ///
 /// # Errors
 /// The name is empty, longer than 64 bytes, or has a colon, a blank or a control character.
-pub(super) fn check_user(text: &str) -> Result<(), Invalid> {
+pub(super) fn check_user(text: &str) -> Result<(), InvalidValue> {
     let is_allowed = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
     if (1..=64).contains(&text.len()) && text.chars().all(is_allowed) {
         return Ok(());
     }
-    Err(Invalid::new(
+    Err(InvalidValue::new(
         "is not a user's name",
         "write 1 to 64 characters without colons and blanks",
     ))

@@ -1,17 +1,17 @@
 //! Password files of q, in the format of its options `-u` and `-U`.
 
-use base::invalid::Invalid;
+use base::invalid_value::InvalidValue;
 use secret::Secret;
 
-use crate::config::user::Verifier;
+use crate::config::user::PasswordVerifier;
 
 /// The reason why a password file has no usable password for a user.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoPassword {
     /// The file has no line for the user, or the line has no password. Somebody may have revoked it.
-    Gone(Invalid),
+    Gone(InvalidValue),
     /// The file has several lines for the user.
-    Ambiguous(Invalid),
+    Ambiguous(InvalidValue),
 }
 
 /// Finds the line `user:password` in the content of a password file. The password is plain, or an MD5 or
@@ -22,36 +22,36 @@ pub(super) enum NoPassword {
 ///
 /// # Errors
 /// The file has no line for the user, several lines, or a line without a password.
-pub(super) fn verifier(file: &[u8], user: &str) -> Result<Verifier, NoPassword> {
+pub(super) fn verifier(file: &[u8], user: &str) -> Result<PasswordVerifier, NoPassword> {
     let mut lines = file
         .split(|byte| *byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
         .filter_map(|line| line.strip_prefix(user.as_bytes())?.strip_prefix(b":"));
     let Some(password) = lines.next() else {
-        return Err(NoPassword::Gone(Invalid::new(
+        return Err(NoPassword::Gone(InvalidValue::new(
             format!("the file has no line of {user:?}"),
             format!("add a line \"{user}:\" with the password behind the colon"),
         )));
     };
     if lines.next().is_some() {
-        return Err(NoPassword::Ambiguous(Invalid::new(
+        return Err(NoPassword::Ambiguous(InvalidValue::new(
             format!("the file has several lines of {user:?}"),
             "leave one of them",
         )));
     }
     if password.is_empty() {
         // A q process that gives no password to hopen sends an empty one, so everybody would match.
-        return Err(NoPassword::Gone(Invalid::new(
+        return Err(NoPassword::Gone(InvalidValue::new(
             format!("the password of {user:?} in the file is empty"),
             "write a password behind the colon",
         )));
     }
     Ok(if let Some(digest) = hex(password) {
-        Verifier::Md5(digest)
+        PasswordVerifier::Md5(digest)
     } else if let Some(digest) = hex(password) {
-        Verifier::Sha1(digest)
+        PasswordVerifier::Sha1(digest)
     } else {
-        Verifier::Plain(Secret::new(password))
+        PasswordVerifier::Plain(Secret::new(password))
     })
 }
 
@@ -79,17 +79,17 @@ mod tests {
     fn a_line_is_plain_md5_or_sha1() {
         assert_eq!(
             verifier(FILE, "alice"),
-            Ok(Verifier::Plain(Secret::from("pa:ss word")))
+            Ok(PasswordVerifier::Plain(Secret::from("pa:ss word")))
         );
         assert_eq!(
             verifier(FILE, "ali"),
-            Ok(Verifier::Plain(Secret::from("x")))
+            Ok(PasswordVerifier::Plain(Secret::from("x")))
         );
-        let Ok(Verifier::Md5(md5)) = verifier(FILE, "bob") else {
+        let Ok(PasswordVerifier::Md5(md5)) = verifier(FILE, "bob") else {
             panic!("not MD5")
         };
         assert_eq!(md5[..3], [0x5f, 0x4d, 0xcc]);
-        let Ok(Verifier::Sha1(sha1)) = verifier(FILE, "carol") else {
+        let Ok(PasswordVerifier::Sha1(sha1)) = verifier(FILE, "carol") else {
             panic!("not SHA-1")
         };
         assert_eq!(sha1[..3], [0x5b, 0xaa, 0x61]);

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::diagnostics::{Diagnostics, Evidence};
 use super::document::TomlTable;
 use crate::config::problem::Problem;
-use crate::config::reach::Reach;
+use crate::config::problem_scope::ProblemScope;
 
 /// Reports if an account other than root and hopend's own can change the file at `path`. If the file
 /// contains a secret, only its owner and its group may read it.
@@ -20,7 +20,7 @@ pub(super) fn check(root: &TomlTable<'_>, path: &Path) {
         // The file has been read already, so its path was accessible a moment ago.
         Err(FileAccessError::Inaccessible { .. }) => return,
         Err(exposed) => {
-            return report(diagnostics, None, exposed.what(), exposed.remedy());
+            return report(diagnostics, None, exposed.message(), exposed.remedy());
         }
     }
     let Some(secret) = first_secret(root) else {
@@ -63,7 +63,7 @@ fn report(diagnostics: &Diagnostics<'_>, line: Option<usize>, message: String, r
         key: String::new(),
         message,
         remedy,
-        reach: Reach::Daemon,
+        reach: ProblemScope::Daemon,
     };
     diagnostics.add(Evidence::AbsentFromFile, problem);
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use base::invalid::Invalid;
+use base::invalid_value::InvalidValue;
 use jiff::SignedDuration;
 
 use super::document::TomlValue;
@@ -111,25 +111,25 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Parses a duration, and checks its range.
-fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Invalid> {
+fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, InvalidValue> {
     let duration = text
         .parse::<SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| {
-            Invalid::new(
+            InvalidValue::new(
                 "is not a duration",
                 "write a number and a unit, such as \"60s\", \"15m\" or \"1m 30s\"",
             )
         })?;
     let (least, most) = range.into_inner();
     if duration < least {
-        Err(Invalid::new(
+        Err(InvalidValue::new(
             "is too short",
             format!("write at least \"{least:?}\""),
         ))
     } else if duration > most {
-        Err(Invalid::new(
+        Err(InvalidValue::new(
             "is too long",
             format!("write at most \"{most:?}\""),
         ))
@@ -139,9 +139,9 @@ fn duration(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, Inv
 }
 
 /// Parses digits and a unit. Without a unit the number is one of bytes.
-fn bytes(text: &str) -> Result<u64, Invalid> {
+fn bytes(text: &str) -> Result<u64, InvalidValue> {
     let invalid = || {
-        Invalid::new(
+        InvalidValue::new(
             "is not a number of bytes",
             "write 65536, \"64KiB\", \"64MiB\" or \"1GB\"",
         )

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 use finspace::environment::Environment;
 
 use super::definitions::{Definitions, Reference};
@@ -11,7 +11,7 @@ use super::diagnostics::Evidence;
 use super::document::{Choice, TomlTable, TomlValue};
 use super::login;
 use super::reported::Reported;
-use crate::config::target::{Node, NodeVia, Policy, Target};
+use crate::config::target::{AddressOrder, NodeSelector, NodeVia, Target};
 
 /// The keys that need `cluster`.
 const CLUSTER_KEYS: [&str; 3] = ["environment", "node", "node_via"];
@@ -86,13 +86,13 @@ fn finspace(
         };
         value.problem("cannot be combined with cluster", remedy);
     }
-    let node = table.with_default("node", Node::Any, node);
+    let node = table.with_default("node", NodeSelector::Any, node);
     let node_via = table.with_default("node_via", NodeVia::Api, |value| {
         let via = value.one_of(&[
             Choice::new("api", NodeVia::Api),
             Choice::new("cluster", NodeVia::Cluster),
         ]);
-        if via == Ok(NodeVia::Cluster) && node == Ok(Node::Any) {
+        if via == Ok(NodeVia::Cluster) && node == Ok(NodeSelector::Any) {
             value.problem(
                 "has no effect: no node is chosen",
                 "remove it, or add node = \"spread\", \"zone\" or a node's id",
@@ -119,12 +119,12 @@ fn finspace(
 }
 
 /// Reads `node`: a word, or the id of a node.
-fn node(value: &TomlValue<'_>) -> Result<Node, Reported> {
+fn node(value: &TomlValue<'_>) -> Result<NodeSelector, Reported> {
     let text = value.text()?;
     match text {
-        "any" => Ok(Node::Any),
-        "spread" => Ok(Node::Spread),
-        "zone" => Ok(Node::Zone),
+        "any" => Ok(NodeSelector::Any),
+        "spread" => Ok(NodeSelector::Spread),
+        "zone" => Ok(NodeSelector::Zone),
         _ if let Some(word) = misspelt(text) => Err(value.problem(
             "is neither a way to choose a node nor a node's id",
             format!("did you mean {word:?}? `hopend nodes` lists the ids"),
@@ -135,7 +135,7 @@ fn node(value: &TomlValue<'_>) -> Result<Node, Reported> {
                 |c| c.is_ascii_alphanumeric() || c == '-' || c == '_',
                 "write \"any\", \"spread\", \"zone\", or a node's id as `hopend nodes` lists it",
             )
-            .map(Node::Id),
+            .map(NodeSelector::Id),
     }
 }
 
@@ -270,19 +270,19 @@ fn addresses(
 }
 
 /// Reads `policy` and `failover_after`.
-fn policy(table: &TomlTable<'_>) -> Result<Policy, Reported> {
+fn policy(table: &TomlTable<'_>) -> Result<AddressOrder, Reported> {
     let after = table.with_default("failover_after", FAILOVER_AFTER, |value| {
         value.duration(SHORTEST_FAILOVER_AFTER..=LONGEST_FAILOVER_AFTER)
     });
-    let failover = Policy::Failover {
+    let failover = AddressOrder::Failover {
         after: after.unwrap_or(FAILOVER_AFTER),
     };
     let policies = [
         Choice::new("failover", failover),
-        Choice::new("spread", Policy::Spread),
+        Choice::new("spread", AddressOrder::Spread),
     ];
     let policy = table.with_default("policy", failover, |policy| policy.one_of(&policies));
-    if let (Ok(Policy::Spread), Some(value)) = (policy, table.get("failover_after")) {
+    if let (Ok(AddressOrder::Spread), Some(value)) = (policy, table.get("failover_after")) {
         value.problem(
             "has no effect with policy = \"spread\"",
             "remove it: with \"spread\" hopend learns this time",
@@ -292,13 +292,13 @@ fn policy(table: &TomlTable<'_>) -> Result<Policy, Reported> {
 }
 
 /// Reads `connect`: one or more addresses.
-fn list(connect: &TomlValue<'_>) -> Result<Vec<Address>, Reported> {
+fn list(connect: &TomlValue<'_>) -> Result<Vec<KdbAddress>, Reported> {
     let values = connect.one_or_many()?;
     if values.is_empty() {
         return Err(connect.problem("is empty", "write at least one \":tcps://host:port\""));
     }
     // All of them are read before the first error is returned, so that each error is reported.
-    let addresses: Vec<Result<Address, Reported>> = values
+    let addresses: Vec<Result<KdbAddress, Reported>> = values
         .iter()
         .map(|value| value.check(value.text()?.parse()))
         .collect();

@@ -14,9 +14,9 @@ use super::password_file::{self, NoPassword};
 use super::reported::Reported;
 use crate::config::account_database::AccountResolver;
 use crate::config::certificate_name::CertificateName;
-use crate::config::part::PartKind;
-use crate::config::reach::Reach;
-use crate::config::user::{User, Verifier};
+use crate::config::config_part::ConfigPartKind;
+use crate::config::problem_scope::ProblemScope;
+use crate::config::user::{PasswordVerifier, User};
 
 pub(in crate::config) const KEYS: &[&str] = &[
     "name",
@@ -52,10 +52,10 @@ pub(super) struct UserCertificate {
 
 /// Reads every `[[user]]`.
 pub(super) fn read_all(root: &TomlTable<'_>, accounts: &AccountResolver<'_>) -> Users {
-    let mut definitions = Definitions::new(PartKind::User);
+    let mut definitions = Definitions::new(ConfigPartKind::User);
     let mut certificates = Vec::new();
-    for mut table in root.tables(PartKind::User) {
-        let name = table.read_name(PartKind::User, name::check_user);
+    for mut table in root.tables(ConfigPartKind::User) {
+        let name = table.read_name(ConfigPartKind::User, name::check_user);
         table.reject_keys_except(KEYS);
         if let Some(certificate) = valid_certificate(&table) {
             let user = name.unwrap_or_default().to_owned();
@@ -123,7 +123,7 @@ fn read(
 }
 
 /// Reads `password` or `password_file`, only one of which may be there.
-fn password(name: &str, table: &TomlTable<'_>) -> Result<Option<Verifier>, Reported> {
+fn password(name: &str, table: &TomlTable<'_>) -> Result<Option<PasswordVerifier>, Reported> {
     let hash = table.optional("password", argon2_hash);
     let from_file = table.optional("password_file", |value| password_from_file(value, name));
     if let (Some(_), Some(value)) = (table.get("password"), table.get("password_file")) {
@@ -135,7 +135,7 @@ fn password(name: &str, table: &TomlTable<'_>) -> Result<Option<Verifier>, Repor
     }
 }
 
-fn argon2_hash(value: &TomlValue<'_>) -> Result<Verifier, Reported> {
+fn argon2_hash(value: &TomlValue<'_>) -> Result<PasswordVerifier, Reported> {
     let text = value.text()?;
     let is_valid = PasswordHash::new(text).is_ok_and(|hash| {
         hash.algorithm.as_str() == "argon2id"
@@ -149,15 +149,15 @@ fn argon2_hash(value: &TomlValue<'_>) -> Result<Verifier, Reported> {
             "write what `hopend hash-password` prints, in quotes",
         ));
     }
-    Ok(Verifier::Argon2(Secret::from(text)))
+    Ok(PasswordVerifier::Argon2(Secret::from(text)))
 }
 
-fn password_from_file(value: &TomlValue<'_>, user: &str) -> Result<Verifier, Reported> {
+fn password_from_file(value: &TomlValue<'_>, user: &str) -> Result<PasswordVerifier, Reported> {
     let file = value.secret_file()?;
     password_file::verifier(&file.content, user).map_err(|no_password| match no_password {
         NoPassword::Ambiguous(invalid) => value.problem(invalid.message, invalid.remedy),
         NoPassword::Gone(invalid) => {
-            let reach = value.reach(Reach::Proof);
+            let reach = value.reach(ProblemScope::Proof);
             value.report_reaching(Evidence::Present, reach, invalid.message, invalid.remedy)
         }
     })

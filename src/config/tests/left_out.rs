@@ -39,7 +39,7 @@ tls = { cert = "ca.pem", key = "ca.key", client_ca = "ca.pem" }
 "#;
 
 /// The parts that are left out, as messages name them.
-fn left_out(loaded: &Loaded) -> Vec<String> {
+fn left_out(loaded: &PartialConfig) -> Vec<String> {
     let parts = loaded.left_out.iter();
     parts.map(|left_out| left_out.part.to_string()).collect()
 }
@@ -96,11 +96,7 @@ fn an_error_leaves_out_the_parts_that_it_concerns_and_no_others() {
         assert!(MIXED.contains(from), "{from}");
         let loaded = read_to_serve(&MIXED.replacen(from, to, 1), &[]);
         let problems = loaded.problems.as_ref().expect(to);
-        assert_eq!(
-            problems.stop_the_daemon(),
-            expected.is_empty(),
-            "{problems}"
-        );
+        assert_eq!(problems.concern_daemon(), expected.is_empty(), "{problems}");
         assert_eq!(left_out(&loaded), *expected, "{to}: {problems}");
         let all = ["hdb", "rdb", "plain"].iter();
         let rest = all.filter(|name| !expected.contains(&&*format!("endpoint {name:?}")));
@@ -138,27 +134,27 @@ fn the_certificate_of_a_user_who_is_left_out_is_still_somebody_elses() {
     let plain = loaded.config.endpoints.last().unwrap();
     assert_eq!(names(&plain.users), ["carol"]);
     let others = ["CN=alice".parse::<CertificateName>().unwrap()];
-    assert_eq!(plain.certificates_of_others, others);
+    assert_eq!(plain.other_certificates, others);
 }
 
 #[test]
 fn a_user_whose_account_does_not_resolve_waits_for_it() {
     let loaded = read_to_serve(&MIXED.replace("\"1001\"", "\"mallory\""), &[]);
     let carol = &loaded.config.users[1];
-    assert!(carol.waits() && carol.password.is_some());
+    assert!(carol.awaits_account() && carol.password.is_some());
     assert_eq!(names(&loaded.config.endpoints[0].users), ["alice", "carol"]);
     let [left_out] = &loaded.left_out[..] else {
         panic!("{:?}", loaded.left_out)
     };
-    assert!(!left_out.is_over());
+    assert!(!left_out.is_served());
     let LeftOutCause::AccountUnknown(account) = &left_out.cause else {
         panic!("{left_out:?}")
     };
-    account.appeared(OsUser {
+    account.set_resolved(OsUser {
         name: "mallory".into(),
         uid: 1002,
     });
-    assert!(!carol.waits() && left_out.is_over());
+    assert!(!carol.awaits_account() && left_out.is_served());
     assert_eq!(carol.os_user.as_ref().unwrap().uid(), Some(1002));
 }
 

@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::App;
 use super::listeners::wanted_listeners;
-use crate::config::{Config, Endpoint, LeftOutCause, Node};
+use crate::config::{Config, Endpoint, LeftOutCause, NodeSelector};
 use crate::identity::account_lookup;
 use crate::route::nodes::Nodes;
 use crate::surface::admin::{Admin, PreparedAdmin};
@@ -108,7 +108,7 @@ impl App {
 /// Sets the availability zone for endpoints with `node = "zone"`. If the configuration names none, the
 /// daemon asks the instance metadata, but only if such an endpoint exists.
 pub(super) fn apply_zone(config: &Config, nodes: &Nodes) {
-    let by_zone = |endpoint: &Arc<Endpoint>| endpoint.target.node() == Some(&Node::Zone);
+    let by_zone = |endpoint: &Arc<Endpoint>| endpoint.target.node() == Some(&NodeSelector::Zone);
     nodes.tell_zone(
         config.daemon.zone.as_deref(),
         config.endpoints.iter().any(by_zone),

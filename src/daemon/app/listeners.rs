@@ -66,7 +66,7 @@ pub(super) fn wanted_listeners(config: &Config) -> Vec<WantedListener> {
             wanted.push(WantedListener {
                 key: ListenerKey {
                     address: address.clone(),
-                    any_port_of: address.has_any_port().then(entry),
+                    any_port_of: address.has_system_chosen_port().then(entry),
                 },
                 endpoint: endpoint.name.clone(),
             });

@@ -22,7 +22,7 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{
-    AccountDatabase, Config, Endpoint, LeftOut, ListenAddress, Loaded, MachineMemory,
+    AccountDatabase, Config, Endpoint, LeftOutPart, ListenAddress, MachineMemory, PartialConfig,
 };
 use crate::credential::{Clock, Sources};
 use crate::daemon::confine::Confinement;
@@ -75,7 +75,7 @@ pub struct ProcessContext {
 /// `path` is the configuration file, which a reload reads again. `loaded` is its content at the start.
 pub async fn run(
     path: &Path,
-    loaded: Loaded,
+    loaded: PartialConfig,
     context: ProcessContext,
     commands: mpsc::Receiver<DaemonCommand>,
 ) -> Result<DrainSummary, StartError> {
@@ -123,7 +123,7 @@ async fn visit_every_runtime(services: &Services) {
 pub struct App {
     config: Config,
     /// The parts of the configuration that the daemon does not serve, each with its cause.
-    left_out: Vec<LeftOut>,
+    left_out: Vec<LeftOutPart>,
     services: Arc<Services>,
     nodes: Nodes,
     shutdown: ShutdownSender,

@@ -12,7 +12,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::listeners::{ListenerKey, WantedListener, wanted_listeners};
 use super::warnings::{warn_of_plain_passwords, warn_of_private_sockets};
 use super::{ReloadError, RunningEndpoint};
-use crate::config::{self, AccountDatabase, Config, Endpoint, ListenAddress, Loaded, Problems};
+use crate::config::{
+    self, AccountDatabase, Config, Endpoint, ListenAddress, PartialConfig, Problems,
+};
 use crate::daemon::confine::Confinement;
 use crate::identity::client_tls::Certificates;
 use crate::listener::{
@@ -62,7 +64,7 @@ pub(super) struct EndpointSnapshot {
 
 /// A configuration that the daemon can put into force without waiting.
 pub(super) struct PreparedReload {
-    pub(super) loaded: Loaded,
+    pub(super) loaded: PartialConfig,
     /// By name.
     pub(super) endpoints: HashMap<String, PreparedEndpoint>,
     pub(super) fresh_listeners: Vec<FreshListener>,
@@ -128,7 +130,7 @@ impl DaemonSnapshot {
     }
 
     /// Rejects a configuration that needs files beyond the confinement. Only a restart widens it.
-    fn check_confinement(&self, loaded: &Loaded) -> Result<(), String> {
+    fn check_confinement(&self, loaded: &PartialConfig) -> Result<(), String> {
         let files = loaded.problems.as_ref().map_or(&[][..], Problems::files);
         match self.confinement.keeps_from(files) {
             Some(why) => Err(why),
@@ -137,7 +139,7 @@ impl DaemonSnapshot {
     }
 
     /// Prepares a configuration. Blocks. Must be called within a tokio runtime.
-    pub(super) fn prepare(self, loaded: Loaded) -> Result<PreparedReload, ReloadError> {
+    pub(super) fn prepare(self, loaded: PartialConfig) -> Result<PreparedReload, ReloadError> {
         let fresh_listeners = self.bind_fresh(&loaded.config);
         let daemon = &loaded.config.daemon;
         let audit = self.services.audit.prepare(daemon.audit.as_deref())?;
@@ -224,7 +226,7 @@ pub(super) fn prepare_endpoints<'r>(
     nodes: &Nodes,
     services: &Arc<Services>,
 ) -> HashMap<String, PreparedEndpoint> {
-    for found in config::single_families(config, Path::new(config::HOSTS)) {
+    for found in config::uncovered_loopbacks(config, Path::new(config::HOSTS_FILE)) {
         tracing::warn!("{found}");
     }
     let tls_configs = TlsConfigs::default();

@@ -16,7 +16,7 @@ use super::prepare::{
 use super::reload_queue::{FinishedReload, ReloadQueue};
 use super::warnings::warn_of_restart_only_changes;
 use super::{App, RunningEndpoint};
-use crate::config::Loaded;
+use crate::config::PartialConfig;
 use crate::primitives::service;
 use crate::surface::admin::Admin;
 use crate::surface::control::Control;
@@ -51,7 +51,10 @@ impl App {
     ///
     /// # Errors
     /// The audit file cannot be opened. The old configuration stays in force.
-    pub fn reload(&mut self, loaded: impl Into<Loaded>) -> Result<ReloadChanges, ReloadError> {
+    pub fn reload(
+        &mut self,
+        loaded: impl Into<PartialConfig>,
+    ) -> Result<ReloadChanges, ReloadError> {
         let prepared = self.snapshot().prepare(loaded.into())?;
         Ok(self.commit(prepared))
     }
@@ -132,7 +135,7 @@ impl App {
         apply_zone(&loaded.config, &self.nodes);
         let grants = Grants::of(&loaded);
         let mut changes = self.replace_endpoints(endpoints);
-        let Loaded {
+        let PartialConfig {
             config, left_out, ..
         } = loaded;
         warn_of_restart_only_changes(&self.config.daemon, &config.daemon);

@@ -9,7 +9,7 @@ use super::in_force::apply_zone;
 use super::listeners::{WantedListener, wanted_listeners};
 use super::prepare::{PreparedEndpoint, prepare_endpoints};
 use super::{App, ProcessContext, RunningEndpoint};
-use crate::config::{Config, Daemon, ListenAddress, Loaded};
+use crate::config::{Config, DaemonSettings, ListenAddress, PartialConfig};
 use crate::console::DiscoveryCache;
 use crate::credential::{Clock, Credentials, ExternalSource};
 use crate::identity::{Authenticator, Penalties};
@@ -51,7 +51,7 @@ impl App {
     /// # Errors
     /// As [`Self::start_on`].
     pub fn start(
-        config: impl Into<Loaded>,
+        config: impl Into<PartialConfig>,
         source: Arc<dyn ExternalSource>,
         clock: Clock,
     ) -> Result<Self, StartError> {
@@ -71,11 +71,11 @@ impl App {
     pub fn start_on(
         workers: Option<Workers>,
         context: ProcessContext,
-        loaded: Loaded,
+        loaded: PartialConfig,
         source: Arc<dyn ExternalSource>,
         clock: Clock,
     ) -> Result<Self, StartError> {
-        let Loaded {
+        let PartialConfig {
             config, left_out, ..
         } = loaded;
         let mut passed_sockets = context.passed_sockets;
@@ -119,7 +119,7 @@ impl App {
     }
 
     fn prepare_admin(&self) -> PreparedAdmin {
-        let Daemon { admin, viewers, .. } = &self.config.daemon;
+        let DaemonSettings { admin, viewers, .. } = &self.config.daemon;
         PreparedAdmin::new(admin.as_ref(), viewers, None)
     }
 }

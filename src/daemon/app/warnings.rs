@@ -1,11 +1,11 @@
 //! Warnings about a configuration that is valid, and may not do what its author expects.
 
-use crate::config::{self, Daemon, Endpoint, ListenAddress};
+use crate::config::{self, DaemonSettings, Endpoint, ListenAddress};
 use crate::primitives::service;
 use base::error::with_fix;
 
 /// Warns of changed keys that only a restart puts into force.
-pub(super) fn warn_of_restart_only_changes(old: &Daemon, new: &Daemon) {
+pub(super) fn warn_of_restart_only_changes(old: &DaemonSettings, new: &DaemonSettings) {
     let keys = [
         ("log", old.log != new.log),
         ("confine", old.confine != new.confine),
@@ -25,7 +25,7 @@ pub(super) fn warn_of_plain_passwords(endpoint: &Endpoint) {
             endpoint = endpoint.name,
             %address,
             "{}",
-            with_fix(config::PLAIN, config::PLAIN_REMEDY)
+            with_fix(config::EXPOSED_WITHOUT_TLS, config::EXPOSED_WITHOUT_TLS_REMEDY)
         );
     }
 }

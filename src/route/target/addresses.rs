@@ -23,13 +23,13 @@ use crate::route::pool::{AddressPool, LoginOwner};
 use crate::route::probe::{ProbePlan, Prober};
 use crate::telemetry::status::AddressRow;
 use crate::upstream::UpstreamError;
-use base::address::Address;
+use base::kdb_address::KdbAddress;
 use secret::Secret;
 
 /// The addresses of `connect`.
 #[derive(Debug)]
 pub(in crate::route) struct AddressesTarget {
-    pub(super) addresses: Vec<Address>,
+    pub(super) addresses: Vec<KdbAddress>,
     pub(super) login: AddressLogin,
     pub(super) pool: AddressPool,
     pub(super) prober: Prober,
@@ -120,7 +120,7 @@ impl AddressesTarget {
     ) -> Result<LoggedInConnection, OpenError> {
         let user = &context.user.name;
         let groups = vec![self.addresses.clone()];
-        let order = self.pool.in_order(groups, Address::to_string, user);
+        let order = self.pool.in_order(groups, KdbAddress::to_string, user);
         let candidates = order.candidates(context.purpose);
         let login = Arc::new(login);
         let attempt = |address, late| self.attempt(address, &login, context, late);
@@ -129,7 +129,7 @@ impl AddressesTarget {
 
     fn attempt(
         self: &Arc<Self>,
-        address: Address,
+        address: KdbAddress,
         login: &Arc<PresentedLogin>,
         context: &Arc<DialContext>,
         late: Late,
@@ -148,7 +148,7 @@ impl AddressesTarget {
     /// Logs in at one address, and notes in the pool how that address fares.
     async fn log_in(
         self: &Arc<Self>,
-        address: &Address,
+        address: &KdbAddress,
         login: &PresentedLogin,
         context: &Arc<DialContext>,
         late: &Late,
@@ -204,7 +204,7 @@ impl AddressesTarget {
 }
 
 impl PooledTarget for AddressesTarget {
-    type Candidate = Address;
+    type Candidate = KdbAddress;
 
     fn pool(&self) -> &AddressPool {
         &self.pool
@@ -218,7 +218,7 @@ impl PooledTarget for AddressesTarget {
         &self.dialer
     }
 
-    fn has_login_ready(&self, _: &Address, _: &DialContext) -> bool {
+    fn has_login_ready(&self, _: &KdbAddress, _: &DialContext) -> bool {
         // All addresses share the login of this opening.
         true
     }

@@ -10,8 +10,8 @@ use crate::route::context::DialContext;
 use crate::route::dialer::Dialer;
 use crate::route::issued::{IssuedLogin, checked_for_tls, open_with_issued};
 use crate::upstream::UpstreamError;
-use base::address::Address;
 use base::error::ErrorKind;
+use base::kdb_address::KdbAddress;
 use finspace::environment::Environment;
 
 /// A cluster, and how hopend gets connection strings for it.
@@ -49,7 +49,10 @@ impl FinSpaceCluster {
 
     /// The address of a connection string of this cluster, if the login may go there. Each connection
     /// string has an address: a credential without one shows a fault of hopend's own.
-    pub(super) fn dial_address(&self, address: Option<Address>) -> Result<Address, OpenError> {
+    pub(super) fn dial_address(
+        &self,
+        address: Option<KdbAddress>,
+    ) -> Result<KdbAddress, OpenError> {
         let address = address.ok_or_else(|| FetchError {
             kind: ErrorKind::Internal,
             retry: Retry::Soon,
@@ -131,7 +134,7 @@ mod tests {
             message.contains("cluster hdb-cluster has no address"),
             "{message}"
         );
-        let plain: Address = ":kdb.example:5010".parse().unwrap();
+        let plain: KdbAddress = ":kdb.example:5010".parse().unwrap();
         let error = cluster.dial_address(Some(plain)).unwrap_err();
         assert!(matches!(error, OpenError::Plaintext(_)), "{error}");
     }

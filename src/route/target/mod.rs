@@ -17,7 +17,7 @@ use super::password::PasswordFile;
 use super::pool::{AddressPolicy, AddressPool};
 use super::probe::Prober;
 use super::{OpenError, Route};
-use crate::config::{Endpoint, Login, Policy, Target, User};
+use crate::config::{AddressOrder, Endpoint, Login, Target, User};
 use crate::credential::Recipe;
 use crate::telemetry::status::{AddressRow, WarmRow};
 use crate::upstream::tls::TlsConfigs;
@@ -137,8 +137,8 @@ impl PreparedTarget {
                 },
                 pool: pool(match policy {
                     _ if addresses.len() < 2 => AddressPolicy::Single,
-                    Policy::Failover { after } => AddressPolicy::Failover(*after),
-                    Policy::Spread => AddressPolicy::Spread,
+                    AddressOrder::Failover { after } => AddressPolicy::Failover(*after),
+                    AddressOrder::Spread => AddressPolicy::Spread,
                 }),
                 prober: Prober::new(closed.clone()),
                 dialer: dialer(),

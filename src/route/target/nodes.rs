@@ -49,12 +49,12 @@ pub(super) enum NodeChoice {
 
 impl NodeChoice {
     /// None if the cluster's own endpoint chooses the node.
-    pub(super) fn of(node: &config::Node) -> Option<Self> {
+    pub(super) fn of(node: &config::NodeSelector) -> Option<Self> {
         match node {
-            config::Node::Any => None,
-            config::Node::Id(id) => Some(Self::Id(id.clone())),
-            config::Node::Spread => Some(Self::Spread),
-            config::Node::Zone => Some(Self::Zone),
+            config::NodeSelector::Any => None,
+            config::NodeSelector::Id(id) => Some(Self::Id(id.clone())),
+            config::NodeSelector::Spread => Some(Self::Spread),
+            config::NodeSelector::Zone => Some(Self::Zone),
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{AdminSettings, Exposure, LeftOut, ListenAddress, ServerTls, Viewers};
+use crate::config::{AdminSettings, Exposure, LeftOutPart, ListenAddress, ServerTls, Viewers};
 use crate::identity::client_tls::Certificates;
 use crate::identity::holder;
 use crate::listener::BIND_BACKOFF;
@@ -38,7 +38,7 @@ pub trait AdminView: StatusSource + Send + Sync {
     fn readiness(&self) -> Vec<EndpointReadiness>;
 
     /// The configured endpoints that are not served because of an error in the configuration.
-    fn endpoints_left_out(&self) -> Vec<LeftOut>;
+    fn endpoints_left_out(&self) -> Vec<LeftOutPart>;
 
     /// All counters, for the status page.
     fn totals(&self) -> DaemonTotals;

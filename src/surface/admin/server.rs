@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::connections::AdminListener;
 use super::{AdminView, Audience};
-use crate::config::LeftOut;
+use crate::config::LeftOutPart;
 use crate::primitives::shutdown::ShutdownReceiver;
 use crate::surface::metrics::{self, MetricsFormat, UserNames};
 use crate::surface::page;
@@ -132,7 +132,7 @@ async fn readiness(State(state): State<Arc<AdminState>>) -> Response {
     let unbound = endpoints.filter(|endpoint| !endpoint.unbound.is_empty());
     let unbound = unbound.map(|endpoint| endpoint.name);
     let left_out = state.view.endpoints_left_out().into_iter();
-    let left_out = left_out.map(|LeftOut { part, .. }| match part.name.is_empty() {
+    let left_out = left_out.map(|LeftOutPart { part, .. }| match part.name.is_empty() {
         true => format!("line:{}", part.line),
         false => part.name,
     });

@@ -15,7 +15,7 @@ use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::config::LeftOut;
+use crate::config::LeftOutPart;
 use crate::telemetry::live::DaemonTotals;
 use crate::telemetry::status::MemoryRow;
 use families::MetricFamilies;
@@ -40,7 +40,7 @@ pub struct MetricsSnapshot {
     pub(super) audit_lines_lost: u64,
     /// Lines that are missing in the log.
     pub(super) log_lines_lost: u64,
-    pub(super) left_out: Vec<LeftOut>,
+    pub(super) left_out: Vec<LeftOutPart>,
     pub(super) memory: MemoryRow,
 }
 

@@ -7,7 +7,7 @@ use prometheus_client::registry::Unit;
 
 use super::UserNames;
 use super::families::{MetricFamilies, MetricInfo};
-use crate::config::{LeftOut, PartKind};
+use crate::config::{ConfigPartKind, LeftOutPart};
 use crate::telemetry::status::CredentialRow;
 use finspace::CallCount;
 
@@ -114,16 +114,19 @@ pub(super) fn lines(families: &mut MetricFamilies<'_, '_>, lost: LinesLost) -> f
 }
 
 /// Writes the number of parts of the configuration that the daemon does not serve as written.
-pub(super) fn left_out(families: &mut MetricFamilies<'_, '_>, left_out: &[LeftOut]) -> fmt::Result {
+pub(super) fn left_out(
+    families: &mut MetricFamilies<'_, '_>,
+    left_out: &[LeftOutPart],
+) -> fmt::Result {
     let info = MetricInfo::new(
         "hopend_left_out",
         "Parts of the configuration that are left out because of an error, or kept as they were",
     );
     let kinds = [
-        PartKind::Environment,
-        PartKind::User,
-        PartKind::Endpoint,
-        PartKind::Viewer,
+        ConfigPartKind::Environment,
+        ConfigPartKind::User,
+        ConfigPartKind::Endpoint,
+        ConfigPartKind::Viewer,
     ];
     let samples = kinds.map(|kind| {
         let count = left_out.iter().filter(|one| one.part.kind == kind).count();

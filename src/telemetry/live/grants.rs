@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::config::{LeftOutCause, Loaded, LocalAccount, OnRemoval, PartKind, User};
+use crate::config::{ConfigPartKind, LeftOutCause, LocalAccount, OnRemoval, PartialConfig, User};
 
 /// The users who may hold sessions, and at which endpoints.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub enum LostAccess {
 
 impl Grants {
     /// The grants of a configuration.
-    pub fn of(loaded: &Loaded) -> Self {
+    pub fn of(loaded: &PartialConfig) -> Self {
         let config = &loaded.config;
         let mut users: HashMap<_, _> = config
             .users
@@ -73,9 +73,9 @@ impl Grants {
         let mut has_unnamed_user = false;
         for left_out in &loaded.left_out {
             let entry = match (left_out.part.kind, &left_out.cause) {
-                (PartKind::User, LeftOutCause::AccountUnknown(_)) => continue,
-                (PartKind::User, LeftOutCause::ProofGone) => ConfiguredUser::PasswordRemoved,
-                (PartKind::User, _) => ConfiguredUser::Invalid,
+                (ConfigPartKind::User, LeftOutCause::AccountUnknown(_)) => continue,
+                (ConfigPartKind::User, LeftOutCause::ProofGone) => ConfiguredUser::PasswordRemoved,
+                (ConfigPartKind::User, _) => ConfiguredUser::Invalid,
                 _ => continue,
             };
             has_unnamed_user |= left_out.part.name.is_empty();
@@ -83,7 +83,7 @@ impl Grants {
         }
         let valid = config.endpoints.iter().filter(|endpoint| {
             loaded
-                .left_out(PartKind::Endpoint, &endpoint.name)
+                .left_out(ConfigPartKind::Endpoint, &endpoint.name)
                 .is_none()
         });
         let endpoints = valid.map(|endpoint| {

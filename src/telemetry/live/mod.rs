@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::config::{Endpoint, LeftOut, LeftOutCause, ListenAddress, PartKind, User};
+use crate::config::{ConfigPartKind, Endpoint, LeftOutCause, LeftOutPart, ListenAddress, User};
 use crate::credential::{self, Credentials, Recipe};
 use crate::primitives::opening::Opening;
 use crate::telemetry::audit::AuditRecord;
@@ -44,7 +44,7 @@ pub use totals::{
 pub struct Live {
     started: Timestamp,
     endpoints: Mutex<Vec<ServedEndpoint>>,
-    left_out: Mutex<Vec<LeftOut>>,
+    left_out: Mutex<Vec<LeftOutPart>>,
     /// By endpoint name. Counters of an endpoint survive reloads, also while it is not served.
     counts: Mutex<HashMap<String, EndpointCounts>>,
     sessions: Sessions,
@@ -123,26 +123,27 @@ impl Live {
     }
 
     /// Replaces the parts of the configuration that the daemon leaves out. They are shown in this order.
-    pub fn set_left_out(&self, left_out: Vec<LeftOut>) {
+    pub fn set_left_out(&self, left_out: Vec<LeftOutPart>) {
         *locked(&self.left_out) = left_out;
     }
 
     /// The parts of the configuration that are left out now. A user whose account has appeared since is not
     /// one of them.
-    pub fn left_out(&self) -> Vec<LeftOut> {
+    pub fn left_out(&self) -> Vec<LeftOutPart> {
         let left_out = locked(&self.left_out);
         left_out
             .iter()
-            .filter(|part| !part.is_over())
+            .filter(|part| !part.is_served())
             .cloned()
             .collect()
     }
 
     /// The configured endpoints that are not served at all.
-    pub fn endpoints_left_out(&self) -> Vec<LeftOut> {
+    pub fn endpoints_left_out(&self) -> Vec<LeftOutPart> {
         let mut left_out = self.left_out();
-        left_out
-            .retain(|one| one.part.kind == PartKind::Endpoint && one.cause != LeftOutCause::Kept);
+        left_out.retain(|one| {
+            one.part.kind == ConfigPartKind::Endpoint && one.cause != LeftOutCause::Kept
+        });
         left_out
     }
 

@@ -347,9 +347,9 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::config::{self, ListenAddress, Loaded, OsUser};
+    use crate::config::{self, ListenAddress, OsUser, PartialConfig};
 
-    fn loaded(users: &[&str]) -> Loaded {
+    fn loaded(users: &[&str]) -> PartialConfig {
         let accounts = |name: &str| {
             let name = name.to_owned();
             Ok(Some(OsUser { name, uid: 1 }))
@@ -360,7 +360,7 @@ mod tests {
         }
         text += "[[endpoint]]\nname = \"hdb\"\nlisten = \"unix:5010\"\nconnect = \":a:1\"\n\
                  login = \"client\"\n";
-        config::parse_in_part(&text, Path::new("hopend.toml"), &accounts).unwrap()
+        config::parse_valid_parts(&text, Path::new("hopend.toml"), &accounts).unwrap()
     }
 
     fn record(number: u64) -> AuditRecord {

@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
+use super::config_part::{ConfigPart, ConfigPartKind};
 use super::configuration::Config;
 use super::endpoint::Endpoint;
-use super::left_out::{LeftOut, LeftOutCause};
+use super::left_out::{LeftOutCause, LeftOutPart};
 use super::listen_address::ListenAddress;
-use super::part::{Part, PartKind};
 use super::problem::Problems;
 use super::user::User;
 
 /// The valid parts of a configuration file, and the reasons why other parts are left out.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct PartialConfig {
     /// The valid parts. They include users whose account is not known yet; hopend admits these users
     /// once it is.
     pub config: Config,
     /// The parts that hopend does not serve, in the order of the file.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<LeftOutPart>,
     /// The problems that `hopend check` prints, if there are any.
     pub problems: Option<Problems>,
 }
 
-impl From<Config> for Loaded {
+impl From<Config> for PartialConfig {
     fn from(config: Config) -> Self {
         Self {
             config,
@@ -32,10 +32,10 @@ impl From<Config> for Loaded {
     }
 }
 
-impl Loaded {
+impl PartialConfig {
     /// The reason why hopend does not serve a part. `None` if hopend serves it, or if the file has no
     /// such part.
-    pub fn left_out(&self, kind: PartKind, name: &str) -> Option<&LeftOut> {
+    pub fn left_out(&self, kind: ConfigPartKind, name: &str) -> Option<&LeftOutPart> {
         let mut all = self.left_out.iter();
         all.find(|left_out| left_out.part.kind == kind && left_out.part.name == name)
     }
@@ -75,8 +75,8 @@ impl Config {
     }
 }
 
-fn endpoint_named<'e>(running: &'e [Arc<Endpoint>], part: &Part) -> Option<&'e Endpoint> {
-    if part.kind != PartKind::Endpoint {
+fn endpoint_named<'e>(running: &'e [Arc<Endpoint>], part: &ConfigPart) -> Option<&'e Endpoint> {
+    if part.kind != ConfigPartKind::Endpoint {
         return None;
     }
     let mut running = running.iter();

@@ -6,14 +6,14 @@ use crate::error::with_fix;
 /// secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", with_fix(.message, .remedy))]
-pub struct Invalid {
+pub struct InvalidValue {
     /// The error as a predicate, such as `is not a duration`. The name of the value goes before it.
     pub message: String,
     /// The form to write instead, as an imperative.
     pub remedy: String,
 }
 
-impl Invalid {
+impl InvalidValue {
     /// Makes an error of its message and its remedy.
     pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {

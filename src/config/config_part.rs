@@ -4,18 +4,18 @@ use std::fmt;
 
 /// A table of the file, or a viewer in it, that hopend can leave out without the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct ConfigPart {
     /// The kind of the part.
-    pub kind: PartKind,
+    pub kind: ConfigPartKind,
     /// The name that the file gives to the part. Empty if the name is missing or invalid.
     pub name: String,
     /// The line of the part's table or value, from 1.
     pub line: usize,
 }
 
-/// The kind of a [`Part`].
+/// The kind of a [`ConfigPart`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartKind {
+pub enum ConfigPartKind {
     /// A table `[environment.NAME]`. hopend leaves out the endpoints that use it as well.
     Environment,
     /// A table `[[user]]`. hopend serves the other users of its endpoints.
@@ -26,9 +26,9 @@ pub enum PartKind {
     Viewer,
 }
 
-impl Part {
+impl ConfigPart {
     /// A part whose name is not known yet.
-    pub(super) fn unnamed(kind: PartKind, line: usize) -> Self {
+    pub(super) fn unnamed(kind: ConfigPartKind, line: usize) -> Self {
         Self {
             kind,
             name: String::new(),
@@ -48,7 +48,7 @@ impl Part {
     }
 }
 
-impl PartKind {
+impl ConfigPartKind {
     /// The key of the tables of this kind.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,7 +61,7 @@ impl PartKind {
 }
 
 /// Prints `user "alice"`, or `user of line 6` for a part without a name.
-impl fmt::Display for Part {
+impl fmt::Display for ConfigPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.kind.name();
         if self.name.is_empty() {

@@ -1,26 +1,26 @@
 //! The extent of a problem: the parts of the configuration that hopend cannot serve because of it.
 
+use super::config_part::ConfigPart;
 use super::local_account::LocalAccount;
-use super::part::Part;
 
 /// The parts of the configuration that hopend cannot serve because of a problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reach {
+pub enum ProblemScope {
     /// The whole configuration: the daemon does not start, and a reload changes nothing.
     Daemon,
     /// These parts, until somebody corrects the file and hopend loads it again.
-    Parts(Vec<Part>),
+    Parts(Vec<ConfigPart>),
     /// A user whose password was removed from the password file. hopend ends the user's live sessions as
     /// well.
-    Proof(Part),
+    Proof(ConfigPart),
     /// A user or viewer whose account does not exist in the account database. hopend serves the part as
     /// soon as the account exists.
-    Account(Part, LocalAccount),
+    Account(ConfigPart, LocalAccount),
 }
 
-impl Reach {
+impl ProblemScope {
     /// The parts that hopend leaves out. Empty if the problem concerns the whole daemon.
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[ConfigPart] {
         match self {
             Self::Daemon => &[],
             Self::Parts(parts) => parts,
@@ -29,7 +29,7 @@ impl Reach {
     }
 
     /// Whether the problem makes the part unusable until the file changes.
-    pub(super) fn breaks(&self, part: &Part) -> bool {
+    pub(super) fn breaks(&self, part: &ConfigPart) -> bool {
         match self {
             Self::Daemon | Self::Account(..) => false,
             Self::Parts(parts) => parts.iter().any(|broken| broken.is_same(part)),
