@@ -43,6 +43,7 @@ mod fuzz;
 mod hanging_reload;
 mod identity;
 mod keepalive;
+mod layers;
 mod left_out;
 mod limits;
 mod logins;

@@ -120,8 +120,8 @@ fn os_user(user: User) -> OsUser {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::{Mutex, PoisonError};
 
     use super::*;
 
@@ -132,7 +132,7 @@ mod tests {
         let database = AccountDatabase::new(move |text| {
             count.fetch_add(1, Ordering::SeqCst);
             if text == "hangs" {
-                let hangs = hangs.lock().unwrap_or_else(PoisonError::into_inner);
+                let hangs = base::mutex::locked(&hangs);
                 let _ = hangs.recv();
             }
             Ok(None)

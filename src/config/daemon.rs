@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::primitives::log::LogFormat;
+
 use super::admin::AdminSettings;
 use super::max_memory::MaxMemory;
 use super::viewers::Viewers;
@@ -57,15 +59,6 @@ impl Default for DaemonSettings {
             on_removal: OnRemoval::End,
         }
     }
-}
-
-/// The form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 /// Whether the daemon confines itself by Landlock and seccomp.

@@ -3,10 +3,11 @@
 //! All callers of an AWS account share the API's rate. The cache makes one call for all requests of the
 //! same list, and keeps the answer for ten seconds. So a loop in q cannot use up the rate.
 
+use base::mutex::locked;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -113,7 +114,7 @@ impl<K: Eq + Hash, T: Send + Sync + 'static> ListCache<K, T> {
     where
         F: Future<Output = Result<Vec<T>, FetchError>> + Send + 'static,
     {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = locked(&self.0);
         entries.retain(|_, entry| entry.is_fresh());
         if let Some(entry) = entries.get(&key) {
             return Ok(entry.answer.clone());

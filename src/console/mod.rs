@@ -70,7 +70,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// The daemon, as far as a console needs it. The session supplies it.
 pub trait ConsoleDaemon: Send + Sync {
     /// The endpoints that hopend serves now, in the order of the configuration.
-    fn endpoints(&self) -> Vec<ServedEndpoint>;
+    fn endpoints(&self) -> Vec<ConsoleEndpoint>;
 
     /// A snapshot of the daemon's state. Fails if the task that takes it panics.
     fn status(&self) -> BoxFuture<'_, Result<Arc<Status>, JoinError>>;
@@ -81,7 +81,7 @@ pub trait ConsoleDaemon: Send + Sync {
 
 /// An endpoint, and the addresses where it listens now.
 #[derive(Debug, Clone)]
-pub struct ServedEndpoint {
+pub struct ConsoleEndpoint {
     /// Its configuration.
     pub endpoint: Arc<Endpoint>,
     /// The addresses with the ports that the system chose. Addresses that cannot be bound are missing.

@@ -70,7 +70,7 @@ impl Discover for FakeFinSpace {
 struct FakeDaemon;
 
 impl ConsoleDaemon for FakeDaemon {
-    fn endpoints(&self) -> Vec<ServedEndpoint> {
+    fn endpoints(&self) -> Vec<ConsoleEndpoint> {
         endpoints()
     }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::ServedEndpoint;
+use super::ConsoleEndpoint;
 use super::hopen_address::hopen_address;
 use crate::config::{Endpoint, NodeSelector, Target};
 use finspace::environment::Environment;
@@ -15,13 +15,17 @@ use finspace::environment::Environment;
 pub(super) struct Viewer {
     user: String,
     sees_all: bool,
-    endpoints: Vec<ServedEndpoint>,
+    endpoints: Vec<ConsoleEndpoint>,
     /// The address of this host that the client dialled, if the client is on another host.
     dialled: Option<IpAddr>,
 }
 
 impl Viewer {
-    pub(super) fn new(user: &str, endpoints: Vec<ServedEndpoint>, dialled: Option<IpAddr>) -> Self {
+    pub(super) fn new(
+        user: &str,
+        endpoints: Vec<ConsoleEndpoint>,
+        dialled: Option<IpAddr>,
+    ) -> Self {
         let users = endpoints.iter().flat_map(|served| &served.endpoint.users);
         let known = users.into_iter().find(|known| known.name == user);
         Self {
@@ -69,7 +73,8 @@ impl Viewer {
         cluster: &str,
         node: Option<&str>,
     ) -> Result<String, String> {
-        let leads_to_node = |served: &&ServedEndpoint| match (served.endpoint.target.node(), node) {
+        let leads_to_node = |served: &&ConsoleEndpoint| match (served.endpoint.target.node(), node)
+        {
             (Some(NodeSelector::Id(id)), Some(node)) => id == node,
             (Some(NodeSelector::Id(_)), None) | (_, Some(_)) => false,
             (_, None) => true,
@@ -85,7 +90,7 @@ impl Viewer {
         };
         // Endpoints that dial the cluster's own address come before those that choose one of its nodes.
         let dials_cluster =
-            |served: &&&ServedEndpoint| served.endpoint.target.node() == Some(&NodeSelector::Any);
+            |served: &&&ConsoleEndpoint| served.endpoint.target.node() == Some(&NodeSelector::Any);
         let in_order = usable()
             .filter(dials_cluster)
             .chain(usable().filter(|served| !dials_cluster(served)));
@@ -100,7 +105,7 @@ impl Viewer {
     /// The answer if `endpoints`, which lead to the target, have no address that the viewer can dial.
     fn no_address(
         &self,
-        endpoints: &[&ServedEndpoint],
+        endpoints: &[&ConsoleEndpoint],
         cluster: &str,
         node: Option<&str>,
     ) -> String {
@@ -113,7 +118,7 @@ impl Viewer {
             None => format!("cluster = {cluster:?}"),
             Some(node) => format!("cluster = {cluster:?} and node = {node:?}"),
         };
-        let usable = |served: &&&ServedEndpoint| self.may_use(&served.endpoint);
+        let usable = |served: &&&ConsoleEndpoint| self.may_use(&served.endpoint);
         if let Some(served) = endpoints.iter().find(usable) {
             return format!(
                 "endpoint {} leads to {target}, but has no address that hopen could dial from there. Fix: \
@@ -145,7 +150,7 @@ impl Viewer {
         &'a self,
         environment: Option<&'a Arc<Environment>>,
         cluster: &'a str,
-    ) -> impl Iterator<Item = &'a ServedEndpoint> {
+    ) -> impl Iterator<Item = &'a ConsoleEndpoint> {
         self.endpoints
             .iter()
             .filter(move |served| match &served.endpoint.target {
@@ -224,7 +229,7 @@ pub(super) mod tests {
         kind = "console"
     "#;
 
-    pub(in crate::console) fn endpoints() -> Vec<ServedEndpoint> {
+    pub(in crate::console) fn endpoints() -> Vec<ConsoleEndpoint> {
         let accounts = |name: &str| {
             Ok(Some(OsUser {
                 name: name.into(),
@@ -234,7 +239,7 @@ pub(super) mod tests {
         let config = parse(FILE, "hopend.toml".as_ref(), &accounts).unwrap();
         let endpoints = config.endpoints.into_iter();
         endpoints
-            .map(|endpoint| ServedEndpoint {
+            .map(|endpoint| ConsoleEndpoint {
                 listen: endpoint.listen.clone(),
                 endpoint,
             })

@@ -1,7 +1,8 @@
 //! The cache of credentials. A keeper fetches and refreshes each credential; everybody else only reads it.
 
+use base::mutex::locked;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -135,7 +136,7 @@ impl Credentials {
     /// [`Self::obtain`] fetches such a credential again.
     pub fn forget(&self, is_unneeded: impl Fn(&Recipe) -> bool) {
         let unneeded: Vec<_> = {
-            let credentials = lock(&self.cache.credentials);
+            let credentials = locked(&self.cache.credentials);
             let unneeded = credentials
                 .values()
                 .filter(|cached| is_unneeded(&cached.recipe));
@@ -231,7 +232,7 @@ impl Credentials {
     /// The status of every credential, in no order.
     pub fn statuses(&self) -> Vec<CredentialStatus> {
         let now = self.cache.clock.now();
-        let credentials = lock(&self.cache.credentials);
+        let credentials = locked(&self.cache.credentials);
         credentials
             .values()
             .map(|cached| {
@@ -255,12 +256,12 @@ impl Credentials {
     }
 
     fn find(&self, recipe: &Recipe) -> Option<Arc<CachedCredential>> {
-        lock(&self.cache.credentials).get(recipe).cloned()
+        locked(&self.cache.credentials).get(recipe).cloned()
     }
 
     /// The credential of this recipe. If the cache does not know the recipe yet, starts a keeper for it.
     fn find_or_add(&self, recipe: &Recipe) -> Arc<CachedCredential> {
-        let mut credentials = lock(&self.cache.credentials);
+        let mut credentials = locked(&self.cache.credentials);
         if let Some(cached) = credentials.get(recipe) {
             return Arc::clone(cached);
         }
@@ -281,7 +282,7 @@ impl Credentials {
         });
         credentials.insert(recipe.clone(), Arc::clone(&cached));
         let keeper = keeper::keep(Arc::clone(&self.cache), Arc::clone(&cached));
-        let mut keepers = lock(&self.keepers);
+        let mut keepers = locked(&self.keepers);
         while keepers.try_join_next().is_some() {}
         keepers.spawn_on(keeper, &self.cache.runtime);
         cached
@@ -298,7 +299,7 @@ impl CredentialCache {
     /// Removes a forgotten credential if only its keeper holds it: then nobody waits for a fetch. Returns
     /// whether it did.
     pub(super) fn remove_if_forgotten(&self, cached: &Arc<CachedCredential>) -> bool {
-        let mut credentials = lock(&self.credentials);
+        let mut credentials = locked(&self.credentials);
         // Two references: the keeper's and the map's.
         let removable = cached.lock().forgotten && Arc::strong_count(cached) == 2;
         if removable {
@@ -310,12 +311,8 @@ impl CredentialCache {
 
 impl CachedCredential {
     pub(super) fn lock(&self) -> MutexGuard<'_, CredentialState> {
-        lock(&self.state)
+        locked(&self.state)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn rate_limited(recipe: &Recipe) -> FetchError {

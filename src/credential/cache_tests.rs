@@ -24,7 +24,7 @@ impl Fetch for ScriptedFetches {
         async {
             sleep(Duration::from_secs(1)).await;
             let number = self.fetches.fetch_add(1, Ordering::Relaxed) + 1;
-            let mut outcomes = lock(&self.outcomes);
+            let mut outcomes = base::mutex::locked(&self.outcomes);
             let outcome = match outcomes.len() {
                 0 | 1 => outcomes.front().copied(),
                 _ => outcomes.pop_front(),

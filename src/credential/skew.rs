@@ -1,6 +1,7 @@
 //! Logs when this host's clock and AWS's begin to disagree, and when they agree again.
 
-use std::sync::{Mutex, PoisonError};
+use base::mutex::locked;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use finspace::ClockSkew;
@@ -18,7 +19,7 @@ impl Default for SkewReports {
 impl SkewReports {
     /// Logs a measured skew if it differs notably from the last one.
     pub(super) fn report(&self, measured: ClockSkew) {
-        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = locked(&self.0);
         let is_news = match (reported.is_notable(), measured.is_notable()) {
             (false, false) => false,
             (true, true) => !measured.is_like(*reported),

@@ -7,7 +7,7 @@ use super::options::DoctorOptions;
 use super::path::{LOGIN_STAGES, LoginRejection, PATH_STAGES};
 use super::runner::{StageFailure, StageFinding};
 use super::stage::StageName;
-use super::target::{LoginAttempt, TargetStages};
+use super::target::{ExaminedLogin, TargetStages};
 use crate::config::{Login, LoginCommand, User};
 use crate::credential::{Credential, command};
 use crate::route::read_password;
@@ -120,7 +120,7 @@ impl AddressStages<'_, '_> {
         };
         for address in addresses {
             self.set_subject(user, addresses, address);
-            let attempt = LoginAttempt {
+            let attempt = ExaminedLogin {
                 address,
                 is_configured,
                 // An address in the configuration says itself whether it is without TLS.

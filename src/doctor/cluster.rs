@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::aws::{AwsStages, ClusterState, FinSpaceIdentity, StringCall};
 use super::path::{LOGIN_STAGES, LoginRejection, PATH_STAGES};
 use super::stage::StageName;
-use super::target::{LoginAttempt, TargetStages};
+use super::target::{ExaminedLogin, TargetStages};
 use crate::config::{NodeSelector, NodeVia, User};
 use crate::credential::Credential;
 use finspace::MissingPermission;
@@ -141,7 +141,7 @@ impl ClusterStages<'_, '_> {
         else {
             return self.skip_login();
         };
-        let attempt = LoginAttempt {
+        let attempt = ExaminedLogin {
             address,
             is_configured: false,
             plaintext_allowed: self.plaintext,

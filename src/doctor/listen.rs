@@ -47,7 +47,7 @@ impl DaemonAccount {
 }
 
 /// The owner of a listening socket.
-enum ListeningSocket {
+enum SocketFinding {
     /// The daemon's account, or root.
     Daemon(SocketHolder),
     /// Another account.
@@ -71,16 +71,16 @@ pub(super) async fn examine(
     let mut free = None;
     for socket in sockets(address) {
         match find_socket(&socket, daemon).await {
-            ListeningSocket::Foreign(holder) => return Err(occupied(&socket, &holder, daemon)),
-            ListeningSocket::Unknown => {
+            SocketFinding::Foreign(holder) => return Err(occupied(&socket, &holder, daemon)),
+            SocketFinding::Unknown => {
                 let text =
                     format!("{socket} answers; the kernel does not name the account that listens");
                 return Ok(
                     StageFinding::new((), text).warn("run this as root or as hopend's account")
                 );
             }
-            ListeningSocket::Daemon(holder) => daemons = Some((socket, holder)),
-            ListeningSocket::Free => free = Some(socket),
+            SocketFinding::Daemon(holder) => daemons = Some((socket, holder)),
+            SocketFinding::Free => free = Some(socket),
         }
     }
     match (daemons, free) {
@@ -121,12 +121,12 @@ fn sockets(address: &ListenAddress) -> Vec<ListenAddress> {
     both.filter(supported).map(ListenAddress::Tcp).collect()
 }
 
-async fn find_socket(socket: &ListenAddress, daemon: DaemonAccount) -> ListeningSocket {
+async fn find_socket(socket: &ListenAddress, daemon: DaemonAccount) -> SocketFinding {
     match holder::find(socket) {
-        Some(holder) if daemon.owns(&holder) => ListeningSocket::Daemon(holder),
-        Some(holder) => ListeningSocket::Foreign(holder),
-        None if is_answered(socket).await => ListeningSocket::Unknown,
-        None => ListeningSocket::Free,
+        Some(holder) if daemon.owns(&holder) => SocketFinding::Daemon(holder),
+        Some(holder) => SocketFinding::Foreign(holder),
+        None if is_answered(socket).await => SocketFinding::Unknown,
+        None => SocketFinding::Free,
     }
 }
 
@@ -161,7 +161,7 @@ async fn foreign_sibling(
     };
     let other = SocketAddr::new(other, address.port());
     match find_socket(&ListenAddress::Tcp(other), daemon).await {
-        ListeningSocket::Foreign(holder) => Some((other, holder)),
+        SocketFinding::Foreign(holder) => Some((other, holder)),
         _ => None,
     }
 }

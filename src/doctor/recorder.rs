@@ -1,6 +1,7 @@
 //! A certificate verifier that accepts every certificate, in order to record it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use base::mutex::locked;
+use std::sync::{Arc, Mutex};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -25,7 +26,7 @@ impl CertificateRecorder {
 
     /// The recorded certificates, the server's own first. Empty before a handshake.
     pub(super) fn recorded(&self) -> Vec<CertificateDer<'static>> {
-        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorded = locked(&self.recorded);
         recorded.clone()
     }
 }
@@ -40,7 +41,7 @@ impl ServerCertVerifier for CertificateRecorder {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let all = std::iter::once(end_entity).chain(intermediates);
-        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorded = locked(&self.recorded);
         *recorded = all.map(|der| der.clone().into_owned()).collect();
         Ok(ServerCertVerified::assertion())
     }

@@ -24,7 +24,7 @@ pub(super) struct TargetStages<'a, 'b> {
 
 /// A login to make at an address.
 #[derive(Clone, Copy)]
-pub(super) struct LoginAttempt<'a> {
+pub(super) struct ExaminedLogin<'a> {
     pub(super) address: &'a KdbAddress,
     /// Whether the address stands in the configuration; see [`PathAddress::is_configured`].
     pub(super) is_configured: bool,
@@ -74,7 +74,7 @@ impl<'a, 'b> TargetStages<'a, 'b> {
     /// supplies remedy and details.
     pub(super) async fn log_in(
         &mut self,
-        attempt: LoginAttempt<'_>,
+        attempt: ExaminedLogin<'_>,
         rejection: impl FnOnce() -> LoginRejection,
     ) {
         let to = PathAddress {

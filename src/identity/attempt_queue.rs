@@ -1,7 +1,8 @@
 //! Queues the password attempts of each origin, so that many attempts at the same time gain nothing.
 
+use base::mutex::locked;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -89,7 +90,7 @@ impl AttemptQueues {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Arc<AttemptQueue>>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.queues)
     }
 
     #[cfg(test)]

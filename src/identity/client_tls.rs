@@ -1,9 +1,10 @@
 //! TLS towards clients: the endpoint's certificate, which the daemon reads again when its files change,
 //! and the names in a client's certificate.
 
+use base::mutex::locked;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
@@ -143,7 +144,7 @@ impl Certificates {
     }
 
     fn loaded(&self) -> MutexGuard<'_, LoadedConfig> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.loaded)
     }
 
     /// The versions of all files now. `None` for a file that cannot be seen.

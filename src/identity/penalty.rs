@@ -1,8 +1,9 @@
 //! Delays clients that guess passwords.
 
+use base::mutex::locked;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -211,7 +212,7 @@ impl Penalties {
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<Origin, FailureRecord>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.failures)
     }
 }
 

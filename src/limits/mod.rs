@@ -131,21 +131,21 @@ impl Limits {
             // After the time-out the last attempt's error stands.
             let _ = timeout(MAX_WAIT, has_room).await;
         }
-        let Admitted { permit, wait } = attempt?;
+        let AdmittedClient { permit, wait } = attempt?;
         if !wait.is_zero() {
             sleep(wait).await;
         }
         Ok(permit)
     }
 
-    fn try_session(&self, endpoint: &Endpoint, user: &User) -> Result<Admitted, Exceeded> {
+    fn try_session(&self, endpoint: &Endpoint, user: &User) -> Result<AdmittedClient, Exceeded> {
         let memory = self.memory.session(&user.name, guaranteed_bytes(endpoint));
         let memory = memory.map_err(|over| Exceeded::Memory {
             user: MemoryUser::Session(user.name.clone()),
             over,
         })?;
         let wait = locked(&self.sessions).enter(endpoint, user, Instant::now())?;
-        Ok(Admitted {
+        Ok(AdmittedClient {
             permit: SessionPermit::new(&self.sessions, endpoint, user, memory, &self.freed),
             wait,
         })
@@ -153,7 +153,7 @@ impl Limits {
 }
 
 /// A session that all limits allow.
-struct Admitted {
+struct AdmittedClient {
     permit: SessionPermit,
     /// How long the session has to wait until it may open.
     wait: Duration,

@@ -12,9 +12,9 @@ use super::passed::PassedSockets;
 use super::socket::Listener;
 use super::socket_file::SocketFile;
 use crate::config::ListenAddress;
-use crate::primitives::lock::lock;
 use crate::primitives::service;
 use crate::primitives::socket::tune;
+use base::mutex::locked;
 
 /// The longest name of a descriptor that systemd accepts, in bytes (`FDNAME_MAX`).
 const LONGEST_NAME: usize = 255;
@@ -138,7 +138,7 @@ impl SocketKeeper {
     /// The stop of the daemon needs this lock too. Hold it no longer than a message to the service
     /// manager takes.
     fn lock(&self) -> MutexGuard<'_, KeptSockets> {
-        lock(&self.0)
+        locked(&self.0)
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) const BIND_BACKOFF: Backoff = Backoff::new(FIRST_BIND_PAUSE, LONGEST_
 
 /// The parts of an endpoint that its listeners share. A reload replaces them.
 #[derive(Debug, Clone)]
-pub(crate) struct ServedEndpoint {
+pub(crate) struct EndpointService {
     /// The endpoint's target, made ready.
     pub target: Arc<PreparedTarget>,
     /// The certificates for clients that dial over TCP. None if the endpoint does not speak TLS.
@@ -56,7 +56,7 @@ pub(crate) struct ServedEndpoint {
 /// Accepts connections until the drain begins, or until the sender of `served` is dropped.
 pub(crate) async fn accept_connections(
     listener: Listener,
-    mut served: watch::Receiver<ServedEndpoint>,
+    mut served: watch::Receiver<EndpointService>,
     services: Arc<Services>,
     mut shutdown: ShutdownReceiver,
 ) {

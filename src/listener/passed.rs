@@ -28,11 +28,11 @@ struct PassedSocket {
     name: String,
     /// Its address, as a person would write it.
     shown: String,
-    usability: Usability,
+    usability: PassedSocketUse,
 }
 
 #[derive(Debug)]
-enum Usability {
+enum PassedSocketUse {
     /// An endpoint can use the socket.
     Usable(ListeningSocket),
     /// A Unix socket with a name that `listen` cannot express. It stays open, and no endpoint uses it.
@@ -154,13 +154,13 @@ impl PassedSocket {
             return None;
         }
         let usability = match address {
-            Some(address) => Usability::Usable(ListeningSocket {
+            Some(address) => PassedSocketUse::Usable(ListeningSocket {
                 address,
                 kind,
                 owner,
                 file: None,
             }),
-            None => Usability::Unusable { _open: kind },
+            None => PassedSocketUse::Unusable { _open: kind },
         };
         Some(Self {
             name: name.to_owned(),
@@ -171,8 +171,8 @@ impl PassedSocket {
 
     fn socket(&self) -> Option<&ListeningSocket> {
         match &self.usability {
-            Usability::Usable(socket) => Some(socket),
-            Usability::Unusable { .. } => None,
+            PassedSocketUse::Usable(socket) => Some(socket),
+            PassedSocketUse::Unusable { .. } => None,
         }
     }
 

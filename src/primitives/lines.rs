@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::primitives::lock::lock;
+use base::mutex::locked;
 
 /// The pause between a failed write and the next attempt.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -226,7 +226,7 @@ impl LineQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {
-        lock(&self.state)
+        locked(&self.state)
     }
 }
 

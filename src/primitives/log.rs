@@ -21,11 +21,19 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
-use crate::config::LogFormat;
 use crate::primitives::lines::{
     LineBatch, LineDestination, LineQueue, LineRank, LineWriter, LostLines, QueueLimits,
 };
-use crate::primitives::lock::lock;
+use base::mutex::locked;
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
 
 /// The lines that may wait to be written.
 const QUEUE_LIMITS: QueueLimits = QueueLimits {
@@ -203,7 +211,7 @@ struct CapturedLine(Arc<Mutex<Vec<u8>>>);
 
 impl CapturedLine {
     fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut lock(&self.0))
+        std::mem::take(&mut locked(&self.0))
     }
 }
 
@@ -217,7 +225,7 @@ impl MakeWriter<'_> for CapturedLine {
 
 impl Write for CapturedLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut line = lock(&self.0);
+        let mut line = locked(&self.0);
         line.extend_from_slice(bytes);
         Ok(bytes.len())
     }

@@ -3,7 +3,6 @@
 pub(crate) mod backoff;
 pub(crate) mod kernel_sockets;
 pub(crate) mod lines;
-pub(crate) mod lock;
 pub mod log;
 pub(crate) mod numbers;
 pub mod opening;

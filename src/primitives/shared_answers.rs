@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout_at};
 
-use crate::primitives::lock::lock;
+use base::mutex::locked;
 
 /// With this many keys, stale answers are forgotten.
 const MAX_KEPT: usize = 1024;
@@ -86,7 +86,7 @@ where
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, SharedLookup<A>>> {
-        lock(&self.lookups)
+        locked(&self.lookups)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The logins that kdb+ has accepted with a common capability. They show why kdb+ closes instead of
 //! answering the login of an old client: it refuses the user, or the capability that the client announced.
 
+use base::mutex::locked;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use base::kdb_address::KdbAddress;
 use q_ipc::handshake::Hello;
@@ -71,7 +72,7 @@ impl AcceptedLogins {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<AcceptedLogin>> {
-        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.logins)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The availability zone of this host.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use base::mutex::locked;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -53,7 +54,7 @@ impl HostZone {
     }
 
     fn lock(&self) -> MutexGuard<'_, HostZoneState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The nodes of FinSpace clusters. hopend lists them in the background for as long as an endpoint needs
 //! them, so that no session waits for a list.
 
+use base::mutex::locked;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -84,7 +85,7 @@ impl Nodes {
             environment: Arc::clone(environment),
             cluster: cluster.to_owned(),
         };
-        let mut lists = lock(&self.0.lists);
+        let mut lists = locked(&self.0.lists);
         // A task refreshes each list in the map: the task removes the list under the same lock.
         let known = lists.get(&key).cloned();
         let list = known.clone().unwrap_or_else(|| {
@@ -246,7 +247,7 @@ async fn keep_fresh(lists: Arc<NodeLists>, key: ClusterKey, list: Arc<NodeList>)
             () = sleep(next) => {}
             () = asked => {}
             () = list.listed.closed() => {
-                let mut lists = lock(&lists.lists);
+                let mut lists = locked(&lists.lists);
                 if list.listed.receiver_count() == 0 {
                     lists.remove(&key);
                     return;
@@ -293,10 +294,6 @@ pub(crate) fn names(nodes: &[Node]) -> String {
     names.join(", ")
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -326,7 +323,7 @@ mod tests {
             _: &'a str,
         ) -> BoxFuture<'a, Result<Vec<Node>, FetchError>> {
             self.calls.send_modify(|calls| *calls += 1);
-            let mut answers = lock(&self.answers);
+            let mut answers = locked(&self.answers);
             let answer = answers.pop_front().unwrap();
             if answers.is_empty() {
                 answers.push_back(answer.clone());
@@ -463,7 +460,7 @@ mod tests {
         let error = tokio::time::timeout(REFRESH_EVERY, listing.nodes()).await;
         let error = error.expect("a session waits for ever").unwrap_err();
         assert_eq!(error.kind, ErrorKind::Internal);
-        lock(&script.answers).push_back(Ok(nodes(&["a"])));
+        locked(&script.answers).push_back(Ok(nodes(&["a"])));
         sleep(REFRESH_EVERY).await;
         assert_eq!(ids(&listing.nodes().await.unwrap()), ["a"]);
     }

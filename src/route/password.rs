@@ -2,11 +2,12 @@
 //! changed, and a change needs no reload. A thread of its own touches the file, so that a disk that hangs
 //! holds up no session's thread.
 
+use base::mutex::locked;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
@@ -85,11 +86,11 @@ impl PasswordFile {
         let reading = self.reads.ask((), |()| {
             let (last, path) = (Arc::clone(&self.last), self.path.clone());
             async move {
-                let known = lock(&last).clone();
+                let known = locked(&last).clone();
                 let read = spawn_blocking(move || read(&path, known)).await;
                 let PasswordRead { password, stamp } =
                     read.map_err(io::Error::other).flatten().map_err(Arc::new)?;
-                *lock(&last) = stamp.map(|stamp| KnownPassword {
+                *locked(&last) = stamp.map(|stamp| KnownPassword {
                     stamp,
                     password: password.clone(),
                 });
@@ -98,7 +99,7 @@ impl PasswordFile {
         });
         match reading.within(FILE_LIMIT).await {
             Some(read) => read.map_err(|error| open_error(&self.path, &error)),
-            None => match &*lock(&self.last) {
+            None => match &*locked(&self.last) {
                 Some(known) => Ok(known.password.clone()),
                 None => Err(OpenError::PasswordFile {
                     path: self.path.clone(),
@@ -183,10 +184,6 @@ fn open_error(path: &Path, error: &io::Error) -> OpenError {
             source: clone_io_error(error),
         },
     }
-}
-
-fn lock(last: &Mutex<Option<KnownPassword>>) -> MutexGuard<'_, Option<KnownPassword>> {
-    last.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

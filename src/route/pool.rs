@@ -1,8 +1,9 @@
 //! The addresses that hopend chooses among for each session: in which order a session tries them, and
 //! which of them rest.
 
+use base::mutex::locked;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::connection::PreferredAddresses;
@@ -50,14 +51,14 @@ pub(super) enum LoginOwner<'u> {
 
 /// The order in which a session tries addresses.
 #[derive(Debug)]
-pub(super) struct AddressOrder<A> {
+pub(super) struct AttemptOrder<A> {
     /// The addresses that may work.
     pub(super) fresh: Vec<A>,
     /// The addresses that rest, in the order in which their rests end.
     pub(super) resting: Vec<A>,
 }
 
-impl<A> AddressOrder<A> {
+impl<A> AttemptOrder<A> {
     /// The addresses to try, in order. A session tries resting addresses last. A connection that no
     /// session waits for leaves them alone.
     pub(super) fn candidates(self, purpose: DialPurpose) -> Vec<A> {
@@ -111,7 +112,7 @@ impl AddressPool {
         groups: Vec<Vec<A>>,
         name: impl Fn(&A) -> String,
         user: &str,
-    ) -> AddressOrder<A> {
+    ) -> AttemptOrder<A> {
         let now = Instant::now();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut health = self.health();
@@ -136,7 +137,7 @@ impl AddressPool {
             health.trying(&name(first), user, now, self.limit);
         }
         resting.sort_by_key(|(until, _)| *until);
-        AddressOrder {
+        AttemptOrder {
             fresh: order,
             resting: resting.into_iter().map(|(_, address)| address).collect(),
         }
@@ -308,11 +309,11 @@ impl AddressPool {
     }
 
     fn pace(&self) -> MutexGuard<'_, OpeningPace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.pace)
     }
 
     fn health(&self) -> MutexGuard<'_, AddressHealth> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.health)
     }
 }
 

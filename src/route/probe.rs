@@ -7,9 +7,10 @@
 //!   the probe only connects, with TCP and TLS, and after that a single session tries to log in.
 //! - Probes end when any login succeeds at the address, and when the endpoint is no longer served.
 
+use base::mutex::locked;
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Semaphore;
 use tokio::time::sleep_until;
@@ -137,7 +138,7 @@ impl Prober {
     }
 
     fn probed(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.probed.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.probed)
     }
 }
 

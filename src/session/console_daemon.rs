@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio::task::JoinError;
 
 use super::Services;
-use crate::console::{ConsoleDaemon, ServedEndpoint};
+use crate::console::{ConsoleDaemon, ConsoleEndpoint};
 use crate::telemetry::audit::AuditRecord;
 use crate::telemetry::status::Status;
 use base::error::ErrorKind;
@@ -18,10 +18,10 @@ pub(super) struct SessionDaemon<'s> {
 }
 
 impl ConsoleDaemon for SessionDaemon<'_> {
-    fn endpoints(&self) -> Vec<ServedEndpoint> {
+    fn endpoints(&self) -> Vec<ConsoleEndpoint> {
         let served = self.services.live.endpoints().into_iter();
         served
-            .map(|served| ServedEndpoint {
+            .map(|served| ConsoleEndpoint {
                 endpoint: served.endpoint,
                 listen: served.listen,
             })

@@ -4,11 +4,12 @@
 //! it has dialled for a session. An endpoint that accepts such a connection recognises it by its
 //! addresses.
 
+use base::mutex::locked;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use tokio::net::TcpStream;
 
@@ -143,5 +144,5 @@ fn dialled(client: &TcpStream) -> Option<Arc<DialledConnection>> {
 }
 
 fn registered() -> MutexGuard<'static, HashMap<FourTuple, Arc<DialledConnection>>> {
-    DIALLED.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(&DIALLED)
 }

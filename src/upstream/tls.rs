@@ -1,8 +1,9 @@
 //! TLS towards kdb+: the authorities that hopend trusts, and the TLS sessions that it can resume.
 
+use base::mutex::locked;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
@@ -51,7 +52,7 @@ impl TlsConfigs {
     /// The authorities cannot be used.
     pub fn config(&self, ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
         let key = ca_file.map(Path::to_path_buf);
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = locked(&self.made);
         if let Some(config) = made.get(&key) {
             return Ok(Arc::clone(config));
         }

@@ -3,9 +3,10 @@
 //! They count attempts, not calls: the SDK retries by itself, and a throttled attempt counts even if the
 //! next one succeeds.
 
+use base::mutex::locked;
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use aws_runtime::retries::classifiers::THROTTLING_ERRORS;
 use aws_sdk_finspace::operation::{
@@ -117,7 +118,7 @@ impl CallCounters {
     /// A count for every outcome of each operation that was called at least once.
     pub(super) fn counts(&self) -> Vec<CallCount> {
         let mut rows = Vec::new();
-        for (key, counts) in &*self.lock() {
+        for (key, counts) in &*locked(&self.0) {
             let row = |outcome: CallOutcome| CallCount {
                 environment: Arc::clone(&key.environment),
                 operation: Arc::clone(&key.operation),
@@ -127,10 +128,6 @@ impl CallCounters {
             rows.extend(CallOutcome::ALL.map(row));
         }
         rows
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,7 +157,7 @@ impl Intercept for AttemptCounter {
             environment: Arc::clone(&self.environment),
             operation: operation.into(),
         };
-        let mut counts = self.counters.lock();
+        let mut counts = locked(&self.counters.0);
         *counts.entry(key).or_default().entry(outcome).or_default() += 1;
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The clock of AWS, as the `Date` headers of its answers tell it, and the skew of this host's clock.
 
+use base::mutex::locked;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_sts::config::interceptors::FinalizerInterceptorContextRef;
@@ -91,7 +92,7 @@ impl fmt::Display for ClockSkew {
 impl AwsClock {
     /// None until AWS has answered once.
     pub(super) fn time(&self) -> Option<AwsTime> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *locked(&self.0)
     }
 }
 
@@ -114,7 +115,7 @@ impl Intercept for AwsClock {
             return Ok(());
         }
         if let Some(date) = response.headers().get("date").and_then(parse_date) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(AwsTime::from_date(date));
+            *locked(&self.0) = Some(AwsTime::from_date(date));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use finspace::environment::Environment;
 use finspace::{Cluster, Node};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hopend::console::{ConsoleDaemon, ConsoleSession, DiscoveryCache, ServedEndpoint, serve};
+use hopend::console::{ConsoleDaemon, ConsoleEndpoint, ConsoleSession, DiscoveryCache, serve};
 use hopend::credential::Discover;
 use hopend::credential::{Clock, Credentials, FetchError, Sources};
 use hopend::primitives::shutdown::ShutdownSender;
@@ -181,7 +181,7 @@ impl Default for EmptyDaemon {
 }
 
 impl ConsoleDaemon for EmptyDaemon {
-    fn endpoints(&self) -> Vec<ServedEndpoint> {
+    fn endpoints(&self) -> Vec<ConsoleEndpoint> {
         Vec::new()
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::primitives::share::less_a_share;
 use finspace::environment::Environment;
 
 use super::definitions::Definitions;
@@ -292,11 +293,10 @@ fn warm(value: &TomlValue<'_>, target: Option<&Target>) -> Result<usize, Reporte
 /// The default of `max_sessions_per_user`: all but a 64th of the sessions, so that one user cannot keep
 /// all others out. A single user may have all sessions.
 fn share_of_one_user(max_sessions: usize, users: usize) -> usize {
-    let kept_for_others = match users {
-        1 => 0,
-        _ => (max_sessions / 64).max(1),
-    };
-    max_sessions.saturating_sub(kept_for_others).max(1)
+    match users {
+        1 => max_sessions.max(1),
+        _ => less_a_share(max_sessions),
+    }
 }
 
 /// The users of the file who may not use an endpoint, including users with an error. Their certificates

@@ -11,7 +11,7 @@ use crate::config::{Config, Endpoint, LeftOutCause, NodeSelector};
 use crate::identity::account_lookup;
 use crate::route::nodes::Nodes;
 use crate::surface::admin::{Admin, PreparedAdmin};
-use crate::telemetry::live::ServedEndpoint as LiveEndpoint;
+use crate::telemetry::live::ServedEndpoint;
 
 impl App {
     /// Applies the limits, publishes the endpoints and fetches their credentials.
@@ -78,7 +78,7 @@ impl App {
                 listener.endpoint == endpoint.name && !is_wanted
             });
             let listeners = configured.chain(kept.map(|(_, listener)| listener));
-            Some(LiveEndpoint {
+            Some(ServedEndpoint {
                 route: Arc::clone(&running.served.target) as _,
                 listen: listeners.map(|listener| listener.state.clone()).collect(),
             })

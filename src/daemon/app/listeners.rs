@@ -11,7 +11,7 @@ use super::App;
 use super::prepare::ListenerSnapshot;
 use crate::config::{Config, ListenAddress};
 use crate::listener::{
-    self, AddressState, BindError, BindRetry, Listener, ServedEndpoint, SocketKeeper,
+    self, AddressState, BindError, BindRetry, EndpointService, Listener, SocketKeeper,
     UnboundAddress,
 };
 use crate::primitives::shutdown::ShutdownReceiver;
@@ -50,7 +50,7 @@ pub(super) struct RunningListener {
     /// Keeps duplicates of its sockets while the address is bound.
     pub(super) keeper: SocketKeeper,
     /// Tells the task what to serve. A reload sends a new value.
-    pub(super) served: watch::Sender<ServedEndpoint>,
+    pub(super) served: watch::Sender<EndpointService>,
     pub(super) task: JoinHandle<()>,
 }
 
@@ -145,7 +145,7 @@ impl App {
 struct ListenerTask {
     state: watch::Sender<AddressState>,
     retry: BindRetry,
-    served: watch::Receiver<ServedEndpoint>,
+    served: watch::Receiver<EndpointService>,
     services: Arc<Services>,
     shutdown: ShutdownReceiver,
 }

@@ -28,7 +28,7 @@ use crate::credential::{Clock, Sources};
 use crate::daemon::confine::Confinement;
 use crate::daemon::memory;
 use crate::limits;
-use crate::listener::{PassedSockets, ServedEndpoint};
+use crate::listener::{EndpointService, PassedSockets};
 use crate::primitives::lines::LostLines;
 use crate::primitives::service::{self, watchdog};
 use crate::primitives::shutdown::ShutdownSender;
@@ -147,7 +147,7 @@ struct RunningEndpoint {
     endpoint: Arc<Endpoint>,
     /// The content of `ca_file`. A reload compares it, because the file may change under its name.
     authorities: Option<Vec<u8>>,
-    served: ServedEndpoint,
+    served: EndpointService,
     /// Fetches the credentials of nodes that appear. It ends with the last clone of this endpoint.
     _node_credentials: Option<Arc<AbortOnDropHandle<()>>>,
     /// Ends the probes and the warm connections of the route when it is dropped.

@@ -18,7 +18,7 @@ use crate::config::{
 use crate::daemon::confine::Confinement;
 use crate::identity::client_tls::Certificates;
 use crate::listener::{
-    BindError, Listener, PassedSockets, ReusableSockets, ServedEndpoint, SocketKeeper,
+    BindError, EndpointService, Listener, PassedSockets, ReusableSockets, SocketKeeper,
 };
 use crate::route::PreparedTarget;
 use crate::route::nodes::{NodeListing, Nodes};
@@ -271,7 +271,7 @@ fn build_endpoint(
     RunningEndpoint {
         endpoint: Arc::clone(endpoint),
         authorities,
-        served: ServedEndpoint {
+        served: EndpointService {
             target,
             tls: certificates.map(Arc::new),
         },

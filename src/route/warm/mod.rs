@@ -17,9 +17,10 @@ mod keeper;
 mod plan;
 mod user_pool;
 
+use base::mutex::locked;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -96,7 +97,7 @@ impl WarmPools {
         credentials: &Credentials,
     ) {
         let now = Instant::now();
-        let mut pools = lock(&self.pools);
+        let mut pools = locked(&self.pools);
         if self.closing.is_cancelled() {
             return;
         }
@@ -151,7 +152,7 @@ impl WarmPools {
 
     /// The rows of the pools in `hopend status`, by user.
     pub(super) fn rows(&self) -> Vec<WarmRow> {
-        let pools: Vec<_> = lock(&self.pools).values().cloned().collect();
+        let pools: Vec<_> = locked(&self.pools).values().cloned().collect();
         let mut rows: Vec<_> = pools.iter().map(|pool| pool.row(self.count)).collect();
         rows.sort_by(|a, b| a.user.cmp(&b.user));
         rows
@@ -167,13 +168,13 @@ impl WarmPools {
         if self.closing.is_cancelled() {
             return None;
         }
-        lock(&self.pools).get(user).cloned()
+        locked(&self.pools).get(user).cloned()
     }
 
     /// Removes a pool whose user has opened no session for too long, or whose endpoint is closing.
     /// Returns whether it did.
     fn remove_if_unused(&self, pool: &UserPool, now: Instant) -> bool {
-        let mut pools = lock(&self.pools);
+        let mut pools = locked(&self.pools);
         let idle = now.duration_since(pool.lock().last_session);
         if idle >= REMOVED_AFTER || self.closing.is_cancelled() {
             pools.remove(&pool.user.name);
@@ -184,7 +185,7 @@ impl WarmPools {
 
     /// Removes a pool whose keeper has panicked. The user's next session creates another one.
     fn remove(&self, pool: &Arc<UserPool>) {
-        lock(&self.pools).retain(|_, other| !Arc::ptr_eq(other, pool));
+        locked(&self.pools).retain(|_, other| !Arc::ptr_eq(other, pool));
     }
 
     /// Closes a connection in the background.
@@ -204,10 +205,6 @@ impl fmt::Debug for WarmPools {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::keeper::CHECK_EVERY;
@@ -222,7 +219,7 @@ mod tests {
         let warm = WarmPools::new(endpoint, closing.clone()).unwrap();
         let now = Instant::now();
         let pool = Arc::new(UserPool::new(user, 2, Some(6), now));
-        lock(&warm.pools).insert(user.name.clone(), Arc::clone(&pool));
+        locked(&warm.pools).insert(user.name.clone(), Arc::clone(&pool));
         let almost = now + REMOVED_AFTER - CHECK_EVERY;
         assert!(!warm.remove_if_unused(&pool, almost));
         pool.lock().last_session = almost;
@@ -234,7 +231,7 @@ mod tests {
         assert!(warm.remove_if_unused(&pool, almost + REMOVED_AFTER));
         assert!(warm.pool(&user.name).is_none());
 
-        lock(&warm.pools).insert(user.name.clone(), Arc::clone(&pool));
+        locked(&warm.pools).insert(user.name.clone(), Arc::clone(&pool));
         closing.cancel();
         assert!(warm.pool(&user.name).is_none(), "the endpoint is gone");
         assert!(warm.remove_if_unused(&pool, almost));

@@ -1,15 +1,16 @@
 //! The warm pool of one user of one endpoint.
 
+use base::mutex::locked;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::WarmRequest;
 use super::connection::{WarmConnection, WarmLoss};
 use super::keeper::CHECK_EVERY;
 use super::plan::{NextOpening, PoolPlan, PooledConnection, Usability, WantedCapabilities};
-use super::{WarmRequest, lock};
 use crate::config::User;
 use crate::credential::GenerationStatus;
 use crate::route::backoff::FailureBackoff;
@@ -104,7 +105,7 @@ impl UserPool {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, PoolState> {
-        lock(&self.state)
+        locked(&self.state)
     }
 }
 
