@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::primitives::backoff::Backoff;
+
 /// The longest use of a credential after the fetch, even if it claims to live longer. The FinSpace guide
 /// gives this validity for connection strings.
 const LONGEST_LIFE: Duration = Duration::from_secs(60 * 60);
@@ -15,19 +17,16 @@ const REFRESH_SPREAD: f64 = 0.10;
 const SKEW: Duration = Duration::from_secs(30);
 /// A credential that nobody has asked for during this time is not refreshed any more.
 const IDLE_AFTER: Duration = Duration::from_secs(60 * 60);
-/// The first pause after a temporary failure. It doubles up to [`LONGEST_PAUSE`]. Jitter shortens each
-/// pause by any share.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause after a temporary failure.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The pauses after temporary failures. Jitter shortens each pause by any share.
+const FAILURE_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// The shortest pause after jitter.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 /// For this long after a refusal, everyone who asks gets that refusal.
 const REFUSAL_KEPT: Duration = Duration::from_secs(10);
-/// The first pause after a refusal for which nobody waits. It doubles up to [`LONGEST_REFUSAL_PAUSE`].
+/// The first pause after a refusal for which nobody waits.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(30);
-/// The longest pause after refusals for which nobody waits.
-const LONGEST_REFUSAL_PAUSE: Duration = Duration::from_secs(300);
+/// The pauses after refusals for which nobody waits.
+const REFUSAL_BACKOFF: Backoff = Backoff::new(REFUSAL_PAUSE, Duration::from_secs(300));
 /// A demand waits for the next attempt if that is at most this far away.
 const WORTH_WAITING: Duration = Duration::from_secs(2);
 /// The fetches that may follow each other without a pause.
@@ -252,25 +251,24 @@ impl Schedule {
 
     /// Records a fetch that failed. The cached credential can be used as before. `jitter` is in 0..1.
     pub(super) fn failed(&mut self, now: Now, retry: Retry, jitter: f64) {
-        let doubled = |first: Duration, longest: Duration, failures: u32| {
-            first.saturating_mul(1 << failures.min(16)).min(longest)
-        };
+        self.failures = self.failures.saturating_add(1);
         let (demand, ahead) = match retry {
             Retry::Soon => {
-                let pause = doubled(FIRST_PAUSE, LONGEST_PAUSE, self.failures)
+                let pause = FAILURE_BACKOFF
+                    .pause_after(self.failures)
                     .mul_f64(jitter)
                     .max(SHORTEST_PAUSE);
                 (pause, pause)
             }
             Retry::Refused => (
                 REFUSAL_KEPT,
-                doubled(REFUSAL_PAUSE, LONGEST_REFUSAL_PAUSE, self.failures)
+                REFUSAL_BACKOFF
+                    .pause_after(self.failures)
                     .mul_f64(1.0 - jitter / 2.0),
             ),
         };
         self.fetching = false;
         self.demanded = false;
-        self.failures = self.failures.saturating_add(1);
         self.pause = Some(RetryPause {
             demand: now.wall + demand,
             ahead: now.wall + ahead,

@@ -9,11 +9,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::config::{AccountDatabase, ConfigPart, LeftOutCause, LeftOutPart, LocalAccount};
+use crate::primitives::backoff::Backoff;
 
-/// The first pause between two attempts. It doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pauses between the attempts of one account.
+const LOOKUP_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 /// The most lookups at the same time. A lookup that hangs holds a thread.
 const LOOKUPS: usize = 64;
 
@@ -46,10 +45,9 @@ struct AccountLookup<'a> {
 
 impl AccountLookup<'_> {
     async fn until_known(self) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = LOOKUP_BACKOFF;
         while self.account.resolved().is_none() {
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(backoff.next_pause()).await;
             let (database, text) = (self.accounts.clone(), self.account.text().to_owned());
             let turn = self.turns.acquire().await;
             // On a thread of its own: a lookup that hangs delays no other.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::attempt_queue::{AttemptQueues, AttemptTurn};
 use super::{Origin, Peer};
+use crate::primitives::backoff::Backoff;
 use q_ipc::handshake::Hello;
 
 /// The delay after the first failure.
@@ -218,10 +219,7 @@ impl Penalties {
 
 impl FailureRecord {
     fn delay(&self) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(16);
-        FIRST_DELAY
-            .saturating_mul(1 << doublings)
-            .min(LONGEST_DELAY)
+        Backoff::new(FIRST_DELAY, LONGEST_DELAY).pause_after(self.failures.max(1))
     }
 
     fn is_forgotten(&self, now: Instant) -> bool {

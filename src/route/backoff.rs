@@ -3,15 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+use crate::primitives::backoff::Backoff;
+
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The full pauses, before jitter.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), LONGEST_PAUSE);
 
 /// How long to pause after a failure that follows `earlier` failures in a row. Each pause is shortened at
 /// random, by up to a quarter: full pauses would bring every host of a cluster back at the same moment.
 pub(super) fn pause_after(earlier: u32) -> Duration {
-    let full = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(earlier));
-    full.min(LONGEST_PAUSE)
-        .mul_f64(0.75 + 0.25 * fastrand::f64())
+    let full = BACKOFF.pause_after(earlier.saturating_add(1));
+    full.mul_f64(0.75 + 0.25 * fastrand::f64())
 }
 
 /// How often something has failed in a row, and when it may be tried again.
@@ -63,6 +65,6 @@ mod tests {
         }
         backoff.succeeded();
         backoff.failed(now);
-        assert!(backoff.paused_until(now).unwrap() - now <= FIRST_PAUSE);
+        assert!(backoff.paused_until(now).unwrap() - now <= Duration::from_secs(1));
     }
 }

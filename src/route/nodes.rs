@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::host_zone::HostZone;
 use crate::credential::{Discover, FetchError, Retry};
+use crate::primitives::backoff::Backoff;
 use base::error::ErrorKind;
 use finspace::Node;
 use finspace::environment::Environment;
@@ -21,9 +22,8 @@ use finspace::environment::Environment;
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 /// The shortest time between two refreshes, however often a session asks for one.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(5);
-/// Half the pause after the first refresh that fails. It doubles with each failure, up to
-/// [`REFRESH_EVERY`].
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The pauses after refreshes that fail.
+const REFRESH_BACKOFF: Backoff = Backoff::new(Duration::from_secs(2), REFRESH_EVERY);
 /// The node lists of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Nodes(Arc<NodeLists>);
@@ -221,21 +221,20 @@ impl ListedNodes {
 
 /// Refreshes a list until its last listing is dropped.
 async fn keep_fresh(lists: Arc<NodeLists>, key: ClusterKey, list: Arc<NodeList>) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = REFRESH_BACKOFF;
     loop {
         let began = Instant::now();
         let next = match refresh(&lists, &key).await {
             Ok(nodes) => {
-                pause = FIRST_PAUSE;
+                backoff.reset();
                 list.listed
                     .send_if_modified(|listed| listed.listed(nodes, &key.cluster));
                 REFRESH_EVERY
             }
             Err(error) => {
-                pause = (pause * 2).min(REFRESH_EVERY);
                 list.listed
                     .send_if_modified(|listed| listed.failed(error, &key.cluster));
-                pause
+                backoff.next_pause()
             }
         };
         let next = next.mul_f64(0.8 + 0.2 * fastrand::f64());
