@@ -213,7 +213,7 @@ async fn an_address_that_another_account_has_is_told_everywhere() {
         assert!(metrics.lines().any(|said| said == line), "{metrics}");
     }
     let (_, page) = ask(address, "GET /status", "localhost").await;
-    let unbound = page.find("id=\"troubles\"").unwrap();
+    let unbound = page.find("id=\"problems\"").unwrap();
     assert!(unbound < page.find("id=\"endpoints\"").unwrap());
     assert!(page.contains(&told), "{page}");
 

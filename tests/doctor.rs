@@ -114,7 +114,7 @@ const BROKEN: &[Broken] = &[
     // cluster and nodes
     Broken { name: "a mistyped cluster", stage: "cluster", exit: 78,
         how: |scene| scene.hdb(|hdb| hdb.cluster("hdb-clustr")),
-        told: &["there are: gateway-cluster, hdb-cluster, rdb-cluster", "did you mean hdb-cluster?"] },
+        told: &["the clusters are: gateway-cluster, hdb-cluster, rdb-cluster", "did you mean hdb-cluster?"] },
     Broken { name: "a cluster that does not run", stage: "cluster", exit: 69,
         how: |scene| scene.sim.set_status("hdb-cluster", "CREATE_FAILED"),
         told: &["hdb-cluster is CREATE_FAILED", "wait until it is RUNNING"] },
@@ -141,14 +141,14 @@ const BROKEN: &[Broken] = &[
         told: &["refused", "nothing listens there"] },
     Broken { name: "packets that get lost", stage: "TCP", exit: 69,
         how: |scene| { let port = scene.black_hole(); scene.connect(&format!(":tcps://127.0.0.1:{port}")); },
-        told: &["nothing within", "security groups"] },
+        told: &["no result within", "security groups"] },
     // TLS
     Broken { name: "a certificate of another authority, of a cluster", stage: "TLS", exit: 78,
         how: |scene| scene.cluster(ClusterFault::Certificate(CertificateFlaw::OtherAuthority)),
-        told: &["CN=another CA, who is not trusted", "holds CN=hopend simulator CA", "ca_file of [environment.sim]"] },
+        told: &["CN=another CA, which is not trusted", "holds CN=hopend simulator CA", "ca_file of [environment.sim]"] },
     Broken { name: "a certificate of another authority", stage: "TLS", exit: 78,
         how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(CertificateFlaw::OtherAuthority)); },
-        told: &["CN=another CA, who is not trusted", "ca_file of endpoint \"plain\""] },
+        told: &["CN=another CA, which is not trusted", "ca_file of endpoint \"plain\""] },
     Broken { name: "a certificate for another host", stage: "TLS", exit: 78,
         how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Certificate(CertificateFlaw::OtherHost)); },
         told: &["the certificate is for elsewhere.example, not for localhost", "write one of its names in connect"] },
@@ -163,7 +163,7 @@ const BROKEN: &[Broken] = &[
         told: &["kdb+ without TLS listens there", "write :localhost:"] },
     Broken { name: "plain kdb+ with passwords behind a tcps address", stage: "TLS", exit: 78,
         how: |scene| { scene.plain(); scene.fault("plain", ClusterFault::Plaintext); },
-        told: &["as plain kdb+ does", "write :localhost:"] },
+        told: &["as plain kdb+ with passwords does", "write :localhost:"] },
     Broken { name: "a TLS that is too old", stage: "TLS", exit: 69,
         how: |scene| { let port = scene.speaker(old_tls); scene.connect(&format!(":tcps://localhost:{port}")); },
         told: &["ProtocolVersion", "TLS 1.2 or 1.3"] },
@@ -182,10 +182,10 @@ const BROKEN: &[Broken] = &[
         told: &["speaks TLS", "write :tcps://localhost:"] },
     Broken { name: "a cluster that does not answer the login", stage: "login", exit: 69,
         how: |scene| scene.cluster(ClusterFault::StallAfterLogin),
-        told: &["no answer to the login", "computes for somebody else"] },
+        told: &["no answer to the login", "busy with another query"] },
     Broken { name: "a cluster that is silent after the login", stage: "no-op", exit: 69,
         how: |scene| scene.cluster(ClusterFault::Silent),
-        told: &["nothing within", "has let it in and does not answer"] },
+        told: &["no result within", "accepted the login but does not answer"] },
     // login commands
     Broken { name: "a login command that fails", stage: "login command", exit: 69,
         how: |scene| scene.login_command("exit 3"),
@@ -195,7 +195,7 @@ const BROKEN: &[Broken] = &[
         told: &["is no login", "run it by hand"] },
     Broken { name: "a login command that never ends", stage: "login command", exit: 69,
         how: |scene| scene.login_command("exec sleep 600"),
-        told: &["nothing within", "see what it waits for"] },
+        told: &["no result within", "see what it waits for"] },
     Broken { name: "a login command's login that kdb+ refuses", stage: "login", exit: 77,
         how: |scene| scene.login_command(r#"echo '{"user":"svc","password":"mistyped"}'"#),
         told: &["refused the login of \"svc\"", "have the login command print a login"] },
@@ -235,7 +235,7 @@ async fn judge(broken: &'static Broken) -> String {
             }
             let text = format!(
                 "{} {} {}",
-                row["said"].as_str().unwrap(),
+                row["finding"].as_str().unwrap(),
                 row["remedy"].as_str().unwrap_or_default(),
                 row["missing"]
             );
@@ -452,7 +452,7 @@ async fn the_clients_own_login_is_tried_with_a_password_that_is_asked_for() {
     scene.input = format!("{password}\n");
     let (code, printed) = scene.doctor(&[]).await;
     assert_eq!(code, Some(0), "{printed}");
-    assert!(printed.contains("\"svc\" is let in"), "{printed}");
+    assert!(printed.contains("kdb+ accepted \"svc\""), "{printed}");
     scene.input = "mistyped\n".into();
     let (code, printed) = scene.doctor(&[]).await;
     assert_eq!(code, Some(77), "{printed}");
@@ -477,7 +477,7 @@ async fn a_running_daemon_is_seen_at_its_addresses() {
     let (code, during) = scene.doctor(&[]).await;
     assert_eq!(code, Some(0), "{during}");
     assert!(
-        during.contains("hdb answers, as it does while a daemon runs"),
+        during.contains("hdb answers: a daemon runs"),
         "{during}"
     );
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
