@@ -476,10 +476,7 @@ async fn a_running_daemon_is_seen_at_its_addresses() {
     .unwrap();
     let (code, during) = scene.doctor(&[]).await;
     assert_eq!(code, Some(0), "{during}");
-    assert!(
-        during.contains("hdb answers: a daemon runs"),
-        "{during}"
-    );
+    assert!(during.contains("hdb answers: a daemon runs"), "{during}");
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     let (status, log) = tokio::task::spawn_blocking(|| daemon.end()).await.unwrap();
     assert!(status.success(), "{log}");
