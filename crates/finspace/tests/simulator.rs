@@ -5,29 +5,17 @@
     reason = "a test that can't go on stops with what it found"
 )]
 
-use std::sync::Mutex;
+#[path = "../../simulator/tests/client/mod.rs"]
+mod client;
+
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_sdk_finspace::config::{BehaviorVersion, Region};
 use aws_sdk_finspace::error::ProvideErrorMetadata;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
-
-use q_ipc::frame::{HEADER_LEN, Header, MessageType};
-use q_ipc::message::text;
-use q_ipc::value::{Value, decode_message};
+use client::{ask, in_future, open, start};
+use q_ipc::value::Value;
 use simulator::*;
-use std::io;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-async fn start() -> Simulator {
-    Simulator::start(Options::default()).await.unwrap()
-}
 
 fn base(sim: &Simulator) -> Credentials {
     let (access_key, secret_key) = sim.base_credentials();
@@ -75,77 +63,6 @@ async fn assume(sim: &Simulator, user: &str) -> Credentials {
         None,
         "test",
     )
-}
-
-/// Port, user and password of a connection string.
-fn parts(string: &str) -> (u16, String, String) {
-    let rest = string.strip_prefix(":tcps://localhost:").unwrap();
-    let mut parts = rest.splitn(3, ':').map(str::to_owned);
-    let port = parts.next().unwrap().parse().unwrap();
-    (port, parts.next().unwrap(), parts.next().unwrap())
-}
-
-async fn tls(sim: &Simulator, port: u16) -> io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(sim.ca_pem().as_bytes()) {
-        roots.add(certificate.unwrap()).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
-    tokio_rustls::TlsConnector::from(Arc::new(config))
-        .connect(ServerName::try_from("localhost").unwrap(), tcp)
-        .await
-}
-
-/// Logs in with this string; `None` when the server closes without an answer.
-async fn open(sim: &Simulator, string: &str) -> Option<TlsStream<TcpStream>> {
-    let (port, user, password) = parts(string);
-    open_with(sim, port, &format!("{user}:{password}\x06\0")).await
-}
-
-async fn open_with(sim: &Simulator, port: u16, login: &str) -> Option<TlsStream<TcpStream>> {
-    let mut stream = tls(sim, port).await.unwrap();
-    stream.write_all(login.as_bytes()).await.unwrap();
-    let mut answer = [0];
-    match stream.read(&mut answer).await.unwrap() {
-        0 => None,
-        _ => Some(stream),
-    }
-}
-
-async fn next(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
-    let mut head = [0; HEADER_LEN];
-    stream.read_exact(&mut head).await.unwrap();
-    let length = Header::parse(head).unwrap().length;
-    let mut bytes = head.to_vec();
-    bytes.resize(usize::try_from(length).unwrap(), 0);
-    stream.read_exact(&mut bytes[HEADER_LEN..]).await.unwrap();
-    bytes
-}
-
-async fn ask(stream: &mut TlsStream<TcpStream>, question: &str) -> Value {
-    stream
-        .write_all(&text(MessageType::Sync, question))
-        .await
-        .unwrap();
-    let (header, value) = decode_message(&next(stream).await).unwrap();
-    assert_eq!(header.message_type, MessageType::Response);
-    value
-}
-
-fn in_future() -> (Arc<Mutex<Duration>>, Options) {
-    let offset = Arc::new(Mutex::new(Duration::ZERO));
-    let clock = offset.clone();
-    let options = Options {
-        clock: Arc::new(move || SystemTime::now() + *clock.lock().unwrap()),
-        ..Options::default()
-    };
-    (offset, options)
 }
 
 #[tokio::test]

@@ -50,8 +50,6 @@ mod simulator;
 mod state;
 mod sts;
 mod tags;
-#[cfg(test)]
-mod tests;
 
 pub use arn::{ACCOUNT, REGION};
 pub use certificates::CertificateFlaw;
