@@ -164,6 +164,24 @@ async fn one_users_stalled_sessions_stay_within_a_share_and_another_user_goes_on
     clients.shutdown().await;
 }
 
+/// hopend answers a client that speaks HTTP, and waits for it to close. Until then the client counts as one
+/// that has not said who it is: otherwise such clients could use up all file descriptors.
+#[tokio::test]
+async fn a_refused_client_that_stays_counts_until_its_connection_is_closed() {
+    let stage = Stage::start().await;
+    let handshakes = || stage.app.status().memory.unwrap().handshakes_bytes;
+    let mut client = TcpStream::connect(stage.address("hdb")).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{answer:?}");
+    assert!(handshakes() > 0, "the refused client is not counted");
+    drop(client);
+    while handshakes() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// hopend reads no more of a client that has not said who it is than q needs.
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_of_128_kib_hold_16_at_most() {

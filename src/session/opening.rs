@@ -130,7 +130,7 @@ impl Accepted {
             Err(client) => Err(Refused {
                 connection: connection(client),
                 refusal: Refusal::NoCertificate,
-                client: RefusedClient::Unknown,
+                client: RefusedClient::Unknown(handshake),
             }),
         }
     }
@@ -157,7 +157,7 @@ impl Accepted {
             Err(refusal) => Err(Refused {
                 connection: self.connection,
                 refusal,
-                client: RefusedClient::Unknown,
+                client: RefusedClient::Unknown(self.handshake),
             }),
         }
     }

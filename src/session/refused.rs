@@ -22,8 +22,11 @@ pub(super) struct Refused {
 
 /// Whether hopend knows a client that gets no session.
 pub(super) enum RefusedClient {
-    /// It has not proven who it is, and never learns a reason.
-    Unknown,
+    /// It has not proven who it is, and never learns a reason. Its permit lasts until the connection is closed,
+    /// so that the limits also count clients that hopend has refused and that do not close. None where nobody
+    /// limits such clients.
+    #[expect(dead_code, reason = "its drop gives the permit back")]
+    Unknown(Option<HandshakePermit>),
     /// It is a user of the endpoint, who may learn the reason.
     User { caller: Caller, share: LimitShare },
 }
@@ -82,8 +85,9 @@ impl Refused {
                 }
                 client.close().await;
             }
-            RefusedClient::User { .. } | RefusedClient::Unknown => {
+            client @ (RefusedClient::User { .. } | RefusedClient::Unknown(_)) => {
                 turn_away(connection.client, &refusal).await;
+                drop(client);
             }
         }
     }

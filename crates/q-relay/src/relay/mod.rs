@@ -174,7 +174,7 @@ where
     }
 
     /// Relays until the session ends, or until the client has ended its side of the stream and the
-    /// session goes on: then the result is None. Cancel-safe.
+    /// session goes on: then the result is None. Cancel-safe. After a None, call [`run`](Self::run).
     pub async fn run_until_client_ends(&mut self) -> Option<End> {
         poll_fn(|context| match self.poll(context) {
             Poll::Ready(end) => Poll::Ready(Some(end)),
