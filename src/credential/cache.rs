@@ -250,7 +250,7 @@ impl Credentials {
             .collect()
     }
 
-    /// The calls of AWS so far, by kind.
+    /// The number of calls to AWS so far, by kind.
     pub fn calls(&self) -> Vec<CallCount> {
         self.cache.source.calls()
     }

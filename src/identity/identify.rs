@@ -16,7 +16,8 @@ pub struct Authenticator {
     accounts: AccountNames,
 }
 
-/// The facts about a client that do not come from the client itself.
+/// The facts about a client that hopend need not take on the client's word: the kernel reports them, or TLS
+/// has verified them.
 #[derive(Debug, Clone, Copy)]
 pub struct Proof<'p> {
     /// Whether the client uses an exposed listener: local accounts do not count there.

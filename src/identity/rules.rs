@@ -1,4 +1,5 @@
-//! The rules that make a configured user of a client. They decide without a look at the password itself.
+//! The rules that decide which configured user a client is. They see whether the client gives a password,
+//! but not the password itself.
 //!
 //! [`verdict`] collects the client's [`Claims`], finds the users of the endpoint to which these point
 //! ([`Candidates`]), and asks [`RULES`] in their order. The first rule that has a verdict decides.
@@ -174,8 +175,8 @@ fn certificate_of_named_user(claims: &Claims<'_>, found: &Candidates<'_>) -> Opt
         .then(|| claims.vouched_for(user))
 }
 
-/// hopen names a user, and the certificate is another user's, or the user has another certificate. A
-/// client that shows a certificate is nobody else, whatever password it knows.
+/// hopen names a user, and the certificate is another user's, or the user has another certificate. The
+/// right password does not make up for the wrong certificate.
 fn certificate_of_other_user(claims: &Claims<'_>, found: &Candidates<'_>) -> Option<Verdict> {
     let (names, user) = (claims.certificate?, found.named?);
     let is_other = user.certificate.is_some()
@@ -198,8 +199,8 @@ fn certificate_owner_names_user_elsewhere(
     applies.then(|| other_certificate(user, names))
 }
 
-/// The certificate is one user's, and hopen names no user. A name without a password counts as none: q
-/// sends the name of its account.
+/// The certificate is one user's, and hopen names no user of the endpoint. hopen may give another name if it
+/// gives no password, because q sends the name of its account by default.
 fn certificate_of_one_user(claims: &Claims<'_>, found: &Candidates<'_>) -> Option<Verdict> {
     match found.certificate_owners[..] {
         [user] if names_no_user_for_certificate(claims, found) => Some(claims.vouched_for(user)),
@@ -246,9 +247,10 @@ fn no_proof_for_named_user(claims: &Claims<'_>, found: &Candidates<'_>) -> Optio
     }))
 }
 
-/// hopen names somebody who is no user of the endpoint. A name without a password is fine if it is the
-/// name of the client's account: q sends that as `.z.u` when hopen is given no user. The name decides
-/// nothing then, as the account's number does.
+/// hopen names somebody who is no user of the endpoint.
+///
+/// The rule does not apply to the name of the client's account if hopen gives no password: q sends that
+/// name, `.z.u`, when hopen is given no user. The rules that follow then decide by the account's number.
 fn unknown_name(claims: &Claims<'_>, found: &Candidates<'_>) -> Option<Verdict> {
     let name = claims.user.filter(|_| found.named.is_none())?;
     let is_account_name = |user: &&Arc<User>| {
@@ -332,8 +334,8 @@ fn refuse_user_left_out(verdict: Verdict) -> Verdict {
     }
 }
 
-/// Whether the certificate alone has to tell the user: hopen names none, or gives no password for a name
-/// that is no user's.
+/// Whether only the certificate can identify the user: hopen names no user, or it names somebody who is no
+/// user of the endpoint and gives no password.
 fn names_no_user_for_certificate(claims: &Claims<'_>, found: &Candidates<'_>) -> bool {
     claims.user.is_none() || (found.named.is_none() && !claims.has_password)
 }

@@ -63,7 +63,8 @@ pub struct HandshakePermit {
 pub(super) enum TooManyHandshakes {
     /// The account or host itself has too many.
     OfOrigin(Exceeded),
-    /// All other hosts together have too many. It passes when one of them ends.
+    /// All hosts other than this one have too many together. The connection can be counted later, when one of theirs
+    /// has been identified or has ended.
     OfOtherHosts(Exceeded),
 }
 

@@ -27,8 +27,8 @@ use q_relay::budget::{self, MemoryBudget};
 pub use session::SessionPermit;
 use session::{DaemonLimits, SessionLedger};
 
-/// How long an open waits for another session to end, and then for its turn within the rates. A session that was
-/// closed just before frees its permit within this time.
+/// How long a new session waits for another session to end, and then again for its turn within the rates. This is long
+/// enough for a session that a client has just closed to free its permit.
 pub const MAX_WAIT: Duration = Duration::from_secs(1);
 /// The most connections at a time whose clients are not identified yet.
 const MAX_HANDSHAKES: usize = 4_096;
@@ -51,7 +51,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The limits that `files` descriptors for connections allow, before a configuration is applied.
+    /// The limits before a configuration is applied. They follow from `files`, the number of file descriptors that
+    /// connections may use.
     pub fn within(files: usize) -> Self {
         let memory = MemoryBudget::default();
         let max_handshakes = files::max_handshakes(files).max(2);
@@ -99,8 +100,8 @@ impl Limits {
     }
 
     /// A permit for a session of `user` at `endpoint`. Waits for [`MAX_WAIT`] at most until there is room, and then for
-    /// [`MAX_WAIT`] at most until the rates allow the session to open. A session that is refused for one reason uses up
-    /// nothing of the other.
+    /// [`MAX_WAIT`] at most until the rates allow the session to open. A session that one limit refuses does not count
+    /// against any other limit.
     ///
     /// # Errors
     /// The limit that the session would exceed.

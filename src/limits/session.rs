@@ -1,7 +1,8 @@
 //! Limits the open sessions and the rate at which sessions open: of the daemon, of each endpoint, of each user, and of
 //! each user at each endpoint.
 //!
-//! If there are several users, one user gets at most all but a 64th of what the daemon or an endpoint allows.
+//! If there are several users, one user gets at most 63/64 of what the daemon or an endpoint allows. The rest is kept
+//! for the other users.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -56,8 +57,8 @@ pub(super) struct UserAtEndpoint {
 #[derive(Debug, Default)]
 pub(super) struct SessionUsage {
     pub(super) sessions: usize,
-    /// Counts opens against the limit of this party itself. For a user at an endpoint, that is the limit of each
-    /// user there.
+    /// Counts opens against the party's own limit: `max_opens_per_second` of the endpoint or the user. For a user at an
+    /// endpoint it is `max_opens_per_second_per_user` of the endpoint.
     pub(super) opens: RateLimiter,
     /// Counts opens against this party's share of a larger limit: a user's share of the daemon's limit, or the share
     /// that a user at an endpoint has of the endpoint's limit.
@@ -316,7 +317,7 @@ impl SessionLedger {
         }
     }
 
-    /// Forgets endpoints and users that have no session and whose rates are at rest.
+    /// Forgets endpoints and users that have no session, and whose past opens no longer delay the next one.
     fn forget_unused(&mut self, now: Instant) {
         for usages in [&mut self.users, &mut self.endpoints] {
             if usages.len() > FORGET_FROM {
@@ -359,8 +360,8 @@ impl LimitedParty {
     }
 }
 
-/// The rate of each user at the endpoint. `None` if there is none. A limit that the configuration sets for the endpoint
-/// or the user replaces hopend's default.
+/// The rate at which each user may open sessions at the endpoint. `None` if no rate limits this. hopend's default
+/// applies only if the configuration sets no rate for the endpoint and none for the user.
 fn rate_of_each_user(endpoint: &Endpoint, user: &User) -> Option<OpenRate> {
     match endpoint.opens_per_user {
         OpensPerUser::Unlimited => None,

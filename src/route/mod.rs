@@ -95,8 +95,8 @@ impl Route {
         Ok(opened.into_kdb_connection(false))
     }
 
-    /// A session of `user` is open. If the endpoint keeps connections warm, it now prepares some for the
-    /// user's next sessions, with the capability of this one.
+    /// Tells the route that a session of `user` has opened. If the endpoint keeps connections warm, the route
+    /// prepares some for the user's next sessions, with the capability of this session.
     pub fn keep_warm(
         self: &Arc<Self>,
         user: &Arc<User>,
@@ -141,7 +141,8 @@ impl Route {
         }
     }
 
-    /// A connection from the warm pool of `user`, if it has one that this session could have made now.
+    /// Takes a connection from the warm pool of `user`. None if the pool has no connection with the address,
+    /// the login and the capability that this session would get if it dialled now.
     async fn take_warm(
         &self,
         user: &User,

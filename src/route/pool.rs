@@ -1,5 +1,5 @@
 //! The addresses that hopend chooses among for each session: in which order a session tries them, and
-//! which of them rest.
+//! which of them rest. An address rests for a while after a failure: sessions try the others first.
 
 use base::mutex::locked;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -104,9 +104,11 @@ impl AddressPool {
         })
     }
 
-    /// The order in which a session of `user` tries the addresses of all `groups`: the first group
-    /// first, and resting addresses last. From this call on, the first address counts as tried: if its
-    /// rest is over, the other sessions avoid it until the result is known.
+    /// The order in which a session of `user` tries the addresses of all `groups`. The best group comes
+    /// first, such as the nodes in this host's zone. Resting addresses come last.
+    ///
+    /// This marks the first address as tried. If that address has failed before and its rest is over,
+    /// other sessions avoid it until this session knows the result.
     pub(super) fn in_order<A>(
         &self,
         groups: Vec<Vec<A>>,
@@ -126,7 +128,8 @@ impl AddressPool {
                     Some(until) => resting.push((until, address)),
                 }
             }
-            // A resting address takes no turn: the address behind it would get that turn, too.
+            // Only fresh addresses take turns. If a resting address had a turn, its sessions would all go
+            // to the address behind it, which would serve twice its share.
             if self.policy == AddressPolicy::Spread && !fresh.is_empty() {
                 let first = turn % fresh.len();
                 fresh.rotate_left(first);
@@ -143,8 +146,9 @@ impl AddressPool {
         }
     }
 
-    /// The addresses that a session of `user` would try first: those of the first group that has any
-    /// that do not rest. Unless sessions take turns, this is the first of them alone.
+    /// The addresses that a session of `user` may try first. They all belong to the first group in which
+    /// some address does not rest. With [`AddressPolicy::Spread`] they are all addresses of the group that
+    /// do not rest, otherwise the first such address alone.
     pub(super) fn preferred(&self, groups: Vec<Vec<String>>, user: &str) -> PreferredAddresses {
         let now = Instant::now();
         let health = self.health();
@@ -179,9 +183,11 @@ impl AddressPool {
         self.health().trying(address, user, Instant::now(), limit);
     }
 
-    /// Which users a failure concerns if an attempt with the login of `owner`, which began at `begun`,
-    /// has no answer. kdb+ may answer the login of one user late and all others at once, as a `.z.pw`
-    /// does that slows down guesses.
+    /// The users whom it concerns that an attempt has no answer. The attempt began at `begun` and presents
+    /// the login of `owner`.
+    ///
+    /// If the address has accepted any login since then, kdb+ delays this user alone. For example, a
+    /// `.z.pw` may answer one user late, to slow down password guesses, and all others at once.
     pub(super) fn scope_of_silence<'u>(
         &self,
         address: &str,
@@ -211,8 +217,8 @@ impl AddressPool {
         }
     }
 
-    /// Whether a late answer is worth a warning. A learned head start is not: one opening in a hundred
-    /// takes longer.
+    /// Whether hopend warns of a late answer. It does so only if the head start is configured. A learned
+    /// head start is exceeded by one opening in a hundred, even if all is well.
     fn reports_lateness(&self) -> bool {
         matches!(self.policy, AddressPolicy::Failover(_))
     }
@@ -265,7 +271,8 @@ impl AddressPool {
         self.health().turned_away(address, user, Instant::now());
     }
 
-    /// From now on, a probe ends the rest of an address. Sessions no longer do.
+    /// Probes of an address have begun. From now on, its rest does not end after a time: the address rests
+    /// until a login succeeds, so that no session has to try it.
     pub(super) fn probing_began(&self, address: &str) {
         self.health().probing_began(address);
     }
@@ -433,7 +440,7 @@ mod tests {
             pool.scope_of_silence("a", user, begun),
             FailureScope::User("mallory")
         );
-        // The answer, late as it is, ends it.
+        // A late answer ends the rest, even if it is a refusal.
         pool.turned_away("a", "mallory");
         assert_eq!(first("mallory"), "a");
         // Where nobody's login has been accepted meanwhile, the address hangs.

@@ -109,9 +109,10 @@ async fn serve_and_drain(
     app.stop().await
 }
 
-/// Returns once each runtime has run a task. The caller's own task proves that its own loop turns.
+/// Runs an empty task on each runtime, and returns when all of them have run. If it returns, then every
+/// runtime makes progress, and so does the task that called it.
 async fn visit_every_runtime(services: &Services) {
-    // The runtime of the caller, then those of the sessions.
+    // First the runtime of the caller, then those of the sessions.
     let _ = tokio::spawn(async {}).await;
     if let Some(workers) = &services.workers {
         workers.turn().await;
@@ -135,9 +136,9 @@ pub struct App {
     /// Looks up the accounts that the account database did not know so far.
     account_lookups: Option<AbortOnDropHandle<()>>,
     machine: MachineMemory,
-    /// None if the configuration has none, or if it could not be bound.
+    /// None if the configuration sets no control socket, or if the socket could not be bound.
     control: Option<Control>,
-    /// None if the configuration has none.
+    /// None if the configuration sets no admin address.
     admin: Option<Admin>,
 }
 
@@ -145,7 +146,8 @@ pub struct App {
 #[derive(Debug, Clone)]
 struct RunningEndpoint {
     endpoint: Arc<Endpoint>,
-    /// The content of `ca_file`. A reload compares it, because the file may change under its name.
+    /// The content of `ca_file`. A reload compares it, because the content can change while the path stays
+    /// the same.
     authorities: Option<Vec<u8>>,
     served: EndpointService,
     /// Fetches the credentials of nodes that appear. It ends with the last clone of this endpoint.

@@ -49,7 +49,7 @@ pub(super) struct DaemonSnapshot {
 pub(super) struct ListenerSnapshot {
     /// None if the address is not bound.
     pub(super) bound: Option<ListenAddress>,
-    /// Its sockets, until the daemon closes them.
+    /// Keeps duplicates of the listener's sockets. It keeps none after the daemon has closed the listener.
     pub(super) keeper: SocketKeeper,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct FreshListener {
 /// The new state of the control socket.
 pub(super) enum ControlChange {
     Unchanged,
-    /// The new configuration has none, or it could not be bound.
+    /// The new configuration sets no control socket, or the socket could not be bound.
     Removed,
     Replaced(BoundControl),
 }
@@ -162,15 +162,17 @@ impl DaemonSnapshot {
         })
     }
 
-    /// Binds the addresses that are not bound yet. A socket whose address the new configuration drops is
-    /// reused where it fits: `127.0.0.1` becomes a part of `localhost` with the same port, and vice versa.
+    /// Binds the addresses that are not bound yet.
+    ///
+    /// A new address reuses the sockets of an address that the new configuration drops, if they fit. For
+    /// example, `localhost` takes over the socket of `127.0.0.1` at the same port, and vice versa.
     fn bind_fresh(&self, config: &Config) -> Vec<FreshListener> {
         let wanted = wanted_listeners(config);
         let dropped: Vec<_> = self
             .listeners
             .iter()
             .filter(|(key, _)| !wanted.iter().any(|wanted| wanted.key == **key))
-            // Duplicates: this thread may hang, and the daemon closes its own sockets when it stops.
+            // This thread may hang. With duplicates, the daemon can close its own sockets all the same.
             .flat_map(|(_, running)| running.keeper.duplicates())
             .collect();
         let fresh = wanted.into_iter().filter(|it| !self.is_bound(&it.key));
@@ -193,7 +195,7 @@ impl DaemonSnapshot {
         running.is_some_and(|running| running.bound.is_some())
     }
 
-    /// An address at which the daemon itself listens, and which prevents the bind of another one.
+    /// The address at which the daemon itself listens, if that prevents it from binding `address`.
     fn bound_address_that_clashes(&self, address: &ListenAddress) -> Option<ListenAddress> {
         let running = self.listeners.values();
         let mut bound = running.filter_map(|running| running.bound.as_ref());
@@ -218,8 +220,10 @@ impl EndpointSnapshot {
     }
 }
 
-/// Builds the endpoints of a configuration. `running` finds the running endpoint of a name, which goes
-/// on if it is the same. Reads files. Must be called within a tokio runtime.
+/// Builds the endpoints of a configuration. `running` looks up a running endpoint by its name. If the
+/// settings of that endpoint and the content of its `ca_file` have not changed, the endpoint stays as it is.
+///
+/// Blocks while it reads files. Must be called within a tokio runtime.
 pub(super) fn prepare_endpoints<'r>(
     config: &Config,
     running: impl Fn(&str) -> Option<&'r EndpointSnapshot>,

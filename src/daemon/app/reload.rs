@@ -46,7 +46,7 @@ pub struct ReloadChanges {
 
 impl App {
     /// Replaces the configuration. Unchanged endpoints go on as they are. A session ends only if its
-    /// user has lost access. The daemon tries an address that cannot be bound again, as at the start.
+    /// user has lost access. If an address cannot be bound, the daemon keeps trying, as at the start.
     /// Blocks while it reads files.
     ///
     /// # Errors
@@ -149,7 +149,8 @@ impl App {
         self.replace_control(control);
         self.put_config_in_force();
         self.serve_admin(admin);
-        // After the rest: sessions that open from now on have access by the new configuration.
+        // This step comes last. The new configuration is in force now, so that only sessions that opened
+        // before can have lost access.
         changes.sessions_ended = self.services.live.apply_grants(grants);
         changes
     }
@@ -160,7 +161,8 @@ impl App {
         for (name, endpoint) in prepared {
             let running = match (endpoint, old.remove(&name)) {
                 (PreparedEndpoint::Unchanged, Some(before)) => before,
-                // It ran when the reload was prepared, and only a reload removes it.
+                // Does not happen: the endpoint ran when the reload was prepared, and only a reload removes
+                // an endpoint.
                 (PreparedEndpoint::Unchanged, None) => continue,
                 (PreparedEndpoint::Fresh(running), Some(_)) => {
                     changes.changed.push(name.clone());

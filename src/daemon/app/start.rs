@@ -30,7 +30,7 @@ use base::error::chain;
 /// The reason why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No address could be bound, and no other account caused that.
+    /// No address could be bound, and neither another account nor a missing directory caused a failure.
     #[error("no address could be bound; the first: {}", chain(.0))]
     NothingBound(BindError),
     /// The audit file could not be opened.
@@ -66,8 +66,8 @@ impl App {
     /// again until it is bound.
     ///
     /// # Errors
-    /// The audit file cannot be opened. Or no address can be bound, and that is neither the fault of
-    /// another account nor of a missing directory.
+    /// - The audit file cannot be opened.
+    /// - No address can be bound, and neither another account nor a missing directory causes a failure.
     pub fn start_on(
         workers: Option<Workers>,
         context: ProcessContext,
@@ -163,14 +163,17 @@ fn build_endpoints(
     endpoints
         .filter_map(|(name, endpoint)| match endpoint {
             PreparedEndpoint::Fresh(running) => Some((name, running)),
-            // There is none before the start.
+            // Does not happen: no endpoint runs before the start.
             PreparedEndpoint::Unchanged => None,
         })
         .collect()
 }
 
-/// Binds what can be bound. Fails if nothing could be, unless another account may be the cause: such a
-/// failure must not let that account keep the daemon from starting.
+/// Tries to bind every address. Fails if no address could be bound.
+///
+/// The daemon starts all the same if one of the failures passes without a new configuration: another
+/// account may hold the address, or the directory of a socket file is missing. Otherwise that account could
+/// prevent the start.
 fn bind_all(
     config: &Config,
     passed_sockets: &PassedSockets,
@@ -196,7 +199,8 @@ fn bind_all(
     Ok(attempts)
 }
 
-/// Closes the sockets of the service manager's store. The listeners that use one have a duplicate.
+/// Closes the process's copies of the sockets from the service manager's store. A listener that uses one
+/// has its own duplicate. The sockets that no listener uses are removed from the store, too.
 fn close_unused(passed_sockets: &mut PassedSockets, attempts: &[AttemptedListener]) {
     let is_used = |socket: &ListenAddress| {
         let mut listeners = attempts

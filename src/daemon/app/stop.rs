@@ -25,10 +25,10 @@ pub struct DrainSummary {
 }
 
 impl App {
-    /// Accepts no more connections, lets sessions finish within the drain, and cuts the rest.
-    /// Credentials work until the end.
+    /// Accepts no more connections, lets sessions finish within the drain, and cuts the rest. The daemon
+    /// goes on fetching and refreshing credentials until this returns.
     pub async fn stop(mut self) -> DrainSummary {
-        // First of all: a client that sees its session end can no longer connect either.
+        // This step comes first, so that a client whose session ends cannot connect to this process again.
         self.close_addresses().await;
         self.end_probes();
         let summary = self.drain_sessions().await;

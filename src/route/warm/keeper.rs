@@ -27,7 +27,7 @@ pub(super) struct PoolKeeper {
     pub(super) credentials: Credentials,
 }
 
-/// The end of an opening for a pool.
+/// The result of opening a connection for a pool.
 struct PoolOpening {
     capability: Option<u8>,
     opened: Result<LoggedInConnection, OpenError>,
@@ -59,7 +59,8 @@ impl PoolKeeper {
                 break;
             }
             let addresses = route.preferred(&user.name);
-            // The password file is read when a session comes.
+            // The `None`: the keeper does not compare passwords. hopend reads the password file when a
+            // session takes the connection.
             let standing =
                 |warm: &LoggedInConnection| warm.login.generation_status(None, credentials);
             let (PoolChanges { useless, open }, due) = {
@@ -101,7 +102,8 @@ impl PoolKeeper {
         }
     }
 
-    /// Opens a connection, once fewer than two of the endpoint's are being opened.
+    /// Opens a connection. First waits until fewer than `CONCURRENT_OPENINGS` connections of the endpoint
+    /// are being opened.
     async fn open(&self, capability: Option<u8>) -> PoolOpening {
         let _permit = self.pools.openings.acquire().await;
         let (user, credentials) = (&self.pool.user, &self.credentials);
