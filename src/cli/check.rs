@@ -73,7 +73,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
             return Exit::Configuration;
         }
     }
-    for warning in config::uncovered_loopbacks(config, Path::new(config::HOSTS_FILE)) {
+    for warning in config::loopback_warnings(config, Path::new(config::HOSTS_FILE)) {
         print_error(format_args!("hopend: warning: {warning}"));
     }
     print_line(format_args!("{}: no errors", path.display()));

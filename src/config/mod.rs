@@ -58,6 +58,6 @@ pub use problem::{Problem, Problems};
 pub use problem_scope::ProblemScope;
 pub use server_tls::{ServerTls, TlsVersion};
 pub use target::{AddressOrder, NodeSelector, NodeVia, Target};
-pub use uncovered_loopback::{HOSTS_FILE, UncoveredLoopback, uncovered_loopbacks};
+pub use uncovered_loopback::{HOSTS_FILE, UncoveredLoopback, loopback_warnings};
 pub use user::{PasswordVerifier, User};
 pub use viewers::Viewers;

@@ -28,7 +28,7 @@ pub struct UncoveredLoopback {
 /// `localhost` an address of each family.
 ///
 /// If the file cannot be read, the result is empty. Reads the file.
-pub fn uncovered_loopbacks(config: &Config, hosts: &Path) -> Vec<UncoveredLoopback> {
+pub fn loopback_warnings(config: &Config, hosts: &Path) -> Vec<UncoveredLoopback> {
     let text = std::fs::read_to_string(hosts).unwrap_or_default();
     if !has_both(&text) {
         return Vec::new();
@@ -124,7 +124,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hosts");
         std::fs::write(&path, hosts).unwrap();
-        let found = uncovered_loopbacks(&config, &path);
+        let found = loopback_warnings(&config, &path);
         found.iter().map(|found| found.open.to_string()).collect()
     }
 

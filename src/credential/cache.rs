@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::keeper::{self, FETCHES_AHEAD};
 use super::schedule::{Demand, Schedule};
 use super::skew::SkewReports;
-use super::{CallCount, Clock, Credential, Fetch, FetchError, Issued, Recipe, Retry};
+use super::{CallCount, Clock, Credential, Fetch, FetchError, IssuedCredential, Recipe, Retry};
 use base::error::ErrorKind;
 
 /// All credentials of this process. Cheap to clone. The keepers end when the last clone is dropped.
@@ -48,7 +48,7 @@ pub(super) struct CachedCredential {
 
 pub(super) struct CredentialState {
     pub(super) schedule: Schedule,
-    pub(super) issued: Option<Issued>,
+    pub(super) issued: Option<IssuedCredential>,
     /// The number of fetches that succeeded.
     pub(super) generation: u64,
     /// The number of fetches that failed.
@@ -107,7 +107,7 @@ impl Credentials {
     }
 
     /// Fetches the credential now and keeps it fresh, as sessions will need it.
-    pub fn expect(&self, recipe: &Recipe) {
+    pub fn prefetch(&self, recipe: &Recipe) {
         let cached = self.find_or_add(recipe);
         {
             let mut state = cached.lock();
@@ -158,7 +158,7 @@ impl Credentials {
     ///
     /// # Errors
     /// The fetch failed, or the last one failed a short time ago.
-    pub async fn obtain(&self, recipe: &Recipe) -> Result<Issued, Arc<FetchError>> {
+    pub async fn obtain(&self, recipe: &Recipe) -> Result<IssuedCredential, Arc<FetchError>> {
         let cached = self.find_or_add(recipe);
         let mut attempts = cached.attempts.subscribe();
         let mut has_waited = false;

@@ -93,7 +93,7 @@ async fn a_thousand_demands_on_a_cold_cache_make_one_fetch() {
 #[tokio::test(start_paused = true)]
 async fn nobody_ever_waits_for_a_refresh() {
     let (credentials, script, recipe) = cache(&[Ok(15 * MINUTE)]);
-    credentials.expect(&recipe);
+    credentials.prefetch(&recipe);
     sleep(Duration::from_secs(2)).await;
     let start = Instant::now();
     let mut generation = 0;
@@ -127,7 +127,7 @@ async fn aws_gone_is_asked_with_growing_pauses_and_found_again() {
     let mut outcomes = vec![Err(Retry::Soon); 40];
     outcomes.push(Ok(60 * MINUTE));
     let (credentials, script, recipe) = cache(&outcomes);
-    credentials.expect(&recipe);
+    credentials.prefetch(&recipe);
     sleep(20 * MINUTE).await;
     let tried = fetches(&script);
     assert!((20..=60).contains(&tried), "{tried} tries in 20 minutes");
@@ -170,7 +170,7 @@ async fn a_generation_stands_until_it_is_refused_or_none_can_be_had() {
     ]);
     let status = |generation| credentials.generation_status(&recipe, generation);
     assert_eq!(status(1), GenerationStatus::Invalid);
-    credentials.expect(&recipe);
+    credentials.prefetch(&recipe);
     sleep(MINUTE).await;
     assert_eq!(status(1), GenerationStatus::Current);
     sleep(13 * MINUTE).await;
@@ -210,7 +210,7 @@ async fn each_identity_has_its_own() {
 async fn a_demand_does_not_stand_behind_fetches_ahead_of_demand() {
     let (credentials, _, _) = cache(&[Ok(15 * MINUTE)]);
     for number in 0..100 {
-        credentials.expect(&recipe(&number.to_string()));
+        credentials.prefetch(&recipe(&number.to_string()));
     }
     tokio::task::yield_now().await;
     let start = Instant::now();
@@ -254,7 +254,7 @@ async fn a_clock_that_jumped_and_came_back_leaves_nobody_waiting() {
 #[tokio::test(start_paused = true)]
 async fn the_keepers_end_with_the_cache() {
     let (credentials, script, recipe) = cache(&[Ok(15 * MINUTE)]);
-    credentials.expect(&recipe);
+    credentials.prefetch(&recipe);
     sleep(2 * MINUTE).await;
     drop(credentials);
     sleep(60 * MINUTE).await;

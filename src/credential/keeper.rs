@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::cache::{CachedCredential, CredentialCache};
 use super::schedule::{Expiry, KeeperStep};
-use super::{Credential, FetchError, Issued, Now, Recipe, Retry};
+use super::{Credential, FetchError, IssuedCredential, Now, Recipe, Retry};
 use base::error::ErrorKind;
 use finspace::ClockSkew;
 
@@ -147,7 +147,7 @@ fn record(
                     usable_seconds = state.schedule.left(now).unwrap_or_default().as_secs(),
                     "credential fetched"
                 );
-                state.issued = Some(Issued {
+                state.issued = Some(IssuedCredential {
                     credential: Arc::new(credential),
                     generation: state.generation,
                 });

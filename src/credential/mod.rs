@@ -137,7 +137,7 @@ impl Credential {
 
 /// A credential as the cache hands it out.
 #[derive(Debug, Clone)]
-pub struct Issued {
+pub struct IssuedCredential {
     /// The credential itself.
     pub credential: Arc<Credential>,
     /// The number of the fetch that brought it, from 1. [`Credentials::reject`] takes it.

@@ -59,7 +59,7 @@ struct Candidates<'e> {
     /// The users with the client's account.
     account_owners: Vec<&'e Arc<User>>,
     /// Whether the certificate belongs to a user of the configuration who may not use the endpoint.
-    certificate_is_elsewhere: bool,
+    is_certificate_of_user_elsewhere: bool,
 }
 
 /// A rule gives a verdict, or `None` if it does not apply to these claims. It may rely on the rules before
@@ -162,7 +162,7 @@ impl<'e> Candidates<'e> {
                 .iter()
                 .filter(|user| claims.is_account_of(user))
                 .collect(),
-            certificate_is_elsewhere: elsewhere.any(|other| names.contains(other)),
+            is_certificate_of_user_elsewhere: elsewhere.any(|other| names.contains(other)),
         }
     }
 }
@@ -181,7 +181,7 @@ fn certificate_of_other_user(claims: &Claims<'_>, found: &Candidates<'_>) -> Opt
     let (names, user) = (claims.certificate?, found.named?);
     let is_other = user.certificate.is_some()
         || !found.certificate_owners.is_empty()
-        || found.certificate_is_elsewhere;
+        || found.is_certificate_of_user_elsewhere;
     is_other.then(|| other_certificate(&user.name, names))
 }
 
@@ -203,7 +203,7 @@ fn certificate_owner_names_user_elsewhere(
 /// gives no password, because q sends the name of its account by default.
 fn certificate_of_one_user(claims: &Claims<'_>, found: &Candidates<'_>) -> Option<Verdict> {
     match found.certificate_owners[..] {
-        [user] if names_no_user_for_certificate(claims, found) => Some(claims.vouched_for(user)),
+        [user] if only_certificate_identifies(claims, found) => Some(claims.vouched_for(user)),
         _ => None,
     }
 }
@@ -211,7 +211,7 @@ fn certificate_of_one_user(claims: &Claims<'_>, found: &Candidates<'_>) -> Optio
 /// The certificate is several users', and hopen names none of them.
 fn certificate_of_several_users(claims: &Claims<'_>, found: &Candidates<'_>) -> Option<Verdict> {
     let owners = &found.certificate_owners;
-    let applies = owners.len() > 1 && names_no_user_for_certificate(claims, found);
+    let applies = owners.len() > 1 && only_certificate_identifies(claims, found);
     applies.then(|| ambiguous(owners))
 }
 
@@ -277,7 +277,7 @@ fn account_owner_has_other_certificate(
 ) -> Option<Verdict> {
     let names = claims.certificate?;
     match found.account_owners[..] {
-        [user] if user.certificate.is_some() || found.certificate_is_elsewhere => {
+        [user] if user.certificate.is_some() || found.is_certificate_of_user_elsewhere => {
             Some(other_certificate(&user.name, names))
         }
         _ => None,
@@ -336,7 +336,7 @@ fn refuse_user_left_out(verdict: Verdict) -> Verdict {
 
 /// Whether only the certificate can identify the user: hopen names no user, or it names somebody who is no
 /// user of the endpoint and gives no password.
-fn names_no_user_for_certificate(claims: &Claims<'_>, found: &Candidates<'_>) -> bool {
+fn only_certificate_identifies(claims: &Claims<'_>, found: &Candidates<'_>) -> bool {
     claims.user.is_none() || (found.named.is_none() && !claims.has_password)
 }
 

@@ -60,7 +60,7 @@ impl Limits {
             handshakes: Handshakes::new(max_handshakes, memory.clone()),
             sessions: Arc::new(Mutex::new(SessionLedger::new(DaemonLimits {
                 max_sessions: files::max_sessions(files),
-                by_files: true,
+                limited_by_descriptors: true,
                 max_opens_per_second: None,
                 several_users: true,
             }))),
@@ -87,7 +87,7 @@ impl Limits {
         let configured = config.daemon.max_sessions.filter(|max| *max <= possible);
         locked(&self.sessions).limits = DaemonLimits {
             max_sessions: configured.unwrap_or(possible),
-            by_files: configured.is_none(),
+            limited_by_descriptors: configured.is_none(),
             max_opens_per_second: config.daemon.max_opens_per_second,
             several_users,
         };
@@ -132,21 +132,21 @@ impl Limits {
             // After the time-out the last attempt's error stands.
             let _ = timeout(MAX_WAIT, has_room).await;
         }
-        let AdmittedClient { permit, wait } = attempt?;
+        let AdmittedSession { permit, wait } = attempt?;
         if !wait.is_zero() {
             sleep(wait).await;
         }
         Ok(permit)
     }
 
-    fn try_session(&self, endpoint: &Endpoint, user: &User) -> Result<AdmittedClient, Exceeded> {
+    fn try_session(&self, endpoint: &Endpoint, user: &User) -> Result<AdmittedSession, Exceeded> {
         let memory = self.memory.session(&user.name, guaranteed_bytes(endpoint));
         let memory = memory.map_err(|over| Exceeded::Memory {
             user: MemoryUser::Session(user.name.clone()),
             over,
         })?;
         let wait = locked(&self.sessions).enter(endpoint, user, Instant::now())?;
-        Ok(AdmittedClient {
+        Ok(AdmittedSession {
             permit: SessionPermit::new(&self.sessions, endpoint, user, memory, &self.freed),
             wait,
         })
@@ -154,7 +154,7 @@ impl Limits {
 }
 
 /// A session that all limits allow.
-struct AdmittedClient {
+struct AdmittedSession {
     permit: SessionPermit,
     /// How long the session has to wait until it may open.
     wait: Duration,

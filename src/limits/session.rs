@@ -15,7 +15,7 @@ use super::MAX_WAIT;
 use super::exceeded::{Exceeded, LimitOwner};
 use super::rate::{OpenRate, RateLimiter};
 use crate::config::{Endpoint, OpensPerUser, User};
-use crate::primitives::share::less_a_share;
+use crate::primitives::share::max_for_one_user;
 use base::mutex::locked;
 use q_relay::budget::MemoryAccount;
 
@@ -41,7 +41,7 @@ pub(super) struct SessionLedger {
 pub(super) struct DaemonLimits {
     pub(super) max_sessions: usize,
     /// Whether `max_sessions` comes from the number of file descriptors, and not from the configuration.
-    pub(super) by_files: bool,
+    pub(super) limited_by_descriptors: bool,
     pub(super) max_opens_per_second: Option<u32>,
     /// Whether a share is kept for other users.
     pub(super) several_users: bool,
@@ -171,7 +171,7 @@ impl SessionLedger {
         let of_user = self.users.entry(user.name.clone()).or_default();
         let of_endpoint = self.endpoints.entry(endpoint.name.clone()).or_default();
         let key = UserAtEndpoint::new(endpoint, user);
-        let of_user_here = self.users_at_endpoints.entry(key).or_default();
+        let of_user_at_endpoint = self.users_at_endpoints.entry(key).or_default();
 
         let endpoint_rate = endpoint.max_opens_per_second;
         let daemon_rate = self.limits.max_opens_per_second;
@@ -186,13 +186,13 @@ impl SessionLedger {
             }),
             rate_of_each_user(endpoint, user).map(|rate| OpenLimit {
                 party: LimitedParty::UserAtEndpoint,
-                limiter: &mut of_user_here.opens,
+                limiter: &mut of_user_at_endpoint.opens,
                 rate,
                 key: "max_opens_per_second_per_user of the endpoint",
             }),
             shared_endpoint_rate.map(|most| OpenLimit {
                 party: LimitedParty::UserAtEndpoint,
-                limiter: &mut of_user_here.opens_of_share,
+                limiter: &mut of_user_at_endpoint.opens_of_share,
                 rate: share_of_rate(most),
                 key: "max_opens_per_second of the endpoint, less a share for its other users",
             }),
@@ -232,7 +232,7 @@ impl SessionLedger {
             limit.limiter.take(limit.rate, now);
         }
         self.sessions += 1;
-        for usage in [of_user, of_endpoint, of_user_here] {
+        for usage in [of_user, of_endpoint, of_user_at_endpoint] {
             usage.sessions += 1;
         }
         Ok(wait)
@@ -247,11 +247,11 @@ impl SessionLedger {
         if let Some(usage) = self.endpoints.get_mut(&key.endpoint) {
             usage.sessions = usage.sessions.saturating_sub(1);
         }
-        if let Entry::Occupied(mut of_user_here) = self.users_at_endpoints.entry(key) {
-            let usage = of_user_here.get_mut();
+        if let Entry::Occupied(mut of_user_at_endpoint) = self.users_at_endpoints.entry(key) {
+            let usage = of_user_at_endpoint.get_mut();
             usage.sessions = usage.sessions.saturating_sub(1);
             if !usage.is_in_use(Instant::now()) {
-                of_user_here.remove();
+                of_user_at_endpoint.remove();
             }
         }
     }
@@ -260,10 +260,10 @@ impl SessionLedger {
     fn check_room(&self, endpoint: &Endpoint, user: &User) -> Result<(), Exceeded> {
         let count = |usage: Option<&SessionUsage>| usage.map_or(0, |usage| usage.sessions);
         let of_user = count(self.users.get(&user.name));
-        let of_user_here = self
+        let of_user_at_endpoint = self
             .users_at_endpoints
             .get(&UserAtEndpoint::new(endpoint, user));
-        let (daemon_key, share_key) = if self.limits.by_files {
+        let (daemon_key, share_key) = if self.limits.limited_by_descriptors {
             (
                 "what the file descriptors allow (LimitNOFILE)",
                 "what the file descriptors allow (LimitNOFILE), less a share for other users",
@@ -283,14 +283,14 @@ impl SessionLedger {
             }),
             Some(SessionLimit {
                 party: LimitedParty::UserAtEndpoint,
-                count: count(of_user_here),
+                count: count(of_user_at_endpoint),
                 max: endpoint.max_sessions_per_user,
                 key: "max_sessions_per_user of the endpoint",
             }),
             self.limits.several_users.then(|| SessionLimit {
                 party: LimitedParty::User,
                 count: of_user,
-                max: less_a_share(self.limits.max_sessions),
+                max: max_for_one_user(self.limits.max_sessions),
                 key: share_key,
             }),
             Some(SessionLimit {
@@ -380,6 +380,6 @@ fn rate_of_each_user(endpoint: &Endpoint, user: &User) -> Option<OpenRate> {
 
 /// The part of a shared rate that one user may use.
 fn share_of_rate(per_second: u32) -> OpenRate {
-    let share = less_a_share(per_second as usize);
+    let share = max_for_one_user(per_second as usize);
     OpenRate::even(u32::try_from(share).unwrap_or(per_second))
 }

@@ -2,7 +2,7 @@
 
 /// All of `limit` but a 64th, so that one user cannot keep all others out: the rest, at least 1, is for the others.
 /// At least 1 itself.
-pub(crate) fn less_a_share(limit: usize) -> usize {
+pub(crate) fn max_for_one_user(limit: usize) -> usize {
     limit.saturating_sub((limit / 64).max(1)).max(1)
 }
 
@@ -13,7 +13,7 @@ mod tests {
     #[test]
     fn a_64th_is_for_others_and_at_least_one() {
         for (limit, expected) in [(0, 1), (1, 1), (2, 1), (10, 9), (64, 63), (640, 630)] {
-            assert_eq!(less_a_share(limit), expected, "{limit}");
+            assert_eq!(max_for_one_user(limit), expected, "{limit}");
         }
     }
 }

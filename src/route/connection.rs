@@ -59,7 +59,7 @@ pub(super) enum LoginSource {
     /// The endpoint has a login of its own. This is the password that its file held.
     Fixed(Secret),
     /// The credential cache issued it.
-    Issued {
+    IssuedCredential {
         /// The cache's key.
         recipe: Recipe,
         /// Counts the fetches for that key.
@@ -124,7 +124,7 @@ impl LoginSource {
                 Some(password) if password != given => GenerationStatus::Invalid,
                 _ => GenerationStatus::Current,
             },
-            Self::Issued { recipe, generation } => {
+            Self::IssuedCredential { recipe, generation } => {
                 credentials.generation_status(recipe, *generation)
             }
             // Each client brings its own login: no two sessions may share a connection.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::{Endpoint, User};
 use crate::credential::Credentials;
 use crate::primitives::opening::Laps;
-use crate::upstream::Trail;
+use crate::upstream::DialledEndpoints;
 use q_ipc::handshake::Hello;
 use secret::Secret;
 
@@ -20,7 +20,7 @@ pub(super) struct DialContext {
     /// Measures each stage of the opening.
     pub(super) laps: Arc<Laps>,
     /// The endpoints that the session has come through. Keeps hopend from dialling itself in a loop.
-    pub(super) trail: Arc<Trail>,
+    pub(super) trail: Arc<DialledEndpoints>,
 }
 
 /// Why hopend dials kdb+.
@@ -50,7 +50,7 @@ impl DialContext {
             credentials: credentials.clone(),
             purpose: DialPurpose::WarmPool,
             laps: Arc::default(),
-            trail: Trail::of_none(endpoint),
+            trail: DialledEndpoints::of_none(endpoint),
         }
     }
 }

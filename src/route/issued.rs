@@ -3,7 +3,7 @@
 use super::OpenError;
 use super::connection::{LoggedInConnection, LoginSource, PresentedLogin};
 use super::context::DialContext;
-use crate::credential::{Credential, Issued, Recipe};
+use crate::credential::{Credential, IssuedCredential, Recipe};
 use crate::primitives::opening::OpenStage;
 use crate::upstream::UpstreamError;
 use base::kdb_address::KdbAddress;
@@ -17,12 +17,12 @@ pub(super) struct IssuedLogin {
 }
 
 impl IssuedLogin {
-    fn new(issued: &Issued, recipe: &Recipe, context: &DialContext) -> Self {
+    fn new(issued: &IssuedCredential, recipe: &Recipe, context: &DialContext) -> Self {
         Self {
             address: issued.credential.address.clone(),
             login: PresentedLogin {
                 hello: hello_with(&issued.credential, context),
-                source: LoginSource::Issued {
+                source: LoginSource::IssuedCredential {
                     recipe: recipe.clone(),
                     generation: issued.generation,
                 },

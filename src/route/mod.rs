@@ -35,7 +35,7 @@ use crate::config::{Endpoint, User};
 use crate::credential::{Credentials, Recipe};
 use crate::primitives::opening::Laps;
 use crate::telemetry::status::{AddressRow, WarmRow};
-use crate::upstream::Trail;
+use crate::upstream::DialledEndpoints;
 pub use connection::KdbConnection;
 use connection::{LoggedInConnection, PreferredAddresses};
 use context::{DialContext, DialPurpose};
@@ -78,7 +78,7 @@ impl Route {
         hello: &Hello,
         credentials: &Credentials,
         laps: &Arc<Laps>,
-        trail: &Arc<Trail>,
+        trail: &Arc<DialledEndpoints>,
     ) -> Result<KdbConnection, OpenError> {
         if let Some(kept) = self.take_warm(user, hello, credentials).await {
             return Ok(kept.into_kdb_connection(true));
@@ -160,7 +160,7 @@ impl Route {
         };
         let request = WarmRequest {
             capability: hello.capability,
-            addresses: self.target.preferred_for_waiting(&user.name),
+            addresses: self.target.preferred_for_warm(&user.name),
             standing: &standing,
         };
         warm.take(&user.name, &request)

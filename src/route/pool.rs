@@ -188,7 +188,7 @@ impl AddressPool {
     ///
     /// If the address has accepted any login since then, kdb+ delays this user alone. For example, a
     /// `.z.pw` may answer one user late, to slow down password guesses, and all others at once.
-    pub(super) fn scope_of_silence<'u>(
+    pub(super) fn timeout_scope<'u>(
         &self,
         address: &str,
         owner: LoginOwner<'u>,
@@ -207,7 +207,7 @@ impl AddressPool {
     pub(super) fn late(&self, address: &str, owner: LoginOwner<'_>, begun: Instant) {
         let waited = begun.elapsed();
         let reason = format!("no answer within {:.3} s so far", waited.as_secs_f32());
-        let scope = self.scope_of_silence(address, owner, begun);
+        let scope = self.timeout_scope(address, owner, begun);
         let by = begun + self.limit;
         let worked = self.health().late(address, scope, by, &reason, begun);
         if worked && self.reports_lateness() && scope == FailureScope::AllUsers {
@@ -433,11 +433,11 @@ mod tests {
         let all_users = FailureScope::AllUsers;
         let user = LoginOwner::User("mallory");
         assert_eq!(
-            pool.scope_of_silence("a", LoginOwner::Endpoint, begun),
+            pool.timeout_scope("a", LoginOwner::Endpoint, begun),
             all_users
         );
         assert_eq!(
-            pool.scope_of_silence("a", user, begun),
+            pool.timeout_scope("a", user, begun),
             FailureScope::User("mallory")
         );
         // A late answer ends the rest, even if it is a refusal.
@@ -445,7 +445,7 @@ mod tests {
         assert_eq!(first("mallory"), "a");
         // Where nobody's login has been accepted meanwhile, the address hangs.
         let later = Instant::now();
-        assert_eq!(pool.scope_of_silence("a", user, later), all_users);
+        assert_eq!(pool.timeout_scope("a", user, later), all_users);
         pool.late("a", user, later);
         assert_eq!(first("alice"), "b");
     }

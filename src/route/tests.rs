@@ -126,7 +126,7 @@ async fn aws_that_is_silent_is_not_waited_for_once_a_node() {
             &hello(),
             &credentials,
             &Arc::default(),
-            &Trail::of_none(route.endpoint()),
+            &DialledEndpoints::of_none(route.endpoint()),
         )
         .await
         .unwrap_err();
@@ -158,7 +158,7 @@ async fn a_reset_that_a_clients_own_login_provoked_keeps_nobody_else_away() {
             &hello(),
             &credentials,
             &Arc::default(),
-            &Trail::of_none(route.endpoint()),
+            &DialledEndpoints::of_none(route.endpoint()),
         )
         .await;
     let error = opened.unwrap_err();
@@ -194,7 +194,7 @@ async fn open(
             &hello(),
             credentials,
             &Arc::default(),
-            &Trail::of_none(route.endpoint()),
+            &DialledEndpoints::of_none(route.endpoint()),
         )
         .await
 }

@@ -34,7 +34,7 @@ const CUT_DELIVERY: Duration = Duration::from_secs(3);
 /// How long kdb+ may take to close once its kernel has everything and the end of the stream.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a session that is cut lasts at most.
-pub(crate) const CUT_LASTS: Duration = CUT_DELIVERY.saturating_add(GOODBYE);
+pub(crate) const MAX_CUT_DURATION: Duration = CUT_DELIVERY.saturating_add(GOODBYE);
 
 /// A connection's way into hopend.
 #[derive(Debug)]

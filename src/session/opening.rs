@@ -21,7 +21,7 @@ use crate::limits::{HandshakePermit, SessionPermit};
 use crate::primitives::opening::{Laps, OpenStage, Opening};
 use crate::route::{KdbConnection, PreparedTarget};
 use crate::telemetry::audit;
-use crate::upstream::{Trail, Upstream};
+use crate::upstream::{DialledEndpoints, Upstream};
 
 /// Bytes of the first read of a handshake.
 const FIRST_READ: usize = 512;
@@ -96,7 +96,7 @@ struct OpeningTimes {
 struct Introduction {
     caller: Caller,
     hello: Hello,
-    trail: Arc<Trail>,
+    trail: Arc<DialledEndpoints>,
 }
 
 impl Accepted {
@@ -203,7 +203,7 @@ impl Accepted {
         };
         let names = names.as_deref();
         record.set_hello(&hello, names);
-        let trail = Trail::of(endpoint, client.tcp())?;
+        let trail = DialledEndpoints::of(endpoint, client.tcp())?;
         let proof = Proof {
             exposed: session.exposed,
             peer: &peer,

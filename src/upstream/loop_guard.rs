@@ -22,15 +22,15 @@ static DIALLED: LazyLock<Mutex<HashMap<FourTuple, Arc<DialledConnection>>>> =
 
 /// The endpoints that a session came through. There is one, unless hopend dialled itself.
 #[derive(Debug)]
-pub struct Trail {
+pub struct DialledEndpoints {
     endpoint: Arc<Endpoint>,
-    before: Option<Arc<Trail>>,
+    before: Option<Arc<DialledEndpoints>>,
 }
 
 /// A connection that this process has dialled.
 #[derive(Debug)]
 struct DialledConnection {
-    trail: Arc<Trail>,
+    trail: Arc<DialledEndpoints>,
     /// Whether an endpoint of the trail has accepted and refused it.
     leads_back: AtomicBool,
 }
@@ -53,7 +53,7 @@ pub struct EndpointLoop {
     pub way: String,
 }
 
-impl Trail {
+impl DialledEndpoints {
     /// The trail of a session at `endpoint`. `client` is its connection, if that is TCP.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl Trail {
 }
 
 /// The names of the endpoints, in the order in which the session came through them.
-impl fmt::Display for Trail {
+impl fmt::Display for DialledEndpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(before) = &self.before {
             write!(f, "{before} -> ")?;
@@ -107,7 +107,7 @@ impl fmt::Display for Trail {
 impl LoopGuard {
     /// Registers a connection. Call it before anything is sent over the connection. `None` if the
     /// connection is broken already.
-    pub(super) fn new(tcp: &TcpStream, trail: &Arc<Trail>) -> Option<Box<Self>> {
+    pub(super) fn new(tcp: &TcpStream, trail: &Arc<DialledEndpoints>) -> Option<Box<Self>> {
         let four_tuple = FourTuple::new(tcp.local_addr().ok()?, tcp.peer_addr().ok()?);
         let connection = Arc::new(DialledConnection {
             trail: Arc::clone(trail),

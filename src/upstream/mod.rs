@@ -24,7 +24,7 @@ pub(crate) use ask::{QueryError, ask};
 use base::kdb_address::KdbAddress;
 pub use error::{DialStage, UpstreamError};
 use loop_guard::LoopGuard;
-pub use loop_guard::{EndpointLoop, Trail};
+pub use loop_guard::{DialledEndpoints, EndpointLoop};
 use q_ipc::handshake::Hello;
 use q_relay::tls_stream::TlsStream;
 pub(crate) use resolver::resolve;
@@ -80,7 +80,7 @@ pub(crate) async fn open_in_laps(
     hello: &Hello,
     limit: Duration,
     laps: &Laps,
-    trail: Option<&Arc<Trail>>,
+    trail: Option<&Arc<DialledEndpoints>>,
 ) -> Result<Upstream, UpstreamError> {
     let mut dial = Dial::new(address, tls, laps, trail);
     let opened = timeout(limit, dial.open(hello)).await;
@@ -117,7 +117,7 @@ struct Dial<'d> {
     address: &'d KdbAddress,
     tls: Option<&'d Arc<ClientConfig>>,
     laps: &'d Laps,
-    trail: Option<&'d Arc<Trail>>,
+    trail: Option<&'d Arc<DialledEndpoints>>,
     stage: DialStage,
     since: Instant,
 }
@@ -134,7 +134,7 @@ impl<'d> Dial<'d> {
         address: &'d KdbAddress,
         tls: Option<&'d Arc<ClientConfig>>,
         laps: &'d Laps,
-        trail: Option<&'d Arc<Trail>>,
+        trail: Option<&'d Arc<DialledEndpoints>>,
     ) -> Self {
         Self {
             address,

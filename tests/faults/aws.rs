@@ -130,7 +130,7 @@ async fn with_a_string_of(time: &Time, sources: Sources) -> Case {
 fn look_at_the_clock(case: &Case) {
     let credentials = &case.stage.app.services().credentials;
     for state in credentials.statuses() {
-        credentials.expect(&state.recipe);
+        credentials.prefetch(&state.recipe);
     }
 }
 

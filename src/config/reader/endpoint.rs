@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::primitives::share::less_a_share;
+use crate::primitives::share::max_for_one_user;
 use finspace::environment::Environment;
 
 use super::definitions::Definitions;
@@ -295,7 +295,7 @@ fn warm(value: &TomlValue<'_>, target: Option<&Target>) -> Result<usize, Reporte
 fn share_of_one_user(max_sessions: usize, users: usize) -> usize {
     match users {
         1 => max_sessions.max(1),
-        _ => less_a_share(max_sessions),
+        _ => max_for_one_user(max_sessions),
     }
 }
 

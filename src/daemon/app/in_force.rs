@@ -92,7 +92,7 @@ impl App {
             let route = &running.served.target;
             for user in &running.endpoint.users {
                 for recipe in route.recipes(user) {
-                    self.services.credentials.expect(&recipe);
+                    self.services.credentials.prefetch(&recipe);
                 }
             }
         }
@@ -107,7 +107,7 @@ impl App {
 
 /// Sets the availability zone for endpoints with `node = "zone"`. If the configuration names none, the
 /// daemon asks the instance metadata, but only if such an endpoint exists.
-pub(super) fn apply_zone(config: &Config, nodes: &Nodes) {
+pub(super) fn apply_host_zone(config: &Config, nodes: &Nodes) {
     let by_zone = |endpoint: &Arc<Endpoint>| endpoint.target.node() == Some(&NodeSelector::Zone);
     nodes.tell_zone(
         config.daemon.zone.as_deref(),

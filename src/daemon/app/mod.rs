@@ -153,7 +153,7 @@ struct RunningEndpoint {
     /// Fetches the credentials of nodes that appear. It ends with the last clone of this endpoint.
     _node_credentials: Option<Arc<AbortOnDropHandle<()>>>,
     /// Ends the probes and the warm connections of the route when it is dropped.
-    in_service: Option<Arc<DropGuard>>,
+    route_guard: Option<Arc<DropGuard>>,
 }
 
 impl App {

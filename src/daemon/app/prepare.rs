@@ -119,7 +119,7 @@ impl DaemonSnapshot {
         let loaded = match config::load_to_serve(path, &*self.accounts, &running) {
             Ok(loaded) => loaded,
             Err(problems) => {
-                let confined = self.confinement.keeps_from(problems.files());
+                let confined = self.confinement.find_unreadable(problems.files());
                 let file = || RejectedReload::File(problems);
                 return Err(confined.map_or_else(file, RejectedReload::Reason));
             }
@@ -132,7 +132,7 @@ impl DaemonSnapshot {
     /// Rejects a configuration that needs files beyond the confinement. Only a restart widens it.
     fn check_confinement(&self, loaded: &PartialConfig) -> Result<(), String> {
         let files = loaded.problems.as_ref().map_or(&[][..], Problems::files);
-        match self.confinement.keeps_from(files) {
+        match self.confinement.find_unreadable(files) {
             Some(why) => Err(why),
             None => self.confinement.covers(&loaded.config),
         }
@@ -230,7 +230,7 @@ pub(super) fn prepare_endpoints<'r>(
     nodes: &Nodes,
     services: &Arc<Services>,
 ) -> HashMap<String, PreparedEndpoint> {
-    for found in config::uncovered_loopbacks(config, Path::new(config::HOSTS_FILE)) {
+    for found in config::loopback_warnings(config, Path::new(config::HOSTS_FILE)) {
         tracing::warn!("{found}");
     }
     let tls_configs = TlsConfigs::default();
@@ -271,7 +271,7 @@ fn build_endpoint(
         let fetching = follow_node_credentials(listing.clone(), target, services);
         Arc::new(AbortOnDropHandle::new(tokio::spawn(fetching)))
     });
-    let in_service = target.guard().map(Arc::new);
+    let route_guard = target.guard().map(Arc::new);
     RunningEndpoint {
         endpoint: Arc::clone(endpoint),
         authorities,
@@ -280,7 +280,7 @@ fn build_endpoint(
             tls: certificates.map(Arc::new),
         },
         _node_credentials: node_credentials,
-        in_service,
+        route_guard,
     }
 }
 
@@ -297,7 +297,7 @@ async fn follow_node_credentials(
         let users = target.endpoint().users.iter();
         let recipes: HashSet<_> = users.flat_map(|user| target.recipes(user)).collect();
         for recipe in recipes.difference(&fetched) {
-            services.credentials.expect(recipe);
+            services.credentials.prefetch(recipe);
         }
         let gone: HashSet<_> = fetched.difference(&recipes).collect();
         if !gone.is_empty() {

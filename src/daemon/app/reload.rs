@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::in_force::apply_zone;
+use super::in_force::apply_host_zone;
 use super::listeners::{ListenerKey, WantedListener, wanted_listeners};
 use super::prepare::{
     ControlChange, DaemonSnapshot, EndpointSnapshot, FreshListener, PreparedEndpoint,
@@ -132,7 +132,7 @@ impl App {
             admin,
         } = prepared;
         self.services.audit.apply(audit);
-        apply_zone(&loaded.config, &self.nodes);
+        apply_host_zone(&loaded.config, &self.nodes);
         let grants = Grants::of(&loaded);
         let mut changes = self.replace_endpoints(endpoints);
         let PartialConfig {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::in_force::apply_zone;
+use super::in_force::apply_host_zone;
 use super::listeners::{WantedListener, wanted_listeners};
 use super::prepare::{PreparedEndpoint, prepare_endpoints};
 use super::{App, ProcessContext, RunningEndpoint};
@@ -82,10 +82,10 @@ impl App {
         let services = build_services(workers, context.lost_log_lines, &source, clock);
         open_audit_file(&services, &config)?;
         let nodes = Nodes::new(source);
-        apply_zone(&config, &nodes);
+        apply_host_zone(&config, &nodes);
         let endpoints = build_endpoints(&config, &nodes, &services);
         let attempts = bind_all(&config, &passed_sockets)?;
-        close_unused(&mut passed_sockets, &attempts);
+        close_stored_sockets(&mut passed_sockets, &attempts);
         let mut app = Self {
             config,
             left_out,
@@ -201,7 +201,7 @@ fn bind_all(
 
 /// Closes the process's copies of the sockets from the service manager's store. A listener that uses one
 /// has its own duplicate. The sockets that no listener uses are removed from the store, too.
-fn close_unused(passed_sockets: &mut PassedSockets, attempts: &[AttemptedListener]) {
+fn close_stored_sockets(passed_sockets: &mut PassedSockets, attempts: &[AttemptedListener]) {
     let is_used = |socket: &ListenAddress| {
         let mut listeners = attempts
             .iter()

@@ -11,7 +11,7 @@ use crate::session;
 /// How long the sessions may take to close their sockets after they have been cut.
 const CUT_GRACE: Duration = Duration::from_secs(5);
 const _: () = assert!(
-    session::CUT_LASTS.as_nanos() < CUT_GRACE.as_nanos(),
+    session::MAX_CUT_DURATION.as_nanos() < CUT_GRACE.as_nanos(),
     "a session that is cut must end within the grace"
 );
 
@@ -57,7 +57,7 @@ impl App {
     /// Ends the probes of all routes. Their warm connections begin to close.
     fn end_probes(&mut self) {
         for running in self.endpoints.values_mut() {
-            drop(running.in_service.take());
+            drop(running.route_guard.take());
         }
     }
 

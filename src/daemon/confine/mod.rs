@@ -110,7 +110,7 @@ impl Confinement {
 
     /// Finds one of these files that the confinement makes unreadable. The text names the file and the
     /// remedy.
-    pub fn keeps_from(&self, files: &[PathBuf]) -> Option<String> {
+    pub fn find_unreadable(&self, files: &[PathBuf]) -> Option<String> {
         let scope = self.files.as_ref()?;
         let outside = files
             .iter()

@@ -157,7 +157,7 @@ impl AddressesTarget {
         self.pool.trying(&name, user);
         let owner = match login.source {
             LoginSource::Fixed(_) => LoginOwner::Endpoint,
-            LoginSource::Client | LoginSource::Issued { .. } => LoginOwner::User(user),
+            LoginSource::Client | LoginSource::IssuedCredential { .. } => LoginOwner::User(user),
         };
         let begun = Instant::now();
         let head_start = HeadStart {
@@ -189,13 +189,13 @@ impl AddressesTarget {
             | (OpenError::Upstream(UpstreamError::Rejected { .. }), LoginSource::Client) => {
                 self.pool.turned_away(&name, user);
             }
-            (OpenError::Upstream(UpstreamError::Rejected { .. }), LoginSource::Issued { .. })
+            (OpenError::Upstream(UpstreamError::Rejected { .. }), LoginSource::IssuedCredential { .. })
             // The client's own login may have been longer than kdb+ accepts.
             | (OpenError::Upstream(UpstreamError::Login { .. }), LoginSource::Client) => {
                 self.note_failure(&name, FailureScope::User(user), &error, context);
             }
             _ => {
-                let scope = self.pool.scope_of_silence(&name, owner, begun);
+                let scope = self.pool.timeout_scope(&name, owner, begun);
                 self.note_failure(&name, scope, &error, context);
             }
         }

@@ -263,7 +263,7 @@ impl RouteTarget {
     }
 
     /// Those of [`Self::preferred`] where a session may take over a connection that has waited.
-    pub(super) fn preferred_for_waiting(&self, user: &str) -> PreferredAddresses {
+    pub(super) fn preferred_for_warm(&self, user: &str) -> PreferredAddresses {
         let mut preferred = self.preferred(user);
         match self {
             Self::Nodes(nodes) => preferred.retain(|id| nodes.pool.may_hand_out(id)),

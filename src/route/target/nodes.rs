@@ -196,9 +196,9 @@ impl NodesTarget {
             }
             Err(error) => {
                 let scope = match error {
-                    OpenError::Upstream(error) if error.kind() == ErrorKind::Upstream => self
-                        .pool
-                        .scope_of_silence(id, LoginOwner::User(user), begun),
+                    OpenError::Upstream(error) if error.kind() == ErrorKind::Upstream => {
+                        self.pool.timeout_scope(id, LoginOwner::User(user), begun)
+                    }
                     // AWS or the node may have refused this user's login alone.
                     _ => FailureScope::User(user),
                 };

@@ -28,7 +28,7 @@ pub(super) struct PoolKeeper {
 }
 
 /// The result of opening a connection for a pool.
-struct PoolOpening {
+struct OpeningResult {
     capability: Option<u8>,
     opened: Result<LoggedInConnection, OpenError>,
 }
@@ -104,18 +104,18 @@ impl PoolKeeper {
 
     /// Opens a connection. First waits until fewer than `CONCURRENT_OPENINGS` connections of the endpoint
     /// are being opened.
-    async fn open(&self, capability: Option<u8>) -> PoolOpening {
+    async fn open(&self, capability: Option<u8>) -> OpeningResult {
         let _permit = self.pools.openings.acquire().await;
         let (user, credentials) = (&self.pool.user, &self.credentials);
         let opening = self.route.open_for_warm_pool(user, capability, credentials);
-        PoolOpening {
+        OpeningResult {
             capability,
             opened: opening.await,
         }
     }
 
     /// Adds a connection to the pool, or notes the failure.
-    fn add(&self, opening: PoolOpening) {
+    fn add(&self, opening: OpeningResult) {
         let (pools, mut state) = (&self.pools, self.pool.lock());
         match opening.opened {
             Ok(connection) => state.add(WarmConnection::new(
