@@ -46,7 +46,8 @@ fn wiped<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Zeroizing<String>>
 }
 
 /// Runs the program and reads the login that it prints: a connection string, or a JSON object. The
-/// object has `connection_string`, or `user` and `password`. It may also have `expires` (RFC 3339).
+/// object has `connection_string`, or `user` and `password`. The object may also have `expires` (RFC
+/// 3339).
 ///
 /// The variables `HOPEND_ENDPOINT` and `HOPEND_USER` hold the names of the endpoint and the local user.
 /// The program writes to the standard error of the daemon. The daemon never logs the output of the
@@ -161,7 +162,7 @@ async fn output_of(program: &str, command: &mut Command) -> Result<Secret, Fetch
     }
 }
 
-/// Reads a login. An error describes the fault and its position. It never shows the text, because the
+/// Reads a login. An error describes the fault and its position, but never shows the text, because the
 /// text is a secret.
 fn parse(printed: &[u8]) -> Result<Credential, String> {
     let text = std::str::from_utf8(printed)

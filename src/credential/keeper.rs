@@ -98,8 +98,8 @@ async fn fetch(
     }
 }
 
-/// Rejects a credential that expired before it arrived. Otherwise the keeper would fetch it again and
-/// again without a pause.
+/// Rejects a credential that expired before it arrived. Otherwise the keeper would fetch again without
+/// the pauses that follow a failure.
 fn check_life(credential: Credential, recipe: &Recipe, now: Now) -> Result<Credential, FetchError> {
     let (whose, remedy) = match credential.expiry() {
         Expiry::At(end) if end <= now.wall => (
@@ -123,7 +123,7 @@ fn check_life(credential: Credential, recipe: &Recipe, now: Now) -> Result<Crede
     })
 }
 
-/// Records the outcome of a fetch and wakes the sessions that wait for it. `still_serving` says whether
+/// Records the outcome of a fetch and wakes the sessions that wait for it. `still_serving` is true if
 /// the previous credential can still be used.
 fn record(
     cache: &CredentialCache,

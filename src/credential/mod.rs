@@ -45,7 +45,7 @@ pub enum Recipe {
         kx_user: String,
         /// The role to assume. If `None`, hopend asks FinSpace for the role of `kx_user`.
         role: Option<RoleArn>,
-        /// The local user. CloudTrail shows this name.
+        /// The local user. hopend makes the name of the role session in CloudTrail from this name.
         local_user: String,
     },
     /// A login that a program prints.

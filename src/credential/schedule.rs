@@ -309,8 +309,9 @@ impl Schedule {
             .is_some_and(|last| now.mono.saturating_duration_since(last) < IDLE_AFTER)
     }
 
-    /// When to refresh the cached credential, by the clock whose time is first. If the wall clock was
-    /// set back to before the fetch, the refresh is due now, because the expiry then means nothing.
+    /// When to refresh the cached credential: the earlier of the times by the two clocks. If the wall
+    /// clock was set back to before the fetch, the refresh is due now, because the expiry then means
+    /// nothing.
     fn refresh_at(&self, now: Now) -> SystemTime {
         match self.life {
             Some(life) if self.usable(now) && now.wall >= life.obtained.wall => {

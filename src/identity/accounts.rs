@@ -76,7 +76,7 @@ impl fmt::Display for Nameless {
 type NameLookup = dyn Fn(u32) -> nix::Result<Option<String>> + Send + Sync;
 
 /// The names of accounts, by uid. The daemon keeps a name as long as it runs, and the answer that an
-/// account has no name for [`NAMELESS_FOR`]. It does not keep failures.
+/// account has no name for [`NAMELESS_FOR`]. The daemon does not keep failures.
 pub(super) struct AccountNames {
     answers: SharedAnswers<u32, NameAnswer>,
     turns: Arc<Semaphore>,

@@ -14,7 +14,7 @@ use secret::Secret;
 
 /// The hash that a refused password is checked against if no user of the endpoint has an argon2 hash.
 /// So the time of a refusal does not reveal whether a user exists. The hash has the parameters of
-/// [`hash`]. It is random, so no known password has it.
+/// [`hash`] and random bytes, so no known password matches.
 const HASH_OF_NO_PASSWORD: &str = "$argon2id$v=19$m=19456,t=2,p=1$7QXNJo2XXMFWSWPjlxY32Q$928TeSh8KWP/Un79P8FE/bLj7eeHWRY3YS4MfAemROk";
 
 /// The fewest argon2 blocks to allocate: 33 MiB. glibc maps an allocation of more than 32 MiB

@@ -118,8 +118,8 @@ impl Penalties {
             .is_some_and(|record| !record.is_forgotten(now))
     }
 
-    /// The delay before the password of the next attempt of `peer` is checked. It is the rest of the
-    /// delay that began with the last failure.
+    /// The rest of the delay that began with the last failure of `peer`. The next attempt waits this
+    /// long before its password is checked.
     pub fn delay(&self, peer: &Peer, now: Instant) -> Duration {
         self.failures()
             .get(&Origin::of(peer))

@@ -26,9 +26,9 @@ pub(crate) enum QueryError {
 /// Sends `text` as a sync request and reads the response, which may be a q error. Skips async messages
 /// that kdb+ sends before it.
 ///
-/// The login must have announced a capability below 4, or the response must be short: chunked messages
-/// are not read. Waits without a limit, so put a deadline around the call. After a cancellation, close
-/// the connection, because the response may still arrive.
+/// The login must have announced a capability below 4, or the response must be short, because this
+/// function does not read chunked messages. Waits without a limit, so put a deadline around the call.
+/// After a cancellation, close the connection, because the response may still arrive.
 ///
 /// # Errors
 /// kdb+ sent something other than a response, or the connection broke.
