@@ -8,8 +8,8 @@ pub(super) const SHOWN: usize = 64;
 
 /// A client that was refused because it did not prove to be a user of the endpoint.
 ///
-/// Only the log and the audit file show it. For every reason, the client sees the same end of the
-/// connection.
+/// Only the log and the audit file show this error. For every reason, the client sees the same end of
+/// the connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("client: endpoint {endpoint} refused {who}: {reason}")]
 pub struct Denied {

@@ -1,8 +1,8 @@
 //! Finds the account that listens at an address of this host, and its program.
 //!
-//! Every function here blocks, because it asks the kernel and reads `/proc`. So none may run on a
-//! session's thread. The daemon calls them when it cannot bind an address. `hopend doctor` and `hopend
-//! status` call them too.
+//! Every function here blocks, because it asks the kernel and reads `/proc`. So no function may run on
+//! a session's thread. The daemon calls them when it cannot bind an address. The commands
+//! `hopend doctor` and `hopend status` call them too.
 
 use std::fmt;
 use std::io;

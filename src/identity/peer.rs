@@ -30,7 +30,7 @@ pub enum Peer {
         /// The client's address.
         address: SocketAddr,
         /// The account, if the client runs on this host and the kernel reports it. Limits and penalties
-        /// count by it. hopend never accepts a client because of it.
+        /// count by this account. hopend never accepts a client because of it.
         account: Option<u32>,
     },
     /// A process of this host whose account the kernel did not report.

@@ -1,5 +1,5 @@
-//! Sockets that the service manager passes at the start (`sd_listen_fds(3)`). Some are of its socket
-//! units. The others are in its store, where the previous process of hopend put them.
+//! Sockets that the service manager passes at the start (`sd_listen_fds(3)`). Some belong to its socket
+//! units. The previous process of hopend has put the others into its store.
 //!
 //! These sockets listen while hopend restarts. So no client is refused during a restart, and no other
 //! account can bind their addresses.

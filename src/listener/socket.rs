@@ -246,8 +246,8 @@ pub(super) fn listen(socket: Socket) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Binds the abstract name `@/tmp/kx.PORT` without padding. q on Linux dials this name for ``
-/// `:unix://PORT `` since 3.5.
+/// Binds the abstract name `@/tmp/kx.PORT` without padding. Since 3.5, q on Linux dials this name for
+/// the handle `` `:unix://PORT ``.
 fn bind_abstract(port: u16) -> io::Result<UnixListener> {
     let name = UnixAddress::from_abstract_name(format!("/tmp/kx.{port}"))?;
     let listener = StdUnixListener::bind_addr(&name)?;

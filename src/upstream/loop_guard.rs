@@ -59,7 +59,7 @@ impl DialledEndpoints {
     /// connection.
     ///
     /// # Errors
-    /// The session came through `endpoint` before. [`LoopGuard::leads_back`] then returns true for the
+    /// The session came through `endpoint` before. `LoopGuard::leads_back` then returns true for the
     /// dialler.
     pub fn of(
         endpoint: &Arc<Endpoint>,

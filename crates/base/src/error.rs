@@ -117,8 +117,8 @@ pub fn with_alternative_fix(message: &str, alternative: &str) -> String {
     }
 }
 
-/// Prints an error with its causes, and with a note on the reaction of hopend: `what failed: cause;
-/// note. Fix: action.`
+/// Prints an error with its causes, and with a note on the reaction of hopend:
+/// `what failed: cause; note. Fix: action.`
 pub fn with_note(error: &(dyn Error + 'static), note: &str) -> String {
     let text = chain(error);
     let (failure, fix) = split_fix(&text);

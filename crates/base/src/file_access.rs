@@ -34,7 +34,7 @@ pub enum Protection {
     /// program that hopend runs.
     FromChange,
     /// Other accounts must neither change nor read the file, because it holds a password, a key or a
-    /// hash. Only the file's group may read it.
+    /// hash. Besides the owner, the file's group may read it.
     FromChangeAndReading,
 }
 

@@ -1,5 +1,5 @@
 //! Types that every crate of hopend shares: the kinds and the form of errors, and the address of a kdb+
-//! process. Also checks that no other account can change or read a file.
+//! process. The crate also checks that no other account can change or read a file.
 //!
 //! ```
 //! use base::error::with_fix;
