@@ -1,5 +1,5 @@
-//! Runs a program that prints a login. So hopend needs no code for Vault, Secrets Manager or a token
-//! service.
+//! Runs a program that prints a login, so that hopend needs no code for Vault, Secrets Manager or a
+//! token service.
 
 use std::ffi::OsStr;
 use std::io;
@@ -22,9 +22,9 @@ use base::file_access;
 use finspace::connection_string::ConnectionString;
 use secret::Secret;
 
-/// The longest run of a program. Then the daemon kills it.
+/// The longest run of a program. The daemon kills a program that runs longer.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
-/// The most bytes that are read of a program's output.
+/// The most bytes that the daemon reads of a program's output.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 
 /// A login that a program prints as JSON.
@@ -39,17 +39,19 @@ struct PrintedLogin {
     expires: Option<String>,
 }
 
-/// Deserializes a text that is wiped from memory when it is dropped.
+/// Deserializes a text into a value that is wiped from memory when it is dropped.
 fn wiped<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Zeroizing<String>>, D::Error> {
     let text = Option::<String>::deserialize(from)?;
     Ok(text.map(Zeroizing::new))
 }
 
-/// Runs the program and reads the login that it prints: a connection string, or a JSON object. The object
-/// has `connection_string`, or `user` and `password`, and may have `expires` (RFC 3339).
+/// Runs the program and reads the login that it prints: a connection string, or a JSON object. The
+/// object has `connection_string`, or `user` and `password`. The object may also have `expires` (RFC
+/// 3339).
 ///
-/// The variables `HOPEND_ENDPOINT` and `HOPEND_USER` tell the program the endpoint and the local user. Its
-/// standard error is the daemon's own. The daemon logs nothing of its output.
+/// The variables `HOPEND_ENDPOINT` and `HOPEND_USER` hold the names of the endpoint and the local user.
+/// The program writes to the standard error of the daemon. The daemon never logs the output of the
+/// program.
 ///
 /// # Errors
 /// The program cannot be run, fails, takes too long, or prints no login.
@@ -91,7 +93,7 @@ pub(crate) async fn run(
     })
 }
 
-/// The value of a variable: a text, or the first line of a file.
+/// The value of a variable: a text of the configuration, or the first line of a file.
 async fn value_of(name: &str, value: &LoginValue) -> Result<Secret, FetchError> {
     let path = match value {
         LoginValue::Text(text) => return Ok(text.clone()),
@@ -135,7 +137,8 @@ async fn output_of(program: &str, command: &mut Command) -> Result<Secret, Fetch
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(&format!("{program} can't be run: {error}"), Retry::Refused))?;
-    // Allocated at its full size: a vector that grows leaves copies of the secret in memory.
+    // The vector is allocated at its full size, because a vector that grows leaves copies of the secret
+    // in memory.
     let mut printed = Zeroizing::new(Vec::with_capacity(OUTPUT_LIMIT + 1));
     if let Some(stdout) = child.stdout.take() {
         stdout
@@ -159,7 +162,8 @@ async fn output_of(program: &str, command: &mut Command) -> Result<Secret, Fetch
     }
 }
 
-/// Reads a login. The error says what is wrong and where, and never shows the text: it is a secret.
+/// Reads a login. An error describes the fault and its position, but never shows the text, because the
+/// text is a secret.
 fn parse(printed: &[u8]) -> Result<Credential, String> {
     let text = std::str::from_utf8(printed)
         .map_err(|_| "it is not UTF-8".to_owned())?

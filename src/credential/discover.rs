@@ -1,4 +1,4 @@
-//! Lists what a FinSpace environment holds.
+//! Lists the clusters and nodes of a FinSpace environment.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::FetchError;
 use finspace::environment::Environment;
 use finspace::{Cluster, Node};
 
-/// Lists clusters and their nodes, with the daemon's own AWS credentials.
+/// Lists clusters and their nodes with the daemon's own AWS credentials, and finds this host's zone.
 pub trait Discover: Send + Sync + 'static {
     /// Every cluster of an environment.
     fn clusters<'a>(

@@ -1,4 +1,5 @@
-//! The keeper of a credential: a task that fetches it whenever its schedule says so.
+//! The keeper of a credential: the task that fetches the credential at the times that its schedule
+//! sets.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,11 +14,12 @@ use super::{Credential, FetchError, IssuedCredential, Now, Recipe, Retry};
 use base::error::ErrorKind;
 use finspace::ClockSkew;
 
-/// The most fetches at the same time for which no session waits. The others are not limited.
+/// The most fetches at the same time for which no session waits. Fetches for which a session waits are
+/// not limited.
 pub(super) const FETCHES_AHEAD: usize = 8;
 /// The longest time for a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// A keeper looks at the wall clock at least this often, as the clock may jump.
+/// The longest pause between two readings of the wall clock, because that clock may jump.
 pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// Keeps one credential until the cache forgets it.
@@ -28,8 +30,8 @@ pub(super) async fn keep(cache: Arc<CredentialCache>, cached: Arc<CachedCredenti
             let mut state = cached.lock();
             let step = state.schedule.step(now);
             let usable = state.schedule.usable(now);
-            // The schedule forgets the credential with the cache. Otherwise it would call the credential
-            // usable again if the clock jumped back.
+            // The schedule forgets the credential together with the cache. Otherwise the schedule would
+            // call the credential usable again if the clock jumped back.
             if !usable && state.issued.take().is_some() {
                 state.schedule.rejected();
             }
@@ -45,8 +47,8 @@ pub(super) async fn keep(cache: Arc<CredentialCache>, cached: Arc<CachedCredenti
                 sleep_or_wake(&cached, time.min(LONGEST_SLEEP)).await;
             }
             KeeperStep::Idle if cache.remove_if_forgotten(&cached) => return,
-            // An unused credential still has to leave memory when it expires. A forgotten one is removed
-            // as soon as no reader holds it.
+            // The keeper wakes again to wipe an unused credential when it expires, and to remove a
+            // forgotten credential when no reader holds it any more.
             KeeperStep::Idle if usable || cached.lock().forgotten => {
                 sleep_or_wake(&cached, LONGEST_SLEEP).await;
             }
@@ -72,7 +74,7 @@ async fn fetch(
         permit = cache.ahead.acquire() => permit.ok(),
         () = cached.demand.notified() => None,
     };
-    // A panic of the source counts as a failed fetch: the keeper has to go on.
+    // A panic of the source counts as a failed fetch, so that the keeper goes on.
     let fetch = AssertUnwindSafe(cache.source.fetch(&cached.recipe)).catch_unwind();
     match timeout(FETCH_TIMEOUT, fetch).await {
         Ok(Ok(fetched)) => {
@@ -96,7 +98,8 @@ async fn fetch(
     }
 }
 
-/// Rejects a credential that has expired before it arrived. The keeper would fetch it again and again.
+/// Rejects a credential that expired before it arrived. Otherwise the keeper would fetch again without
+/// the pauses that follow a failure.
 fn check_life(credential: Credential, recipe: &Recipe, now: Now) -> Result<Credential, FetchError> {
     let (whose, remedy) = match credential.expiry() {
         Expiry::At(end) if end <= now.wall => (
@@ -120,8 +123,8 @@ fn check_life(credential: Credential, recipe: &Recipe, now: Now) -> Result<Crede
     })
 }
 
-/// Records the outcome of a fetch and wakes the sessions that wait for it. `still_serving` says whether
-/// the credential before can still be used.
+/// Records the outcome of a fetch and wakes the sessions that wait for it. `still_serving` is true if
+/// the previous credential can still be used.
 fn record(
     cache: &CredentialCache,
     cached: &CachedCredential,

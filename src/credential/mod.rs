@@ -1,5 +1,5 @@
-//! Credentials: the logins that hopend presents to kdb+. Sources fetch them, and a cache keeps them fresh
-//! before a session needs them.
+//! Credentials: the logins that hopend presents to kdb+. Sources fetch credentials. A cache refreshes
+//! each before it expires, so that no session has to wait.
 
 mod cache;
 pub(crate) mod command;
@@ -29,8 +29,8 @@ pub use finspace::{AwsTime, CallCount};
 pub use schedule::{Expiry, Now, Retry};
 pub use source::{ExternalSource, Sources};
 
-/// Everything that decides which credential is fetched. It is the key of the cache, so that sessions share
-/// a credential only if each would fetch the same one.
+/// All inputs that decide which credential is fetched. A recipe is the key of the cache, so sessions
+/// share a credential only if each would fetch the same one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Recipe {
     /// A signed connection string of a FinSpace cluster.
@@ -39,22 +39,22 @@ pub enum Recipe {
         environment: Arc<Environment>,
         /// The cluster's name.
         cluster: String,
-        /// The node to connect to. Without one it is the cluster's own endpoint.
+        /// The node to connect to. `None` for the cluster's own endpoint.
         node: Option<RequestedNode>,
-        /// The FinSpace user of the string.
+        /// The FinSpace user whom the connection string names.
         kx_user: String,
-        /// The role to assume. Without one, FinSpace tells the role of `kx_user`.
+        /// The role to assume. If `None`, hopend asks FinSpace for the role of `kx_user`.
         role: Option<RoleArn>,
-        /// The local user, whom CloudTrail shows.
+        /// The local user. hopend makes the name of the role session in CloudTrail from this name.
         local_user: String,
     },
     /// A login that a program prints.
     Command {
         /// The program, its arguments and its environment variables.
         command: LoginCommand,
-        /// The endpoint, which the program learns.
+        /// The endpoint. The program gets its name in `HOPEND_ENDPOINT`.
         endpoint: String,
-        /// The local user, whom the program learns.
+        /// The local user. The program gets this name in `HOPEND_USER`.
         local_user: String,
     },
 }
@@ -64,7 +64,7 @@ pub enum Recipe {
 pub struct RequestedNode {
     /// The node's id.
     pub id: String,
-    /// The source of the string: the management API, or the cluster itself.
+    /// The source of the node's connection string: the management API, or the cluster itself.
     pub via: NodeVia,
 }
 
@@ -105,7 +105,7 @@ impl fmt::Display for Recipe {
 /// A login for kdb+ that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// The address to dial, if the source tells one.
+    /// The address to dial, if the source returned an address.
     pub address: Option<KdbAddress>,
     /// The q user.
     pub user: String,
@@ -113,7 +113,7 @@ pub struct Credential {
     pub password: Secret,
     /// When the credential expires by its issuer's clock, if that is known.
     pub expires: Option<SystemTime>,
-    /// How long the credential is valid from the moment it was issued, if it says so.
+    /// The validity of the credential from its issue on, if the credential states it.
     pub valid_for: Option<Duration>,
     /// The issuer's clock, read when the credential was fetched. Without it, `expires` is by this host's
     /// clock.
@@ -121,8 +121,8 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// When the credential expires. If the issuer's clock is known, the time is counted from the fetch. It is
-    /// then at most `valid_for`, as the issuer's clock may be wrong.
+    /// When the credential expires. If the issuer's clock is known, the result is a time from the fetch
+    /// on. That time is at most `valid_for`, because the issuer's clock may be wrong.
     pub fn expiry(&self) -> Expiry {
         match (self.expires, self.issuer_time) {
             (None, _) => Expiry::Unknown,
@@ -140,7 +140,8 @@ impl Credential {
 pub struct IssuedCredential {
     /// The credential itself.
     pub credential: Arc<Credential>,
-    /// The number of the fetch that brought it, from 1. [`Credentials::reject`] takes it.
+    /// The number of the fetch that returned this credential, from 1. Callers pass it to
+    /// [`Credentials::reject`].
     pub generation: u64,
 }
 
@@ -152,7 +153,7 @@ pub struct FetchError {
     pub kind: ErrorKind,
     /// Whether another attempt may help.
     pub retry: Retry,
-    /// The failure and its cause. For a call of AWS, with action, role and resource.
+    /// The failure and its cause. For a call of AWS, the message names action, role and resource.
     pub message: String,
     /// The remedy, for an administrator.
     pub remedy: String,
@@ -160,10 +161,10 @@ pub struct FetchError {
 
 /// Fetches credentials.
 pub trait Fetch: Send + Sync + 'static {
-    /// Fetches a credential, in one attempt. The caller repeats it.
+    /// Makes one attempt to fetch a credential. The caller repeats failed attempts.
     fn fetch<'a>(&'a self, recipe: &'a Recipe) -> BoxFuture<'a, Result<Credential, FetchError>>;
 
-    /// The calls of AWS so far, by kind. Empty for a source that makes none.
+    /// The calls of AWS so far, by kind. Empty for a source that does not call AWS.
     fn calls(&self) -> Vec<CallCount> {
         Vec::new()
     }
@@ -174,7 +175,7 @@ pub trait Fetch: Send + Sync + 'static {
 pub struct Clock(Arc<dyn Fn() -> Now + Send + Sync>);
 
 impl Clock {
-    /// This host's clocks.
+    /// Reads this host's clocks.
     pub fn system() -> Self {
         Self::from_fn(|| Now {
             wall: SystemTime::now(),

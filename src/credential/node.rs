@@ -22,7 +22,7 @@ use secret::Secret;
 const TIME_LIMIT: Duration = Duration::from_secs(15);
 /// The longest time for the dial and the login.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
-/// The capability that hopend announces: the last one without messages of more than 2 GB.
+/// The capability that hopend announces: the highest without messages of more than 2 GB.
 const CAPABILITY: u8 = 3;
 
 /// Why the cluster gave no connection string.
@@ -46,10 +46,12 @@ enum NodeStringError {
     NoString(finspace::connection_string::ConnectionStringError),
 }
 
-/// Logs in to the cluster with `login`, its own connection string, and asks for that of the node.
+/// Logs in to the cluster with `login`, the cluster's own connection string, and asks for the
+/// connection string of the node.
 ///
 /// # Errors
-/// The cluster cannot be reached, does not know the node, or answers something else.
+/// hopend cannot reach the cluster, the cluster does not know the node, or its answer is no connection
+/// string.
 pub(crate) async fn ask_cluster(
     environment: &Arc<Environment>,
     cluster: &str,
@@ -101,7 +103,7 @@ async fn node_string(
     node: &str,
     login: &Credential,
 ) -> Result<ConnectionString, NodeStringError> {
-    // The names become part of q text: nothing in them may be code.
+    // The names become part of a q expression, so they must not contain q code.
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     for name in [cluster, node] {
         if name.is_empty() || !name.chars().all(plain) {

@@ -1,40 +1,40 @@
-//! Decides when to fetch a credential, when to use it, and when to leave its source alone. The schedule does
-//! no I/O and reads no clock: `now` and `jitter` are arguments.
+//! Decides when to fetch a credential, when to use it, and when to pause after failures. The schedule
+//! does no I/O and reads no clock: `now` and `jitter` are arguments.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::primitives::backoff::Backoff;
 
-/// The longest use of a credential after the fetch, even if it claims to live longer. The FinSpace guide
-/// gives this validity for connection strings.
+/// The longest life of a credential after the fetch, even if its expiry is later. The FinSpace guide
+/// states this validity for connection strings.
 const LONGEST_LIFE: Duration = Duration::from_secs(60 * 60);
-/// The share of its life after which a credential is refreshed, plus up to [`REFRESH_SPREAD`].
+/// The share of its life after which a credential is refreshed. Jitter adds up to [`REFRESH_SPREAD`].
 const REFRESH_AFTER: f64 = 0.70;
 /// The jitter of a refresh, as a share of the life.
 const REFRESH_SPREAD: f64 = 0.10;
-/// The margin at the end of a life during which a credential is not used, as clocks may disagree. It is at
-/// most a tenth of the life.
+/// The margin at the end of a credential's life in which no session uses it, because clocks may
+/// disagree. The margin is at most a tenth of the life.
 const SKEW: Duration = Duration::from_secs(30);
-/// A credential that nobody has asked for during this time is not refreshed any more.
+/// The time without a demand after which a credential is not refreshed any more.
 const IDLE_AFTER: Duration = Duration::from_secs(60 * 60);
-/// The pauses after temporary failures. Jitter shortens each pause by any share.
+/// The pauses after temporary failures. Each pause is multiplied by a jitter from 0 to 1.
 const FAILURE_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// The shortest pause after jitter.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
-/// For this long after a refusal, everyone who asks gets that refusal.
+/// The time after a refusal in which every demand gets that refusal again.
 const REFUSAL_KEPT: Duration = Duration::from_secs(10);
-/// The first pause after a refusal for which nobody waits.
+/// The first pause after a refusal, before a fetch for which no session waits.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(30);
-/// The pauses after refusals for which nobody waits.
+/// The pauses after refusals, before a fetch for which no session waits.
 const REFUSAL_BACKOFF: Backoff = Backoff::new(REFUSAL_PAUSE, Duration::from_secs(300));
-/// A demand waits for the next attempt if that is at most this far away.
+/// The longest time to the next attempt for which a demand waits.
 const WORTH_WAITING: Duration = Duration::from_secs(2);
-/// The fetches that may follow each other without a pause.
+/// The number of fetches that may follow each other without a pause.
 const BURST: f64 = 5.0;
 /// The fetches a second after the burst.
 const RATE: f64 = 0.1;
 
-/// The time by two clocks. Expiries are by the wall clock, which may jump. The monotonic clock only runs
+/// The time by two clocks. Expiries use the wall clock, which may jump. The monotonic clock only runs
 /// forward, but may stand still while the machine sleeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
@@ -47,11 +47,11 @@ pub struct Now {
 /// When a credential expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
-    /// The credential does not say.
+    /// The credential does not state its expiry.
     Unknown,
     /// At this time of this host's wall clock.
     At(SystemTime),
-    /// This long after the fetch. This host's wall clock does not matter.
+    /// At this time after the fetch, whatever this host's wall clock shows.
     After(Duration),
 }
 
@@ -64,10 +64,10 @@ impl From<Option<SystemTime>> for Expiry {
 /// Whether another attempt may help after a failed fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// It may: the source was throttled, slow, broken or out of reach.
+    /// Another attempt may help, because the source was throttled, slow, broken or out of reach.
     Soon,
-    /// Only a change elsewhere helps: the request is forbidden or malformed, or names something that does not
-    /// exist.
+    /// Only a change elsewhere helps, because the request is forbidden or malformed, or names something
+    /// that does not exist.
     Refused,
 }
 
@@ -78,18 +78,18 @@ pub(super) enum KeeperStep {
     Fetch,
     /// Ask the schedule again at this time of the wall clock, or when woken.
     SleepUntil(SystemTime),
-    /// Wait until woken: nobody needs the credential, or a fetch is under way.
+    /// Wait until woken, because nobody needs the credential or a fetch is under way.
     Idle,
 }
 
 /// The next action of a session that needs the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Demand {
-    /// It uses the cached credential.
+    /// The session uses the cached credential.
     Use,
-    /// It waits: a fetch is under way or follows within two seconds.
+    /// The session waits, because a fetch is under way or follows within two seconds.
     Wait,
-    /// It takes the last failure for an answer. The next attempt is at this time.
+    /// The session gets the last failure as the answer. The next attempt is at this time.
     Refuse(SystemTime),
 }
 
@@ -109,11 +109,11 @@ struct CredentialLife {
 /// The pause after a failed fetch.
 #[derive(Debug, Clone, Copy)]
 struct RetryPause {
-    /// The end of the pause if a session waits.
+    /// The end of the pause for a fetch for which a session waits.
     demand: SystemTime,
-    /// The end of the pause if nobody waits.
+    /// The end of the pause for a fetch for which no session waits.
     ahead: SystemTime,
-    /// The begin of the pause. If the wall clock is set back before it, the pause ends.
+    /// The start of the pause. If the wall clock is set back before this time, the pause ends.
     since: SystemTime,
 }
 
@@ -121,14 +121,14 @@ struct RetryPause {
 #[derive(Debug)]
 pub(super) struct Schedule {
     life: Option<CredentialLife>,
-    /// A fetch is under way.
+    /// Whether a fetch is under way.
     fetching: bool,
-    /// A session waits.
+    /// Whether a session waits.
     demanded: bool,
     /// The failures since the last success.
     failures: u32,
     pause: Option<RetryPause>,
-    /// The last time that somebody needed the credential, by the monotonic clock.
+    /// The time of the last demand, by the monotonic clock.
     last_use: Option<Instant>,
     limiter: FetchLimiter,
 }
@@ -155,7 +155,7 @@ impl Schedule {
         self.last_use = Some(now.mono);
     }
 
-    /// Tells a session that needs the credential now what to do.
+    /// Decides the next action of a session that needs the credential now.
     pub(super) fn demand(&mut self, now: Now) -> Demand {
         self.last_use = Some(now.mono);
         if self.usable(now) {
@@ -179,7 +179,7 @@ impl Schedule {
         })
     }
 
-    /// How long the cached credential can still be used. `None` if it cannot.
+    /// How long the cached credential can still be used. `None` if it cannot be used.
     pub(super) fn left(&self, now: Now) -> Option<Duration> {
         let life = self.life.filter(|_| self.usable(now))?;
         life.unusable.duration_since(now.wall).ok()
@@ -194,8 +194,8 @@ impl Schedule {
         Some(by_wall.unwrap_or_default().max(by_mono))
     }
 
-    /// The time until the next fetch. Zero while one is under way. `None` if nobody will have asked for so
-    /// long by then that the fetch will not happen.
+    /// The time until the next fetch. Zero while a fetch is under way. `None` if no fetch will follow
+    /// without a new demand, because the credential will be idle by then.
     pub(super) fn next(&self, now: Now) -> Option<Duration> {
         if self.fetching {
             return Some(Duration::ZERO);
@@ -207,8 +207,8 @@ impl Schedule {
         (unused < IDLE_AFTER).then_some(wait)
     }
 
-    /// Tells the keeper what to do. After [`KeeperStep::Fetch`] the schedule takes the fetch to be under way,
-    /// until the keeper calls [`Self::fetched`] or [`Self::failed`].
+    /// Decides the next action of the keeper. After [`KeeperStep::Fetch`], the schedule assumes that
+    /// the fetch is under way until the keeper calls [`Self::fetched`] or [`Self::failed`].
     pub(super) fn step(&mut self, now: Now) -> KeeperStep {
         if self.fetching {
             return KeeperStep::Idle;
@@ -249,7 +249,7 @@ impl Schedule {
         self.pause = None;
     }
 
-    /// Records a fetch that failed. The cached credential can be used as before. `jitter` is in 0..1.
+    /// Records a fetch that failed. The cached credential stays usable. `jitter` is in 0..1.
     pub(super) fn failed(&mut self, now: Now, retry: Retry, jitter: f64) {
         self.failures = self.failures.saturating_add(1);
         let (demand, ahead) = match retry {
@@ -281,7 +281,8 @@ impl Schedule {
         self.life = None;
     }
 
-    /// Records that nobody needs the credential any more. Sessions that already wait still get it.
+    /// Records that nobody needs the credential any more. Sessions that wait already still get the
+    /// credential.
     pub(super) fn forgotten(&mut self) {
         self.life = None;
         self.last_use = None;
@@ -302,14 +303,15 @@ impl Schedule {
         Some(paused_until.map_or(wanted_at, |until| until.max(wanted_at)))
     }
 
-    /// Whether somebody needed the credential within [`IDLE_AFTER`].
+    /// Whether the last demand was less than [`IDLE_AFTER`] ago.
     fn in_use(&self, now: Now) -> bool {
         self.last_use
             .is_some_and(|last| now.mono.saturating_duration_since(last) < IDLE_AFTER)
     }
 
-    /// When to refresh the cached credential: as soon as one of the clocks says so. If the wall clock was set
-    /// back before the fetch, the expiry means nothing and the refresh is due now.
+    /// When to refresh the cached credential: the earlier of the times by the two clocks. If the wall
+    /// clock was set back to before the fetch, the refresh is due now, because the expiry then means
+    /// nothing.
     fn refresh_at(&self, now: Now) -> SystemTime {
         match self.life {
             Some(life) if self.usable(now) && now.wall >= life.obtained.wall => {
@@ -340,7 +342,7 @@ struct FetchLimiter {
 }
 
 impl FetchLimiter {
-    /// The time until a token is there.
+    /// The time until the bucket holds a token.
     fn wait(&mut self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + passed * RATE).min(BURST);
@@ -348,12 +350,12 @@ impl FetchLimiter {
         if self.tokens >= 1.0 {
             Duration::ZERO
         } else {
-            // A millisecond more, so that rounding never leaves less than a token at that time.
+            // The extra millisecond ensures that rounding never leaves less than a token at that time.
             Duration::from_secs_f64((1.0 - self.tokens) / RATE) + Duration::from_millis(1)
         }
     }
 
-    /// Takes a token, which must be there.
+    /// Takes a token. The bucket must hold one.
     fn take(&mut self) {
         self.tokens -= 1.0;
     }

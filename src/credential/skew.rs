@@ -1,4 +1,4 @@
-//! Logs when this host's clock and AWS's begin to disagree, and when they agree again.
+//! Logs when this host's clock and the clock of AWS begin to disagree, and when both agree again.
 
 use base::mutex::locked;
 use std::sync::Mutex;
@@ -17,7 +17,8 @@ impl Default for SkewReports {
 }
 
 impl SkewReports {
-    /// Logs a measured skew if it differs notably from the last one.
+    /// Logs a measured skew if it differs from the last logged skew by more than 30 seconds, or
+    /// agreement begins or ends.
     pub(super) fn report(&self, measured: ClockSkew) {
         let mut reported = locked(&self.0);
         let is_news = match (reported.is_notable(), measured.is_notable()) {

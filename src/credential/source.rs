@@ -22,7 +22,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Sources that wait for AWS as long as `patience` says.
+    /// Makes sources whose calls of AWS have these limits.
     pub fn with_limits(patience: CallLimits) -> Self {
         Self {
             finspace: FinSpace::with_limits(patience),
@@ -30,7 +30,7 @@ impl Sources {
     }
 }
 
-/// Everything that the daemon gets from outside: credentials, clusters, nodes and the host's zone.
+/// The source of all data from outside the daemon: credentials, clusters, nodes and the host's zone.
 pub trait ExternalSource: Fetch + Discover {}
 
 impl<T: Fetch + Discover> ExternalSource for T {}

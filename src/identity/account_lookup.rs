@@ -1,5 +1,5 @@
-//! Looks up the accounts of users and viewers that the account database did not know at start or reload,
-//! until it does.
+//! Looks up accounts again that the account database did not know at the start or reload. The lookups
+//! of an account go on until the database knows it.
 
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ const LOOKUP_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::f
 /// The most lookups at the same time. A lookup that hangs holds a thread.
 const LOOKUPS: usize = 64;
 
-/// Looks up the accounts of all parts that were left out for theirs, and returns once each is known. A user
-/// or viewer is served as soon as its account is known, without a reload.
+/// Looks up the accounts of all parts of the configuration that were left out because their account was
+/// unknown. Returns once every account is known. The daemon serves a user or viewer as soon as the
+/// account is known, without a reload.
 pub(crate) async fn resolve(left_out: Vec<LeftOutPart>, accounts: AccountDatabase) {
     let turns = Semaphore::new(LOOKUPS);
     let each = left_out.iter().filter_map(|left_out| {
@@ -50,7 +51,7 @@ impl AccountLookup<'_> {
             sleep(backoff.next_pause()).await;
             let (database, text) = (self.accounts.clone(), self.account.text().to_owned());
             let turn = self.turns.acquire().await;
-            // On a thread of its own: a lookup that hangs delays no other.
+            // The lookup has its own thread, so that a lookup that hangs delays no other.
             let answer = spawn_blocking(move || database(&text)).await;
             drop(turn);
             let part = self.part;

@@ -13,9 +13,11 @@ use crate::primitives::shared_answers::SharedAnswers;
 
 /// The longest that a session waits for a name. The account database may be a directory server.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The most lookups at the same time. Each has a thread, so a database that hangs holds this many.
+/// The most lookups at the same time. Each lookup has a thread, so an account database that hangs holds
+/// this many threads.
 const LOOKUPS: usize = 8;
-/// How long the daemon believes that an account has no name. Then it asks again, as accounts are added.
+/// How long the daemon keeps the answer that an account has no name. Then it asks again, because an
+/// administrator may add the account.
 const NAMELESS_FOR: Duration = Duration::from_secs(60);
 
 /// The name of an account, or why it is not known.
@@ -47,7 +49,7 @@ impl AccountName {
         }
     }
 
-    /// Why the name is not known. `None` if it is.
+    /// Why the name is not known. `None` if the name is known.
     pub fn unknown(&self) -> Option<Nameless> {
         match self {
             Self::Known(_) => None,
@@ -73,8 +75,8 @@ impl fmt::Display for Nameless {
 /// Asks the account database for the name of a uid. Blocks.
 type NameLookup = dyn Fn(u32) -> nix::Result<Option<String>> + Send + Sync;
 
-/// The names of accounts, by uid. A name is kept as long as the process runs. That an account has none is
-/// kept for [`NAMELESS_FOR`], and a failure not at all.
+/// The names of accounts, by uid. The daemon keeps a name as long as it runs, and the answer that an
+/// account has no name for [`NAMELESS_FOR`]. The daemon does not keep failures.
 pub(super) struct AccountNames {
     answers: SharedAnswers<u32, NameAnswer>,
     turns: Arc<Semaphore>,
@@ -120,8 +122,9 @@ impl AccountNames {
         }
     }
 
-    /// The name of the account `uid`. All callers that ask for one uid share one lookup. Waits for
-    /// [`PATIENCE`] at most. A lookup that takes longer goes on, and later callers get its answer.
+    /// The name of the account `uid`. All callers that ask for the same uid share one lookup. Waits
+    /// until [`PATIENCE`] after the start of the lookup at most. A lookup that takes longer goes on,
+    /// and later callers get its answer.
     pub(super) async fn name(&self, uid: u32) -> AccountName {
         let question = self.answers.ask(uid, |uid| self.look_up(uid));
         match question.within(PATIENCE).await {

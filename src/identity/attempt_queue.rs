@@ -1,4 +1,5 @@
-//! Queues the password attempts of each origin, so that many attempts at the same time gain nothing.
+//! Queues the password attempts of each origin, so that a client gains nothing from many attempts at
+//! the same time.
 
 use base::mutex::locked;
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use super::Origin;
 #[derive(Debug)]
 pub(super) struct AttemptQueues {
     queues: Mutex<HashMap<Origin, Arc<AttemptQueue>>>,
-    /// The attempts at the same time of an origin that has not failed.
+    /// The most attempts of one origin that run at the same time, if none has failed.
     concurrent: usize,
 }
 
@@ -21,7 +22,7 @@ pub(super) struct AttemptQueues {
 struct AttemptQueue {
     /// Every attempt holds a permit.
     all: Arc<Semaphore>,
-    /// An attempt of an origin that has failed also holds the only permit of this one.
+    /// After a failure, an attempt of this origin also holds the only permit of this semaphore.
     after_failure: Arc<Semaphore>,
 }
 
@@ -30,7 +31,7 @@ struct AttemptQueue {
 pub struct AttemptTurn<'q> {
     _permit: Option<OwnedSemaphorePermit>,
     _permit_after_failure: Option<OwnedSemaphorePermit>,
-    // Dropped last: it removes a queue that nobody uses any more.
+    // This field is dropped last, because its drop removes a queue that nobody uses any more.
     _entry: QueueEntry<'q>,
 }
 
@@ -51,8 +52,8 @@ impl AttemptQueues {
         }
     }
 
-    /// Waits until an attempt of `origin` may run. If `has_failed` says so at that time, also waits until no
-    /// other attempt of the origin runs. Cancel-safe.
+    /// Waits until an attempt of `origin` may run. If `has_failed` then returns true, also waits until
+    /// no other attempt of the origin runs. Cancel-safe.
     pub(super) async fn turn(
         &self,
         origin: Origin,
@@ -102,7 +103,8 @@ impl AttemptQueues {
 impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         let mut queues = self.queues.lock();
-        // The map's reference and this one are the last, and the lock keeps new entries out.
+        // Only the map and this entry still refer to the queue. While this thread holds the lock, no
+        // attempt can add an entry.
         if Arc::strong_count(&self.queue) == 2 {
             queues.remove(&self.origin);
         }

@@ -1,5 +1,5 @@
-//! TLS towards clients: the endpoint's certificate, which the daemon reads again when its files change,
-//! and the names in a client's certificate.
+//! TLS towards clients: the endpoint's certificate, and the names in a client's certificate. The daemon
+//! reads the endpoint's certificate again when its files change.
 
 use base::mutex::locked;
 use std::os::unix::fs::MetadataExt;
@@ -16,12 +16,13 @@ use crate::config::server_tls::{ServerTlsError, check_access, server_config};
 use crate::config::{CertificateName, ServerTls};
 use base::error::with_note;
 
-/// The shortest time between two looks for changed files.
+/// The shortest time between two checks for changed files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The longest that a connection waits for a look: the files may be on a mount that hangs.
+/// The longest that a connection waits for such a check, because the files may be on a mount that
+/// hangs.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The TLS configuration of one endpoint, kept in step with its files.
+/// The TLS configuration of one endpoint. The daemon updates it when the certificate's files change.
 #[derive(Debug)]
 pub struct Certificates {
     endpoint: String,
@@ -33,13 +34,13 @@ pub struct Certificates {
 
 #[derive(Debug)]
 struct LoadedConfig {
-    /// The versions of the files at the last look, whether they could be used or not.
+    /// The versions of the files at the last check, whether they could be used or not.
     versions: Vec<Option<FileVersion>>,
     /// The last configuration that could be used. `None` if there was none yet.
     config: Option<Arc<ServerConfig>>,
 }
 
-/// Changed files, read.
+/// The result of reading files that have changed.
 struct ChangedFiles {
     versions: Vec<Option<FileVersion>>,
     outcome: Result<ServerConfig, ServerTlsError>,
@@ -57,7 +58,7 @@ struct FileVersion {
 }
 
 impl Certificates {
-    /// Reads the files of `endpoint`. Blocks. If they cannot be used, the log says so.
+    /// Reads the files of `endpoint`. Blocks. Logs an error if the files cannot be used.
     pub fn new(endpoint: &str, tls: &ServerTls) -> Self {
         let certificates = Self {
             endpoint: endpoint.to_owned(),
@@ -74,8 +75,8 @@ impl Certificates {
 
     /// The configuration for the next connection. `None` if the files could never be used.
     ///
-    /// Looks for changed files at most once a second, on a thread of its own. The connection that starts
-    /// the look waits for it, up to 200 ms. No other connection waits.
+    /// Checks for changed files at most once a second, on a blocking thread. The connection that starts
+    /// the check waits for up to 200 ms until it ends. No other connection waits.
     pub async fn current(self: &Arc<Self>) -> Option<Arc<ServerConfig>> {
         if let Ok(mut last_look) = Arc::clone(&self.last_look).try_lock_owned()
             && last_look.elapsed() >= LOOK_EVERY
@@ -89,7 +90,7 @@ impl Certificates {
                 }
                 *last_look = Instant::now();
             });
-            // A look that takes longer goes on, and later connections get its result.
+            // A check that takes longer goes on, and later connections use its result.
             let _ = timeout(PATIENCE, look).await;
         }
         self.loaded().config.clone()
@@ -100,7 +101,7 @@ impl Certificates {
         self.tls == *tls
     }
 
-    /// Looks for changed files now. Blocks.
+    /// Checks for changed files now. Blocks.
     pub fn look(&self) {
         if let Some(changed) = self.read_if_changed() {
             self.use_or_report(changed);
@@ -108,7 +109,8 @@ impl Certificates {
     }
 
     fn read_if_changed(&self) -> Option<ChangedFiles> {
-        // Taken before the files are read: the next look notices a change in between.
+        // The versions are taken before the files are read, so that the next check notices a change in
+        // between.
         let versions = self.versions();
         let changed = self.loaded().versions != versions;
         changed.then(|| ChangedFiles {
@@ -117,8 +119,8 @@ impl Certificates {
         })
     }
 
-    /// Uses the new configuration. If the files cannot be used, the one before stays in use and the log
-    /// says so, once for each change.
+    /// Uses the new configuration. If the files cannot be used, keeps the previous configuration and
+    /// logs an error, once for each change.
     fn use_or_report(&self, changed: ChangedFiles) {
         let mut loaded = self.loaded();
         loaded.versions = changed.versions;
@@ -147,7 +149,7 @@ impl Certificates {
         locked(&self.loaded)
     }
 
-    /// The versions of all files now. `None` for a file that cannot be seen.
+    /// The versions of all files now. `None` for a file whose metadata cannot be read.
     fn versions(&self) -> Vec<Option<FileVersion>> {
         let files = [
             Some(&self.tls.cert),
@@ -171,8 +173,8 @@ impl FileVersion {
     }
 }
 
-/// The names of a certificate's owner: the subject's common name, if it has exactly one, and the
-/// alternative names. None if the certificate does not parse.
+/// The names of a certificate's owner: the alternative names, after the subject's common name if it has
+/// exactly one. Empty if the certificate does not parse.
 pub(crate) fn names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
         return Vec::new();

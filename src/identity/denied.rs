@@ -6,9 +6,10 @@ use base::error::with_alternative_fix;
 /// The most characters of a client's user name that a message shows.
 pub(super) const SHOWN: usize = 64;
 
-/// A client that was refused because it is none of the endpoint's users.
+/// A client that was refused because it did not prove to be a user of the endpoint.
 ///
-/// For the log and the audit file only. The client sees the same end of the connection for every reason.
+/// Only the log and the audit file show this error. For every reason, the client sees the same end of
+/// the connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("client: endpoint {endpoint} refused {who}: {reason}")]
 pub struct Denied {
@@ -16,13 +17,13 @@ pub struct Denied {
     pub endpoint: String,
     /// The client, with the name of its account if that is known.
     pub who: String,
-    /// Why, and the remedy.
+    /// The reason and the remedy.
     pub reason: Reason,
-    /// Whether the client gave a password, so that this may have been a guess.
+    /// Whether the client gave a password, and so may have guessed it.
     pub guess: bool,
 }
 
-/// Why a client is none of the endpoint's users. Each message ends with the remedy.
+/// The reason why a client was refused. Each message ends with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// hopen named a user whom the endpoint does not have.
@@ -51,7 +52,7 @@ pub enum Reason {
         /// The user's name.
         user: String,
     },
-    /// hopen named a user of another account, and gave no password.
+    /// hopen named a user to whom the client's account does not belong, and gave no password.
     #[error(
         "the account does not belong to user {user:?}, and hopen gave no password. Fix: give hopen the \
          password{}.", remedy(.account.as_deref())
@@ -62,7 +63,7 @@ pub enum Reason {
         /// The client's account, if the account database knows its name.
         account: Option<String>,
     },
-    /// hopen named a user of another account, who has no password.
+    /// hopen named a user to whom the client's account does not belong. That user has no password.
     #[error(
         "the account does not belong to user {user:?}, who has no password. Fix: give the user a password \
          (hopend hash-password){}.", remedy(.account.as_deref())
@@ -73,7 +74,7 @@ pub enum Reason {
         /// The client's account, if the account database knows its name.
         account: Option<String>,
     },
-    /// hopen named no user, and the account belongs to none.
+    /// hopen named no user, and the client's account belongs to no user.
     #[error(
         "the account belongs to none of its users. Fix: give a user and password to hopen{}.",
         remedy(.account.as_deref())
@@ -88,7 +89,7 @@ pub enum Reason {
         /// The names of these users.
         names: Vec<String>,
     },
-    /// hopen gave a password and no user, and the account belongs to none.
+    /// hopen gave a password without a user, and the client's account belongs to no user.
     #[error("hopen gave a password and no user. Fix: give both, as in `:host:port:user:password`.")]
     UserMissing,
     /// hopen named no user, and the client is on another host or the listener is exposed.
@@ -115,7 +116,8 @@ pub enum Reason {
         /// The user's name.
         user: String,
     },
-    /// The certificate belongs to another user than the one whom the other claims point to.
+    /// The client's user name, password or account points to a user, but its certificate does not
+    /// belong to that user.
     #[error(
         "its certificate, of {}, does not belong to user {user:?}. Fix: show the user's own, or set \
          certificate of the [[user]].", shown(.names)
@@ -126,7 +128,7 @@ pub enum Reason {
         /// The names in the client's certificate.
         names: Vec<CertificateName>,
     },
-    /// hopen named no user, and neither the certificate nor an account belongs to one.
+    /// hopen named no user, and neither the certificate nor the account belongs to a user.
     #[error(
         "its certificate, of {}, belongs to none of its users. Fix: set certificate of a [[user]] to one of \
          these, or give a user and password to hopen.", shown(.names)
@@ -135,10 +137,10 @@ pub enum Reason {
         /// The names in the client's certificate.
         names: Vec<CertificateName>,
     },
-    /// hopen named no user, and the kernel did not tell the client's account.
+    /// hopen named no user, and the kernel did not report the client's account.
     #[error("hopend cannot see the client's account: {}", with_alternative_fix(.why, "give a user and password to hopen"))]
     PeerUnknown {
-        /// Why it did not, with the remedy.
+        /// Why the kernel did not report the account, with the remedy.
         why: String,
     },
 }

@@ -1,7 +1,8 @@
 //! Finds the account that listens at an address of this host, and its program.
 //!
-//! Everything here blocks: it asks the kernel and reads `/proc`. The daemon calls it for an address that
-//! it cannot bind, and `hopend doctor` and `hopend status` call it. It never runs on a session's thread.
+//! Every function here blocks, because it asks the kernel and reads `/proc`. So no function may run on
+//! a session's thread. The daemon calls them when it cannot bind an address. The commands
+//! `hopend doctor` and `hopend status` call them too.
 
 use std::fmt;
 use std::io;
@@ -21,14 +22,16 @@ use crate::primitives::kernel_sockets::{KernelSocket, proc_net, sock_diag};
 pub struct SocketHolder {
     /// The account's number.
     pub uid: u32,
-    /// The process, if this process may see it. Mostly only root sees processes of other accounts.
+    /// The process, if the kernel shows it to this process. Mostly only root sees processes of other
+    /// accounts.
     pub pid: Option<u32>,
     /// The process's program, as `ps` shows it.
     pub program: Option<String>,
 }
 
-/// The account that a connection to `address` reaches. `None` if nobody listens or the kernel does not
-/// tell. For `localhost`, which means 127.0.0.1 and ::1, the result is the holder of the first socket found.
+/// The account that a connection to `address` reaches. `None` if no process listens there or the kernel
+/// does not report the account. For `localhost`, which means 127.0.0.1 and ::1, the result is the
+/// holder of the first socket found.
 pub fn find(address: &ListenAddress) -> Option<SocketHolder> {
     match address {
         ListenAddress::Localhost(_) | ListenAddress::Tcp(_) => {
@@ -53,7 +56,7 @@ pub fn find(address: &ListenAddress) -> Option<SocketHolder> {
 /// the socket, and does not wait until the connection is accepted.
 ///
 /// # Errors
-/// Nobody listens there, or this process may not connect.
+/// No process listens there, or this process may not connect.
 pub fn of_unix(path: &Path) -> io::Result<SocketHolder> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -87,7 +90,7 @@ fn of_socket(socket: KernelSocket) -> SocketHolder {
     }
 }
 
-/// Such as `uid 1001 (nc[4711])`.
+/// Writes text such as `uid 1001 (nc[4711])`.
 impl fmt::Display for SocketHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "uid {}", self.uid)?;

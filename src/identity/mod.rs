@@ -1,7 +1,7 @@
 //! Identifies the client of a connection.
 //!
-//! - [`Peer`] holds what the kernel says about the client.
-//! - [`Authenticator::identify`] applies the rules that make a configured user of it.
+//! - [`Peer`] holds the kernel's information about the client.
+//! - [`Authenticator::identify`] applies the rules that find the configured user.
 //! - [`Penalties`] delay a client that guesses passwords.
 
 pub(crate) mod account_lookup;

@@ -1,19 +1,20 @@
-//! Groups connections that count together before the daemon knows the user.
+//! Groups connections whose limits and penalties count together before the daemon knows the user.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::Peer;
 
-/// The origin of a connection: a local account, a host by its IPv4 address, or an IPv6 network. Limits and
-/// penalties count by origin. An IPv6 network is a /64, as one host can use all addresses in it.
+/// The origin of a connection: a local account, a host by its IPv4 address, or an IPv6 network. Limits
+/// and penalties count by origin. An IPv6 network is a /64, because one host can use all addresses of a
+/// /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// An account of this host, over a Unix socket or over TCP.
     Account(u32),
     /// Another host's IPv4 address, or the first address of its IPv6 network.
     Address(IpAddr),
-    /// All clients of this host whose account the kernel did not tell. Their addresses tell nothing, as any
-    /// account can use any loopback address.
+    /// All clients of this host whose account the kernel did not report. Their addresses do not
+    /// separate them, because any account can use any loopback address.
     UnknownAccount,
 }
 

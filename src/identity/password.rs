@@ -12,14 +12,14 @@ use tokio::sync::Semaphore;
 use crate::config::{PasswordVerifier, hash_cost};
 use secret::Secret;
 
-/// The hash that a refused password is checked against if no user of the endpoint has an argon2 hash. So
-/// the time of a refusal does not tell whether a user exists. Random bytes, with the parameters of
-/// [`hash`]: no password is known to have this hash.
+/// The hash that a refused password is checked against if no user of the endpoint has an argon2 hash.
+/// So the time of a refusal does not reveal whether a user exists. The hash has the parameters of
+/// [`hash`] and random bytes, so no known password matches.
 const HASH_OF_NO_PASSWORD: &str = "$argon2id$v=19$m=19456,t=2,p=1$7QXNJo2XXMFWSWPjlxY32Q$928TeSh8KWP/Un79P8FE/bLj7eeHWRY3YS4MfAemROk";
 
-/// The fewest argon2 blocks to allocate: 33 MiB. glibc's allocator maps an allocation of more than 32 MiB
-/// by itself and unmaps it when it is freed. It would keep a smaller one for each thread that has ever
-/// checked a password. Blocks that are not used take no memory.
+/// The fewest argon2 blocks to allocate: 33 MiB. glibc maps an allocation of more than 32 MiB
+/// separately, and returns it to the kernel when it is freed. glibc would keep a smaller allocation for
+/// each thread that has ever checked a password. Blocks that are not used take no memory.
 const LEAST_BLOCKS: usize = (33 << 20) / Block::SIZE;
 
 /// Why a password cannot be hashed, or a hash cannot be used.
@@ -73,14 +73,15 @@ pub struct Passwords {
 }
 
 impl Default for Passwords {
-    /// As many checks at the same time as there are processors.
+    /// Allows as many checks at the same time as the host has processors.
     fn default() -> Self {
         Self::new(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
     }
 }
 
 impl Passwords {
-    /// At most `concurrent` argon2 checks at the same time. Each takes 19 MiB with the usual parameters.
+    /// Allows `concurrent` argon2 checks at the same time. Each takes 19 MiB with the parameters of
+    /// [`hash`].
     pub fn new(concurrent: NonZeroUsize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(concurrent.get())),
@@ -89,13 +90,14 @@ impl Passwords {
         }
     }
 
-    /// Whether `verifier` was made of `password`. Never for an empty password.
+    /// Whether `verifier` was made of `password`. Always false for an empty password.
     ///
     /// Every refusal does the same work, whatever the verifier: one MD5 digest, one SHA-1 digest, and
-    /// one argon2 check of each cost in `refusal_costs`. The verifier's own cost has to be among them.
+    /// one argon2 check of each cost in `refusal_costs`. `refusal_costs` must include the verifier's
+    /// own cost.
     ///
-    /// Waits for its turn without a limit: put a deadline around it. A check that has begun counts towards
-    /// the limit until it ends, even if the caller gives up.
+    /// Waits for a permit without a limit, so put a deadline around the call. A check that has begun
+    /// counts towards the limit until it ends, even if the caller gives up.
     pub async fn matches(
         &self,
         password: &Secret,
@@ -142,8 +144,8 @@ impl Passwords {
         self.bounded(work).await.unwrap_or(false)
     }
 
-    /// Runs `work` on a blocking thread. The thread holds the permit, so that a caller that gives up does
-    /// not let another check start.
+    /// Runs `work` on a blocking thread. The thread holds the permit, so that no other check starts
+    /// early if the caller gives up.
     async fn bounded<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -158,8 +160,8 @@ impl Passwords {
     }
 }
 
-/// Whether a password of q's `-u` file matches. Makes both digests for every user, so that the time does
-/// not tell whether a user has a plain, an MD5 or a SHA-1 line.
+/// Whether a line of q's `-u` file matches. Makes both digests for every user, so that the time does
+/// not reveal whether the line is plain, MD5 or SHA-1.
 fn matches_q_file(password: &Secret, verifier: Option<&PasswordVerifier>) -> bool {
     let md5 = Md5::digest(password.expose());
     let sha1 = Sha1::digest(password.expose());
@@ -171,7 +173,7 @@ fn matches_q_file(password: &Secret, verifier: Option<&PasswordVerifier>) -> boo
     }
 }
 
-/// Whether argon2 makes this hash of the password. `None` if `phc` is not a usable argon2 hash.
+/// Whether the argon2 hash `phc` was made of the password. `None` if `phc` is not a usable argon2 hash.
 fn verify(password: &Secret, phc: &Secret) -> Option<bool> {
     let hash = parse(phc)?;
     let algorithm = argon2::Algorithm::new(hash.algorithm.as_str()).ok()?;

@@ -15,29 +15,29 @@ use base::user_namespace::is_overflow_uid;
 /// The client of an accepted connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// A process of this host, whose account the kernel told.
+    /// A process of this host whose account the kernel reported.
     Local {
         /// The account that made the socket. If a process passes the descriptor on, or changes its own
         /// account, the socket still belongs to the account that made it.
         uid: u32,
-        /// The process that connected, over a Unix socket. It may have ended since.
+        /// The process that connected, over a Unix socket. The process may have ended since.
         pid: Option<i32>,
         /// The client's address, over TCP.
         address: Option<SocketAddr>,
     },
-    /// A client of an exposed listener, or one with an address beyond loopback.
+    /// A client of an exposed listener, or a client whose address is not a loopback address.
     Remote {
         /// The client's address.
         address: SocketAddr,
-        /// The account, if the client runs on this host and the kernel tells. Limits and penalties add
-        /// up an account's connections. It never lets a client in.
+        /// The account, if the client runs on this host and the kernel reports it. Limits and penalties
+        /// count by this account. hopend never accepts a client because of it.
         account: Option<u32>,
     },
-    /// A process of this host, whose account the kernel could not tell.
+    /// A process of this host whose account the kernel did not report.
     Unidentified {
         /// The client's address, over TCP.
         address: Option<SocketAddr>,
-        /// Why the kernel did not tell, with the remedy.
+        /// Why the kernel did not report the account, with the remedy.
         reason: String,
     },
 }
@@ -51,13 +51,14 @@ pub enum PeerError {
         .address.map(|address| format!(" {address}")).unwrap_or_default()
     )]
     Gone {
-        /// The client's address, unless the connection was reset: then the kernel has none.
+        /// The client's address. `None` if the connection was reset, because the kernel then has no
+        /// address.
         address: Option<SocketAddr>,
     },
     /// The system call for the peer's credentials (SO_PEERCRED) failed.
     #[error("hopend: the kernel does not tell which account connected to the Unix socket")]
     Unix(#[source] io::Error),
-    /// No file descriptor was left for the question to the kernel.
+    /// hopend had no file descriptor left to ask the kernel.
     #[error("{NO_DESCRIPTORS}. Fix: {MORE_DESCRIPTORS}.")]
     Descriptors(#[source] io::Error),
 }
@@ -67,19 +68,20 @@ impl Peer {
     /// [`Peer::Remote`].
     ///
     /// Safe against reuse of the client's port. While the daemon's end of the connection is in the
-    /// kernel's table, no other socket can be *established* on the same four-tuple. So the daemon checks
-    /// after the lookup that its end is still connected. Without that check, a client could send its
-    /// login and a query and then reset the connection. What it sent stays readable here, and the daemon
-    /// would take the next owner of the port for the sender.
+    /// kernel's table, no other socket can be *established* on the same four-tuple. So the daemon
+    /// checks after the lookup that its end is still connected. Without that check, a client could send
+    /// its login and a query and then reset the connection. These bytes stay readable here, and the
+    /// daemon would take the next owner of the port for their sender.
     ///
-    /// Takes some ten microseconds. If the kernel does not answer NETLINK_SOCK_DIAG it takes two readings
-    /// of `/proc/net/tcp`, and one client at a time has its turn: put a deadline around this call.
+    /// Takes some ten microseconds. If the kernel does not answer NETLINK_SOCK_DIAG, the daemon reads
+    /// `/proc/net/tcp` twice, for one client at a time. So put a deadline around this call.
     pub async fn of_tcp(stream: &TcpStream, exposed: bool) -> Result<Self, PeerError> {
         let address = connected(stream)?;
         let server = stream.local_addr().map_err(|_| gone(address))?;
         let four_tuple = FourTuple::new(address, server);
         if exposed || !address.ip().to_canonical().is_loopback() {
-            // Never from the tables in /proc: clients of other hosts could make the daemon read them.
+            // This lookup never reads the tables in /proc, because clients of other hosts could then
+            // make the daemon read them.
             let found = sock_diag::lookup(&four_tuple).ok().flatten();
             return Ok(Self::Remote {
                 address,
@@ -90,7 +92,7 @@ impl Peer {
         tcp_account(stream, address, found)
     }
 
-    /// Identifies the client of an accepted Unix connection: the account and the process that called
+    /// Identifies the client of an accepted Unix connection by the account and the process that called
     /// `connect`.
     pub fn of_unix(stream: &UnixStream) -> Result<Self, PeerError> {
         let credentials = stream.peer_cred().map_err(PeerError::Unix)?;
@@ -108,11 +110,11 @@ impl Peer {
         })
     }
 
-    /// Whether no process holds the client's end of a TCP connection any more. `server` is the address
-    /// that the client dialled. A client that has only closed its sending side still holds its end.
+    /// Whether every process has closed the client's end of a TCP connection. `server` is the address
+    /// that the client dialled. A client that has only shut down its sending direction still holds its
+    /// end.
     ///
-    /// `false` if the kernel does not know the socket, for example because an address was translated on
-    /// the way.
+    /// `false` if the kernel does not know the socket, for example because of address translation.
     pub fn has_let_go(&self, server: SocketAddr) -> bool {
         let Self::Local {
             address: Some(address),
@@ -133,7 +135,7 @@ impl Peer {
         }
     }
 
-    /// The account that the kernel vouches for. `None` for every client of an exposed listener.
+    /// The account that the kernel reported. `None` for every client of an exposed listener.
     pub fn uid(&self) -> Option<u32> {
         match self {
             Self::Local { uid, .. } => Some(*uid),
@@ -167,7 +169,8 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Whether clients of other hosts can reach a listener. Its endpoint then ignores local accounts.
+/// Whether clients of other hosts can reach a listener. The listener's endpoint then ignores local
+/// accounts.
 pub fn is_exposed(listen: &ListenAddress) -> bool {
     match listen {
         ListenAddress::Tcp(address) => !address.ip().to_canonical().is_loopback(),
@@ -175,7 +178,7 @@ pub fn is_exposed(listen: &ListenAddress) -> bool {
     }
 }
 
-/// Makes a peer of what the lookup found, if the connection still stands.
+/// Makes a [`Peer`] of the socket that the lookup found, if the connection still stands.
 fn tcp_account(
     stream: &TcpStream,
     address: SocketAddr,
@@ -213,7 +216,7 @@ fn tcp_account(
 async fn lookup(stream: &TcpStream, four_tuple: FourTuple) -> io::Result<Option<KernelSocket>> {
     match sock_diag::lookup(&four_tuple) {
         Ok(Some(socket)) => Ok(Some(socket)),
-        // A client that the kernel does not find must not make the daemon read all sockets.
+        // A client whose socket the kernel does not find must not make the daemon read all sockets.
         Ok(None) if sock_diag::is_reliable() || connected(stream).is_err() => Ok(None),
         Ok(None) | Err(_) => from_table(four_tuple).await,
     }
@@ -231,7 +234,7 @@ async fn from_table(four_tuple: FourTuple) -> io::Result<Option<KernelSocket>> {
     reading.await.map_err(io::Error::other)?
 }
 
-/// The client's address while the connection stands. `getpeername` fails once it has been reset.
+/// The client's address while the connection stands. `getpeername` fails after a reset.
 fn connected(stream: &TcpStream) -> Result<SocketAddr, PeerError> {
     stream
         .peer_addr()

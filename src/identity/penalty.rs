@@ -18,20 +18,21 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// The longest delay.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// After this long without a failure, an origin's failures are forgotten.
+/// The time without a failure after which the daemon forgets an origin's failures.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// The longest time from the refusal of a guess to its repetition that counts as the same guess. qPython
-/// repeats at once.
+/// The longest time between the refusal of a guess and a repetition that counts as the same guess.
+/// qPython repeats at once.
 const REPEATED_WITHIN: Duration = Duration::from_secs(2);
 
-/// The most guesses of one origin that may be repeated. One more, and the oldest is forgotten.
+/// The most guesses of one origin that the daemon remembers for repetitions. A further guess replaces
+/// the oldest.
 const REPEATABLE_GUESSES: usize = 8;
 
-/// The most origins with failures. One more, and the one that failed longest ago is forgotten.
+/// The most origins with failures. A further origin replaces the origin that failed longest ago.
 const MOST_ORIGINS: usize = 4096;
 
-/// The failed attempts of each [`Origin`], and the delays that they cost: 100 ms after the first failure,
+/// The failed attempts of each [`Origin`], and the delays that follow: 100 ms after the first failure,
 /// doubling to 5 s. After a failure, the attempts of an origin run one at a time.
 #[derive(Debug)]
 pub struct Penalties {
@@ -53,16 +54,17 @@ struct FailureRecord {
 /// A user and a password that the daemon refused.
 #[derive(Debug, Clone, Copy)]
 pub struct Guess<'g> {
-    /// The client that gave them.
+    /// The client that made the guess.
     pub peer: &'g Peer,
     /// The user and the password.
     pub hello: &'g Hello,
-    /// When the client gave them.
+    /// When the guess arrived.
     pub arrived: Instant,
 }
 
-/// A guess that was counted as a failure. It is not counted again if the client repeats it without a
-/// capability byte. Servers before kdb+ 2.6 need that form, and qPython tries it after a refusal.
+/// A guess that was counted as a failure. If the client repeats the guess once without a capability
+/// byte, the repetition is not counted. Servers before kdb+ 2.6 need a login in that form, and qPython
+/// tries it after a refusal.
 #[derive(Debug)]
 struct CountedGuess {
     /// A hash of the user and the password, with a random key of this process.
@@ -74,13 +76,14 @@ struct CountedGuess {
 /// The user names of an origin's failed attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClaimedUsers {
-    /// Always the same name, by its hash.
+    /// Always the same name. This is its hash.
     One(u64),
     Several,
 }
 
 impl Default for Penalties {
-    /// One origin may use half of the processors. The others check the passwords of other origins.
+    /// Lets one origin use half of the processors. The other half checks the passwords of other
+    /// origins.
     fn default() -> Self {
         let processors = available_parallelism().map_or(1, usize::from);
         Self::new(processors / 2)
@@ -88,7 +91,7 @@ impl Default for Penalties {
 }
 
 impl Penalties {
-    /// `concurrent` attempts of one origin run at the same time, at least one.
+    /// Lets `concurrent` attempts of one origin run at the same time, and at least one.
     fn new(concurrent: usize) -> Self {
         Self {
             failures: Mutex::default(),
@@ -97,11 +100,11 @@ impl Penalties {
         }
     }
 
-    /// Waits until `peer` may make an attempt. Hold the turn until the attempt is over, its delays
-    /// included: later attempts of the same origin wait. Without turns, many guesses at the same time would
-    /// cost the delay of one.
+    /// Waits until `peer` may make an attempt. Hold the turn until the attempt and its delays are over,
+    /// so that later attempts of the same origin wait. Without turns, many guesses at the same time
+    /// would cost only one delay.
     ///
-    /// Waits without a limit: put a deadline around it. Cancel-safe.
+    /// Waits without a limit, so put a deadline around the call. Cancel-safe.
     pub async fn turn(&self, peer: &Peer) -> AttemptTurn<'_> {
         let origin = Origin::of(peer);
         self.queues.turn(origin, || self.has_failed(origin)).await
@@ -115,8 +118,8 @@ impl Penalties {
             .is_some_and(|record| !record.is_forgotten(now))
     }
 
-    /// How long the next attempt of `peer` has to wait before its password is checked: the rest of the
-    /// delay that began with the last failure.
+    /// The rest of the delay that began with the last failure of `peer`. The next attempt waits this
+    /// long before its password is checked.
     pub fn delay(&self, peer: &Peer, now: Instant) -> Duration {
         self.failures()
             .get(&Origin::of(peer))
@@ -128,8 +131,8 @@ impl Penalties {
             })
     }
 
-    /// Records a guess that was refused, and returns how long to hold back the refusal. A repetition
-    /// without the capability byte of a guess that was counted costs nothing, once.
+    /// Records a guess that was refused, and returns how long to hold back the refusal. If the guess
+    /// was counted before with a capability byte, one repetition without the byte costs nothing.
     pub fn refused(&self, guess: &Guess<'_>, now: Instant) -> Duration {
         let Guess {
             peer,
@@ -154,7 +157,8 @@ impl Penalties {
         held_back
     }
 
-    /// Whether this guess was counted lately. If so, forgets that: a further repetition is a new guess.
+    /// Whether this guess was counted lately. If so, forgets the guess, so that a further repetition is
+    /// a new guess.
     fn was_counted(&self, origin: Origin, hash: u64, arrived: Instant) -> bool {
         let mut failures = self.failures();
         let Some(record) = failures.get_mut(&origin) else {
@@ -197,9 +201,9 @@ impl Penalties {
         record.delay()
     }
 
-    /// Records that `peer` was accepted as `user`, the name that hopen gave. Forgets the failures of its
-    /// origin if all were for that name. Otherwise a client could log in as itself now and then, and guess
-    /// another user's password without a delay.
+    /// Records that `peer` was accepted as `user`, the name that hopen gave. Forgets the failures of
+    /// the peer's origin if all of them claimed that name, and keeps all of them otherwise. So no
+    /// client can reset the delay by a login as itself while it guesses another user's password.
     pub fn succeeded(&self, peer: &Peer, user: &str) {
         let claimed = ClaimedUsers::One(self.hash_key.hash_one(user));
         let origin = Origin::of(peer);
@@ -227,7 +231,7 @@ impl FailureRecord {
     }
 }
 
-/// Removes the records that are forgotten by now, or else the oldest one.
+/// Removes the records that have expired. If none has, removes the oldest record.
 fn make_room(failures: &mut HashMap<Origin, FailureRecord>, now: Instant) {
     failures.retain(|_, record| !record.is_forgotten(now));
     if failures.len() >= MOST_ORIGINS {

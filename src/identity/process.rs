@@ -1,5 +1,5 @@
-//! Which process holds the client's end of a local connection. This is for people to read and never for
-//! a decision: a process may have passed its socket to another one.
+//! Finds the process that holds the client's end of a local connection. Only people may use the result.
+//! No decision may depend on it, because a process may have passed its socket to another process.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -10,9 +10,10 @@ use crate::primitives::printable::printable;
 
 /// The processes that hold the clients' ends of TCP connections of this host.
 ///
-/// Reads the kernel's socket tables and then the open files of every process: call it when somebody
-/// looks, not for each connection. Only root (or a process with CAP_SYS_PTRACE) finds processes of other
-/// accounts. If several processes share a socket, the one with the lowest number is returned.
+/// Reads the kernel's socket tables and then the open files of every process. So call this when
+/// somebody asks for the status, not for each connection. Only root (or a process with CAP_SYS_PTRACE)
+/// finds processes of other accounts. If several processes share a socket, the one with the lowest
+/// number is returned.
 pub(crate) fn of_clients(
     connections: impl IntoIterator<Item = FourTuple>,
 ) -> HashMap<FourTuple, u32> {
@@ -52,7 +53,7 @@ fn holders(mut wanted: HashSet<u64>) -> HashMap<u64, u32> {
         if wanted.is_empty() {
             break;
         }
-        // Fails for a process of another account, and for one that has just ended.
+        // This fails for a process of another account, and for a process that has just ended.
         let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };

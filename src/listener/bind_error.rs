@@ -14,11 +14,11 @@ use base::error::with_fix;
 pub struct BindError {
     /// The address as configured.
     pub address: ListenAddress,
-    /// The socket that failed. For `localhost` it is an IPv4 or IPv6 address.
+    /// The address of the socket that failed. For `localhost`, one of the two loopback addresses.
     pub socket: ListenAddress,
-    /// The address at which hopend itself listens, if that prevents the bind.
+    /// The address at which hopend itself listens, if hopend's own socket prevents the bind.
     pub own: Option<ListenAddress>,
-    /// The process that has the address, if the kernel tells.
+    /// The process that has the address, if the kernel shows it.
     pub holder: Option<Box<SocketHolder>>,
     /// The error of the system.
     pub error: io::Error,
@@ -52,8 +52,8 @@ impl BindError {
         self.error.kind() == io::ErrorKind::AddrInUse
     }
 
-    /// Whether another account may have the address: its process is unknown, or is neither of hopend's
-    /// own account nor of root.
+    /// Whether another account may have the address. This is so if the kernel does not show the holder,
+    /// or the holder's account is neither root nor hopend's own.
     pub fn is_taken_by_another_account(&self) -> bool {
         let own = |holder: &SocketHolder| holder.uid == 0 || holder.uid == geteuid().as_raw();
         self.is_taken() && !self.holder.as_deref().is_some_and(own)

@@ -1,4 +1,5 @@
-//! Duplicates of the listening sockets, which let an address stay bound across a reload or a restart.
+//! Keeps duplicates of the listening sockets, so that an address stays bound across a reload or a
+//! restart.
 
 use std::io;
 use std::net::TcpListener as StdTcpListener;
@@ -18,7 +19,8 @@ use base::mutex::locked;
 
 /// The longest name of a descriptor that systemd accepts, in bytes (`FDNAME_MAX`).
 const LONGEST_NAME: usize = 255;
-/// The prefix of each socket's name in the service manager's store. Names of endpoints have no slash.
+/// The prefix of each socket's name in the service manager's store. An endpoint's name has no slash, so
+/// no socket of a socket unit that is named after an endpoint has this prefix.
 pub(super) const STORED_PREFIX: &str = "listen/";
 
 /// A listening socket and its address. The kernel stops listening when the last duplicate is closed.
@@ -31,12 +33,12 @@ pub struct ListeningSocket {
     pub(super) file: Option<Arc<SocketFile>>,
 }
 
-/// The process that created a socket, and so the account that owns it.
+/// The process that created a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SocketOwner {
     /// The service manager created it for a socket unit.
     Manager,
-    /// hopend created it, in this process or in the one before the restart.
+    /// hopend created it, in this process or in an earlier process.
     Hopend,
 }
 
@@ -47,11 +49,11 @@ pub(super) enum SocketKind {
     Unix(StdUnixListener),
 }
 
-/// Listening sockets that a bind uses instead of new ones, where their addresses fit.
+/// Listening sockets that a bind uses instead of new sockets if their addresses fit.
 #[derive(Debug, Default)]
 pub(crate) struct ReusableSockets<'a>(Vec<&'a ListeningSocket>);
 
-/// Keeps duplicates of the sockets of one listen address. Clones share them.
+/// Keeps duplicates of the sockets of one listen address. Clones share the duplicates.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SocketKeeper(Arc<Mutex<KeptSockets>>);
 
@@ -60,7 +62,7 @@ pub(crate) struct SocketKeeper(Arc<Mutex<KeptSockets>>);
 enum KeptSockets {
     /// Empty until the address is bound.
     Sockets(Vec<ListeningSocket>),
-    /// No socket is kept any more: a reload dropped the address, or hopend stops.
+    /// No socket is kept any more, because a reload dropped the address or hopend stops.
     Closed,
 }
 
@@ -80,9 +82,9 @@ impl KeptSockets {
 }
 
 impl SocketKeeper {
-    /// Keeps duplicates of a listener's sockets, also in the service manager's store. The store holds
-    /// them open while hopend restarts. Sockets of a socket unit are not stored, because the service
-    /// manager keeps them anyway.
+    /// Keeps duplicates of a listener's sockets, here and in the service manager's store. The store
+    /// keeps its duplicates open while hopend restarts. Sockets of a socket unit are not stored,
+    /// because the service manager keeps them anyway.
     pub(crate) fn keep(&self, listener: &Listener, passed_sockets: &PassedSockets) {
         let sockets = match listener.duplicates(passed_sockets) {
             Ok(sockets) => sockets,
@@ -102,7 +104,7 @@ impl SocketKeeper {
             .filter(|socket| socket.owner == SocketOwner::Hopend);
         for (socket, name) in own.filter_map(|socket| Some((socket, socket.store_name()?))) {
             if socket.file.is_some() {
-                // The store may have an old socket of this name whose file was removed.
+                // The store may hold an old socket of this name whose file no longer exists.
                 service::remove_stored(&name);
             }
             socket.set_outlives_hopend(service::store(&name, socket.as_fd()));
@@ -110,7 +112,8 @@ impl SocketKeeper {
         *kept = KeptSockets::Sockets(sockets);
     }
 
-    /// Closes the sockets here and in the service manager's store: hopend gives the address up.
+    /// Closes the sockets here and in the service manager's store, because a reload dropped the
+    /// address.
     pub(crate) fn give_up(&self) {
         let kept = std::mem::replace(&mut *self.lock(), KeptSockets::Closed);
         for socket in kept.sockets() {
@@ -126,7 +129,7 @@ impl SocketKeeper {
         *self.lock() = KeptSockets::Closed;
     }
 
-    /// Duplicates of the sockets, without those that cannot be duplicated.
+    /// Duplicates of the sockets. A socket that cannot be duplicated is left out.
     pub(crate) fn duplicates(&self) -> Vec<ListeningSocket> {
         let kept = self.lock();
         let sockets = kept.sockets().iter();
@@ -135,8 +138,8 @@ impl SocketKeeper {
             .collect()
     }
 
-    /// The stop of the daemon needs this lock too. Hold it no longer than a message to the service
-    /// manager takes.
+    /// The shutdown needs this lock too, so do not hold it longer than a message to the service manager
+    /// takes.
     fn lock(&self) -> MutexGuard<'_, KeptSockets> {
         locked(&self.0)
     }
@@ -191,7 +194,8 @@ impl ListeningSocket {
         })
     }
 
-    /// Its name in the service manager's store. None if the path of a socket file is too long.
+    /// The socket's name in the service manager's store. `None` if the name would be too long, which
+    /// only the path of a socket file can cause.
     fn store_name(&self) -> Option<String> {
         let mut name = STORED_PREFIX.to_owned();
         for byte in self.address.to_string().bytes() {
@@ -205,7 +209,8 @@ impl ListeningSocket {
         (name.len() <= LONGEST_NAME).then_some(name)
     }
 
-    /// Sets whether the socket file stays when hopend ends, because the service manager holds its socket.
+    /// Sets whether the socket file stays when hopend ends. The file must stay if the service manager's
+    /// store holds the socket.
     fn set_outlives_hopend(&self, outlives: bool) {
         if let Some(file) = &self.file {
             file.set_outlives_hopend(outlives);

@@ -1,4 +1,4 @@
-//! `localhost`: one port at both loopback addresses, IPv4 and IPv6.
+//! Binds `localhost`, which means one port at both loopback addresses, IPv4 and IPv6.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,18 +11,18 @@ use super::kept::ReusableSockets;
 use super::socket::{bind_tcp, listen};
 use crate::config::ListenAddress;
 
-/// How many ports of the system's choice are tried until one is free for IPv4 and IPv6.
+/// The most ports of the system's choice that hopend tries until a port is free for IPv4 and IPv6.
 const PORT_TRIES: usize = 64;
 
-/// The IPv4 and IPv6 loopback addresses at one port.
+/// The listening sockets at both loopback addresses, with the same port.
 #[derive(Debug)]
 pub(super) struct LoopbackPair {
     pub(super) v4: TcpListener,
-    /// None on a host without `::1`.
+    /// `None` on a host without `::1`.
     pub(super) v6: Option<TcpListener>,
 }
 
-/// Binds both loopback sockets or neither. For port 0 it finds a port that is free for both.
+/// Binds both loopback sockets or neither. For port 0, finds a port that is free at both addresses.
 pub(super) fn bind_loopback_pair(
     reusable: &ReusableSockets<'_>,
     port: u16,
@@ -43,7 +43,7 @@ pub(super) fn bind_loopback_pair(
                 }
                 Err(failed) => return Err(failed),
             };
-        // Neither socket listens before both are bound.
+        // A new socket listens only now, when both are bound.
         return Ok(LoopbackPair {
             v4: v4.listen()?,
             v6: v6.map(LoopbackSocket::listen).transpose()?,
@@ -57,7 +57,7 @@ fn is_ipv6_absent(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
-/// The IPv4 or IPv6 socket of `localhost`, before both listen.
+/// The IPv4 or IPv6 socket of `localhost`, while the pair is being bound.
 struct LoopbackSocket {
     address: ListenAddress,
     state: LoopbackState,
@@ -65,7 +65,7 @@ struct LoopbackSocket {
 
 enum LoopbackState {
     Bound(Socket),
-    /// A passed socket, or one of an address that a reload drops.
+    /// A socket that the service manager passed, or a socket of an address that a reload drops.
     Listening(TcpListener),
 }
 

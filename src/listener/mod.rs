@@ -1,6 +1,7 @@
 //! Listening sockets and the loop that accepts connections from them.
 //!
-//! The loop survives every error. It accepts no more clients than may be in their handshake at a time.
+//! The loop survives every error. While the daemon has no free handshake permit, the loop accepts no
+//! more clients.
 
 mod bind_error;
 mod kept;
@@ -35,7 +36,7 @@ pub(crate) use socket::Listener;
 pub(crate) use socket_file::FileId;
 pub(crate) use state::{AddressState, UnboundAddress};
 
-/// The pauses after accepts that fail, as when the file descriptors are used up.
+/// The pauses after failed accepts. An accept fails, for example, when no file descriptor is left.
 const ACCEPT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
 /// The first pause before the daemon tries again to bind an address.
 pub(crate) const FIRST_BIND_PAUSE: Duration = Duration::from_millis(20);
@@ -44,12 +45,12 @@ pub(crate) const LONGEST_BIND_PAUSE: Duration = Duration::from_secs(5);
 /// The pauses between attempts to bind an address.
 pub(crate) const BIND_BACKOFF: Backoff = Backoff::new(FIRST_BIND_PAUSE, LONGEST_BIND_PAUSE);
 
-/// The parts of an endpoint that its listeners share. A reload replaces them.
+/// The parts of an endpoint that its listeners share. A reload replaces these parts.
 #[derive(Debug, Clone)]
 pub(crate) struct EndpointService {
-    /// The endpoint's target, made ready.
+    /// The endpoint's target, prepared for sessions.
     pub target: Arc<PreparedTarget>,
-    /// The certificates for clients that dial over TCP. None if the endpoint does not speak TLS.
+    /// The certificates for clients that dial over TCP. `None` if the endpoint does not use TLS.
     pub tls: Option<Arc<Certificates>>,
 }
 
@@ -64,7 +65,8 @@ pub(crate) async fn accept_connections(
     loop {
         let accepted = tokio::select! {
             () = shutdown.draining() => return,
-            // A reload has replaced the route. An error means that the listener is closed.
+            // `Ok` means that a reload has replaced the service. An error means that the sender is
+            // dropped, and this listener ends.
             changed = served.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
@@ -81,8 +83,8 @@ pub(crate) async fn accept_connections(
             }
         };
         backoff.reset();
-        // A door is the permit for one handshake. The listener takes it after the accept, so that an idle
-        // listener holds none. While all doors are taken, further clients wait in the kernel.
+        // The listener takes the handshake permit after the accept, so that an idle listener holds no
+        // permit. While all permits are taken, further clients wait in the kernel.
         let handshake = tokio::select! {
             () = shutdown.draining() => return,
             handshake = services.limits.handshake_permit() => handshake,
@@ -114,7 +116,8 @@ fn report_failed_accept(address: &ListenAddress, error: &io::Error, pause: Durat
     );
 }
 
-/// Serves a session on the worker with the fewest sessions, or on this runtime without workers.
+/// Serves a session on the worker with the fewest sessions. If the daemon has no workers, serves it on
+/// this runtime.
 fn spawn_session(stream: ClientStream, session: Session) {
     let services = Arc::clone(&session.services);
     let Some(workers) = &services.workers else {
@@ -142,7 +145,7 @@ fn spawn_session(stream: ClientStream, session: Session) {
     services.tasks.spawn_on(serve, &runtime);
 }
 
-/// Tries again and again to bind an address that could not be bound.
+/// Retries to bind an address that could not be bound.
 #[derive(Debug)]
 pub(crate) struct BindRetry {
     /// Sockets that the daemon may use instead of new ones.
@@ -155,8 +158,8 @@ pub(crate) struct BindRetry {
 }
 
 impl BindRetry {
-    /// Returns the listener once the address in `state` is bound, and updates the obstacle in `state`
-    /// until then. Waits for ever if the address is bound already.
+    /// Retries until the address in `state` is bound, and returns the listener. Each failure updates
+    /// the obstacle in `state`. Waits for ever if the address is bound already.
     pub(crate) async fn bind_when_free(self, state: &watch::Sender<AddressState>) -> Listener {
         let unbound = state
             .borrow()

@@ -1,5 +1,5 @@
-//! Sockets that the service manager passes at the start (`sd_listen_fds(3)`): the sockets of its socket
-//! units, and the sockets that the previous process put into its store.
+//! Sockets that the service manager passes at the start (`sd_listen_fds(3)`). Some belong to its socket
+//! units. The previous process of hopend has put the others into its store.
 //!
 //! These sockets listen while hopend restarts. So no client is refused during a restart, and no other
 //! account can bind their addresses.
@@ -14,8 +14,8 @@ use socket2::SockRef;
 use super::kept::{ListeningSocket, STORED_PREFIX, SocketKind, SocketOwner};
 use crate::config::ListenAddress;
 
-/// The passed sockets. The sockets of socket units stay open as long as this value lives, because a
-/// reload may add an address that an earlier configuration did not have.
+/// The passed sockets. This value keeps the sockets of socket units open, because a reload may add an
+/// address for which no endpoint was configured before.
 #[derive(Debug, Default)]
 pub struct PassedSockets {
     units: Vec<PassedSocket>,
@@ -26,7 +26,7 @@ pub struct PassedSockets {
 struct PassedSocket {
     /// `FileDescriptorName=` of the socket unit, or the name in the store.
     name: String,
-    /// Its address, as a person would write it.
+    /// The socket's address, as messages show it.
     shown: String,
     usability: PassedSocketUse,
 }
@@ -35,7 +35,8 @@ struct PassedSocket {
 enum PassedSocketUse {
     /// An endpoint can use the socket.
     Usable(ListeningSocket),
-    /// A Unix socket with a name that `listen` cannot express. It stays open, and no endpoint uses it.
+    /// A Unix socket with a name that `listen` cannot express. The socket stays open, but no endpoint
+    /// uses it.
     Unusable { _open: SocketKind },
 }
 
@@ -45,21 +46,21 @@ pub enum PassedError {
     /// The environment variables are malformed.
     #[error("the service manager's LISTEN_ variables: {0}")]
     Variables(io::Error),
-    /// A passed descriptor is no stream socket that listens.
+    /// A passed descriptor is not a listening stream socket.
     #[error(
         "socket {number} ({name:?}) that the service manager passed is no stream socket that listens. Fix: use ListenStream= and Accept=no in the socket unit."
     )]
     NoListener {
-        /// Its position among the passed sockets, from 1.
+        /// The descriptor's position among the passed descriptors, from 1.
         number: usize,
-        /// Its `FileDescriptorName=`.
+        /// The descriptor's `FileDescriptorName=`.
         name: String,
     },
 }
 
 impl PassedSockets {
-    /// Takes the sockets that were passed to this process, if any. Call it once, at the start: a second
-    /// call would find the same descriptors again.
+    /// Takes the sockets that the service manager passed to this process, if any. Call this only once,
+    /// at the start, because a second call would find the same descriptors again.
     pub fn from_environment() -> Result<Self, PassedError> {
         let names = sd_notify::listen_fds_with_names().map_err(PassedError::Variables)?;
         let names: Vec<String> = names.map(|(_, name)| name).collect();
@@ -85,7 +86,8 @@ impl PassedSockets {
             match (socket, is_stored) {
                 (Some(socket), true) => passed.stored.push(socket),
                 (Some(socket), false) => passed.units.push(socket),
-                // The store is a convenience: the daemon binds the address of an unusable socket itself.
+                // An unusable socket of the store is no error, because the daemon binds the address
+                // itself.
                 (None, true) => {}
                 (None, false) => {
                     let number = index + 1;
@@ -96,14 +98,14 @@ impl PassedSockets {
         Ok(passed)
     }
 
-    /// The sockets that an endpoint can use, those of socket units first.
+    /// The sockets that an endpoint can use. The sockets of socket units are first.
     pub fn sockets(&self) -> impl Iterator<Item = &ListeningSocket> {
         let sockets = self.units.iter().chain(&self.stored);
         sockets.filter_map(PassedSocket::socket)
     }
 
-    /// Closes the sockets from the store. Listeners have duplicates of those that they use. Returns the
-    /// names of the sockets whose address is not in use.
+    /// Closes the sockets from the store. A listener that uses one of these sockets has a duplicate.
+    /// Returns the names of the sockets whose address no listener uses.
     pub fn close_stored(&mut self, is_used: impl Fn(&ListenAddress) -> bool) -> Vec<String> {
         let is_unused = |socket: &&PassedSocket| {
             !socket
@@ -116,7 +118,8 @@ impl PassedSockets {
         names
     }
 
-    /// The process that created the socket at this address, for sockets that listen in this process.
+    /// The process that created the socket at this address. The address must be one at which hopend
+    /// listens.
     pub(super) fn owner_of(&self, address: &ListenAddress) -> SocketOwner {
         let mut units = self.units.iter().filter_map(PassedSocket::socket);
         match units.any(|socket| socket.address == *address) {
@@ -125,8 +128,8 @@ impl PassedSockets {
         }
     }
 
-    /// One line for each socket of a socket unit that does not fit the configuration. `wanted` has its
-    /// addresses, each with the name of its endpoint.
+    /// A warning for each socket of a socket unit that does not fit the configuration. `wanted` holds
+    /// the configured addresses, each with the name of its endpoint.
     pub fn misfits(&self, wanted: &[(ListenAddress, String)]) -> Vec<String> {
         let sockets = self.units.iter();
         sockets.filter_map(|socket| socket.misfit(wanted)).collect()
@@ -196,14 +199,15 @@ impl PassedSocket {
         }
     }
 
-    /// Whether the unit sets `FileDescriptorName=`. The default is the name of the unit.
+    /// Whether the socket unit sets `FileDescriptorName=`. Without it, the name of the descriptor is
+    /// the name of the unit.
     fn is_named(&self) -> bool {
         let name = &self.name;
         !(name.is_empty() || name == "unknown" || name.ends_with(".socket"))
     }
 }
 
-/// None for a name that `listen` cannot express.
+/// The address in the form of `listen`. `None` for a name that `listen` cannot express.
 fn unix(address: &UnixAddress) -> Option<ListenAddress> {
     if let Some(path) = address.as_pathname() {
         return Some(ListenAddress::Path(path.to_path_buf()));
@@ -211,7 +215,7 @@ fn unix(address: &UnixAddress) -> Option<ListenAddress> {
     let name = str::from_utf8(address.as_abstract_name()?).ok()?;
     let port = name.strip_prefix("/tmp/kx.")?;
     let address = format!("unix:{port}").parse().ok()?;
-    // "05010" is another name than "5010".
+    // The name with "05010" is not the name with "5010", although both parse as the same port.
     matches!(&address, ListenAddress::Abstract(number) if number.to_string() == port)
         .then_some(address)
 }

@@ -1,4 +1,5 @@
-//! Binds the local addresses that q dials: TCP, kdb+'s abstract Unix sockets, socket files.
+//! Binds the local addresses that q clients dial: TCP addresses, kdb+'s abstract Unix sockets and
+//! socket files.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use crate::session::client::ClientStream;
 /// The most connections that wait in the kernel to be accepted.
 pub(super) const BACKLOG: i32 = 1_024;
 
-/// A bound local address: one entry of `listen`.
+/// A bound local address, which is one entry of `listen`.
 #[derive(Debug)]
 pub(crate) struct Listener {
     kind: ListenerKind,
@@ -36,15 +37,15 @@ enum ListenerKind {
     Abstract(UnixListener),
     Path {
         listener: UnixListener,
-        /// None if the service manager created the socket, and so owns the file.
+        /// `None` if the service manager created the socket, and so owns the file.
         file: Option<Arc<SocketFile>>,
     },
 }
 
 impl Listener {
-    /// Binds an address for clients. Every account may dial it, also as a socket file in a folder that
-    /// the account may enter, because the kernel tells hopend which account dials. Must be called within
-    /// a tokio runtime.
+    /// Binds an address for clients. Every account may dial the address, because the kernel tells
+    /// hopend which account dials. For a socket file, the account needs access to the directory. Must
+    /// be called within a tokio runtime.
     pub(crate) fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         Self::bind_reusing(&ReusableSockets::default(), address)
     }
@@ -66,9 +67,9 @@ impl Listener {
         }
     }
 
-    /// Binds an address for clients. It uses the sockets in `reusable` that fit and creates the others.
-    /// It binds all sockets of the address or none. On failure it blocks while it looks for the process
-    /// that has the address. Must be called within a tokio runtime.
+    /// Binds an address for clients. Uses the sockets in `reusable` that fit, and creates the others.
+    /// Binds all sockets of the address or none. On failure, blocks while it looks for the process that
+    /// has the address. Must be called within a tokio runtime.
     pub(crate) fn bind_reusing(
         reusable: &ReusableSockets<'_>,
         address: &ListenAddress,
@@ -103,12 +104,13 @@ impl Listener {
         Ok(Self { kind, address })
     }
 
-    /// The bound address. For port 0 it has the port that the system chose.
+    /// The bound address. If the configured port is 0, this address has the port that the system chose.
     pub(crate) fn address(&self) -> &ListenAddress {
         &self.address
     }
 
-    /// Duplicates of its sockets. The kernel listens at the address until they are closed too.
+    /// Duplicates of the listener's sockets. The kernel listens at the address until the duplicates are
+    /// closed too.
     ///
     /// # Errors
     /// The file descriptors are used up.
@@ -244,7 +246,8 @@ pub(super) fn listen(socket: Socket) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Binds `@/tmp/kx.PORT`, at its exact length. q on Linux dials it for `` `:unix://PORT `` since 3.5.
+/// Binds the abstract name `@/tmp/kx.PORT` without padding. Since 3.5, q on Linux dials this name for
+/// the handle `` `:unix://PORT ``.
 fn bind_abstract(port: u16) -> io::Result<UnixListener> {
     let name = UnixAddress::from_abstract_name(format!("/tmp/kx.{port}"))?;
     let listener = StdUnixListener::bind_addr(&name)?;

@@ -1,4 +1,4 @@
-//! Socket files: Unix sockets with a path, and the files that hopend creates for them.
+//! Binds Unix sockets with a path, and removes the socket files that hopend creates for them.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -18,7 +18,7 @@ pub(super) const PRIVATE_MODE: u32 = 0o600;
 /// The mode of a socket file that every account may dial.
 pub(super) const PUBLIC_MODE: u32 = 0o666;
 
-/// Identifies a file, also when another file has taken its name.
+/// Identifies a file even after another file has taken its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileId {
     device: u64,
@@ -26,7 +26,7 @@ pub(crate) struct FileId {
 }
 
 impl FileId {
-    /// The file at this path, without following a link. None if there is none.
+    /// The file at this path, without following a symbolic link. `None` if no file is there.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         let metadata = std::fs::symlink_metadata(path).ok()?;
         Some(Self {
@@ -36,8 +36,8 @@ impl FileId {
     }
 }
 
-/// A socket file that hopend created. When it is dropped, the file is removed, unless the service manager
-/// keeps the socket.
+/// A socket file that hopend created. Dropping this value removes the file, unless the service
+/// manager's store keeps the socket.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -64,37 +64,40 @@ impl Drop for SocketFile {
         if self.outlives_hopend.load(Ordering::Relaxed) {
             return;
         }
-        // Another process may have replaced the file by its own.
+        // Another process may have replaced the file with its own.
         if self.id.is_some() && FileId::at(&self.path) == self.id {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Binds a Unix socket at this path, with a file of this mode. A stale file is replaced.
+/// Binds a Unix socket at this path, and gives its file this mode. Replaces the socket file of a
+/// process that no longer listens.
 pub(super) fn bind_path(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The file gets the mode of the socket. So there is no moment at which other accounts may connect.
+    // The bind gives the file the mode of the socket. So other accounts can never connect before the
+    // mode is set.
     fchmod(&socket, Mode::from_bits_truncate(PRIVATE_MODE))?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
     if mode != PRIVATE_MODE {
-        // The bind applied the umask, which must not restrict this file.
+        // The bind has created the file with the private mode. This sets the final mode, whatever the
+        // umask.
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
     }
     socket.listen(BACKLOG)?;
     Ok((UnixListener::from_std(socket.into())?, SocketFile::at(path)))
 }
 
-/// Whether a connection to this path reaches a socket of hopend's own account. The previous process
-/// created the file, and another process may have replaced it since.
+/// Whether a connection to this path reaches a socket of hopend's own account. The previous process of
+/// hopend created the file, but another process may have replaced the file since.
 pub(super) fn is_own_socket(path: &Path) -> bool {
     holder::of_unix(path).is_ok_and(|holder| holder.uid == geteuid().as_raw())
 }
 
-/// Removes the socket file of a process that was killed. If a process listens there, the file stays,
-/// even if that process accepts nothing. Does not wait for it.
+/// Removes the socket file of a process that was killed. The file stays if a process still listens
+/// there, even if that process accepts no connection. Does not wait for that process.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     if !is_socket {

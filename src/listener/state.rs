@@ -1,4 +1,4 @@
-//! Reports failures to bind an address of `listen` to the telemetry.
+//! Converts failures to bind an address of `listen` into the states that the telemetry shows.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use crate::telemetry::listen::BindObstacle;
 pub(crate) use crate::telemetry::listen::{AddressState, UnboundAddress};
 
 impl UnboundAddress {
-    /// An address that could not be bound just now.
+    /// The state of an address that the daemon has just failed to bind.
     pub fn now(error: &BindError) -> Self {
         Self {
             address: error.address.clone(),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// The pauses between attempts: each failure in a row doubles the pause, up to the longest one.
+/// The pauses between attempts. Each failure in a row doubles the pause, up to the longest pause.
 ///
-/// It neither sleeps nor knows the time. The caller waits for as long as [`Self::next_pause`] says, and
-/// adds jitter where many callers would otherwise try at the same moment.
+/// This type neither sleeps nor reads a clock. The caller sleeps for the result of
+/// [`Self::next_pause`], and adds jitter if many callers would otherwise try at the same moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
     first: Duration,
@@ -34,8 +34,8 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// The pause after this many failures in a row, for callers that count them themselves. Without
-    /// failures it is zero.
+    /// The pause after this many failures in a row, for callers that count them themselves. Zero
+    /// failures give no pause.
     pub(crate) fn pause_after(&self, failures: u32) -> Duration {
         let Some(doublings) = failures.checked_sub(1) else {
             return Duration::ZERO;

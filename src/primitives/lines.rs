@@ -1,7 +1,7 @@
-//! Queues of lines, each with a thread that writes them: the log and the audit file.
+//! Queues of lines for the log and the audit file. Each queue has a thread that writes its lines.
 //!
-//! A session puts its line into the queue and goes on. It never waits for a disk, a pipe or a journal. If
-//! the thread is too slow, the queue loses lines and counts them.
+//! A session puts its line into the queue and never waits for a disk, a pipe or a journal. If the
+//! thread is too slow, the queue drops lines and counts them as lost.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,15 +16,16 @@ use base::mutex::locked;
 /// The pause between a failed write and the next attempt.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The most that may wait in a queue. The thread may have as much again in its current batch.
+/// The most lines and bytes that may wait in a queue. The thread may hold as many again in its current
+/// batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueLimits {
     pub(crate) lines: usize,
     pub(crate) bytes: usize,
 }
 
-/// The importance of a line: how full the queue may be when the line is added. So a flood of unimportant
-/// lines leaves room for important ones.
+/// The importance of a line. The rank decides how full the queue may be when the line is added. So a
+/// flood of unimportant lines leaves room for important lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineRank {
     /// The queue may be half full.
@@ -60,18 +61,21 @@ impl LostLines {
     }
 }
 
-/// The destination of a queue's lines. Only the thread of the queue calls it, so it may block.
+/// The destination of a queue's lines. Only the thread of the queue calls these functions, so they may
+/// block.
 pub(crate) trait LineDestination: fmt::Debug + Send + 'static {
-    /// Writes the rest of the batch. It marks the bytes that it has written, even if it fails then.
+    /// Writes the rest of the batch. The implementation must mark the written bytes with
+    /// [`LineBatch::wrote`], even if a later write fails.
     fn write(&mut self, batch: &mut LineBatch) -> io::Result<()>;
 
-    /// Opens the destination again before the next write.
+    /// Makes the destination open its file again before the next write.
     fn reopen(&mut self) {}
 
-    /// The line to write in place of `lost` lines.
+    /// The line to write instead of `lost` lines that the queue has lost.
     fn gap(&self, lost: u64) -> Vec<u8>;
 
-    /// Reports the first of several failed writes. The thread tries again every [`RETRY_PAUSE`].
+    /// Reports a failed write, unless the write before failed too. The thread tries again every
+    /// [`RETRY_PAUSE`].
     fn failed(&self, _error: &io::Error) {}
 
     /// Reports a write that succeeded after failures or losses. `lost` counts lines since the start of the
@@ -82,7 +86,7 @@ pub(crate) trait LineDestination: fmt::Debug + Send + 'static {
     fn gave_up(&self, _lines: u64) {}
 }
 
-/// Whole lines, of which the first bytes have been written.
+/// Whole lines, of which the first `written` bytes have been written.
 #[derive(Debug, Default)]
 pub(crate) struct LineBatch {
     bytes: Vec<u8>,
@@ -140,7 +144,7 @@ pub(crate) enum Pushed {
     Queued,
     /// The line is lost, and is the first lost one since the thread last took lines.
     FirstLost,
-    /// The line is lost, like the one before.
+    /// The line is lost, and the thread will report it with earlier lost lines. Or the queue has ended.
     Lost,
 }
 
@@ -167,14 +171,14 @@ struct QueueState {
 enum QueueStage {
     /// The queue accepts lines.
     Open,
-    /// The thread writes the lines that wait, and ends.
+    /// The thread writes the lines in the queue and then ends.
     Ending,
     /// The thread has ended.
     Ended,
 }
 
 impl LineQueue {
-    /// An empty queue. It counts its lost lines in `lost`.
+    /// An empty queue that counts its lost lines in `lost`.
     pub(crate) fn new(limits: QueueLimits, lost: LostLines) -> Self {
         Self {
             state: Mutex::new(QueueState {
@@ -190,8 +194,8 @@ impl LineQueue {
         }
     }
 
-    /// Adds a line, which must end in a line feed. Never waits for the destination: if the queue is full or
-    /// has ended, the line is lost and counted.
+    /// Adds a line, which must end in a line feed. Never waits for the destination. If the queue is
+    /// full or has ended, the line is counted as lost.
     pub(crate) fn push(&self, line: Vec<u8>, rank: LineRank) -> Pushed {
         let mut state = self.lock();
         let has_room = state.lines.len() < rank.share_of(self.limits.lines)
@@ -230,7 +234,8 @@ impl LineQueue {
     }
 }
 
-/// The thread of a queue. When this is dropped, the thread writes the lines that wait, and ends.
+/// The thread of a queue. After this value is dropped, the thread writes the lines in the queue and
+/// ends.
 #[derive(Debug)]
 pub(crate) struct LineWriter(Arc<LineQueue>);
 
@@ -269,8 +274,8 @@ impl LineWriter {
         self.0.changed.notify_all();
     }
 
-    /// Ends the queue, and waits for up to `limit` until the lines that wait are written. Returns whether
-    /// the thread ended in time. Blocks.
+    /// Ends the queue, and waits for up to `limit` until the lines in the queue are written. Returns
+    /// whether the thread ended in time. Blocks.
     pub(crate) fn finish(self, limit: Duration) -> bool {
         self.0.end();
         let deadline = Instant::now() + limit;
@@ -311,7 +316,7 @@ enum WriteHealth {
 /// The result of taking lines from the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TakenLines {
-    /// Lines that were lost after those that were taken.
+    /// The number of lines that were lost after the taken lines.
     lost: u64,
     stage: QueueStage,
 }
@@ -343,7 +348,8 @@ impl<D: LineDestination> WriterThread<D> {
         }
     }
 
-    /// Waits for work. Takes all lines of the queue as the next batch, unless there is a batch already.
+    /// Waits for work. Takes all lines of the queue as the next batch, unless an earlier batch is not
+    /// yet written.
     fn take(&mut self) -> TakenLines {
         let idle = self.batch.is_empty();
         let nothing = |state: &mut QueueState| {
@@ -370,7 +376,8 @@ impl<D: LineDestination> WriterThread<D> {
         TakenLines { lost, stage }
     }
 
-    /// Waits until the next attempt, the end of the queue or a request to open the destination again.
+    /// Waits for [`RETRY_PAUSE`]. The end of the queue, or a request to open the destination again,
+    /// ends the pause.
     fn pause(&self) {
         let goes_on = |state: &mut QueueState| state.stage == QueueStage::Open && !state.reopen;
         let state = self.queue.lock();
@@ -381,7 +388,7 @@ impl<D: LineDestination> WriterThread<D> {
         drop(waited);
     }
 
-    /// Counts the rest as lost: the queue ends, and the destination accepts no lines.
+    /// Counts the remaining lines as lost, because the queue ends and the destination accepts no lines.
     fn give_up(&self) {
         let left = self.batch.lines_left() + self.queue.lock().lines.len() as u64;
         if left > 0 {

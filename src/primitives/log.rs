@@ -1,6 +1,6 @@
-//! The log of the process: lines on standard error, which systemd passes to the journal.
+//! The log of the process. Its lines go to standard error, which systemd passes to the journal.
 //!
-//! A thread of its own writes the lines, so that no session waits for the program that reads them.
+//! A separate thread writes the lines, so that no session waits for the program that reads them.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
@@ -29,33 +29,33 @@ use base::mutex::locked;
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Lines for people.
+    /// Plain text for people.
     Text,
     /// One JSON object per line.
     Json,
 }
 
-/// The lines that may wait to be written.
+/// The most lines and bytes that may wait to be written.
 const QUEUE_LIMITS: QueueLimits = QueueLimits {
     lines: 8192,
     bytes: 4 << 20,
 };
-/// How long the end of the process waits for the last lines to be written.
+/// How long the process waits at its end until the last lines are written.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
-/// The log of the process. When it is dropped, it writes the lines that wait, for up to
-/// [`FINISH_WITHIN`]. Later lines are lost.
+/// The log of the process. Dropping it waits for up to [`FINISH_WITHIN`] until the lines in the queue
+/// are written. Later lines are lost.
 #[derive(Debug)]
 pub struct ProcessLog {
     lost: LostLines,
-    /// None if the process has another log already.
+    /// `None` if the process has another log already.
     writer: Option<LineWriter>,
 }
 
 /// Starts to log to standard error for the whole process, panics included.
 ///
-/// In a process that has a log already, it changes nothing. The thread that writes inherits the confinement
-/// of the caller.
+/// Changes nothing in a process that has a log already. The thread that writes the lines inherits the
+/// caller's restrictions on files and system calls.
 ///
 /// # Errors
 /// The system grants no thread or no descriptor.
@@ -65,7 +65,7 @@ pub fn start(format: LogFormat, level: LevelFilter) -> io::Result<ProcessLog> {
         format,
         colours: error_stream.is_terminal(),
     };
-    // A descriptor of its own: a write that hangs must not hold the lock of `stderr`.
+    // The log has its own descriptor, because a write that hangs must not hold the lock of `stderr`.
     let output = File::from(error_stream.as_fd().try_clone_to_owned()?);
     let lost = LostLines::default();
     let queue = Arc::new(LineQueue::new(QUEUE_LIMITS, lost.clone()));
@@ -75,7 +75,7 @@ pub fn start(format: LogFormat, level: LevelFilter) -> io::Result<ProcessLog> {
     if started.is_err() {
         return Ok(ProcessLog { lost, writer: None });
     }
-    // Rust's own hook would write to standard error from the thread that panics, and so may block it.
+    // Rust's own hook would write to standard error from the thread that panics. That write may block.
     panic::set_hook(Box::new(log_panic));
     let destination = StandardError { output, style };
     let writer = LineWriter::start("log", queue, destination)?;
@@ -91,7 +91,7 @@ impl ProcessLog {
         self.lost.clone()
     }
 
-    /// Prints a plain line for a person, after the lines that wait.
+    /// Prints a line without a time and a level, after the lines in the queue.
     pub fn complain(&self, line: impl Display) {
         match &self.writer {
             Some(writer) => {
@@ -108,7 +108,7 @@ impl ProcessLog {
 impl Drop for ProcessLog {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.take() {
-            // If the reader of the log hangs, the process ends all the same.
+            // If the program that reads the log hangs, the process ends all the same.
             let _ = writer.finish(FINISH_WITHIN);
         }
     }
@@ -143,7 +143,7 @@ impl LogStyle {
         subscriber(self.format, level, self.colours, write)
     }
 
-    /// The line that stands in the log for lost lines.
+    /// The line that reports `lost` lost lines.
     fn gap(self, lost: u64) -> Vec<u8> {
         let line = CapturedLine::default();
         let subscriber = self.subscriber(LevelFilter::ERROR, line.clone());
@@ -193,8 +193,8 @@ impl<'a> MakeWriter<'a> for QueueWriter {
 }
 
 impl Write for EventWriter<'_> {
-    /// Gets a whole event at once from the subscriber. If the queue is full, the line counts as lost. That
-    /// is no error.
+    /// Adds a line to the queue. The subscriber passes each event in one call. If the queue is full,
+    /// the line counts as lost and the call succeeds.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.queue.push(line.to_vec(), self.rank);
         Ok(line.len())
@@ -235,7 +235,7 @@ impl Write for CapturedLine {
     }
 }
 
-/// Standard error, as the thread of the log writes to it.
+/// The standard error stream. Only the thread of the log writes to this descriptor.
 #[derive(Debug)]
 struct StandardError {
     output: File,

@@ -1,4 +1,4 @@
-//! Small tools that several layers use. They use no layer of this crate.
+//! Small tools that several layers use. The tools themselves use no layer of this crate.
 
 pub(crate) mod backoff;
 pub(crate) mod kernel_sockets;

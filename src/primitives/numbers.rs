@@ -1,5 +1,5 @@
-//! Numbers of sessions. No number of an earlier run of the daemon is used again, because an administrator
-//! may still have it on the screen and kill that session.
+//! Numbers of sessions. The daemon does not use a number of an earlier run again. An administrator may
+//! still have that number on the screen, and would kill another session with it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,10 +8,10 @@ use jiff::Timestamp;
 /// The time of number zero: 2026-01-01T00:00:00Z, in milliseconds since 1970.
 const EPOCH_MS: i64 = 1_767_225_600_000;
 
-/// The numbers of this run. The first is one more than the milliseconds from 2026 to its start.
+/// The numbers of this run. The first number is one more than the milliseconds from the start of 2026
+/// to the start of the run.
 ///
-/// So runs share no number as long as clients open fewer than 1,000 connections a second on average from one
-/// start to the next.
+/// So two runs share no number as long as a run takes fewer than 1,000 numbers a second on average.
 #[derive(Debug)]
 pub struct SessionNumbers {
     /// One less than the first number.

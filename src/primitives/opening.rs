@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 /// A stage of opening a session. A session that gets a warm connection has only the first two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenStage {
-    /// The client's own time: its TLS handshake and its q handshake.
+    /// Waiting for the client's TLS handshake and its login.
     Handshake,
-    /// Identifying the user. It includes the delay after wrong passwords and the wait for a session permit.
+    /// Identifying the user. The time includes the delay after wrong passwords and the wait for a
+    /// session permit.
     Identify,
     /// Fetching the list of the cluster's nodes.
     Nodes,
@@ -53,10 +54,10 @@ impl OpenStage {
     }
 }
 
-/// The time that each stage of one opening took. The attempts at several addresses add up.
+/// The time that each stage took while one session opened. Attempts at several addresses add up.
 #[derive(Debug, Default)]
 pub struct Laps {
-    /// Nanoseconds, in the order of [`OpenStage::ALL`]. 0 marks a stage that did not take place.
+    /// Nanoseconds, in the order of [`OpenStage::ALL`]. 0 marks a stage that the opening skipped.
     took: [AtomicU64; OpenStage::ALL.len()],
 }
 
@@ -75,7 +76,7 @@ impl Laps {
         done
     }
 
-    /// The stages that took place, each with its time.
+    /// The stages that the opening did not skip, each with its time.
     pub fn iter(&self) -> impl Iterator<Item = (OpenStage, Duration)> {
         let took = self.took.iter().map(|took| took.load(Ordering::Relaxed));
         let stages = OpenStage::ALL.into_iter().zip(took);
@@ -85,12 +86,12 @@ impl Laps {
     }
 }
 
-/// How a session that reached kdb+ opened.
+/// The opening of a session that reached kdb+.
 #[derive(Debug)]
 pub struct Opening {
-    /// The time from the client's connection to hopend's answer to its handshake.
+    /// The time from the accept of the client's connection to hopend's answer to the login.
     pub took: Duration,
-    /// Whether the session got a warm connection, which hopend had kept logged in.
+    /// Whether the session got a warm connection, which hopend had dialled before.
     pub warm: bool,
     /// The time that each stage took.
     pub laps: Arc<Laps>,

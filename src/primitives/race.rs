@@ -1,4 +1,5 @@
-//! A race of overlapping attempts to reach the same goal. Each attempt gets a head start on the next one.
+//! A race of overlapping attempts to reach the same goal. Each attempt has a head start on the next
+//! one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +24,13 @@ pub(crate) enum RaceEvent<T> {
     Late,
 }
 
-/// Tells the race that the head start of an attempt is over.
+/// Signals to the race that the head start of an attempt is over.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Late(Arc<Notify>);
 
 impl Late {
-    /// Awaits `work`. If that takes longer than `head_start`, it calls `on_late` and tells the race.
+    /// Awaits `work`. If `work` takes longer than `head_start`, calls `on_late` and signals
+    /// [`RaceEvent::Late`].
     pub(crate) async fn after<W: Future>(
         &self,
         head_start: Duration,
@@ -59,12 +61,12 @@ impl<F: Future> Race<F> {
         self.late.clone()
     }
 
-    /// Adds an attempt. It makes progress only while [`Self::next`] is awaited.
+    /// Adds an attempt. The attempt makes progress only while [`Self::next`] is awaited.
     pub(crate) fn begin(&self, attempt: F) {
         self.attempts.push(attempt);
     }
 
-    /// The next event. None if no attempt is in progress. Cancel-safe.
+    /// The next event. `None` if no attempt is in progress. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<RaceEvent<F::Output>> {
         tokio::select! {
             biased;

@@ -1,7 +1,7 @@
-//! The part of a limit that one user may use.
+//! The share of a limit that one user may use.
 
-/// All of `limit` but a 64th, so that one user cannot keep all others out: the rest, at least 1, is for the others.
-/// At least 1 itself.
+/// The most of `limit` that one user may use. A 64th of the limit, and at least 1, stays for other
+/// users, so that one user cannot keep them all out. The result is at least 1.
 pub(crate) fn max_for_one_user(limit: usize) -> usize {
     limit.saturating_sub((limit / 64).max(1)).max(1)
 }

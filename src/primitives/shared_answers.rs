@@ -1,6 +1,7 @@
 //! Shared answers to slow look-ups, such as a host name for the resolver or a uid for the account database.
 //!
-//! Callers that ask for the same key at the same time share one look-up. Its answer may be kept for a while.
+//! Callers that ask for the same key at the same time share one look-up. Later callers share its answer
+//! as long as the answer is fresh.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +15,8 @@ use tokio::time::{Instant, timeout_at};
 
 use base::mutex::locked;
 
-/// With this many keys, stale answers are forgotten.
+/// The number of keys from which on stale answers are forgotten. If that frees no room, all answers are
+/// forgotten.
 const MAX_KEPT: usize = 1024;
 
 /// The look-ups in progress and their answers, by key.
@@ -35,8 +37,8 @@ where
     K: Clone + Eq + Hash,
     A: Clone + Send + Sync + 'static,
 {
-    /// No look-ups yet. An answer for which `is_fresh` returns false serves only the callers that waited
-    /// for it.
+    /// Starts without look-ups. An answer for which `is_fresh` returns false goes only to the callers
+    /// that waited for that answer.
     pub(crate) fn new(is_fresh: fn(&A) -> bool) -> Self {
         Self {
             lookups: Mutex::default(),
@@ -44,8 +46,8 @@ where
         }
     }
 
-    /// Starts a look-up, unless one is in progress or has a fresh answer. It runs as a task, so it goes on
-    /// if the caller does not wait for it. Must be called within a tokio runtime.
+    /// Starts a look-up, unless one for the key is in progress or has a fresh answer. The look-up runs
+    /// as a task, so it goes on if the caller stops waiting. Must be called within a tokio runtime.
     pub(crate) fn ask<F>(&self, key: K, ask: impl FnOnce(K) -> F) -> SharedLookup<A>
     where
         F: Future<Output = A> + Send + 'static,
@@ -96,8 +98,8 @@ impl<A: Clone> SharedLookup<A> {
         self.answer.await
     }
 
-    /// Waits for the answer until `limit` after the start of the look-up. So a look-up that hangs delays
-    /// later callers no further.
+    /// Waits for the answer until `limit` after the start of the look-up. So a look-up that hangs does
+    /// not delay later callers.
     pub(crate) async fn within(self, limit: Duration) -> Option<A> {
         let deadline = self.started + limit;
         if deadline <= Instant::now() {

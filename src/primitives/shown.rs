@@ -1,8 +1,8 @@
-//! Durations and sizes as a person reads them.
+//! Formats durations and sizes for people.
 
 /// Formats seconds with the two largest units, rounded down: `0s`, `59s`, `4m 05s`, `2h 04m`, `3d 07h`.
 pub(crate) fn time(seconds: f64) -> String {
-    // The conversion saturates: negative numbers and NaN become 0.
+    // The conversion saturates, so negative numbers and NaN become 0.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -1,7 +1,8 @@
 //! The shutdown signal, which every task of the daemon receives.
 //!
-//! A shutdown has two phases. In the first the daemon drains: it accepts no more connections, and each
-//! session ends as soon as it owes nothing. In the second it cuts the sessions that are left.
+//! A shutdown has two phases. In the first phase the daemon drains. It accepts no more connections, and
+//! ends each session as soon as no request or response is in flight. In the second phase the daemon
+//! cuts the sessions that are left.
 
 use tokio::sync::watch;
 

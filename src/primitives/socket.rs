@@ -16,14 +16,14 @@ const PROBES: u32 = 4;
 
 /// Sets TCP_NODELAY, so that small messages leave at once, and TCP keepalive.
 ///
-/// With keepalive the kernel notices a peer that has vanished within two minutes. If unacknowledged bytes are
-/// on their way to the peer, the system's retransmission limit applies instead: a quarter of an hour.
-/// TCP_USER_TIMEOUT would be quicker, but Linux also applies it to a live peer that has closed its window,
-/// even if that peer answers probes. A q that computes for minutes while bytes wait for it would lose its
-/// connection and these bytes.
+/// With keepalive the kernel notices a peer that has vanished within two minutes. If unacknowledged
+/// bytes are on their way to the peer, the kernel's retransmission limit of a quarter of an hour
+/// applies instead. TCP_USER_TIMEOUT would be quicker, but Linux also applies it to a live peer that
+/// has closed its window, even if that peer answers probes. A q process that computes for minutes while
+/// bytes wait would lose its connection and these bytes.
 ///
-/// A connection inherits the options of the listener that accepted it, so it is enough to tune the
-/// listener.
+/// A connection inherits the options of the listener that accepted it, so tuning the listener is
+/// enough.
 pub(crate) fn tune(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;

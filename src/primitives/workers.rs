@@ -1,5 +1,6 @@
-//! The workers, on which sessions run: one single-threaded runtime for each core. A session stays on its
-//! worker, so that neither its wake-ups nor its buffers move from core to core.
+//! The workers, on which sessions run. A worker is a single-threaded runtime, and each core has one
+//! worker. A session stays on its worker, so that neither its wake-ups nor its buffers move from core
+//! to core.
 
 use std::cell::Cell;
 use std::io;
@@ -12,15 +13,15 @@ use tokio::sync::watch;
 use q_relay::crypto;
 
 thread_local! {
-    /// The index of the worker that owns this thread. None on other threads.
+    /// The index of the worker that owns this thread. `None` on a thread that no worker owns.
     static OWN_WORKER: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// All workers. Their threads end when this is dropped.
+/// All workers. Their threads end when this value is dropped.
 #[derive(Debug)]
 pub struct Workers {
     workers: Vec<Worker>,
-    /// Counts requests, to choose among equal workers in turn.
+    /// Counts requests for a worker. Among workers with equally many sessions, the count decides.
     next: AtomicUsize,
     stop: watch::Sender<bool>,
 }
@@ -32,7 +33,7 @@ struct Worker {
     sessions: Arc<AtomicUsize>,
 }
 
-/// A slot for a session on a worker. It is free again when this is dropped.
+/// A slot for a session on a worker. Dropping the value frees the slot.
 #[derive(Debug)]
 pub struct WorkerSlot {
     runtime: Handle,
@@ -74,7 +75,7 @@ impl Workers {
         })
     }
 
-    /// Returns once every worker has run a task since the call. While a worker hangs, it does not return.
+    /// Returns once every worker has run a task since the call. Does not return while a worker hangs.
     pub async fn turn(&self) {
         let tasks: Vec<_> = self
             .workers
@@ -87,8 +88,9 @@ impl Workers {
         }
     }
 
-    /// Takes a slot on the worker with the fewest sessions. Among equals it prefers the worker of this
-    /// thread, because then no socket has to move, and otherwise takes turns.
+    /// Takes a slot on the worker with the fewest sessions. Among workers with equally many sessions,
+    /// chooses the worker of this thread, because then no socket has to move. On other threads, the
+    /// workers take turns.
     pub fn slot(&self) -> WorkerSlot {
         let count = self.workers.len();
         let first = OWN_WORKER
@@ -106,7 +108,7 @@ impl Workers {
         }
     }
 
-    /// The runtime of a worker, for a task that is no session. Takes turns.
+    /// The runtime of a worker, for a task that is no session. The workers take turns.
     pub fn any(&self) -> &Handle {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         &self.workers[next % self.workers.len()].runtime
@@ -119,7 +121,7 @@ impl WorkerSlot {
         &self.runtime
     }
 
-    /// Whether the thread that took the slot belongs to the same worker.
+    /// Whether the thread that took the slot belongs to the slot's worker.
     pub fn is_on_this_thread(&self) -> bool {
         self.is_on_this_thread
     }
@@ -127,7 +129,8 @@ impl WorkerSlot {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        // The drop does not wait for the threads: the last session may drop this on one of them.
+        // The drop does not wait for the threads, because the last session may drop the workers on one
+        // of these threads.
         self.stop.send_replace(true);
     }
 }

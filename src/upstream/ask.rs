@@ -26,13 +26,14 @@ pub(crate) enum QueryError {
 /// Sends `text` as a sync request and reads the response, which may be a q error. Skips async messages
 /// that kdb+ sends before it.
 ///
-/// The login must have announced a capability below 4, or the response must be short: chunked messages are
-/// not read. Waits without a limit: put a deadline around it. After a cancellation, close the connection.
+/// The login must have announced a capability below 4, or the response must be short, because this
+/// function does not read chunked messages. Waits without a limit, so put a deadline around the call.
+/// After a cancellation, close the connection, because the response may still arrive.
 ///
 /// # Errors
-/// kdb+ sent something else, or the connection broke.
+/// kdb+ sent something other than a response, or the connection broke.
 pub(crate) async fn ask(stream: &mut UpstreamStream, text: &str) -> Result<Value, QueryError> {
-    // The response may hold a password: its decrypted bytes are wiped.
+    // The decrypted bytes of the response are wiped, because they may hold a password.
     stream.keep_secrets();
     stream
         .write_all(&message::text(MessageType::Sync, text))

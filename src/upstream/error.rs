@@ -88,8 +88,8 @@ pub enum UpstreamError {
         /// The address that was dialled.
         address: KdbAddress,
     },
-    /// kdb+ closed the connection instead of answering the login. It accepts the same login with another
-    /// capability byte.
+    /// kdb+ closed the connection instead of answering the login, but accepts the same login with
+    /// another capability byte.
     #[error(
         "{address}: kdb+ does not serve {}; it accepts the login of user {user:?}. Fix: use a client \
          that announces capability 3 or more.",
@@ -103,12 +103,12 @@ pub enum UpstreamError {
         /// The capability that the client announced.
         capability: Option<u8>,
     },
-    /// The time for the dial and the login is over.
+    /// The dial and the login took longer than `limit`.
     #[error("{address}: nothing within {} s while {stage}", .limit.as_secs_f32())]
     Timeout {
         /// The address that was dialled.
         address: KdbAddress,
-        /// The endpoint's `connect_timeout`.
+        /// The limit, such as the endpoint's `connect_timeout`.
         limit: Duration,
         /// The stage that was under way.
         stage: DialStage,

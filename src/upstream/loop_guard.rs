@@ -1,8 +1,8 @@
-//! Detects connections that lead back to the endpoint that they came through.
+//! Detects connections that lead back to an endpoint that their session already came through.
 //!
-//! Two endpoints of one process may point at each other by mistake. hopend remembers every connection that
-//! it has dialled for a session. An endpoint that accepts such a connection recognises it by its
-//! addresses.
+//! By mistake, two endpoints of one process may each have the other as the address of kdb+. hopend
+//! registers the two addresses of every connection that it dials for a session. An endpoint looks the
+//! addresses of each accepted connection up in this register.
 
 use base::mutex::locked;
 use std::collections::HashMap;
@@ -20,7 +20,8 @@ use crate::primitives::kernel_sockets::FourTuple;
 static DIALLED: LazyLock<Mutex<HashMap<FourTuple, Arc<DialledConnection>>>> =
     LazyLock::new(Mutex::default);
 
-/// The endpoints that a session came through. There is one, unless hopend dialled itself.
+/// The trail of a session: its endpoint, and before that the endpoints through which hopend dialled
+/// itself. Without such a dial, the trail has one endpoint.
 #[derive(Debug)]
 pub struct DialledEndpoints {
     endpoint: Arc<Endpoint>,
@@ -31,7 +32,7 @@ pub struct DialledEndpoints {
 #[derive(Debug)]
 struct DialledConnection {
     trail: Arc<DialledEndpoints>,
-    /// Whether an endpoint of the trail has accepted and refused it.
+    /// Whether an endpoint of the trail has accepted this connection and refused its client.
     leads_back: AtomicBool,
 }
 
@@ -54,10 +55,12 @@ pub struct EndpointLoop {
 }
 
 impl DialledEndpoints {
-    /// The trail of a session at `endpoint`. `client` is its connection, if that is TCP.
+    /// The trail of a session at `endpoint`. `client` is the client's connection, if it is a TCP
+    /// connection.
     ///
     /// # Errors
-    /// The session came through `endpoint` before. The side that dialled the connection learns it, too.
+    /// The session came through `endpoint` before. `LoopGuard::leads_back` then returns true for the
+    /// dialler.
     pub fn of(
         endpoint: &Arc<Endpoint>,
         client: Option<&TcpStream>,
@@ -77,7 +80,7 @@ impl DialledEndpoints {
         }))
     }
 
-    /// The trail of connections that `endpoint` dials for no session, such as warm connections.
+    /// The trail of a connection that `endpoint` dials for no session, such as a warm connection.
     pub fn of_none(endpoint: &Arc<Endpoint>) -> Arc<Self> {
         Arc::new(Self {
             endpoint: Arc::clone(endpoint),
@@ -105,8 +108,8 @@ impl fmt::Display for DialledEndpoints {
 }
 
 impl LoopGuard {
-    /// Registers a connection. Call it before anything is sent over the connection. `None` if the
-    /// connection is broken already.
+    /// Registers a connection. Call this before you send anything over the connection. Returns `None`
+    /// if the connection is broken already.
     pub(super) fn new(tcp: &TcpStream, trail: &Arc<DialledEndpoints>) -> Option<Box<Self>> {
         let four_tuple = FourTuple::new(tcp.local_addr().ok()?, tcp.peer_addr().ok()?);
         let connection = Arc::new(DialledConnection {
@@ -120,7 +123,8 @@ impl LoopGuard {
         }))
     }
 
-    /// Whether an endpoint of this process has refused the connection because it leads back there.
+    /// Whether an endpoint of the trail has refused the connection, because it leads back to that
+    /// endpoint.
     pub(super) fn leads_back(&self) -> bool {
         self.connection.leads_back.load(Ordering::Acquire)
     }
@@ -137,7 +141,8 @@ impl Drop for LoopGuard {
     }
 }
 
-/// Finds the registered connection whose accepted end is `client`. `None` if this process has not dialled it.
+/// Finds the registered connection whose accepted end is `client`. Returns `None` if this process has
+/// not dialled that connection.
 fn dialled(client: &TcpStream) -> Option<Arc<DialledConnection>> {
     let four_tuple = FourTuple::new(client.peer_addr().ok()?, client.local_addr().ok()?);
     registered().get(&four_tuple).cloned()

@@ -1,4 +1,4 @@
-//! Connects to kdb+: name, TCP, TLS and login.
+//! Connects to kdb+: resolves the name, dials over TCP, makes the TLS handshake and logs in.
 
 mod ask;
 mod error;
@@ -56,7 +56,8 @@ impl Upstream {
     }
 }
 
-/// Dials `address` and logs in with `hello`, all within `limit`. An address with TLS needs `tls`.
+/// Dials `address` and logs in with `hello`, both within `limit`. `tls` is required if the address has
+/// TLS.
 ///
 /// # Errors
 /// A stage failed, or the time is over.
@@ -69,8 +70,8 @@ pub async fn open(
     open_in_laps(address, tls, hello, limit, &Laps::default(), None).await
 }
 
-/// Does the same as [`open`], and adds the duration of each stage to `laps`, also of one that fails.
-/// `trail` names the endpoints that the session came through, if the dial is for a session.
+/// Does the same as [`open`], and adds the duration of each stage to `laps`, also of a stage that
+/// fails. `trail` names the endpoints that the session came through, if the dial is for a session.
 ///
 /// # Errors
 /// As [`open`], and [`UpstreamError::Loop`] if the connection leads back to an endpoint of the trail.
@@ -93,7 +94,7 @@ pub(crate) async fn open_in_laps(
     opened
 }
 
-/// Connects to `address`, including TLS, and does not log in. All within `limit`.
+/// Connects to `address` within `limit`, including the TLS handshake, and does not log in.
 ///
 /// # Errors
 /// A stage failed, or the time is over.
@@ -112,7 +113,7 @@ pub(crate) async fn reach(
     connected.map(|connected| connected.stream)
 }
 
-/// One dial: its settings, its current stage, and since when that stage is under way.
+/// One dial: its settings, its current stage, and the start of that stage (`since`).
 struct Dial<'d> {
     address: &'d KdbAddress,
     tls: Option<&'d Arc<ClientConfig>>,
@@ -226,7 +227,8 @@ pub(crate) async fn shake_hands(
         })?;
     let handshake = async {
         let mut stream = TlsStream::dial(Arc::clone(tls), name, tcp)?;
-        // kdb+ may send a lot right after its answer to the login. Small buffers take none of it yet.
+        // kdb+ may send much right after its answer to the login. No memory account counts these bytes
+        // yet, so the buffers stay small until [`UpstreamStream::charge`].
         stream.stay_small();
         stream.handshake().await?;
         Ok(stream)
@@ -269,7 +271,7 @@ fn tls_remedy(error: &io::Error) -> &'static str {
 /// Sends the login and waits for the capability byte that answers it.
 ///
 /// # Errors
-/// kdb+ closed the connection instead, or the connection broke.
+/// kdb+ closed the connection instead of answering, or the connection broke.
 async fn log_in(
     address: &KdbAddress,
     stream: &mut UpstreamStream,
@@ -287,7 +289,7 @@ async fn log_in(
     })
 }
 
-/// Sends the login and reads the capability byte. `None` if kdb+ closed the connection instead.
+/// Sends the login and reads the capability byte. Returns `None` if kdb+ closed the connection instead.
 async fn capability(stream: &mut UpstreamStream, hello: &Hello) -> io::Result<Option<u8>> {
     stream.write_all(hello.encode().expose()).await?;
     stream.flush().await?;
@@ -295,7 +297,7 @@ async fn capability(stream: &mut UpstreamStream, hello: &Hello) -> io::Result<Op
     match stream.read(&mut answer).await {
         Ok(0) => Ok(None),
         Ok(_) => Ok(Some(answer[0])),
-        // A TLS peer that closes without a close_notify alert.
+        // A TLS peer has closed the connection without a close_notify alert.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }

@@ -19,8 +19,8 @@ const FRESH_FOR: Duration = Duration::from_secs(1);
 /// The lookups of all sessions.
 static CACHE: LazyLock<LookupCache> = LazyLock::new(LookupCache::default);
 
-/// Asks the resolver for every IP address of the host. They are in the resolver's order, with IPv4 and IPv6
-/// taking turns. Cancel-safe.
+/// Asks the resolver for every IP address of the host. The addresses keep the resolver's order, but
+/// IPv4 and IPv6 take turns. Cancel-safe.
 ///
 /// # Errors
 /// The name does not resolve, or this host has no file descriptor left.
@@ -32,8 +32,8 @@ pub(crate) async fn resolve(address: &KdbAddress) -> Result<Vec<SocketAddr>, Ups
     found.map_err(|source| failed(address, source))
 }
 
-/// Does the same as [`resolve`], and uses an answer that is at most [`FRESH_FOR`] old. However many sessions
-/// open at once, and however long the resolver takes, hopend asks once for each name.
+/// Does the same as [`resolve`], but may return an answer that is up to [`FRESH_FOR`] old. Sessions
+/// that open at the same time share one question to the resolver for each name.
 pub(super) async fn resolve_cached(address: &KdbAddress) -> Result<Vec<SocketAddr>, UpstreamError> {
     if let Some(known) = literal(address) {
         return Ok(known);
@@ -113,8 +113,8 @@ impl Default for LookupCache {
 }
 
 impl LookupCache {
-    /// The recent answer, or that of the lookup that is under way, or that of a new one by `look_up`. A
-    /// failure goes to the callers that wait for it and to no others.
+    /// Returns the recent answer. Without one, waits for the lookup that is under way, or starts a new
+    /// one with `look_up`. Only the callers that wait for a lookup get its failure.
     async fn get<F>(
         &self,
         key: HostAndPort,
@@ -146,7 +146,7 @@ fn is_fresh(outcome: &LookupOutcome) -> bool {
         .is_ok_and(|host| host.resolved.elapsed() < FRESH_FOR)
 }
 
-/// Keeps the resolver's order, with IPv4 and IPv6 taking turns.
+/// Keeps the resolver's order within IPv4 and within IPv6, and lets the two take turns.
 fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = addresses

@@ -25,8 +25,8 @@ pub enum UpstreamStream {
 }
 
 impl UpstreamStream {
-    /// Whether nothing waits to be read or sent, and kdb+ has not ended the stream. Asks the kernel, as the
-    /// runtime may not know yet.
+    /// Whether no byte waits to be read or sent, and kdb+ has not ended the stream. Asks the kernel,
+    /// because the runtime may not have noticed new bytes yet.
     pub fn is_silent(&self) -> bool {
         let quiet = match self {
             Self::Plain(_) => true,
@@ -44,7 +44,7 @@ impl UpstreamStream {
         }
     }
 
-    /// Wipes decrypted bytes from memory once they have been read, from now on.
+    /// From now on, wipes decrypted bytes from memory once they have been read.
     pub fn keep_secrets(&mut self) {
         if let Self::Tls(stream) = self {
             stream.keep_secrets();

@@ -1,4 +1,4 @@
-//! Makes a TCP connection to the first of several IP addresses that accepts one.
+//! Makes a TCP connection to the first of several IP addresses that accepts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use base::kdb_address::KdbAddress;
 /// The head start of each IP address before the next one is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Connects to the first of `sockets` that accepts. They are the IP addresses of `address`. Cancel-safe.
+/// Connects to the first of `sockets`, the IP addresses of `address`, that accepts. Cancel-safe.
 ///
 /// # Errors
-/// None accepts, or this host has no file descriptor left.
+/// No address accepts, or this host has no file descriptor left.
 pub(crate) async fn connect(
     address: &KdbAddress,
     sockets: Vec<SocketAddr>,

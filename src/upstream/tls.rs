@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use q_relay::crypto;
 
-/// The most servers whose last session tickets are kept, for each set of authorities.
+/// The most servers for which a configuration keeps the last session tickets.
 const RESUMED_SERVERS: usize = 1_024;
 
 /// Why there is no TLS configuration.
@@ -36,17 +36,17 @@ pub enum TlsError {
     Configuration(String),
 }
 
-/// The TLS configurations by the file of their authorities. Each is made when it is first needed.
-/// Connections that trust the same authorities resume each other's TLS sessions.
+/// The TLS configurations, by the path of the `ca_file` that each trusts. A configuration is made when
+/// it is first needed. Connections that trust the same authorities resume each other's TLS sessions.
 #[derive(Debug, Default)]
 pub struct TlsConfigs {
     made: Mutex<HashMap<Option<PathBuf>, Arc<ClientConfig>>>,
 }
 
 impl TlsConfigs {
-    /// The configuration that trusts the authorities in `ca_file`, or the system's trusted roots without
-    /// one. It rejects certificates in a revocation list (CRL) that the file holds. Reads files, so it
-    /// blocks.
+    /// The configuration that trusts the authorities in `ca_file`, or without a file the system's
+    /// trusted roots. The configuration rejects certificates in a revocation list (CRL) that the file
+    /// holds. Blocks while it reads files.
     ///
     /// # Errors
     /// The authorities cannot be used.
@@ -81,7 +81,8 @@ fn client_config(trusted: TrustedAuthorities) -> Result<ClientConfig, TlsError> 
     let roots = Arc::new(trusted.roots);
     let mut verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
     if !trusted.revoked.is_empty() {
-        // A list covers its own authority only. The other authorities in the file may have none.
+        // A revocation list covers only its own authority. The other authorities in the file may have
+        // no list.
         verifier = verifier
             .with_crls(trusted.revoked)
             .allow_unknown_revocation_status();

@@ -7,14 +7,14 @@ use std::io;
 
 use nix::errno::Errno;
 
-/// The party that caused a failure. Metrics, audit lines and exit codes count failures by it.
+/// The party that caused a failure. Metrics, audit lines and exit codes classify failures by this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The client: something that it sent or did.
+    /// The client, by the bytes that it sent or by its behaviour.
     Client,
     /// The configuration file, or a file that it names.
     Configuration,
-    /// A lack of permission: hopend, AWS or kdb+ refused the user.
+    /// A lack of permission, because hopend, AWS or kdb+ refused the user.
     Denied,
     /// The source of logins: AWS, or a login command.
     ControlPlane,
@@ -67,7 +67,8 @@ pub const MORE_DESCRIPTORS: &str =
 /// Separates the failure from the remedy, in every message that has a remedy.
 pub const FIX: &str = ". Fix: ";
 
-/// Whether the error is `EMFILE` or `ENFILE`: the process, or the host, has no file descriptor left.
+/// Whether the error is `EMFILE` or `ENFILE`, so that the process or the host has no file descriptor
+/// left.
 pub fn out_of_descriptors(error: &io::Error) -> bool {
     let number = error.raw_os_error().map(Errno::from_raw);
     matches!(number, Some(Errno::EMFILE | Errno::ENFILE))
@@ -116,7 +117,7 @@ pub fn with_alternative_fix(message: &str, alternative: &str) -> String {
     }
 }
 
-/// Prints an error with its causes, and with a note that says what hopend does about it:
+/// Prints an error with its causes, and with a note on the reaction of hopend:
 /// `what failed: cause; note. Fix: action.`
 pub fn with_note(error: &(dyn Error + 'static), note: &str) -> String {
     let text = chain(error);

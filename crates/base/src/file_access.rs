@@ -1,8 +1,8 @@
 //! Checks which accounts can change or read a file.
 //!
-//! The check covers the owner and the mode of the file, and those of every directory and symbolic link
-//! on its path. hopend trusts root and the account that it runs as. A file passes if no other account
-//! can change the file that its path leads to.
+//! The check covers the owner and the mode of the file, and of every directory and symbolic link on its
+//! path. hopend trusts root and the account that it runs as. A file passes if no other account can
+//! change the file that its path leads to.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -20,7 +20,8 @@ use secret::Secret;
 
 /// The number of symbolic links that the kernel follows on one path.
 const MOST_LINKS: usize = 40;
-/// The sticky bit of a directory: only the owner of a file can delete or replace it there.
+/// The sticky bit of a directory. In such a directory, only the owner of a file or of the directory, or
+/// root, can delete or replace the file.
 const STICKY: u32 = 0o1000;
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
@@ -29,11 +30,11 @@ const OTHERS: u32 = 0o007;
 /// The access that a file must deny to other accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
-    /// Other accounts must not change the file: it names a party that hopend trusts, or a program that
-    /// hopend runs.
+    /// Other accounts must not change the file, because it names a party that hopend trusts or a
+    /// program that hopend runs.
     FromChange,
-    /// Other accounts must neither change nor read the file: it holds a password, a key or a hash. The
-    /// file's group may read it.
+    /// Other accounts must neither change nor read the file, because it holds a password, a key or a
+    /// hash. Besides the owner, the file's group may read it.
     FromChangeAndReading,
 }
 
@@ -62,7 +63,8 @@ pub enum FileAccessError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
-        /// The group whose members can change it. `None` means that every account can.
+        /// The group whose members can change the file or directory. `None` means that every account
+        /// can.
         group: Option<u32>,
     },
     /// The mode lets every account read a file that holds a secret.
@@ -78,7 +80,7 @@ impl FileAccessError {
     /// The failure, without its remedy.
     pub fn message(&self) -> String {
         match self {
-            // `source` is the cause, so the message does not repeat it.
+            // The message omits `source`, because the caller prints the cause.
             Self::Inaccessible { path, .. } => {
                 format!("{} can't be examined", path.display())
             }
@@ -120,18 +122,18 @@ impl FileAccessError {
     }
 
     /// Whether the file, or a directory on its path, does not exist or is closed to this account. Then
-    /// nothing is known about its protection.
+    /// hopend cannot tell whether the file is protected.
     pub fn is_inaccessible(&self) -> bool {
         matches!(self, Self::Inaccessible { .. })
     }
 }
 
-/// Checks which accounts can change, or read, the file that `path` leads to. Blocks: it reads the
+/// Checks which accounts can change, or read, the file that `path` leads to. Blocks while it reads the
 /// metadata of every directory on the path.
 ///
 /// A directory that every account may write to passes if root or hopend's account owns it and its
-/// sticky bit is set. There no account can replace a file of another one. `/tmp` is such a directory,
-/// and so are the volumes in which Kubernetes mounts secrets.
+/// sticky bit is set. In such a directory, no other account can replace a file. `/tmp` is such a
+/// directory, and so are the volumes in which Kubernetes mounts secrets.
 ///
 /// # Errors
 /// Another account can change or read the file, or the metadata of a part of the path cannot be read.
@@ -146,7 +148,7 @@ pub fn check(path: &Path, protection: Protection) -> Result<(), FileAccessError>
 pub fn read_secret(path: &Path) -> io::Result<Secret> {
     match check(path, Protection::FromChangeAndReading) {
         Err(error) if !error.is_inaccessible() => Err(io::Error::other(error)),
-        // The read fails for the same reason, and its error is the better one.
+        // The read fails for the same reason, and its error is more precise.
         _ => Ok(Secret::new(&Zeroizing::new(fs::read(path)?)[..])),
     }
 }
@@ -156,13 +158,13 @@ pub fn access_error(error: &io::Error) -> Option<&FileAccessError> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Checks files on behalf of one account, which it trusts beside root.
+/// Checks files on behalf of one account. Trusts that account and root.
 struct AccessChecker {
     uid: u32,
     gid: u32,
 }
 
-/// The account that hopend runs as.
+/// Checks on behalf of the account that hopend runs as.
 impl Default for AccessChecker {
     fn default() -> Self {
         Self {
@@ -197,7 +199,7 @@ struct Resolved {
 }
 
 impl Resolved {
-    /// Reads the metadata of `path`, and follows it if it is a symbolic link.
+    /// Reads the metadata of the file that `path` leads to, after all symbolic links.
     fn read(path: PathBuf) -> Result<Self, FileAccessError> {
         match fs::metadata(&path) {
             Ok(metadata) => Ok(Self { path, metadata }),
@@ -210,7 +212,7 @@ impl AccessChecker {
     fn check_file(&self, path: &Path, protection: Protection) -> Result<(), FileAccessError> {
         let Resolved { path, metadata } = self.resolve(path)?;
         if metadata.is_dir() {
-            // `resolve` has checked it.
+            // `resolve` has checked the directory.
             return Ok(());
         }
         let ownership = Ownership::from(&metadata);
@@ -276,8 +278,8 @@ impl AccessChecker {
         Ok(here)
     }
 
-    /// Checks the owner of a symbolic link, if other accounts can create links in its directory. There
-    /// the owner of the link decides which file the path leads to.
+    /// Checks the owner of a symbolic link, if other accounts can create links in its directory. In
+    /// such a directory, the owner of the link decides which file the path leads to.
     fn check_link(
         &self,
         path: &Path,
@@ -309,7 +311,7 @@ impl AccessChecker {
         self.check_writers(path, ownership)
     }
 
-    /// Checks that the mode lets no account write that is not trusted.
+    /// Checks that the mode lets only trusted accounts write.
     fn check_writers(&self, path: &Path, ownership: Ownership) -> Result<(), FileAccessError> {
         let group = if ownership.mode & OTHERS_WRITE != 0 {
             None
@@ -329,8 +331,8 @@ impl AccessChecker {
         uid == 0 || uid == self.uid
     }
 
-    /// Whether only trusted accounts are members of a group: root's group, or the private group of
-    /// hopend's account.
+    /// Whether only trusted accounts are members of a group. This holds for root's group and for the
+    /// private group of hopend's account.
     ///
     /// A private group has the name of its account, and no member except that account and root. A primary
     /// group that several accounts share has another name.
@@ -347,8 +349,8 @@ impl AccessChecker {
                 let is_trusted = |name: &String| *name == account.name || name == "root";
                 group.name == account.name && group.mem.iter().all(is_trusted)
             }
-            // A container often has an entry for neither. If the account has an entry and the group has none,
-            // the database may have failed to answer.
+            // A container often has an entry for neither the group nor the account. If the account has
+            // an entry and the group has none, the database may have failed to answer.
             (Ok(None), Ok(None)) => true,
             _ => false,
         }
@@ -362,8 +364,8 @@ fn inaccessible(path: &Path, source: io::Error) -> FileAccessError {
     }
 }
 
-/// Whether `path` leads to the file with this metadata. The link of an open descriptor in `/proc` may
-/// name no path, such as `pipe:[12345]`.
+/// Whether `path` leads to the file with this metadata. The target of a descriptor's link in `/proc`
+/// may be no path, such as `pipe:[12345]`.
 fn leads_to(path: &Path, file: &Metadata) -> bool {
     fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (file.dev(), file.ino()))
 }

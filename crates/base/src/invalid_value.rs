@@ -2,8 +2,8 @@
 
 use crate::error::with_fix;
 
-/// Says why a text cannot be parsed, and how to write it. It never contains a text that could be a
-/// secret.
+/// Says why a text cannot be parsed, and how to write it. The error never contains a text that could be
+/// a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", with_fix(.message, .remedy))]
 pub struct InvalidValue {
@@ -14,7 +14,7 @@ pub struct InvalidValue {
 }
 
 impl InvalidValue {
-    /// Makes an error of its message and its remedy.
+    /// Makes an error from its message and its remedy.
     pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             message: message.into(),

@@ -31,8 +31,8 @@ impl fmt::Display for KdbAddress {
 /// Parses `:tcps://host:port` or `:host:port`. The leading colon is optional. An IPv6 address needs
 /// brackets.
 ///
-/// An error never repeats the text: it may be a whole connection string with its password, written
-/// here by mistake.
+/// An error never repeats the text, because a user may have written a whole connection string with its
+/// password here by mistake.
 impl FromStr for KdbAddress {
     type Err = InvalidValue;
 

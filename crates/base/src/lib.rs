@@ -1,5 +1,5 @@
-//! Types that every crate of hopend shares: the kinds and the form of errors, the address of a kdb+
-//! process, and the check that no other account can change or read a file.
+//! Types that every crate of hopend shares: the kinds and the form of errors, and the address of a kdb+
+//! process. The crate also checks that no other account can change or read a file.
 //!
 //! ```
 //! use base::error::with_fix;

@@ -4,7 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Locks `mutex`, also if a thread panicked while it held the lock.
 ///
-/// Use it for data that every statement leaves consistent: a panic in one session must not stop all others.
+/// Use this for data that every statement leaves consistent, so that a panic in one session does not
+/// stop all others.
 pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

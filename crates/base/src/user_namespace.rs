@@ -1,10 +1,10 @@
-//! Accounts that have no number in the user namespace of this process.
+//! Recognises accounts that have no number in the user namespace of this process.
 
 use std::fs;
 use std::sync::LazyLock;
 
 /// Whether `uid` is the overflow uid, which the kernel reports for every account that the user
-/// namespace does not map. Several accounts share this number, so it identifies none of them.
+/// namespace does not map. Several accounts share this number, so it identifies no account.
 ///
 /// In a namespace that maps every account, no uid is the overflow uid.
 pub fn is_overflow_uid(uid: u32) -> bool {

@@ -1,4 +1,4 @@
-//! A TCP connection's addresses, and one of its sockets as the kernel's tables show it.
+//! The addresses of a TCP connection, and a socket as the kernel's tables show it.
 
 use std::net::SocketAddr;
 
@@ -42,7 +42,7 @@ pub(crate) struct KernelSocket {
     pub(crate) inode: u64,
     /// A TCP state, such as [`ESTABLISHED`].
     pub(crate) state: u8,
-    /// Bytes in its send queue: the peer's kernel has not acknowledged them.
+    /// The bytes in the send queue, which the peer's kernel has not acknowledged.
     pub(crate) unsent: u32,
 }
 
@@ -50,19 +50,20 @@ impl KernelSocket {
     /// The account that made the socket, as long as a process still holds it.
     ///
     /// If the owner has closed the socket or exited, the kernel still finishes the conversation. Such a
-    /// socket has inode 0 and, in most kernels, uid 0, **which is not root**. SYN_SENT is left out on
-    /// purpose: it may be another process that tries to reuse the port.
+    /// socket has inode 0 and, in most kernels, uid 0. **That uid is not root's**. SYN_SENT is left out
+    /// on purpose, because such a socket may belong to another process that tries to reuse the port.
     pub(crate) fn owner(&self) -> Option<u32> {
         let live = matches!(self.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT);
         (live && self.inode != 0).then_some(self.uid)
     }
 
-    /// Whether it accepts connections.
+    /// Whether the socket accepts connections.
     pub(crate) fn listens(&self) -> bool {
         self.state == LISTEN
     }
 
-    /// Whether the last process that held the socket has closed it. That cannot be undone.
+    /// Whether the last process that held the socket has closed it. No process can get such a socket
+    /// again.
     pub(crate) fn is_orphan(&self) -> bool {
         self.inode == 0 && matches!(self.state, FIN_WAIT1 | FIN_WAIT2 | TIME_WAIT)
     }

@@ -1,5 +1,5 @@
-//! The sockets of this host as the kernel sees them: which account made one, whether a process still
-//! holds it, and how much of what it sent is acknowledged.
+//! Asks the kernel about a socket of this host: its account, its inode, its TCP state and its
+//! unacknowledged bytes.
 //!
 //! [`sock_diag`] asks the kernel about one socket, within microseconds. [`proc_net`] reads the tables
 //! of all sockets and is the fallback.
@@ -31,7 +31,7 @@ pub(crate) fn unsent(connection: &TcpStream) -> u64 {
 
 /// The end of `connection` that this process holds.
 fn own_socket(connection: &TcpStream) -> Option<KernelSocket> {
-    // A lookup finds the socket at the first address.
+    // A lookup finds the socket at the first address of the four-tuple.
     let four_tuple = FourTuple::new(connection.local_addr().ok()?, connection.peer_addr().ok()?);
     sock_diag::lookup(&four_tuple).ok().flatten()
 }

@@ -1,7 +1,7 @@
 //! Finds a socket in `/proc/net/tcp` and `/proc/net/tcp6` (`proc_net(5)`).
 //!
-//! This is the fallback for kernels that do not answer NETLINK_SOCK_DIAG. It reads every socket of the
-//! network namespace.
+//! The daemon uses this module only if the kernel does not answer NETLINK_SOCK_DIAG. Each lookup reads
+//! every socket of the network namespace.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,9 +12,9 @@ use super::kernel_socket::{FourTuple, KernelSocket, canonical};
 
 /// The socket at the client's address of `four_tuple`. `Ok(None)` if the tables do not list it.
 ///
-/// Reads the tables twice, and believes them only if both readings agree. The kernel does not read uid
-/// and inode of a line at one moment. A socket that loses its process in between would show its old
-/// inode beside uid 0.
+/// Reads the tables twice, and returns a socket only if both readings agree. The kernel does not read
+/// the uid and the inode of a line at the same moment. A socket that loses its process in between would
+/// show its old inode beside uid 0.
 pub(crate) fn lookup(four_tuple: &FourTuple) -> io::Result<Option<KernelSocket>> {
     let first = read(four_tuple)?;
     let second = read(four_tuple)?;
@@ -24,7 +24,7 @@ pub(crate) fn lookup(four_tuple: &FourTuple) -> io::Result<Option<KernelSocket>>
     })
 }
 
-/// The socket that accepts connections to `address`: it listens there, or at a wildcard address.
+/// The socket that accepts connections to `address`, because it listens there or at a wildcard address.
 pub(crate) fn listener(address: SocketAddr) -> io::Result<Option<KernelSocket>> {
     let address = canonical(address);
     let own_table = if address.is_ipv6() { "tcp6" } else { "tcp" };
@@ -102,9 +102,9 @@ fn parse(line: &str, little_endian: bool) -> Option<(FourTuple, KernelSocket)> {
     let state = u8::from_str_radix(fields.next()?, 16).ok()?;
     let (unsent, _) = fields.next()?.split_once(':')?;
     let unsent = u32::from_str_radix(unsent, 16).ok()?;
-    // Between them: timer and retransmits.
+    // `nth(2)` skips the timer and the retransmits.
     let uid = fields.nth(2)?.parse().ok()?;
-    // Between them: the timeout.
+    // `nth(1)` skips the timeout.
     let inode = fields.nth(1)?.parse().ok()?;
     let socket = KernelSocket {
         uid,

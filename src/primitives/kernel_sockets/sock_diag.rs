@@ -22,7 +22,8 @@ use socket2::SockRef;
 
 use super::kernel_socket::{FourTuple, KernelSocket, canonical};
 
-/// The longest wait for an answer. The kernel answers within `send`, so it should never pass.
+/// The longest wait for an answer. The kernel answers within the call of `send`, so the wait should
+/// never be this long.
 const TIMEOUT: Duration = Duration::from_millis(200);
 
 /// INET_DIAG_NOCOOKIE: matches whichever socket has the four-tuple now.
@@ -32,10 +33,11 @@ const NO_COOKIE: [u8; 8] = [0xff; 8];
 const NO_INTERFACE: u32 = 0;
 
 /// The number of the loopback interface in every network namespace. Any account may bind its socket to
-/// it (SO_BINDTODEVICE), and the kernel finds such a socket only if the question names the interface.
+/// this interface (SO_BINDTODEVICE). The kernel finds such a socket only if the question names the
+/// interface.
 const LOOPBACK: u32 = 1;
 
-/// UDIAG_SHOW_UID: asks for the account of a Unix socket. From Linux 5.3 on.
+/// UDIAG_SHOW_UID: asks for the account of a Unix socket. Linux knows it since 5.3.
 const SHOW_UID: u32 = 0x40;
 /// UNIX_DIAG_UID: the attribute with that account.
 const UNIX_DIAG_UID: u16 = 7;
@@ -44,23 +46,23 @@ const UNIX_DIAG_UID: u16 = 7;
 const PART: usize = 64 * 1024;
 
 thread_local! {
-    /// This thread's netlink socket. `None` while a question is under way, and after an error: the next
-    /// question then opens another one.
+    /// This thread's netlink socket. `None` while a question is under way, and after an error. The next
+    /// question then opens another socket.
     static DIAG_SOCKET: Cell<Option<DiagSocket>> = const { Cell::new(None) };
 }
 
 /// The socket at the client's address of `four_tuple`. `Ok(None)` if the kernel has no such socket.
 ///
-/// The kernel says ENOENT also if the `tcp_diag` module is missing. `Ok(None)` therefore counts only if
-/// [`is_reliable`].
+/// The kernel also answers ENOENT if the `tcp_diag` module is missing. So `Ok(None)` is reliable only
+/// if [`is_reliable`] returns true.
 pub(crate) fn lookup(four_tuple: &FourTuple) -> io::Result<Option<KernelSocket>> {
     // Without an exact match the kernel answers with a listener.
     let exact = |interface| {
         let found = ask(four_tuple, interface)?;
         Ok::<_, io::Error>(found.filter(|(found, _)| found == four_tuple))
     };
-    // In this order: a question for the loopback interface matches sockets that are bound to it and
-    // sockets that are not, and the kernel may answer with either.
+    // The order matters. A question that names the loopback interface matches sockets with and without
+    // a bound interface, and the kernel may answer with either.
     let found = match exact(NO_INTERFACE)? {
         Some(found) => Some(found),
         None => exact(LOOPBACK)?,
@@ -68,7 +70,7 @@ pub(crate) fn lookup(four_tuple: &FourTuple) -> io::Result<Option<KernelSocket>>
     Ok(found.map(|(_, socket)| socket))
 }
 
-/// The socket that accepts connections to `address`: it listens there, or at a wildcard address.
+/// The socket that accepts connections to `address`, because it listens there or at a wildcard address.
 pub(crate) fn listener(address: InetAddress) -> io::Result<Option<KernelSocket>> {
     let no_peer: IpAddr = match address {
         InetAddress::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -117,7 +119,7 @@ pub(crate) fn unix_listener(name: &UnixDiagName) -> io::Result<Option<KernelSock
             rest = behind
                 .get(length.next_multiple_of(4) - length..)
                 .unwrap_or(&[]);
-            // A message that does not parse holds a name that no endpoint can have.
+            // A message that cannot be parsed holds a name that no endpoint can have.
             let Ok(message) = NetlinkMessage::<SockDiagMessage>::deserialize(message) else {
                 continue;
             };
@@ -140,7 +142,7 @@ fn message_length(bytes: &[u8]) -> Option<usize> {
     (16..=bytes.len()).contains(&length).then_some(length)
 }
 
-/// The socket of `response`, if it has this name and the kernel told its account.
+/// The socket of `response`, if it has this name and the kernel reported its account.
 fn named(response: &UnixResponse, name: &UnixDiagName) -> Option<KernelSocket> {
     let is_named = |nla: &Nla| matches!(nla, Nla::Name(found) if found == name);
     if !response.nlas.iter().any(is_named) {
@@ -162,8 +164,8 @@ fn named(response: &UnixResponse, name: &UnixDiagName) -> Option<KernelSocket> {
     })
 }
 
-/// Whether the kernel finds sockets that exist, so that its "no such socket" can be believed. Looks up
-/// a connection of this process, once in the life of the process.
+/// Whether the kernel finds sockets that exist, so that its answer "no such socket" is reliable. The
+/// first call looks up a connection of this process. Later calls return that result.
 pub(crate) fn is_reliable() -> bool {
     static RELIABLE: OnceLock<bool> = OnceLock::new();
     let finds_own_connection = || {
@@ -174,7 +176,7 @@ pub(crate) fn is_reliable() -> bool {
     };
     match RELIABLE.get() {
         Some(reliable) => *reliable,
-        // After an error nothing is known, and the next caller tries again.
+        // An error decides nothing, so the next caller tries again.
         None => finds_own_connection().is_ok_and(|found| *RELIABLE.get_or_init(|| found)),
     }
 }
@@ -202,7 +204,7 @@ impl DiagSocket {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         SockRef::from(&socket).set_read_timeout(Some(TIMEOUT))?;
         socket.bind_auto()?;
-        // Connected to the kernel, so that no process can answer instead of it.
+        // The socket is connected to the kernel, so that no process can answer instead of the kernel.
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self {
             socket,
@@ -211,8 +213,8 @@ impl DiagSocket {
         })
     }
 
-    /// Asks one question. After an error, drop the socket: the answer may still arrive and would be
-    /// taken for the answer to the next question.
+    /// Asks one question. After an error, drop the socket, because a late answer would be taken for the
+    /// answer to the next question.
     fn ask(
         &mut self,
         four_tuple: &FourTuple,

@@ -1,5 +1,5 @@
-//! Messages to the service manager (`sd_notify(3)`): readiness, reloads, a line of status, the watchdog.
-//! Without a service manager they do nothing.
+//! Messages to the service manager (`sd_notify(3)`): readiness, reloads, a line of status, the
+//! watchdog. Without a service manager these functions do nothing.
 
 pub(crate) mod watchdog;
 
@@ -12,7 +12,8 @@ use std::path::Path;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
 
-/// Reports that the daemon serves: after the start, and at the end of each reload.
+/// Reports that the daemon serves. The daemon calls this after the start, and at the end of each
+/// reload.
 pub(crate) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
@@ -23,7 +24,7 @@ pub(crate) fn reloading() {
         NotifyState::Reloading,
         NotifyState::Status("reading the configuration"),
     ];
-    // Type=notify-reload requires the time.
+    // A unit with `Type=notify-reload` requires the time of the reload.
     states.extend(NotifyState::monotonic_usec_now().ok());
     notify(&states);
 }
@@ -36,8 +37,8 @@ pub(crate) fn stopping(status: &str) {
 /// Puts a descriptor into the service manager's store (`FDSTORE=1`). The service manager passes it to the
 /// next start of the service, under this name.
 ///
-/// Returns whether a service manager got the message. It keeps the descriptor only if the unit sets
-/// `FileDescriptorStoreMax=`.
+/// Returns whether the message was sent to a service manager. The service manager keeps the descriptor
+/// only if the unit sets `FileDescriptorStoreMax=`.
 pub(crate) fn store(name: &str, descriptor: BorrowedFd<'_>) -> bool {
     match send_with_descriptor(&format!("FDSTORE=1\nFDNAME={name}\n"), descriptor) {
         Ok(sent) => sent,
@@ -59,7 +60,7 @@ pub(crate) fn remove_stored(name: &str) {
     ]);
 }
 
-/// Sends a message with a descriptor. Returns false without a service manager.
+/// Sends a message with a descriptor. Returns false if there is no service manager.
 fn send_with_descriptor(message: &str, descriptor: BorrowedFd<'_>) -> io::Result<bool> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(false);
@@ -93,7 +94,8 @@ pub(crate) fn is_in_private_tmp(path: &Path) -> bool {
     is_private(&mounts, path)
 }
 
-/// The same for the content of `/proc/self/mountinfo`: the innermost mount that has the path decides.
+/// Decides the same from the content of `/proc/self/mountinfo`. The innermost mount that has the path
+/// counts.
 fn is_private(mounts: &str, path: &Path) -> bool {
     let mounts = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(3);

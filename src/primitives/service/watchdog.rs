@@ -1,5 +1,5 @@
-//! The watchdog of the service manager. The daemon feeds it only while all its event loops turn, so that
-//! the service manager restarts a daemon that hangs.
+//! The watchdog of the service manager. The daemon feeds the watchdog only while all its event loops
+//! run, so that the service manager restarts a daemon that hangs.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -8,8 +8,8 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// Feeds the watchdog each time that `turn` returns. Waits for ever if the unit has no watchdog. Await it
-/// in the task that must not hang.
+/// Calls `turn` again and again, and feeds the watchdog each time its future ends. Waits for ever if
+/// the unit has no watchdog. Await this in the task that must not hang.
 pub(crate) async fn feed<F: Future<Output = ()>>(turn: impl Fn() -> F) -> Infallible {
     match sd_notify::watchdog_enabled() {
         Some(limit) => watch(limit, turn, || super::notify(&[NotifyState::Watchdog])).await,
@@ -17,8 +17,9 @@ pub(crate) async fn feed<F: Future<Output = ()>>(turn: impl Fn() -> F) -> Infall
     }
 }
 
-/// Starts a turn every third of the limit and lets it take as long. So a turn that is late by less than a
-/// third of the limit does not make the service manager kill the daemon.
+/// Starts a turn every third of `limit`. A turn that takes longer than a third is logged, and feeds the
+/// watchdog only when it ends. So a turn that takes up to two thirds of `limit` does not make the
+/// service manager kill the daemon.
 async fn watch<F: Future<Output = ()>>(
     limit: Duration,
     turn: impl Fn() -> F,
