@@ -43,7 +43,7 @@ const QUEUE_LIMITS: QueueLimits = QueueLimits {
 /// How long the process waits at its end until the last lines are written.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
-/// The log of the process. Dropping it waits for up to [`FINISH_WITHIN`] until the lines in the queue
+/// The log of the process. Dropping it waits for up to `FINISH_WITHIN` until the lines in the queue
 /// are written. Later lines are lost.
 #[derive(Debug)]
 pub struct ProcessLog {
