@@ -1,5 +1,5 @@
-//! The live screen of `--watch`. It uses the terminal's alternate screen, so the terminal looks as before
-//! when it ends.
+//! The live screen of `--watch`. It uses the terminal's alternate screen, so the terminal looks as
+//! before after the screen ends.
 
 use std::io::{self, IsTerminal, Read, Stdout, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};

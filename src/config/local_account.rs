@@ -13,8 +13,8 @@ pub struct OsUser {
 
 /// A reference of the configuration to the account of a user or viewer.
 ///
-/// The account database may not know the account yet. All clones of a reference learn at once when it
-/// does.
+/// The account database may not know the account yet. Once the database knows the account, all clones of
+/// the reference hold it.
 #[derive(Debug, Clone)]
 pub struct LocalAccount {
     /// The account's name or number, as the file has it.

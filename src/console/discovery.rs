@@ -86,7 +86,8 @@ impl<K, T> Default for ListCache<K, T> {
 }
 
 impl<K: Eq + Hash, T: Send + Sync + 'static> ListCache<K, T> {
-    /// Returns the cached list, or waits for a call: one that runs for the same key, or else `call`.
+    /// Returns the cached list, or waits for a call that runs for the same key. Without such a call,
+    /// runs `call`.
     async fn get<F>(&self, key: K, call: F) -> ListResult<T>
     where
         F: Future<Output = Result<Vec<T>, FetchError>> + Send + 'static,
@@ -129,8 +130,8 @@ impl<K: Eq + Hash, T: Send + Sync + 'static> ListCache<K, T> {
             ));
         }
         let (sender, answer) = watch::channel(None);
-        // The call runs in a task of its own: a caller may give up, and others still want the answer. The
-        // time limits of the API calls end the task.
+        // The call runs in a task of its own, because a caller may give up while others still want the
+        // answer. The time limits of the API calls end the task.
         tokio::spawn(async move {
             let result = call.await.map(Arc::from).map_err(Arc::new);
             if let Err(error) = &result {

@@ -22,7 +22,7 @@ pub struct Grants {
 #[derive(Debug)]
 enum ConfiguredUser {
     Valid(Arc<User>),
-    /// The entry has an error. The user's sessions go on: nobody has taken the access away.
+    /// The entry has an error. The user's sessions go on, because nobody has taken the access away.
     Invalid,
     /// The user's line is missing in the password file.
     PasswordRemoved,
