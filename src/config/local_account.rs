@@ -62,8 +62,8 @@ impl LocalAccount {
 }
 
 /// Two references are equal if the file has the same text and the account database gave the same
-/// account. Two unresolved references are equal only if they are clones: otherwise one of them could
-/// be resolved and the other not.
+/// account. Two unresolved references are equal only if they are clones, because others may be resolved
+/// at different times.
 impl PartialEq for LocalAccount {
     fn eq(&self, other: &Self) -> bool {
         let same_account = match (self.resolved(), other.resolved()) {

@@ -152,7 +152,7 @@ impl AddressHealth {
         true
     }
 
-    /// `address` has failed: it rests for the users in `scope`.
+    /// `address` has failed, so it rests for the users in `scope`.
     pub(super) fn failed(
         &mut self,
         address: &str,
@@ -240,8 +240,8 @@ impl AddressHealth {
         }
     }
 
-    /// `address` has turned away a session of `user`. That shows nothing about other users, nor whether
-    /// the address hangs: the next session may try it.
+    /// `address` has turned away a session of `user`. This says nothing about other users, nor whether
+    /// the address hangs. So the next session may try the address.
     pub(super) fn turned_away(&mut self, address: &str, user: &str, now: Instant) {
         for key in RestKey::both(address, user) {
             let Entry::Occupied(mut rest) = self.rests.entry(key) else {

@@ -213,7 +213,7 @@ fn read(
     })
 }
 
-/// Reads `listen`. All addresses are checked, even if one of them is invalid.
+/// Reads `listen`. All addresses are checked, even if one address is invalid.
 fn listen(
     table: &TomlTable<'_>,
     expose: Result<bool, Reported>,

@@ -101,7 +101,7 @@ fn read(name: &str, value: &TomlValue<'_>) -> Result<Environment, Reported> {
 fn check_profile_files(table: &TomlTable<'_>) {
     let files = AwsProfileFiles::of(None, |name| std::env::var_os(name));
     let checked: Result<(), FileAccessError> = match table.get("credentials_file") {
-        // The SDK reads that file in place of its own credentials file.
+        // The SDK reads that file instead of its own credentials file.
         Some(_) => files.check_configuration(),
         None => files.check(),
     };

@@ -32,7 +32,8 @@ pub(in crate::route) struct ClusterTarget {
 }
 
 impl FinSpaceCluster {
-    /// The connection string that a user needs: of the node with this id, or of the cluster itself.
+    /// The connection string that a user needs for the node with this id. Without an id, the connection
+    /// string of the cluster itself.
     pub(super) fn recipe(&self, user: &User, node: Option<&str>) -> Recipe {
         Recipe::FinSpace {
             environment: Arc::clone(&self.environment),

@@ -69,7 +69,7 @@ pub async fn serve(
         .route("/status/facts", get(status_facts))
         .route("/status.json", get(status_json))
         .with_state(Arc::clone(&state))
-        // The outermost layer: it also covers paths that have no route.
+        // The outermost layer, so that it also covers paths that have no route.
         .layer(from_fn_with_state(state, check_exposure))
         .into_make_service_with_connect_info::<AdminClient>();
     let mut cutting = stopping;

@@ -13,7 +13,7 @@ use super::file::{LIMITS, remedy};
 use super::line::milliseconds;
 use crate::primitives::lines::{LineBatch, LineDestination};
 
-/// The mode of a new file: the group may read it, for auditors.
+/// The mode of a new file. The group may read it, for auditors.
 const MODE: u32 = 0o640;
 
 /// The line that says how many lines are missing at this point of the file.
@@ -29,7 +29,7 @@ struct LostLinesEntry {
 #[derive(Debug)]
 pub(super) struct AuditDestination {
     path: Arc<Path>,
-    /// `None` while no file is open: before the first successful opening, and after a failed one.
+    /// `None` while no file is open: after `reopen`, and until an opening succeeds.
     opened: Option<OpenAuditFile>,
 }
 

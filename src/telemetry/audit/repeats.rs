@@ -1,6 +1,7 @@
 //! Bounds the number of audit lines, so that no client can fill a disk or displace the lines of others.
 //!
-//! Refusals: within a minute the first 10 of a group have lines of their own. All others of that minute share one.
+//! Refusals: within a minute the first 10 of a group have lines of their own. All other refusals of the
+//! group in that minute share one line.
 //!
 //! Sessions: within a minute the first 60 of a user have lines of their own when they open and when they end. The
 //! line of a further session is withheld:
@@ -241,7 +242,7 @@ impl Repeats {
             match key.what {
                 RepeatedEvent::Refusal(kind) => merged.write_refusals(kind, file),
                 RepeatedEvent::ShortSession(kind) => merged.write_short_sessions(kind, file),
-                // Their lines are withheld one by one.
+                // `withheld` holds the lines of these sessions one by one.
                 RepeatedEvent::Open | RepeatedEvent::Lasting => {}
             }
         }
