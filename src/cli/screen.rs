@@ -102,7 +102,7 @@ fn watch<T: Watchable>(
     loop {
         let (width, height) = terminal::size()?;
         let view = ScreenView {
-            // One column stays free, as some terminals wrap after a full line.
+            // One column stays free, because some terminals wrap after a full line.
             width: usize::from(width).saturating_sub(1),
             sort_presses: position.sort_presses,
         };

@@ -34,7 +34,7 @@ impl ListenAddress {
         }
     }
 
-    /// The TCP sockets to bind: two for `localhost`, none for a Unix socket.
+    /// The TCP sockets to bind: two for `localhost`, no socket for a Unix socket's address.
     pub fn tcp_sockets(&self) -> Vec<SocketAddr> {
         match self {
             Self::Localhost(port) => vec![

@@ -24,7 +24,7 @@ const LIFETIME: Duration = Duration::from_secs(10);
 /// The most lists that the cache keeps, and so the most that hopend calls FinSpace for within [`LIFETIME`].
 const MAX_LISTS: usize = 50;
 
-/// A list, or the reason why FinSpace gave none.
+/// A list, or the reason why FinSpace gave no list.
 pub type ListResult<T> = Result<Arc<[T]>, Arc<FetchError>>;
 
 /// The cached lists of clusters and nodes, of all environments.
@@ -106,7 +106,8 @@ impl<K: Eq + Hash, T: Send + Sync + 'static> ListCache<K, T> {
         })
     }
 
-    /// Returns the answer of this key, and starts `call` if there is none. Fails if the cache is full.
+    /// Returns the answer of this key, and starts `call` if the cache has no answer. Fails if the cache
+    /// is full.
     fn find_or_start<F>(
         &self,
         key: K,

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 /// The capabilities of a user's latest sessions: one for each connection that the pool should hold. A
-/// connection only fits clients that announce the same capability, as hopend passes it on to kdb+
-/// unchanged. So the pool prepares for clients like the latest ones.
+/// connection only fits clients that announce the same capability, because hopend passes the capability
+/// on to kdb+ unchanged. So the pool prepares for clients like the latest ones.
 #[derive(Debug)]
 pub(super) struct WantedCapabilities(VecDeque<Option<u8>>);
 

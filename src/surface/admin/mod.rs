@@ -109,8 +109,9 @@ pub struct RunningAdmin {
 }
 
 impl PreparedAdmin {
-    /// Prepares the admin address of a configuration. `running` is the one that is served now. Blocks: it reads
-    /// certificates, and searches for the process that occupies the address. Must be called within a tokio runtime.
+    /// Prepares the admin address of a configuration. `running` is the address that is served now.
+    /// Blocks, because it reads certificates and searches for the process that occupies the address.
+    /// Must be called within a tokio runtime.
     pub fn new(
         settings: Option<&AdminSettings>,
         viewers: &Viewers,

@@ -179,7 +179,7 @@ pub struct AuditChange(AuditFileChange);
 enum AuditFileChange {
     /// The path is the same: the thread opens the file again, as after a rotation.
     Reopen,
-    /// The configuration names another file, or none.
+    /// The configuration names another file, or no file.
     Replace(Option<CurrentAuditFile>),
 }
 

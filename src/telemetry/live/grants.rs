@@ -107,7 +107,7 @@ impl Grants {
         }
         let name = || user.name.clone();
         match self.users.get(&user.name) {
-            // The user with the invalid name may be this one.
+            // The user with the invalid name may be this user.
             None if self.has_unnamed_user => return None,
             None => return Some(LostAccess::User { user: name() }),
             Some(ConfiguredUser::PasswordRemoved) => {
