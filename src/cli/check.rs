@@ -82,8 +82,8 @@ pub(super) fn run(arguments: &CheckArguments) -> Exit {
     Exit::Ok
 }
 
-/// All remarks, in the order of the lines. An unknown account of a user is only a warning, as the daemon
-/// leaves out that user until the account is known.
+/// All remarks, in the order of the lines. An unknown account of a user is only a warning, because the
+/// daemon leaves out only that user until the account is known.
 fn remarks(loaded: &PartialConfig) -> Vec<ConfigRemark> {
     let problems = loaded
         .problems

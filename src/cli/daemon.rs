@@ -12,7 +12,7 @@ use base::error::with_fix;
 /// The remedy if the calling account has no permission.
 const PERMISSION_REMEDY: &str = "run this as root or as the daemon's account";
 
-/// The control socket that a configuration names. If it names none, prints the reason.
+/// The control socket that a configuration names. If there is no such socket, prints the reason.
 pub(super) fn control_socket(config: &Path) -> Result<PathBuf, Exit> {
     if let Err(error) = std::fs::File::open(config)
         && error.kind() == io::ErrorKind::PermissionDenied

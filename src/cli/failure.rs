@@ -57,7 +57,7 @@ impl From<ErrorKind> for Exit {
     }
 }
 
-/// Replaces control characters, as AWS and clusters could otherwise send commands to the terminal.
+/// Replaces control characters, because AWS and clusters could otherwise send commands to the terminal.
 fn printable(text: &impl ToString) -> String {
     text.to_string().replace(char::is_control, " ")
 }

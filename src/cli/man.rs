@@ -82,7 +82,8 @@ fn render_page(command: &clap::Command, see_also: &[&str]) -> io::Result<String>
     Ok(with_one_preamble(&page))
 }
 
-/// Removes all but the first preamble: clap_mangen starts each part of a page with the same definitions.
+/// Removes all but the first preamble, because clap_mangen starts each part of a page with the same
+/// definitions.
 fn with_one_preamble(page: &str) -> String {
     let Some((preamble, _)) = page.split_once(".TH ") else {
         return page.to_owned();

@@ -176,8 +176,8 @@ fn colours_permitted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Starts the log of a subcommand that serves. Keep the value until the process ends: its drop writes the
-/// last lines.
+/// Starts the log of a subcommand that serves. Keep the value until the process ends, because its drop
+/// writes the last lines.
 fn start_log(format: LogFormat, arguments: &LogArgument) -> Result<ProcessLog, Exit> {
     log::start(format, arguments.log_level).map_err(|error| {
         print_error(format_args!(

@@ -70,7 +70,7 @@ fn sections(status: &Status, heading: String, width: Option<usize>) -> Vec<Strin
     sections
 }
 
-/// The addresses that are down: since when, and why.
+/// The addresses that are down, each with the time and the reason.
 fn down(status: &Status, width: Option<usize>) -> Option<String> {
     let mut lines = Vec::new();
     for endpoint in &status.endpoints {

@@ -130,8 +130,8 @@ fn select_endpoints(
     names.iter().map(find).collect()
 }
 
-/// Collects the roles and accounts that the configuration does not name: from the command line, and with
-/// `--ask` from FinSpace.
+/// Collects the roles and accounts that the configuration does not name. They stem from the command
+/// line, and with `--ask` from FinSpace.
 fn find_roles(
     arguments: &PolicyArguments,
     config: &Config,

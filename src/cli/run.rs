@@ -31,9 +31,9 @@ pub(super) fn run(arguments: &RunArguments) -> Exit {
     }
 }
 
-/// Serves until the daemon is told to stop. Prints every error.
+/// Serves until a signal stops the daemon. Prints every error.
 fn serve(arguments: &RunArguments) -> Result<(), Exit> {
-    // This comes before hopend reads any secret.
+    // hopend forbids core dumps before it reads any secret.
     let dumps = confine::forbid_dumps();
     let path = &arguments.config.config;
     let accounts = AccountDatabase::system();
@@ -42,7 +42,8 @@ fn serve(arguments: &RunArguments) -> Result<(), Exit> {
         PassedSockets::from_environment().map_err(|error| fail(Exit::Configuration, error))?;
     // The confinement forbids the files of the control group, so hopend reads them first.
     let machine = MachineMemory::read();
-    // This comes before any other thread starts, as threads inherit the confinement of their parent.
+    // hopend confines itself before any other thread starts, because threads inherit the confinement of
+    // their parent.
     let confinement =
         Confinement::enter(&files, path).map_err(|error| fail(Exit::Unavailable, error))?;
     let loaded = load(path, &accounts)?;
@@ -85,8 +86,8 @@ fn serve(arguments: &RunArguments) -> Result<(), Exit> {
     }
 }
 
-/// Loads the configuration for the confinement, which depends on the files in it, and not on accounts. hopend
-/// asks the account database later, from confined threads.
+/// Loads the configuration for the confinement, which depends on the files that it names, and not on
+/// accounts. Confined threads query the account database later.
 fn load_without_accounts(path: &Path, accounts: &AccountDatabase) -> Result<Config, Exit> {
     let no_lookup = |_: &str| Err(io::ErrorKind::WouldBlock.into());
     match config::load_to_serve(path, &no_lookup, &[]) {

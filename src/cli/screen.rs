@@ -1,5 +1,5 @@
-//! The live screen of `--watch`. It uses the terminal's alternate screen, so the terminal looks as before
-//! when it ends.
+//! The live screen of `--watch`. It uses the terminal's alternate screen, so the terminal looks as
+//! before after the screen ends.
 
 use std::io::{self, IsTerminal, Read, Stdout, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -102,7 +102,7 @@ fn watch<T: Watchable>(
     loop {
         let (width, height) = terminal::size()?;
         let view = ScreenView {
-            // One column stays free, as some terminals wrap after a full line.
+            // One column stays free, because some terminals wrap after a full line.
             width: usize::from(width).saturating_sub(1),
             sort_presses: position.sort_presses,
         };

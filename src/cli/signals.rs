@@ -19,8 +19,8 @@ const SECOND_SIGNAL_CODE: i32 = 143;
 pub(super) fn orders() -> io::Result<mpsc::Receiver<DaemonCommand>> {
     let stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        // The order matters: the first signal sets `stopping`, and a later one finds it set and ends the
-        // process.
+        // The exit is registered before the flag, so that the first signal only sets `stopping`. A later
+        // signal finds `stopping` set and ends the process.
         flag::register_conditional_shutdown(signal, SECOND_SIGNAL_CODE, Arc::clone(&stopping))?;
         flag::register(signal, Arc::clone(&stopping))?;
     }

@@ -85,7 +85,7 @@ impl fmt::Debug for AccountDatabase {
 /// Looks up an account in the system's account database.
 ///
 /// A number needs no entry there, because containers often run as a uid without one. If the database
-/// does not answer, a number is an error as well: it could be the name of an account.
+/// does not answer, a number is an error as well, because it could be the name of an account.
 ///
 /// # Errors
 /// The account database does not answer.

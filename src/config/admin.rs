@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use super::server_tls::ServerTls;
 
-/// The pages that the configuration can expose to other hosts. The status page is not among them: it
-/// names users and their requests.
+/// The pages that the configuration can expose to other hosts. The status page is not among them,
+/// because it names users and their requests.
 pub(super) const EXPOSABLE_PAGES: [&str; 3] = ["/metrics", "/livez", "/readyz"];
 
 /// The `admin` key of the `[daemon]` table.
@@ -28,7 +28,7 @@ pub struct Exposure {
 }
 
 impl Exposure {
-    /// Exposes those of `pages` that can be exposed, and ignores all others.
+    /// Exposes the pages of `pages` that can be exposed, and ignores all others.
     pub fn of(pages: &[&str]) -> Self {
         let pages = EXPOSABLE_PAGES
             .into_iter()

@@ -36,8 +36,8 @@ impl ConfigPart {
         }
     }
 
-    /// Whether both are the same part. Two tables of one kind and name count as the same, because nobody
-    /// knows which of them a reference means.
+    /// Whether both are the same part. Two tables of one kind and name count as the same, because a
+    /// reference to that name is ambiguous.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let same_name = if self.name.is_empty() || other.name.is_empty() {
             self.line == other.line

@@ -23,6 +23,6 @@ pub struct Config {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// The path of every file that the configuration names. The daemon's confinement lets it read these.
     pub files: Vec<PathBuf>,
-    /// Faults of this host, and advice. None of them makes the configuration invalid.
+    /// Faults of this host, and advice. A notice never makes the configuration invalid.
     pub notices: Vec<Notice>,
 }

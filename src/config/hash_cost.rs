@@ -6,11 +6,11 @@ use secret::Secret;
 
 use super::user::{PasswordVerifier, User};
 
-/// The part of a PHC string that determines the cost of a check: the algorithm, the version and the
-/// parameters, without the salt and the hash.
+/// The part of a PHC string that determines the cost of a check. It holds the algorithm, the version and
+/// the parameters, without the salt and the hash.
 ///
-/// Two strings with equal parts need the same work. Two different parts may describe the same work, for
-/// the parameters can be written in any order.
+/// Two strings with equal parts need the same work. Two different parts may describe the same work,
+/// because the parameters can have any order.
 pub fn hash_cost(phc: &Secret) -> &[u8] {
     let bytes = phc.expose();
     // The last two parts are the salt and the hash.

@@ -14,7 +14,7 @@ pub(super) const LONGEST_SOCKET_PATH: usize = 107;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
     /// `localhost:5010` or `5010`: the port on both 127.0.0.1 and ::1. hopend binds both, so that no
-    /// other account can bind the one that a client's resolver chooses.
+    /// other account can bind the address that a client's resolver chooses.
     Localhost(u16),
     /// `127.0.0.1:5010` or `[::1]:5010`.
     Tcp(SocketAddr),
@@ -34,7 +34,7 @@ impl ListenAddress {
         }
     }
 
-    /// The TCP sockets to bind: two for `localhost`, none for a Unix socket.
+    /// The TCP sockets to bind: two for `localhost`, no socket for a Unix socket's address.
     pub fn tcp_sockets(&self) -> Vec<SocketAddr> {
         match self {
             Self::Localhost(port) => vec![

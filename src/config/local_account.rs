@@ -13,8 +13,8 @@ pub struct OsUser {
 
 /// A reference of the configuration to the account of a user or viewer.
 ///
-/// The account database may not know the account yet. All clones of a reference learn at once when it
-/// does.
+/// The account database may not know the account yet. Once the database knows the account, all clones of
+/// the reference hold it.
 #[derive(Debug, Clone)]
 pub struct LocalAccount {
     /// The account's name or number, as the file has it.
@@ -62,8 +62,8 @@ impl LocalAccount {
 }
 
 /// Two references are equal if the file has the same text and the account database gave the same
-/// account. Two unresolved references are equal only if they are clones: otherwise one of them could
-/// be resolved and the other not.
+/// account. Two unresolved references are equal only if they are clones, because others may be resolved
+/// at different times.
 impl PartialEq for LocalAccount {
     fn eq(&self, other: &Self) -> bool {
         let same_account = match (self.resolved(), other.resolved()) {

@@ -23,7 +23,8 @@ pub struct Notice {
 /// The effect of a remark on the exit code of `hopend check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// The check fails: hopend cannot do what the file says on this host. `hopend run` keeps trying.
+    /// The check fails, because hopend cannot serve the configuration as written on this host. `hopend
+    /// run` keeps trying.
     Error,
     /// The check succeeds.
     Warning,

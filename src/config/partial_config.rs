@@ -40,8 +40,9 @@ impl PartialConfig {
         all.find(|left_out| left_out.part.kind == kind && left_out.part.name == name)
     }
 
-    /// Adds the running endpoints that the new file names but has errors in. They continue unchanged, except
-    /// for their users: only users who are valid in the new file keep access, as the new file has them.
+    /// Adds the running endpoints whose table in the new file has an error. These endpoints continue
+    /// unchanged, except for their users. Only users who are valid in the new file keep access, with
+    /// their new settings.
     ///
     /// An endpoint does not continue if another endpoint, or the admin address, has its address in the
     /// new file.
@@ -85,8 +86,8 @@ fn endpoint_named<'e>(running: &'e [Arc<Endpoint>], part: &ConfigPart) -> Option
         .map(|endpoint| &**endpoint)
 }
 
-/// Copies an endpoint of the old file, with those of its users that are among the `configured` ones of
-/// the new file. The names of all others go to `users_left_out`.
+/// Copies an endpoint of the old file, but only with users that are also among the `configured` users of
+/// the new file. The names of the other users go to `users_left_out`.
 fn with_current_users(old: &Endpoint, configured: &[Arc<User>]) -> Endpoint {
     let names = old.users.iter().map(|user| &user.name);
     let names: Vec<&String> = names.chain(&old.users_left_out).collect();

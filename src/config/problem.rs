@@ -48,7 +48,7 @@ impl Problems {
     }
 
     /// The paths of the files that the configuration names. The daemon's confinement may be the reason
-    /// why one of them cannot be read.
+    /// why a file cannot be read.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }

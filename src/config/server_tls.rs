@@ -70,8 +70,7 @@ pub(crate) enum ServerTlsError {
 
 /// Reads the files as they are now. Blocks.
 ///
-/// # Errors
-/// One of them cannot be used.
+/// # Errors A file cannot be used.
 pub(crate) fn server_config(tls: &ServerTls) -> Result<ServerConfig, ServerTlsError> {
     let pair = |source| ServerTlsError::Pair {
         cert: tls.cert.clone(),

@@ -59,7 +59,7 @@ impl Target {
 /// The nodes of a cluster that an endpoint leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NodeSelector {
-    /// FinSpace chooses the node: hopend dials the endpoint of the cluster.
+    /// FinSpace chooses the node, because hopend dials the endpoint of the cluster.
     Any,
     /// The node with this id.
     Id(String),
@@ -72,7 +72,7 @@ pub enum NodeSelector {
 /// The API that gives the connection string of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NodeVia {
-    /// The AWS call GetKxConnectionString, with the id of the node in place of the cluster's name.
+    /// The AWS call GetKxConnectionString, with the id of the node instead of the cluster's name.
     Api,
     /// The q function `.aws.get_kx_node_connection_string`, called in a session at the endpoint of the
     /// cluster.

@@ -13,7 +13,8 @@ use super::listen_address::ListenAddress;
 pub const HOSTS_FILE: &str = "/etc/hosts";
 
 /// An endpoint that listens on one loopback address only, although `localhost` has an address of the
-/// other family too. Another account can bind that one and receive what clients send to `localhost`.
+/// other family too. Another account can bind that address and receive the data that clients send to
+/// `localhost`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UncoveredLoopback {
     /// The name of the endpoint.

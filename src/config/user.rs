@@ -13,7 +13,7 @@ use super::local_account::LocalAccount;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// The name in logs, metrics and `users` of an endpoint. A client that gives a user name to hopen
-    /// must give this one.
+    /// must give this name.
     pub name: String,
     /// The local account that identifies this user.
     pub os_user: Option<LocalAccount>,

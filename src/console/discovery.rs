@@ -24,7 +24,7 @@ const LIFETIME: Duration = Duration::from_secs(10);
 /// The most lists that the cache keeps, and so the most that hopend calls FinSpace for within [`LIFETIME`].
 const MAX_LISTS: usize = 50;
 
-/// A list, or the reason why FinSpace gave none.
+/// A list, or the reason why FinSpace gave no list.
 pub type ListResult<T> = Result<Arc<[T]>, Arc<FetchError>>;
 
 /// The cached lists of clusters and nodes, of all environments.
@@ -86,7 +86,8 @@ impl<K, T> Default for ListCache<K, T> {
 }
 
 impl<K: Eq + Hash, T: Send + Sync + 'static> ListCache<K, T> {
-    /// Returns the cached list, or waits for a call: one that runs for the same key, or else `call`.
+    /// Returns the cached list, or waits for a call that runs for the same key. Without such a call,
+    /// runs `call`.
     async fn get<F>(&self, key: K, call: F) -> ListResult<T>
     where
         F: Future<Output = Result<Vec<T>, FetchError>> + Send + 'static,
@@ -105,7 +106,8 @@ impl<K: Eq + Hash, T: Send + Sync + 'static> ListCache<K, T> {
         })
     }
 
-    /// Returns the answer of this key, and starts `call` if there is none. Fails if the cache is full.
+    /// Returns the answer of this key, and starts `call` if the cache has no answer. Fails if the cache
+    /// is full.
     fn find_or_start<F>(
         &self,
         key: K,
@@ -129,8 +131,8 @@ impl<K: Eq + Hash, T: Send + Sync + 'static> ListCache<K, T> {
             ));
         }
         let (sender, answer) = watch::channel(None);
-        // The call runs in a task of its own: a caller may give up, and others still want the answer. The
-        // time limits of the API calls end the task.
+        // The call runs in a task of its own, because a caller may give up while others still want the
+        // answer. The time limits of the API calls end the task.
         tokio::spawn(async move {
             let result = call.await.map(Arc::from).map_err(Arc::new);
             if let Err(error) = &result {

@@ -18,7 +18,7 @@ pub(super) fn hopen_address(listen: &[ListenAddress], dialled: Option<IpAddr>) -
         }
         _ => None,
     });
-    // hopen cannot dial a socket file: q names Unix sockets by port number.
+    // hopen cannot dial a socket file, because q names Unix sockets by port number.
     let unix = listen.iter().filter_map(|address| match address {
         ListenAddress::Abstract(port) if dialled.is_none() => Some(format!(":unix://{port}")),
         _ => None,

@@ -75,14 +75,14 @@ pub trait ConsoleDaemon: Send + Sync {
     /// A snapshot of the daemon's state. Fails if the task that takes it panics.
     fn status(&self) -> BoxFuture<'_, Result<Arc<Status>, JoinError>>;
 
-    /// Counts a failure that the client was told, and keeps it for the table `errors`.
+    /// Counts a failure that the console reported to the client, and keeps it for the table `errors`.
     fn record_failure(&self, kind: ErrorKind, message: &str);
 }
 
 /// An endpoint, and the addresses where it listens now.
 #[derive(Debug, Clone)]
 pub struct ConsoleEndpoint {
-    /// Its configuration.
+    /// The endpoint's configuration.
     pub endpoint: Arc<Endpoint>,
     /// The addresses with the ports that the system chose. Addresses that cannot be bound are missing.
     pub listen: Vec<ListenAddress>,

@@ -1,8 +1,8 @@
 //! The requests that a console answers, parsed from the values that a q client sends.
 //!
-//! A request is a name with its arguments: as text (`.aws.list_kx_cluster_nodes["hdb-cluster"]`), as
-//! a symbol, or as a list of the name and the arguments, which is what `(h)(name;argument)` sends.
-//! The console evaluates no q.
+//! A request is a name with its arguments. The client sends a text
+//! (`.aws.list_kx_cluster_nodes["hdb-cluster"]`), a symbol, or a list of the name and the arguments, as
+//! `h(name;argument)` does. The console evaluates no q.
 
 use q_ipc::value::Value;
 
@@ -169,7 +169,7 @@ impl FunctionCall {
         })
     }
 
-    /// The arguments as names; none if one of them is null.
+    /// The arguments as names. Empty if any argument is null.
     fn names(&self) -> Vec<String> {
         let names: Option<_> = self.arguments.iter().map(CallArgument::name).collect();
         names.unwrap_or_default()

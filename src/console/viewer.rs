@@ -1,4 +1,4 @@
-//! Access control of the console. A `[[user]]` with `console = true` may see everything; other users may
+//! Access control of the console. A `[[user]]` with `console = true` may see everything. Other users may
 //! see their own rows, the endpoints that they may use, and the clusters of these endpoints.
 
 use std::net::IpAddr;

@@ -29,7 +29,8 @@ pub(super) struct AddressStages<'a, 'b> {
 impl AddressStages<'_, '_> {
     pub(super) async fn run(&mut self, users: &[&Arc<User>]) {
         let addresses = self.addresses;
-        // The paths come before any login: a fault on the path is not a fault of a password.
+        // The doctor examines all paths before any login, so that it does not blame a password for a
+        // fault of the path.
         for address in addresses {
             self.set_subject(None, addresses, address);
             self.target.examine_path(address).await;
@@ -111,7 +112,8 @@ impl AddressStages<'_, '_> {
         self.log_in(named, &credential, remedy).await;
     }
 
-    /// Logs in at each address of the endpoint, or at the credential's own if the endpoint has none.
+    /// Logs in at each address of the endpoint, or at the credential's own address if the endpoint lists
+    /// no address.
     async fn log_in(&mut self, user: Option<&User>, credential: &Credential, remedy: &str) {
         let is_configured = !self.addresses.is_empty();
         let addresses = match self.addresses {

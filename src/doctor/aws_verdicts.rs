@@ -81,7 +81,8 @@ fn unknown_cluster(name: &str, clusters: &[Cluster]) -> StageFailure {
     )
 }
 
-/// Fails if the node that the endpoint names does not run, or if no node runs that it can choose.
+/// Fails if the node that the endpoint names does not run, or if the endpoint can choose no running
+/// node.
 pub(super) fn judge_nodes(
     cluster: &str,
     wanted: &config::NodeSelector,

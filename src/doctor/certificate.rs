@@ -15,7 +15,7 @@ const DAY: i64 = 24 * 60 * 60;
 /// The fields of a certificate that a report names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CertificateSummary {
-    /// `CN=` and the common name, or the whole distinguished name if it has none.
+    /// `CN=` and the common name, or the whole distinguished name if it has no common name.
     pub(super) subject: String,
     /// The name of the authority that signed the certificate, in the same form.
     pub(super) issuer: String,
@@ -80,7 +80,7 @@ pub(super) fn day(now: SystemTime) -> String {
     date(seconds(now))
 }
 
-/// `CN=` and the common name, or the whole distinguished name if it has none.
+/// `CN=` and the common name, or the whole distinguished name if it has no common name.
 fn common_name(name: &X509Name<'_>) -> String {
     let common = name.iter_common_name().next();
     match common.and_then(|common| common.as_str().ok()) {

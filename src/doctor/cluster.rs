@@ -1,5 +1,5 @@
-//! An endpoint of a FinSpace cluster: for each user a connection string, and the login that it allows. If
-//! the endpoint chooses among nodes, each node has both.
+//! An endpoint of a FinSpace cluster: for each user a connection string, and the login that it allows.
+//! If the endpoint chooses among nodes, each node has a connection string and a login.
 
 use std::sync::Arc;
 

@@ -311,8 +311,9 @@ fn explain_no_tls(
     StageFailure::new(kind, format!("{cause}: {guess}"), remedy)
 }
 
-/// Sends an empty user, a capability and the final zero byte. That is shorter than a TLS record's header,
-/// so a TLS server waits for more, while kdb+ answers or closes. It carries no user name and no password.
+/// Sends an empty user, a capability and the final zero byte. That is shorter than a TLS record's
+/// header, so a TLS server waits for more, while kdb+ answers or closes. The bytes carry no user name
+/// and no password.
 async fn send_plain_q(address: &KdbAddress, sockets: &[SocketAddr]) -> PlainAnswer {
     let Ok(mut tcp) = upstream::connect(address, sockets.to_vec()).await else {
         return PlainAnswer::Silence;

@@ -17,7 +17,7 @@ use q_relay::tls_stream::TlsStream;
 /// The certificate authorities that hopend trusts for a target, and the key that names them.
 #[derive(Debug, Clone)]
 pub(super) struct TrustStore {
-    /// The TLS configuration with these authorities, or the reason why there is none.
+    /// The TLS configuration with these authorities, or the reason why hopend cannot make one.
     pub(super) config: Result<Arc<ClientConfig>, TlsError>,
     /// The file of the authorities; the system's authorities if `None`.
     pub(super) ca_file: Option<PathBuf>,

@@ -18,7 +18,7 @@ pub(crate) struct DoctorOptions {
     pub(crate) user: Option<String>,
     /// The password that this user gives hopen, for endpoints with `login = "client"`.
     pub(crate) password: Option<Secret>,
-    /// The longest time that one stage may take. A TLS stage that fails may take twice that.
+    /// The longest time that one stage may take. A TLS stage that fails may take twice that time.
     pub(crate) limit: Duration,
 }
 

@@ -8,8 +8,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-/// Records the server's certificates without any check. For diagnosis only: hopend must not send data
-/// over such a connection.
+/// Records the server's certificates without any check. This is for diagnosis only, so hopend must not
+/// send data over such a connection.
 #[derive(Debug)]
 pub(super) struct CertificateRecorder {
     provider: Arc<CryptoProvider>,

@@ -126,7 +126,8 @@ impl StageName {
         }
     }
 
-    /// The remedy for a stage that reached its deadline. Stages that do not wait for anything have none.
+    /// The remedy for a stage that reached its deadline. Stages that do not wait for anything have no
+    /// such remedy.
     pub(super) fn timeout_remedy(self) -> Option<&'static str> {
         Some(match self {
             Self::BaseCredentials

@@ -59,7 +59,7 @@ pub(super) trait PooledTarget: Send + Sync + Sized + 'static {
         }
     }
 
-    /// Whether the other addresses would fail as well: hopend itself lacks file descriptors, or kdb+ has
+    /// Whether to try no other address. The cause is that hopend lacks file descriptors, or that kdb+
     /// refused the client's own login. To try that login elsewhere would look like guessing.
     fn is_final(&self, error: &OpenError) -> bool {
         match error {
@@ -70,8 +70,8 @@ pub(super) trait PooledTarget: Send + Sync + Sized + 'static {
     }
 }
 
-/// An attempt at one address. It owns all that it needs: when a session has found another address, the
-/// prober lets the attempt go on.
+/// An attempt at one address. It owns all its data, because the prober may continue it after the session
+/// has found another address.
 pub(super) struct LoginAttempt {
     /// The name of the address in the pool.
     pub(super) address: String,
@@ -108,8 +108,8 @@ impl AttemptResult {
 /// Tries the candidates in order, and returns the first connection. Each attempt has a head start on the
 /// next one. If an attempt fails, the next one begins at once.
 ///
-/// If AWS, or the cluster, gives no login for one node, it may give none for the others, and to wait for
-/// each refusal would add up. From then on, only candidates whose login is ready are tried.
+/// AWS, or the cluster, may refuse a login for one node. It is then likely to refuse the others too, and
+/// each refusal costs time. From then on, hopend tries only candidates whose login is ready.
 ///
 /// # Errors
 /// All attempts have failed. Or one has failed for a cause that the other addresses share. Or there is no
@@ -176,8 +176,8 @@ pub(super) struct HeadStart<'a> {
 }
 
 impl HeadStart<'_> {
-    /// Dials. If the dial takes longer than the head start, the address counts as late and the attempt
-    /// at the next address begins, while the dial goes on.
+    /// Dials. If the dial takes longer than the head start, the address counts as late. The dial goes
+    /// on, and the attempt at the next address begins.
     pub(super) async fn dial(
         self,
         dial: impl Future<Output = Result<Upstream, OpenError>>,

@@ -24,8 +24,8 @@ pub(super) enum FailureScope<'u> {
     User(&'u str),
 }
 
-/// The rests and the latest successful logins of an endpoint's addresses, which are known by name: an
-/// address as the configuration writes it, or a node's id.
+/// The rests and the latest successful logins of an endpoint's addresses. An address's name is its text
+/// in the configuration, or a node's id.
 #[derive(Debug, Default)]
 pub(super) struct AddressHealth {
     /// An address that never failed has no entry.
@@ -37,7 +37,7 @@ pub(super) struct AddressHealth {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct RestKey {
     address: String,
-    /// None if the rest concerns all users.
+    /// `None` if the rest concerns all users.
     user: Option<String>,
 }
 
@@ -56,11 +56,11 @@ struct Rest {
 /// The event that ends a rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RestPhase {
-    /// The time: from this moment on, a session may try the address.
+    /// Time ends the rest. From this moment on, a session may try the address.
     Timed(Instant),
-    /// The result of a session that tries the address. It is known at this moment at the latest.
+    /// A session that tries the address ends the rest by its result, at this moment at the latest.
     Tried(Instant),
-    /// A probe that succeeds. The next one is due at this moment.
+    /// A probe that succeeds ends the rest. The next probe is due at this moment.
     Probed(Instant),
 }
 
@@ -69,7 +69,7 @@ enum RestPhase {
 pub(super) struct AddressOutage {
     /// When the address failed for the first time since its last successful login.
     pub(super) since: Instant,
-    /// The end of the rest. None if a session may try the address now.
+    /// The end of the rest. `None` if a session may try the address now.
     pub(super) until: Option<Instant>,
     /// The last failure, for people to read.
     pub(super) reason: String,
@@ -85,7 +85,7 @@ pub(super) struct RestStarted {
 }
 
 impl AddressHealth {
-    /// The end of the rest of `address`, for a session of `user`. None if the session may try it now.
+    /// The end of the rest of `address`, for a session of `user`. `None` if the session may try it now.
     pub(super) fn resting(&self, address: &str, user: &str, now: Instant) -> Option<Instant> {
         RestKey::both(address, user)
             .iter()
@@ -93,7 +93,7 @@ impl AddressHealth {
             .max()
     }
 
-    /// The outage of `address`, from its first failure until it accepts a login. None if it works.
+    /// The outage of `address`, from its first failure until it accepts a login. `None` if it works.
     pub(super) fn outage(&self, address: &str, now: Instant) -> Option<AddressOutage> {
         let rest = self.rest_of_all(address)?;
         Some(AddressOutage {
@@ -152,7 +152,7 @@ impl AddressHealth {
         true
     }
 
-    /// `address` has failed: it rests for the users in `scope`.
+    /// `address` has failed, so it rests for the users in `scope`.
     pub(super) fn failed(
         &mut self,
         address: &str,
@@ -161,7 +161,7 @@ impl AddressHealth {
         now: Instant,
     ) -> RestStarted {
         if let FailureScope::User(user) = scope {
-            // The attempt has shown nothing about other users: they need not wait for its result.
+            // Other users need not wait for the attempt, because its result says nothing about them.
             self.turned_away(address, user, now);
         }
         let rest = self
@@ -173,7 +173,7 @@ impl AddressHealth {
                 phase: RestPhase::Timed(now),
                 reason: String::new(),
             });
-        // An attempt that had begun before the rest fails for the same cause: it counts once.
+        // An attempt that began before the rest fails for the same cause, so the failure counts once.
         if let RestPhase::Timed(until) | RestPhase::Probed(until) = rest.phase
             && until > now
         {
@@ -222,7 +222,7 @@ impl AddressHealth {
         }
     }
 
-    /// When the next probe of `address` is due. None if it needs no probe.
+    /// When the next probe of `address` is due. `None` if it needs no probe.
     pub(super) fn next_probe(&self, address: &str) -> Option<Instant> {
         match self.rest_of_all(address)?.phase {
             RestPhase::Probed(next) => Some(next),
@@ -240,8 +240,8 @@ impl AddressHealth {
         }
     }
 
-    /// `address` has turned away a session of `user`. That shows nothing about other users, nor whether
-    /// the address hangs: the next session may try it.
+    /// `address` has turned away a session of `user`. This says nothing about other users, nor whether
+    /// the address hangs. So the next session may try the address.
     pub(super) fn turned_away(&mut self, address: &str, user: &str, now: Instant) {
         for key in RestKey::both(address, user) {
             let Entry::Occupied(mut rest) = self.rests.entry(key) else {
@@ -297,7 +297,7 @@ impl RestKey {
 }
 
 impl Rest {
-    /// The end of the rest. None if a session may try the address now.
+    /// The end of the rest. `None` if a session may try the address now.
     fn until(&self, now: Instant) -> Option<Instant> {
         match self.phase {
             RestPhase::Timed(until) | RestPhase::Tried(until) => (until > now).then_some(until),

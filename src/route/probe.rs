@@ -3,8 +3,9 @@
 //!
 //! - An address has one probe at a time, and an endpoint has at most [`CONCURRENT_PROBES`].
 //! - A probe presents the login of the session that failed: the endpoint's own, or that user's if the
-//!   cache has it. A probe never fetches a login. If clients bring the login, hopend has none to present:
-//!   the probe only connects, with TCP and TLS, and after that a single session tries to log in.
+//!   cache has it. A probe never fetches a login. If clients bring the login, hopend has no login to
+//!   present. The probe then only connects, with TCP and TLS, and after that a single session tries to
+//!   log in.
 //! - Probes end when any login succeeds at the address, and when the endpoint is no longer served.
 
 use base::mutex::locked;
@@ -48,7 +49,7 @@ pub(super) enum ProbePlan {
     LogInAsUser(KdbAddress, Hello),
     /// Connect and do not log in.
     Connect(KdbAddress),
-    /// Do nothing: hopend knows no login, and without a login no address to connect to.
+    /// Do nothing, because hopend knows no login, and the address is part of the login.
     Skip,
 }
 
@@ -86,8 +87,8 @@ impl Prober {
         }
     }
 
-    /// Lets an attempt go on whose session has found another address. It becomes the first probe of its
-    /// address, unless that address has a probe already.
+    /// Continues an attempt whose session has found another address. The attempt becomes the first probe
+    /// of its address, unless that address has a probe already.
     pub(super) fn take_over<T: PooledTarget>(
         &self,
         target: &Arc<T>,
@@ -121,7 +122,7 @@ impl Prober {
         self.probed().len()
     }
 
-    /// None if the address has a probe already, or if the endpoint is no longer served.
+    /// `None` if the address has a probe already, or if the endpoint is no longer served.
     fn begin<T: PooledTarget>(&self, target: &Arc<T>, address: &str) -> Option<ProbedAddress<T>> {
         let begins = !self.closing.is_cancelled() && self.probed().insert(address.to_owned());
         begins.then(|| ProbedAddress {

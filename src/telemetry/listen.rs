@@ -34,7 +34,8 @@ pub struct UnboundAddress {
 pub enum BindObstacle {
     /// Another process occupies the socket. Clients may reach that process instead of hopend.
     Taken {
-        /// The occupied socket. For `localhost`, which stands for two sockets, the one that is taken.
+        /// The occupied socket. For `localhost`, which stands for two sockets, the occupied one of the
+        /// two.
         socket: ListenAddress,
         /// The process, if the kernel reports it.
         holder: Option<SocketHolder>,

@@ -204,7 +204,7 @@ pub struct CredentialRow {
     pub what: String,
     /// Seconds since the credential was fetched.
     pub age_s: Option<f64>,
-    /// Seconds until the credential expires. `None` while hopend has none.
+    /// Seconds until the credential expires. `None` while hopend has no credential.
     pub left_s: Option<f64>,
     /// Seconds until the next fetch. `None` while no endpoint uses the credential.
     pub refresh_s: Option<f64>,

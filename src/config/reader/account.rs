@@ -7,8 +7,8 @@ use crate::config::account_database::AccountResolver;
 use crate::config::local_account::LocalAccount;
 use crate::config::problem_scope::ProblemScope;
 
-/// Reads the name or number of a local account. If the account database does not know the account, that
-/// is reported, and the reference is returned nevertheless: hopend repeats the query later.
+/// Reads the name or number of a local account. If the account database does not know the account, this
+/// reports it and still returns the reference. hopend repeats the query later.
 ///
 /// An error does not repeat the text, because people have written a password here by mistake.
 pub(super) fn read(

@@ -1,4 +1,5 @@
-//! Tables and values of the TOML document. Each knows its key and its line, and reports its problems.
+//! Tables and values of the TOML document. Each table or value knows its key and its line, and reports
+//! its problems.
 
 use std::fmt::Write as _;
 
@@ -72,7 +73,7 @@ impl<'a> TomlValue<'a> {
         self.report_reaching(evidence, self.reach(part_only), message, remedy)
     }
 
-    /// Reports an error that makes other parts unusable than the one that has the value.
+    /// Reports an error whose `reach` is not the part that has the value.
     pub(super) fn report_reaching(
         &self,
         evidence: Evidence,
@@ -408,8 +409,8 @@ impl<'a> TomlTable<'a> {
         }
     }
 
-    /// The key with the keys of all tables around it. A key that cannot be a name is shown as `…`: it
-    /// could forge a line of output, or be a secret whose own key was lost.
+    /// The key with the keys of all tables around it. A key that cannot be a name is shown as `…`. Such
+    /// a key could forge a line of output, or be a secret whose own key was lost.
     fn path(&self, key: &str) -> String {
         let mut path = self.key.clone();
         if key.is_empty() {

@@ -213,7 +213,7 @@ fn read(
     })
 }
 
-/// Reads `listen`. All addresses are checked, even if one of them is invalid.
+/// Reads `listen`. All addresses are checked, even if one address is invalid.
 fn listen(
     table: &TomlTable<'_>,
     expose: Result<bool, Reported>,
@@ -307,8 +307,8 @@ struct OtherUsers {
 }
 
 impl OtherUsers {
-    /// Finds them for an endpoint that requires client certificates. For any other endpoint the lists are
-    /// empty.
+    /// Finds the other users of an endpoint that requires client certificates. For any other endpoint
+    /// the lists are empty.
     fn of(permitted: &PermittedUsers, tls: Option<&ServerTls>, users: &Users) -> Self {
         if !tls.is_some_and(ServerTls::requires_client_certificate) {
             return Self {

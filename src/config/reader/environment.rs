@@ -30,8 +30,8 @@ pub(super) fn read_all(root: &TomlTable<'_>) -> Definitions<Environment> {
         for (name, value) in table.entries() {
             let line = value.line();
             if !value.raw().is_table() {
-                // The file has [environment] for [environment.NAME]. Every key in it would cause the same
-                // error, so the first one stands for all.
+                // The file has `[environment]` instead of `[environment.NAME]`. Every key in that table
+                // would cause the same error, so hopend reports only the first.
                 let wrong_type = value.wrong_type("a table", FORM);
                 environments.add(name, line, Err(wrong_type));
                 break;
@@ -101,7 +101,7 @@ fn read(name: &str, value: &TomlValue<'_>) -> Result<Environment, Reported> {
 fn check_profile_files(table: &TomlTable<'_>) {
     let files = AwsProfileFiles::of(None, |name| std::env::var_os(name));
     let checked: Result<(), FileAccessError> = match table.get("credentials_file") {
-        // The SDK reads that file in place of its own credentials file.
+        // The SDK reads that file instead of its own credentials file.
         Some(_) => files.check_configuration(),
         None => files.check(),
     };

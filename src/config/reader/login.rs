@@ -93,7 +93,7 @@ fn arguments(value: &TomlValue<'_>) -> Result<Vec<String>, Reported> {
     let Some(program) = words.first() else {
         return Err(value.problem("is empty", "write the program's path and its arguments"));
     };
-    // All of them are read before the first error is returned, so that each error is reported.
+    // hopend reads all values before it returns the first error, so that each error is reported.
     let texts: Vec<Result<&str, Reported>> = words.iter().map(TomlValue::text).collect();
     program.check_program()?;
     let mut arguments = Vec::new();
@@ -110,7 +110,7 @@ fn arguments(value: &TomlValue<'_>) -> Result<Vec<String>, Reported> {
 /// Reads `env`. An error does not repeat a value.
 fn environment_variables(value: &TomlValue<'_>) -> Result<Vec<LoginVariable>, Reported> {
     let table = value.table(VARIABLE_FORM)?;
-    // All of them are read before the first error is returned, so that each error is reported.
+    // hopend reads all values before it returns the first error, so that each error is reported.
     let variables: Vec<Result<LoginVariable, Reported>> = table
         .entries()
         .map(|(name, value)| variable(name, &value))

@@ -111,7 +111,7 @@ fn leads_to_socket(address: &KdbAddress, listen: &SocketAddr) -> bool {
 /// Whether a connection from this host to `ip` reaches a socket at `listen`, for the same port.
 fn reaches(ip: IpAddr, listen: &SocketAddr) -> bool {
     let (ip, own) = (ip.to_canonical(), listen.ip().to_canonical());
-    // The kernel dials the loopback address in place of the unspecified address.
+    // The kernel dials the loopback address instead of the unspecified address.
     let ip = match ip {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),

@@ -1,7 +1,7 @@
 //! Reads the text of a configuration file.
 //!
-//! Each submodule reads one table or one kind of value. It reports errors to the [`Diagnostics`] and
-//! continues, so that one run shows all mistakes of a file.
+//! Each submodule reads one table or one kind of value. The submodule reports errors to the
+//! [`Diagnostics`] and continues, so that one run shows all mistakes of a file.
 
 mod account;
 mod admin;

@@ -297,7 +297,7 @@ fn list(connect: &TomlValue<'_>) -> Result<Vec<KdbAddress>, Reported> {
     if values.is_empty() {
         return Err(connect.problem("is empty", "write at least one \":tcps://host:port\""));
     }
-    // All of them are read before the first error is returned, so that each error is reported.
+    // hopend reads all addresses before it returns the first error, so that each error is reported.
     let addresses: Vec<Result<KdbAddress, Reported>> = values
         .iter()
         .map(|value| value.check(value.text()?.parse()))

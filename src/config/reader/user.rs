@@ -122,7 +122,7 @@ fn read(
     })
 }
 
-/// Reads `password` or `password_file`, only one of which may be there.
+/// Reads `password` or `password_file`. A user may have only one of the two keys.
 fn password(name: &str, table: &TomlTable<'_>) -> Result<Option<PasswordVerifier>, Reported> {
     let hash = table.optional("password", argon2_hash);
     let from_file = table.optional("password_file", |value| password_from_file(value, name));

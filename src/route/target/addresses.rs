@@ -39,16 +39,16 @@ pub(in crate::route) struct AddressesTarget {
 /// The login that hopend presents at each of the addresses.
 #[derive(Debug)]
 pub(super) enum AddressLogin {
-    /// The client's own.
+    /// The client's own login.
     Client,
-    /// The endpoint's own, which all its users share.
+    /// The endpoint's own login, which all its users share.
     Fixed {
         /// The q user.
         user: String,
-        /// Its password.
+        /// The password of the q user.
         password: PasswordFile,
     },
-    /// The one that a command prints for each user.
+    /// The login that a command prints for each user.
     Command(CommandLogin),
 }
 
@@ -74,7 +74,7 @@ impl AddressesTarget {
         self.pool.preferred(vec![names], user)
     }
 
-    /// The password of the endpoint's own login. None if it has no login of its own.
+    /// The password of the endpoint's own login. `None` if it has no login of its own.
     ///
     /// # Errors
     /// hopend cannot read the file.
@@ -145,7 +145,7 @@ impl AddressesTarget {
         }
     }
 
-    /// Logs in at one address, and notes in the pool how that address fares.
+    /// Logs in at one address, and records the result in the pool.
     async fn log_in(
         self: &Arc<Self>,
         address: &KdbAddress,

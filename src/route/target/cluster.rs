@@ -32,7 +32,8 @@ pub(in crate::route) struct ClusterTarget {
 }
 
 impl FinSpaceCluster {
-    /// The connection string that a user needs: of the node with this id, or of the cluster itself.
+    /// The connection string that a user needs for the node with this id. Without an id, the connection
+    /// string of the cluster itself.
     pub(super) fn recipe(&self, user: &User, node: Option<&str>) -> Recipe {
         Recipe::FinSpace {
             environment: Arc::clone(&self.environment),
@@ -48,7 +49,7 @@ impl FinSpaceCluster {
     }
 
     /// The address of a connection string of this cluster, if the login may go there. Each connection
-    /// string has an address: a credential without one shows a fault of hopend's own.
+    /// string has an address, so a credential without an address is a fault of hopend.
     pub(super) fn dial_address(
         &self,
         address: Option<KdbAddress>,
@@ -65,8 +66,8 @@ impl FinSpaceCluster {
         checked_for_tls(address.map_err(Arc::new)?, self.plaintext)
     }
 
-    /// Explains the refusal of a connection string that AWS has just signed: the policy of the user's
-    /// role is the likely cause, as the cluster itself gives none.
+    /// Explains the refusal of a connection string that AWS has just signed. The cluster gives no cause,
+    /// and the policy of the user's role is the likely one.
     pub(super) fn explain_refusal(&self, error: OpenError, user: &User) -> OpenError {
         match error {
             OpenError::Upstream(refusal @ UpstreamError::Rejected { .. }) => {

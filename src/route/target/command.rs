@@ -16,7 +16,7 @@ pub(super) struct CommandLogin {
     pub(super) endpoint: String,
 }
 
-/// A kdb+ whose address the login command prints, as the endpoint has no `connect`.
+/// A kdb+ whose address the login command prints, because the endpoint has no `connect`.
 #[derive(Debug)]
 pub(in crate::route) struct CommandTarget {
     pub(super) login: CommandLogin,

@@ -44,7 +44,7 @@ pub struct ConsoleTarget {
     environment: Option<Arc<Environment>>,
 }
 
-/// A target that is kdb+. Decided once, when the endpoint is prepared.
+/// A target that is kdb+. hopend decides the kind once, when it prepares the endpoint.
 #[derive(Debug)]
 pub(super) enum RouteTarget {
     /// A cluster's own endpoint. FinSpace chooses the node.
@@ -155,7 +155,7 @@ impl PreparedTarget {
         }
     }
 
-    /// The nodes of the cluster. None if hopend chooses no node.
+    /// The nodes of the cluster. `None` if hopend chooses no node.
     pub fn node_listing(&self) -> Option<&NodeListing> {
         match self {
             Self::Kdb(route) => route.node_listing(),
@@ -187,7 +187,7 @@ impl PreparedTarget {
         }
     }
 
-    /// Dropping the guard closes the warm pools and ends all probes. None for a console, which has
+    /// Dropping the guard closes the warm pools and ends all probes. `None` for a console, which has
     /// neither.
     pub fn guard(&self) -> Option<DropGuard> {
         match self {
@@ -206,7 +206,7 @@ impl PreparedTarget {
 }
 
 impl ConsoleTarget {
-    /// The environment that the `.aws.*` functions ask. None if the configuration has no environment.
+    /// The environment that the `.aws.*` functions ask. `None` if the configuration has no environment.
     pub fn environment(&self) -> Option<&Arc<Environment>> {
         self.environment.as_ref()
     }
@@ -226,7 +226,7 @@ impl RouteTarget {
         }
     }
 
-    /// The nodes of the cluster. None if hopend chooses no node.
+    /// The nodes of the cluster. `None` if hopend chooses no node.
     pub(super) fn node_listing(&self) -> Option<&NodeListing> {
         match self {
             Self::Nodes(nodes) => Some(&nodes.listing),
@@ -262,7 +262,7 @@ impl RouteTarget {
         }
     }
 
-    /// Those of [`Self::preferred`] where a session may take over a connection that has waited.
+    /// The addresses of [`Self::preferred`] at which a session may take a warm connection.
     pub(super) fn preferred_for_warm(&self, user: &str) -> PreferredAddresses {
         let mut preferred = self.preferred(user);
         match self {
@@ -275,7 +275,7 @@ impl RouteTarget {
         preferred
     }
 
-    /// The password of the endpoint's own login. None if it has no login of its own.
+    /// The password of the endpoint's own login. `None` if it has no login of its own.
     ///
     /// # Errors
     /// hopend cannot read the password file.
@@ -286,7 +286,7 @@ impl RouteTarget {
         }
     }
 
-    /// The prober of the addresses. None if hopend chooses no address.
+    /// The prober of the addresses. `None` if hopend chooses no address.
     pub(super) fn prober(&self) -> Option<&Prober> {
         match self {
             Self::Nodes(nodes) => Some(&nodes.prober),

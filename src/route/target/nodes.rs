@@ -25,7 +25,7 @@ use crate::upstream::UpstreamError;
 use base::error::ErrorKind;
 use finspace::Node;
 
-/// Nodes of a cluster. In the pool, a node goes by its id.
+/// Nodes of a cluster. The pool identifies a node by its id.
 #[derive(Debug)]
 pub(in crate::route) struct NodesTarget {
     pub(super) cluster: FinSpaceCluster,
@@ -43,12 +43,12 @@ pub(super) enum NodeChoice {
     Id(String),
     /// Each session goes to the next of the RUNNING nodes.
     Spread,
-    /// The same, but nodes in this host's availability zone come first.
+    /// As [`NodeChoice::Spread`], but nodes in this host's availability zone come first.
     Zone,
 }
 
 impl NodeChoice {
-    /// None if the cluster's own endpoint chooses the node.
+    /// `None` if the cluster's own endpoint chooses the node.
     pub(super) fn of(node: &config::NodeSelector) -> Option<Self> {
         match node {
             config::NodeSelector::Any => None,
@@ -68,8 +68,8 @@ impl NodeChoice {
 }
 
 impl NodesTarget {
-    /// The connection strings that hopend can fetch before the user opens a session: those of the nodes
-    /// that are known so far.
+    /// The connection strings that hopend can fetch before the user opens a session. They cover the
+    /// nodes that are known so far.
     pub(super) fn recipes(&self, user: &User) -> Vec<Recipe> {
         let recipe = |id: &str| self.cluster.recipe(user, Some(id));
         match &self.choice {
@@ -116,7 +116,7 @@ impl NodesTarget {
     async fn candidate_groups(&self) -> Result<Vec<Vec<String>>, OpenError> {
         let listed = match (self.listing.nodes().await, &self.choice) {
             (Ok(listed), _) => listed,
-            // The configuration names the node: hopend can do without the list.
+            // The configuration names the node, so hopend does not need the list.
             (Err(_), NodeChoice::Id(id)) => return Ok(vec![vec![id.clone()]]),
             (Err(error), NodeChoice::Spread | NodeChoice::Zone) => {
                 return Err(OpenError::Nodes(error));
@@ -175,7 +175,7 @@ impl NodesTarget {
         }
     }
 
-    /// Logs in at one node, and notes in the pool how that node fares.
+    /// Logs in at one node, and records the result in the pool.
     async fn log_in(
         self: &Arc<Self>,
         id: &str,

@@ -12,17 +12,18 @@ use crate::route::connection::LoggedInConnection;
 use q_ipc::frame::{FrameTracker, HEADER_LEN, MessageType, StreamPart};
 use q_relay::relay::{Keepalive, KeepaliveSettings, Stream};
 
-/// A connection is replaced after this time: notes that `.z.po` of kdb+ took when the connection was
-/// opened grow old, and the address may have moved to another host.
+/// The pool replaces a connection after this time. State that `.z.po` of kdb+ stored at the opening
+/// grows old, and the address may have moved to another host.
 const RENEWED_AFTER: Duration = Duration::from_secs(10 * 60);
-/// The same without pings: FinSpace's network drops a connection that is idle for 350 s.
+/// As [`RENEWED_AFTER`], but without pings, because FinSpace's network drops a connection that is idle
+/// for 350 s.
 const RENEWED_UNPINGED: Duration = Duration::from_secs(4 * 60);
 /// Each life is shortened at random, by up to this share, so that connections that were opened together
 /// are not replaced together.
 const JITTER: f64 = 0.2;
 /// The longest silence that FinSpace's network allows, with some seconds to spare.
 const LONGEST_SILENCE: Duration = Duration::from_secs(340);
-/// Bytes read at a time: kdb+ should send nothing but the answer to a ping.
+/// Bytes read at a time. Few suffice, because kdb+ should send nothing but the answer to a ping.
 const READ_SIZE: usize = 256;
 
 /// A connection that waits in a warm pool.
@@ -36,7 +37,7 @@ pub(super) struct WarmConnection {
     /// When it should be replaced.
     renew_at: Instant,
     pings: Keepalive,
-    /// When kdb+ must have answered the sync ping that was sent. None if no answer is due.
+    /// When kdb+ must have answered the sync ping that was sent. `None` if no answer is due.
     answer_due: Option<Instant>,
     /// How long kdb+ may take to answer a ping.
     answer_limit: Duration,
@@ -97,7 +98,7 @@ impl WarmConnection {
         !self.pings.awaiting_answer() && self.connection.upstream.stream.is_silent()
     }
 
-    /// When to call [`Self::poll`] again if kdb+ sends nothing before. None if no ping is due.
+    /// When to call [`Self::poll`] again if kdb+ sends nothing before. `None` if no ping is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.answer_due.or_else(|| self.pings.due())
     }
@@ -156,12 +157,12 @@ impl WarmConnection {
                 }
             }
         }
-        // Frees the memory: a connection that waits holds none.
+        // Frees the memory, because a connection that waits needs no buffer.
         self.unparsed = Vec::new();
         Ok(())
     }
 
-    /// Sends a ping. A ping fits into any socket's buffer: if there is no room, kdb+ no longer reads.
+    /// Sends a ping. A ping fits into any socket's buffer. If there is no room, kdb+ no longer reads.
     fn send(&mut self, context: &mut Context<'_>, ping: &[u8]) -> Result<(), WarmLoss> {
         let mut stream = Pin::new(&mut self.connection.upstream.stream);
         let full = || WarmLoss::Broken(io::ErrorKind::WouldBlock.into());
@@ -177,8 +178,9 @@ impl WarmConnection {
     }
 }
 
-/// Shortens the interval of the pings. The pings of a session begin anew when it takes the connection: the
-/// silence before that and the one after it must stay within the longest silence together.
+/// Shortens the interval of the pings. A session that takes the connection begins its own interval. So
+/// the silence before that moment and the silence after it must together stay within
+/// [`LONGEST_SILENCE`].
 fn shortened(keepalive: &KeepaliveSettings) -> KeepaliveSettings {
     let mut shortened = keepalive.clone();
     if let KeepaliveSettings::On { every, .. } = &mut shortened {

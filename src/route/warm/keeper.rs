@@ -59,8 +59,8 @@ impl PoolKeeper {
                 break;
             }
             let addresses = route.preferred(&user.name);
-            // The `None`: the keeper does not compare passwords. hopend reads the password file when a
-            // session takes the connection.
+            // `None`, because the keeper does not compare passwords. hopend reads the password file when
+            // a session takes the connection.
             let standing =
                 |warm: &LoggedInConnection| warm.login.generation_status(None, credentials);
             let (PoolChanges { useless, open }, due) = {

@@ -1,5 +1,5 @@
-//! `warm = n`: connections that are logged in before a session needs them, so that hopen waits for no
-//! dial, no TLS handshake and no login.
+//! `warm = n`: connections that are logged in before a session needs them. So hopen waits for no dial,
+//! no TLS handshake and no login.
 //!
 //! - Each user of an endpoint has a pool. No connection ever goes to another user, whatever login it was
 //!   made with. The pool is created when the user opens the first session, and removed when the user has
@@ -8,8 +8,8 @@
 //!   kdb+ has refused, or whose credential or password is no longer valid, goes to no session.
 //! - A connection announced the same capability to kdb+ as the client that takes it, so that the client
 //!   gets the same answer.
-//! - A connection leads to an address that a session would choose now: to none that rests, and to the
-//!   second address only while the first one rests.
+//! - A connection leads to an address that a session would choose now. That address does not rest, and
+//!   it is the second address only while the first one rests.
 //! - A pool opens one connection at a time. After a failure it pauses, longer each time.
 
 mod connection;
@@ -73,7 +73,7 @@ pub(super) struct WarmRequest<'r> {
 }
 
 impl WarmPools {
-    /// None if the endpoint keeps no connections warm. `closing` closes all pools for good. Must be
+    /// `None` if the endpoint keeps no connections warm. `closing` closes all pools for good. Must be
     /// called within a tokio runtime, on which the connections wait.
     pub(super) fn new(endpoint: &Endpoint, closing: CancellationToken) -> Option<Self> {
         (endpoint.warm > 0).then(|| Self {

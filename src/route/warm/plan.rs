@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 /// The capabilities of a user's latest sessions: one for each connection that the pool should hold. A
-/// connection only fits clients that announce the same capability, as hopend passes it on to kdb+
-/// unchanged. So the pool prepares for clients like the latest ones.
+/// connection only fits clients that announce the same capability, because hopend passes the capability
+/// on to kdb+ unchanged. So the pool prepares for clients like the latest ones.
 #[derive(Debug)]
 pub(super) struct WantedCapabilities(VecDeque<Option<u8>>);
 
@@ -38,9 +38,9 @@ pub(super) struct PoolPlan {
 /// Whether a pool needs another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextOpening {
-    /// The pool needs none.
+    /// The pool needs no connection.
     Nothing,
-    /// The pool needs one that announces this capability.
+    /// The pool needs a connection that announces this capability.
     Announcing(Option<u8>),
 }
 
@@ -76,7 +76,7 @@ impl WantedCapabilities {
             let same = with(Usability::Fresh).filter(|(_, one)| one.capability == capability);
             same.map(|(index, _)| index).collect::<Vec<_>>()
         };
-        // The latest session counts most.
+        // The capabilities of the latest sessions take precedence.
         let mut latest = self.0.iter().rev().copied();
         let missing =
             latest.find(|&capability| fresh(capability).len() < self.count_of(capability));

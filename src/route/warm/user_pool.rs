@@ -17,7 +17,7 @@ use crate::route::backoff::FailureBackoff;
 use crate::route::connection::{LoggedInConnection, PreferredAddresses};
 use crate::telemetry::status::WarmRow;
 
-/// A connection that has lasted this long shows that kdb+ works: earlier failures are forgotten.
+/// A connection that has lasted this long shows that kdb+ works, so the pool forgets earlier failures.
 const PROVEN_AFTER: Duration = Duration::from_secs(60);
 
 /// The warm pool of one user.
@@ -28,7 +28,7 @@ pub(super) struct UserPool {
     pub(super) wake: Notify,
 }
 
-/// What a pool holds and wants.
+/// The connections that a pool holds, and the capabilities that it wants.
 pub(super) struct PoolState {
     /// The oldest first.
     connections: Vec<WarmConnection>,
@@ -43,7 +43,7 @@ pub(super) struct PoolState {
 
 /// The result of looking for a connection for a session.
 pub(super) struct TakenConnection {
-    /// None if no connection suits the session.
+    /// `None` if no connection suits the session.
     pub(super) taken: Option<WarmConnection>,
     /// Connections with a login that is no longer valid. They have left the pool.
     pub(super) unusable: Vec<WarmConnection>,
@@ -178,8 +178,8 @@ impl PoolState {
         self.last_error = Some(reason.to_owned());
     }
 
-    /// Takes out the connections that are no longer needed, and decides whether to open one. None is
-    /// opened while the pool pauses after a failure, or while all addresses rest.
+    /// Takes out the connections that are no longer needed, and decides whether to open one. The pool
+    /// opens no connection while it pauses after a failure, or while all addresses rest.
     pub(super) fn check(
         &mut self,
         now: Instant,
@@ -204,7 +204,7 @@ impl PoolState {
         };
         let pooled: Vec<_> = self.connections.iter().map(pooled).collect();
         let PoolPlan { close, open } = self.wanted.plan(&pooled);
-        // From the end: each removal moves the connections behind it.
+        // Removes from the end, because each removal moves the connections behind it.
         let useless = close.into_iter().rev();
         let useless = useless.map(|index| self.connections.remove(index));
         let useless = useless.collect();

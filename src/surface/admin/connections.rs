@@ -1,5 +1,5 @@
-//! Accepts connections to the admin address and limits their time and number, so that no client keeps others from it
-//! or uses up the daemon's file descriptors.
+//! Accepts connections to the admin address and limits their time and number, so that no client blocks
+//! others or uses up the daemon's file descriptors.
 //!
 //! A connection ends after 10 seconds of silence, and after 60 seconds in any case. `permits.rs` limits their number.
 
@@ -54,7 +54,8 @@ pub(super) struct AdminConnection {
 /// The byte stream of a connection.
 enum AdminStream {
     Plain(TcpStream),
-    /// A TLS handshake. The connection's own task advances it, so that no connection waits for another one's.
+    /// A TLS handshake. The connection's own task advances it, so that no connection waits for the
+    /// handshake of another.
     Handshake(Box<tokio_rustls::Accept<TcpStream>>),
     Tls(Box<TlsStream<TcpStream>>),
 }

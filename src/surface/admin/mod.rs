@@ -84,7 +84,7 @@ impl Audience {
 /// The admin address of a new configuration, prepared so that it can be applied without blocking.
 #[derive(Debug)]
 pub enum PreparedAdmin {
-    /// The configuration names none.
+    /// The configuration names no admin address.
     None,
     /// The address is the same, and gets this audience.
     Stays(Audience),
@@ -97,7 +97,7 @@ pub enum PreparedAdmin {
 pub struct BoundAdmin {
     address: SocketAddr,
     audience: Audience,
-    /// `None` if binding failed: the daemon tries again.
+    /// `None` if binding failed. The daemon then tries again.
     listener: Option<TcpListener>,
 }
 
@@ -109,8 +109,9 @@ pub struct RunningAdmin {
 }
 
 impl PreparedAdmin {
-    /// Prepares the admin address of a configuration. `running` is the one that is served now. Blocks: it reads
-    /// certificates, and searches for the process that occupies the address. Must be called within a tokio runtime.
+    /// Prepares the admin address of a configuration. `running` is the address that is served now.
+    /// Blocks, because it reads certificates and searches for the process that occupies the address.
+    /// Must be called within a tokio runtime.
     pub fn new(
         settings: Option<&AdminSettings>,
         viewers: &Viewers,
@@ -166,8 +167,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves the address in a task of its own. If it is not bound yet, the task tries until it is: the daemon
-    /// serves clients meanwhile. Must be called within a tokio runtime.
+    /// Serves the address in a task of its own. If the address is not bound yet, the task tries until it
+    /// is. The daemon serves clients meanwhile. Must be called within a tokio runtime.
     pub fn start(bound: BoundAdmin, stopping: ShutdownReceiver, view: Arc<dyn AdminView>) -> Self {
         let BoundAdmin {
             address,

@@ -1,8 +1,8 @@
 //! Permits for connections to the admin address.
 //!
 //! - At most 32 connections are open at a time, and one account or host has at most half of them.
-//! - If all 32 are open, a new connection replaces one of the account or host that has the most: the one whose last
-//!   response is the oldest.
+//! - If all 32 are open, a new connection replaces one of the account or host that has the most. hopend
+//!   picks the connection whose last response is the oldest.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,7 +29,7 @@ struct PermitHolder {
     end: CancellationToken,
 }
 
-/// The permit of one connection. Dropping it frees it for another one.
+/// The permit of one connection. Dropping it frees the permit for another connection.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     permits: Arc<ConnectionPermits>,
@@ -49,7 +49,8 @@ impl ConnectionPermits {
         if count(&holders, origin) >= MAX_CONNECTIONS / 2 {
             return None;
         }
-        // Of origins with equally many, `max_by_key` returns the last one in reverse: that of the oldest holder.
+        // Several origins may hold equally many permits. `max_by_key` returns the last of them, which in
+        // reverse order is the origin of the oldest holder.
         if holders.len() >= MAX_CONNECTIONS
             && let Some(largest) = holders
                 .iter()

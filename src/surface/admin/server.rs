@@ -69,7 +69,7 @@ pub async fn serve(
         .route("/status/facts", get(status_facts))
         .route("/status.json", get(status_json))
         .with_state(Arc::clone(&state))
-        // The outermost layer: it also covers paths that have no route.
+        // The outermost layer, so that it also covers paths that have no route.
         .layer(from_fn_with_state(state, check_exposure))
         .into_make_service_with_connect_info::<AdminClient>();
     let mut cutting = stopping;
@@ -121,9 +121,9 @@ impl Connected<IncomingStream<'_, AdminListener>> for AdminClient {
     }
 }
 
-/// `/readyz`. Names the endpoints that are not bound at each address, and those that are left out for an error in
-/// the configuration. They do not make it fail: otherwise any account of the host could take the whole daemon out
-/// of service by occupying one address.
+/// `/readyz`. Names the endpoints that are not bound at each address, and those that are left out for an
+/// error in the configuration. Such endpoints do not make `/readyz` fail. Otherwise any account of the
+/// host could take the whole daemon out of service by occupying one address.
 async fn readiness(State(state): State<Arc<AdminState>>) -> Response {
     if state.stopping.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
@@ -204,7 +204,7 @@ async fn metrics_text(
     headers: HeaderMap,
 ) -> Response {
     let names = match client {
-        // Only for local clients: other hosts may use any DNS name of this host.
+        // This check is only for local clients, because other hosts may use any DNS name of this host.
         AdminClient::Local { .. } if !names_this_host(&headers) => return misdirected(),
         AdminClient::Local { .. } => UserNames::Shown,
         AdminClient::Remote if state.audience.borrow().exposure.metrics_users => UserNames::Shown,
@@ -338,8 +338,8 @@ impl AdminState {
     }
 }
 
-/// Whether the `Host` header is an IP address or `localhost`. This protects against DNS rebinding: a web page whose
-/// name resolves to this host makes the browser send that name.
+/// Whether the `Host` header is an IP address or `localhost`. This protects against DNS rebinding, where
+/// a web page's name resolves to this host and the browser sends that name.
 fn names_this_host(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let Some(authority) = host.and_then(|host| host.parse::<Authority>().ok()) else {

@@ -128,7 +128,7 @@ impl Control {
     /// Ends the service. Returns once the socket's file is removed.
     pub async fn stop(mut self) {
         self.serving.abort();
-        // Always an error: the task was aborted.
+        // Always an error, because the task was aborted.
         let _ = (&mut self.serving).await;
     }
 }

@@ -11,8 +11,8 @@ pub(in crate::surface) enum MetricsFormat {
     OpenMetrics,
 }
 
-/// How much a client prefers a format. The fields are compared in this order: with equal weights, the more specific
-/// and then the earlier range wins.
+/// How much a client prefers a format. The fields are compared in this order. With equal weights, the
+/// more specific and then the earlier range wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Preference {
     /// In thousandths.
@@ -78,8 +78,8 @@ impl MetricsFormat {
     }
 }
 
-/// The preference that decides about a format: that of the most specific range. With equal specificity, the greater
-/// weight and then the earlier range decides.
+/// The preference that decides about a format, which is the preference of the most specific range. With
+/// equal specificity, the greater weight and then the earlier range decides.
 fn more_specific(one: Option<Preference>, other: Option<Preference>) -> Option<Preference> {
     let preferences = one.into_iter().chain(other);
     preferences.max_by_key(|found| (found.specificity, found.weight, found.position))

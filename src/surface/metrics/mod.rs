@@ -1,5 +1,5 @@
-//! The metrics of `/metrics`, for Prometheus. Each scrape reads the sessions' own meters: sessions share no counter
-//! while they run.
+//! The metrics of `/metrics`, for Prometheus. Each scrape reads the sessions' own meters, because
+//! sessions share no counter while they run.
 
 mod endpoints;
 mod families;

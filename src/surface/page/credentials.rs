@@ -6,8 +6,8 @@ use super::html::{ErrorNote, EscapedText, ShareBar};
 use crate::primitives::shown::time;
 use crate::telemetry::status::Status;
 
-/// A credential whose remaining share of its life is smaller should have been fetched again: its bar is red if the
-/// last fetch failed.
+/// The share of a credential's life, from 0 to 1, below which hopend should have fetched it again. If
+/// the last fetch failed, the bar is red below this share.
 const LATE_REFRESH: f64 = 0.2;
 
 /// Writes the table of credentials.

@@ -37,7 +37,7 @@ pub(super) fn write(out: &mut String, status: &Status) -> fmt::Result {
 }
 
 fn write_row(out: &mut String, row: &ErrorRow, status: &Status) -> fmt::Result {
-    // The administrator need not act on errors of clients: they are not red.
+    // Errors of clients are not red, because the administrator need not act on them.
     let of_clients = [ErrorKind::Client, ErrorKind::Denied].map(ErrorKind::name);
     let class = if of_clients.contains(&&*row.side) {
         "mark"

@@ -1,5 +1,5 @@
-//! The table of problems: parts of the configuration that are left out, addresses that are down, and warm connections
-//! that are missing. The page has no such table while there is none.
+//! The table of problems: parts of the configuration that are left out, addresses that are down, and
+//! warm connections that are missing. The page omits the table while there are no problems.
 
 use std::fmt::{self, Write as _};
 
@@ -60,7 +60,7 @@ struct ProblemRow<'r> {
     what: String,
     state: String,
     why: &'r str,
-    /// Whether the row is red: an address is down.
+    /// Whether an address is down. The row is then red.
     down: bool,
 }
 

@@ -19,7 +19,7 @@ pub(super) fn write(out: &mut String, status: &Status) -> fmt::Result {
     });
     let more = rows.len().saturating_sub(MAX_SESSIONS);
     rows.truncate(MAX_SESSIONS);
-    // In this order the rows stay where they are while the page reloads.
+    // With rows sorted by session number, no row moves while the page reloads.
     rows.sort_by_key(|row| row.session);
     if rows.is_empty() {
         return out.write_str("<section><h2>Sessions</h2><p class=\"none\">None.</p></section>\n");

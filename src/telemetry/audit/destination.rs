@@ -13,7 +13,7 @@ use super::file::{LIMITS, remedy};
 use super::line::milliseconds;
 use crate::primitives::lines::{LineBatch, LineDestination};
 
-/// The mode of a new file: the group may read it, for auditors.
+/// The mode of a new file. The group may read it, for auditors.
 const MODE: u32 = 0o640;
 
 /// The line that says how many lines are missing at this point of the file.
@@ -29,7 +29,7 @@ struct LostLinesEntry {
 #[derive(Debug)]
 pub(super) struct AuditDestination {
     path: Arc<Path>,
-    /// `None` until the file is opened, again or for the first time.
+    /// `None` while no file is open: after `reopen`, and until an opening succeeds.
     opened: Option<OpenAuditFile>,
 }
 
@@ -106,8 +106,8 @@ impl OpenAuditFile {
     /// Opens the file for appending, and creates it if it is missing.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        // Reading shows how the file ends. A symbolic link is not followed: an account that can write to the
-        // folder could otherwise direct the lines into any file of the daemon's account.
+        // Reading shows how the file ends. hopend follows no symbolic link. An account that can write to
+        // the folder could otherwise direct the lines into any file of the daemon's account.
         options.append(true).read(true);
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         let file = match options.clone().create_new(true).mode(MODE).open(path) {

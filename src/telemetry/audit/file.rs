@@ -109,9 +109,8 @@ struct CurrentAuditFile {
 impl AuditFile {
     /// Opens the file of a new configuration, for [`Self::apply`]. Nothing is written to it yet. Blocks.
     ///
-    /// # Errors
-    /// The file cannot be opened, and a later attempt would not succeed either. A full disk is no error: the
-    /// thread tries again.
+    /// # Errors The file cannot be opened, and a later attempt would not succeed either. A full disk is
+    /// no error, because the thread tries again.
     pub fn prepare(&self, path: Option<&Path>) -> Result<AuditChange, AuditFileError> {
         if let Some(current) = &*locked(&self.current)
             && Some(&*current.path) == path
@@ -152,7 +151,7 @@ impl AuditFile {
         }
     }
 
-    /// Queues a line. Never blocks: if the queue is full, the line is lost and counted.
+    /// Queues a line. Never blocks. If the queue is full, the line is lost and counted.
     pub(super) fn write(&self, line: &AuditLine<'_>) {
         let (path, queue) = match &*locked(&self.current) {
             Some(CurrentAuditFile { path, writer }) => {
@@ -180,7 +179,7 @@ pub struct AuditChange(AuditFileChange);
 enum AuditFileChange {
     /// The path is the same: the thread opens the file again, as after a rotation.
     Reopen,
-    /// The configuration names another file, or none.
+    /// The configuration names another file, or no file.
     Replace(Option<CurrentAuditFile>),
 }
 

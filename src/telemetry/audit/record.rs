@@ -92,8 +92,8 @@ impl AuditRecord {
     /// Records the client's peer credentials and account. `server` is the address that the client dialled, if
     /// it connected over TCP.
     ///
-    /// The program is looked up only for clients whose process the kernel has named: searching `/proc` for the
-    /// process of a TCP client takes longer than an open may.
+    /// hopend looks the program up only if the kernel has named the client's process. A search of
+    /// `/proc` for a TCP client's process would delay the open too much.
     pub fn set_peer(
         &mut self,
         peer: &Peer,

@@ -1,12 +1,13 @@
 //! Bounds the number of audit lines, so that no client can fill a disk or displace the lines of others.
 //!
-//! Refusals: within a minute the first 10 of a group have lines of their own. All others of that minute share one.
+//! Refusals: within a minute the first 10 of a group have lines of their own. All other refusals of the
+//! group in that minute share one line.
 //!
 //! Sessions: within a minute the first 60 of a user have lines of their own when they open and when they end. The
 //! line of a further session is withheld:
 //! - If the session ends within 10 s, it shares a line with other short sessions.
-//! - If it lasts for longer, its line is written when the user's budget for lasting sessions, 60 a minute, allows
-//!   it; after 10 minutes in any case.
+//! - If the session lasts for longer, its line waits for the user's budget for lasting sessions, 60 a
+//!   minute. After 10 minutes the line is written in any case.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -131,7 +132,7 @@ impl Repeats {
             reason: reason.to_owned(),
             totals: SessionTotals::default(),
         };
-        // Without the user: a client that is refused may have given any name.
+        // The key has no user, because a client that is refused may have given any name.
         let key = GroupKey {
             origin: record.peer().map(Origin::of),
             endpoint: record.endpoint().to_owned(),
@@ -241,7 +242,7 @@ impl Repeats {
             match key.what {
                 RepeatedEvent::Refusal(kind) => merged.write_refusals(kind, file),
                 RepeatedEvent::ShortSession(kind) => merged.write_short_sessions(kind, file),
-                // Their lines are withheld one by one.
+                // `withheld` holds the lines of these sessions one by one.
                 RepeatedEvent::Open | RepeatedEvent::Lasting => {}
             }
         }
@@ -325,7 +326,7 @@ impl RepeatState {
         has_line
     }
 
-    /// Counts an event, and merges it into the group's line if it has none of its own.
+    /// Counts an event, and merges the event into the group's line if it gets no line of its own.
     fn count(&mut self, key: GroupKey, event: impl FnOnce() -> MergedLine) -> LineDecision {
         if self.has_line(key.clone()) {
             return LineDecision::Write;

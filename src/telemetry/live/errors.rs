@@ -11,8 +11,8 @@ use crate::telemetry::audit::AuditRecord;
 use crate::telemetry::status::ErrorRow;
 use base::error::ErrorKind;
 
-/// The most entries for identified users, and separately for clients that nobody has identified. Otherwise
-/// unidentified clients could displace the failures of users.
+/// The most entries for identified users, and separately for clients that hopend has not identified.
+/// Otherwise unidentified clients could displace the failures of users.
 const MAX_ENTRIES: usize = 50;
 /// The most characters of a message that an entry keeps.
 const MAX_MESSAGE_CHARS: usize = 1_000;

@@ -22,7 +22,7 @@ pub struct Grants {
 #[derive(Debug)]
 enum ConfiguredUser {
     Valid(Arc<User>),
-    /// The entry has an error. The user's sessions go on: nobody has taken the access away.
+    /// The entry has an error. The user's sessions go on, because nobody has taken the access away.
     Invalid,
     /// The user's line is missing in the password file.
     PasswordRemoved,
@@ -107,7 +107,7 @@ impl Grants {
         }
         let name = || user.name.clone();
         match self.users.get(&user.name) {
-            // The user with the invalid name may be this one.
+            // The user with the invalid name may be this user.
             None if self.has_unnamed_user => return None,
             None => return Some(LostAccess::User { user: name() }),
             Some(ConfiguredUser::PasswordRemoved) => {

@@ -127,8 +127,8 @@ impl Live {
         *locked(&self.left_out) = left_out;
     }
 
-    /// The parts of the configuration that are left out now. A user whose account has appeared since is not
-    /// one of them.
+    /// The parts of the configuration that are left out now. The result omits users whose account has
+    /// appeared since.
     pub fn left_out(&self) -> Vec<LeftOutPart> {
         let left_out = locked(&self.left_out);
         left_out

@@ -24,7 +24,8 @@ const UNIX_CLIENT: &str = "unix";
 #[derive(Debug, Default)]
 pub(super) struct Sessions(Arc<Mutex<SessionTable>>);
 
-/// One lock guards all of it. So a session that ends is counted either as open or as ended, never as both.
+/// One lock guards the whole table, so that a session that ends counts either as open or as ended, never
+/// as both.
 #[derive(Debug, Default)]
 struct SessionTable {
     /// By session number.
@@ -77,7 +78,7 @@ impl EndingSessions {
         self.0.len()
     }
 
-    /// Returns once all of them have ended.
+    /// Returns once all these sessions have ended.
     pub async fn ended(self) {
         for end_sender in self.0 {
             end_sender.closed().await;
@@ -294,8 +295,8 @@ impl SessionEntry {
         }
     }
 
-    /// The client's and hopend's socket address of a TCP connection, client first. `None` for a Unix socket
-    /// and for a client on another host: only a process of this host can be found by its socket.
+    /// The client's and hopend's socket address of a TCP connection, client first. `None` for a Unix
+    /// socket, and for a client on another host, whose process `/proc` does not show.
     fn local_sockets(&self) -> Option<FourTuple> {
         match self.record.peer()? {
             Peer::Local {
@@ -313,7 +314,8 @@ impl OpenSession {
         &self.meters
     }
 
-    /// Waits until hopend orders the session to end, and returns the reason. Never returns if nobody does.
+    /// Waits until hopend orders the session to end, and returns the reason. Never returns if hopend
+    /// gives no such order.
     pub async fn end_ordered(&mut self) -> EndOrder {
         let order = self.end_receiver.wait_for(Option::is_some).await;
         match order.map(|order| order.clone()) {

@@ -1,8 +1,8 @@
 //! Shares expensive snapshots between concurrent callers.
 //!
-//! A snapshot of the daemon reads through `/proc`, on a blocking thread that password checks and name look-ups
-//! need as well. So only one is taken at a time. Callers that ask meanwhile share the next one, and nobody waits
-//! for longer than two snapshots take.
+//! A snapshot of the daemon reads through `/proc`, on a blocking thread that password checks and name
+//! look-ups need as well. So hopend takes one snapshot at a time. Callers that ask meanwhile share the
+//! next snapshot, and no caller waits for longer than two snapshots take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
