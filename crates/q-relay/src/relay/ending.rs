@@ -192,7 +192,7 @@ where
             self.to_client.sender_has_ended() || self.to_kdb.outlet() == Outlet::Broken;
         let client_is_gone = self.client_is_gone();
         for (lane, direction, receiver_is_gone) in [
-            (&mut self.to_kdb, &self.meters.to_cluster, kdb_is_gone),
+            (&mut self.to_kdb, &self.meters.to_kdb, kdb_is_gone),
             (&mut self.to_client, &self.meters.to_client, client_is_gone),
         ] {
             let cause = if receiver_is_gone {
@@ -208,7 +208,7 @@ where
     /// senders' connections hold now, and the bytes that the receivers' kernels have not acknowledged.
     fn give_up(&mut self, context: &mut Context<'_>) -> End {
         let (to_kdb, to_client) = (self.unsent_to_kdb(), self.unsent_to_client());
-        self.meters.to_cluster.add_unacknowledged(to_kdb);
+        self.meters.to_kdb.add_unacknowledged(to_kdb);
         self.meters.to_client.add_unacknowledged(to_client);
         self.count_losses();
         while let Poll::Ready(Ok(1..)) = self.to_kdb.poll_read(context, Pin::new(&mut *self.client))

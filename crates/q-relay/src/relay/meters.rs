@@ -45,9 +45,9 @@ impl Loss {
 /// the handshake are not.
 #[derive(Debug)]
 pub struct Meters {
-    /// From the client to the cluster.
-    pub to_cluster: Direction,
-    /// From the cluster to the client.
+    /// From the client to kdb+.
+    pub to_kdb: Direction,
+    /// From kdb+ to the client.
     pub to_client: Direction,
     pings: AtomicU64,
     outstanding: AtomicU64,
@@ -60,7 +60,7 @@ pub struct Meters {
 impl Default for Meters {
     fn default() -> Self {
         Self {
-            to_cluster: Direction::default(),
+            to_kdb: Direction::default(),
             to_client: Direction::default(),
             pings: AtomicU64::new(0),
             outstanding: AtomicU64::new(0),

@@ -742,7 +742,7 @@ struct QueuedPair {
     client: DuplexStream,
     cluster: DuplexStream,
     to_client: Arc<AtomicU64>,
-    to_cluster: Arc<AtomicU64>,
+    to_kdb: Arc<AtomicU64>,
     relay: tokio::task::JoinHandle<End>,
     meters: Arc<Meters>,
 }
@@ -758,7 +758,7 @@ fn queued() -> QueuedPair {
         (there, side, unsent)
     };
     let (client, mut client_side, to_client) = pipe(1 << 20);
-    let (cluster, mut cluster_side, to_cluster) = pipe(1 << 20);
+    let (cluster, mut cluster_side, to_kdb) = pipe(1 << 20);
     let meters = Arc::new(Meters::default());
     let counts = Arc::clone(&meters);
     let relay = tokio::spawn(async move {
@@ -770,7 +770,7 @@ fn queued() -> QueuedPair {
         client,
         cluster,
         to_client,
-        to_cluster,
+        to_kdb,
         relay,
         meters,
     }
@@ -830,7 +830,7 @@ async fn a_cluster_that_takes_nothing_for_a_day_is_given_up_and_what_it_is_owed_
     });
     goes_on(&mut pair.relay, HANG_TIMEOUT - EVERY).await;
     timeout(2 * EVERY, pair.relay).await.unwrap().unwrap();
-    let lost = pair.meters.to_cluster.lost_by(Loss::Deadline);
+    let lost = pair.meters.to_kdb.lost_by(Loss::Deadline);
     assert!(lost > 100, "{lost}");
     feed.await.unwrap();
 }
@@ -879,10 +879,10 @@ async fn a_session_outlives_what_lies_in_the_send_queue_to_the_cluster() {
     let batch = text(MessageType::Async, "batch");
     pair.client.write_all(&batch).await.unwrap();
     pair.client.shutdown().await.unwrap();
-    pair.to_cluster.store(100, Ordering::Relaxed);
+    pair.to_kdb.store(100, Ordering::Relaxed);
     goes_on(&mut pair.relay, 10 * UPSTREAM_CLOSE_TIMEOUT).await;
     // The end of the stream is left, and no message.
-    pair.to_cluster.store(1, Ordering::Relaxed);
+    pair.to_kdb.store(1, Ordering::Relaxed);
     let limit = UPSTREAM_CLOSE_TIMEOUT + 2 * LONGEST_CHECK;
     let end = timeout(limit, pair.relay).await.unwrap().unwrap();
     assert!(matches!(end, End::ClientClosed), "{end:?}");
@@ -892,10 +892,10 @@ async fn a_session_outlives_what_lies_in_the_send_queue_to_the_cluster() {
 async fn what_the_kernel_holds_at_a_deadline_is_counted_in_bytes() {
     let mut pair = queued();
     pair.client.shutdown().await.unwrap();
-    pair.to_cluster.store(101, Ordering::Relaxed);
+    pair.to_kdb.store(101, Ordering::Relaxed);
     let limit = HANG_TIMEOUT + 2 * UPSTREAM_CLOSE_TIMEOUT;
     timeout(limit, pair.relay).await.unwrap().unwrap();
-    assert_eq!(pair.meters.to_cluster.unacknowledged(), 100);
+    assert_eq!(pair.meters.to_kdb.unacknowledged(), 100);
     assert_eq!(pair.meters.to_client.unacknowledged(), 0);
 }
 
@@ -985,13 +985,13 @@ async fn cut_while_stalled(sent: Vec<Vec<u8>>, read: usize, pipe: usize) {
         rest -= message.len();
         arrived += 1;
     }
-    let lost = meters.to_cluster.lost_by(Loss::Deadline);
+    let lost = meters.to_kdb.lost_by(Loss::Deadline);
     assert_eq!(
         arrived + lost,
         sent.len() as u64,
         "{arrived} arrived, {lost} lost"
     );
-    assert_eq!(meters.to_cluster.lost(), lost);
+    assert_eq!(meters.to_kdb.lost(), lost);
 }
 
 proptest! {
@@ -1080,7 +1080,7 @@ async fn a_session_that_is_cut_still_delivers_what_was_received_both_ways() {
     assert!(matches!(end, End::Finished(_)), "{end:?}");
     assert_eq!(got, batch);
     read_exactly(&mut client, &answer).await;
-    assert_eq!((meters.to_cluster.lost(), meters.to_client.lost()), (0, 0));
+    assert_eq!((meters.to_kdb.lost(), meters.to_client.lost()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,7 +46,7 @@ where
         if self.to_kdb.is_over() {
             // kdb+ receives nothing any more. The relay goes on reading so that the client can finish.
             let lost = self.to_kdb.discard();
-            self.meters.to_cluster.add_lost(Loss::ReceiverGone, lost);
+            self.meters.to_kdb.add_lost(Loss::ReceiverGone, lost);
             return progress | self.to_kdb.reopen();
         }
         match self.clear_requests(now) {
@@ -77,7 +77,7 @@ where
                 }
                 MessageType::Async => {}
             }
-            meters.to_cluster.add_message(header.message_type);
+            meters.to_kdb.add_message(header.message_type);
             Verdict::Pass
         })
     }
@@ -123,7 +123,7 @@ where
         {
             Poll::Ready(Ok(0)) => {}
             Poll::Ready(Ok(count)) => {
-                self.meters.to_cluster.add_bytes(count);
+                self.meters.to_kdb.add_bytes(count);
                 self.written += count;
                 self.keepalive.sent(now.into_std());
                 if self.to_client.is_over() {
@@ -189,7 +189,7 @@ where
             self.reason = Some(end);
         }
         let lost = self.to_kdb.discard();
-        self.meters.to_cluster.add_lost(Loss::Deadline, lost);
+        self.meters.to_kdb.add_lost(Loss::Deadline, lost);
         self.to_kdb.stop_reading();
         self.keepalive.answered();
     }
