@@ -1,6 +1,5 @@
-//! Received means delivered: a message that hopend has received completely reaches the other side
-//! completely, or is counted as lost. README's section "What is delivered when a session ends" is
-//! the table that these tests hold.
+//! Received means delivered: hopend delivers each message that it has received completely, or counts it as
+//! lost. These tests check the table in README's section "What is delivered when a session ends".
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,9 +17,9 @@ use crate::support::kdb::{Kdb, Wire, tcp};
 use crate::support::process::hopend;
 use crate::support::{Log, Stage};
 
-/// Long enough for a busy machine.
+/// The time limit of each wait. It is long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Messages of the client that publishes and exits, and bytes of each.
+/// The number of messages that the client of [`publish_and_exit`] publishes, and the length of each in bytes.
 pub const PUBLISHED: (usize, usize) = (100, 10_000);
 
 async fn stage_before(kdb: &Kdb) -> Stage {
@@ -30,13 +29,13 @@ async fn stage_before(kdb: &Kdb) -> Stage {
         .await
 }
 
-/// A client's handle and kdb+'s end of it.
+/// Opens a handle. Returns the client's connection, and the connection from hopend that kdb+ accepted.
 async fn open(stage: &Stage, kdb: &Kdb) -> (TcpStream, Wire) {
     let (handle, wire) = tokio::join!(stage.open("plain"), kdb.accept());
     (handle.stream, wire)
 }
 
-/// An async message that says its number.
+/// An async message whose text begins with its number.
 fn numbered(number: usize, length: usize) -> Vec<u8> {
     text(
         MessageType::Async,
@@ -44,7 +43,7 @@ fn numbered(number: usize, length: usize) -> Vec<u8> {
     )
 }
 
-/// How many whole messages the bytes begin with.
+/// The number of complete messages at the start of `bytes`.
 fn whole(bytes: &[u8]) -> usize {
     let (mut tracker, mut at, mut count) = (FrameTracker::default(), 0, 0);
     loop {
@@ -59,7 +58,7 @@ fn whole(bytes: &[u8]) -> usize {
     }
 }
 
-/// Reads until the end or an error; `pause` after each read.
+/// Reads until the end of the stream or an error. Sleeps for `pause` after each read.
 async fn read_all(reader: &mut (impl AsyncRead + Unpin), pause: Duration) -> Vec<u8> {
     let mut got = Vec::new();
     while let Ok(1..) = reader.read_buf(&mut got).await {
@@ -70,7 +69,8 @@ async fn read_all(reader: &mut (impl AsyncRead + Unpin), pause: Duration) -> Vec
     got
 }
 
-/// Bytes that the peer's kernel has not acknowledged, as `/proc/net/tcp` shows them.
+/// The number of bytes that the peer's kernel has not acknowledged, from `/proc/net/tcp`. 0 if the
+/// connection is over.
 fn unsent(stream: &TcpStream) -> u64 {
     let shown = |address: SocketAddr| match address {
         SocketAddr::V4(address) => {
@@ -91,7 +91,7 @@ fn unsent(stream: &TcpStream) -> u64 {
     u64::from_str_radix(queue, 16).unwrap()
 }
 
-/// Returns once hopend's kernel has all that was written.
+/// Waits until the peer's kernel has acknowledged all written bytes. The peer is hopend.
 async fn acknowledged(stream: &TcpStream) {
     let told = async {
         while unsent(stream) > 0 {
@@ -106,8 +106,10 @@ fn reset_on_close(stream: &TcpStream) {
     socket.set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// kdb+ publishes as fast as it can and reads what comes, at once or when the client is gone; the
-/// client publishes and exits without reading, which is a reset. How many messages arrived.
+/// Returns how many of the client's messages reach kdb+.
+///
+/// kdb+ publishes as fast as it can. It reads the client's messages at once, or only after the client has
+/// exited. The client publishes and exits with unread input, so its close is a reset.
 pub async fn publish_and_exit(mut client: TcpStream, wire: Wire, reads_at_once: bool) -> usize {
     let (may_read, mut reading) = watch::channel(reads_at_once);
     let (mut reader, mut writer) = tokio::io::split(wire);
@@ -147,43 +149,43 @@ async fn a_client_on_a_fast_feed_that_publishes_and_exits_loses_nothing() {
     }
 }
 
-/// How a client of the random cases ends.
+/// How the client of a random case ends its connection.
 #[derive(Debug, Clone, Copy)]
 enum ClientEnd {
-    /// Closes; over unread input that is a reset.
+    /// Closes. With unread input, that is a reset.
     Close,
     Reset,
     /// Ends its sending side and reads to the end.
     HalfClose,
 }
 
-/// How a kdb+ of the random cases ends.
+/// How the kdb+ of a random case ends its connection.
 #[derive(Debug, Clone, Copy)]
 enum KdbEnd {
-    /// Closes when its client has.
+    /// Closes after the client has.
     WithTheClient,
-    /// Ends its sending side once it has said all, and reads to the end.
+    /// Ends its sending side after its last update, and reads to the end.
     HalfClose,
-    /// Resets after so many bytes.
+    /// Resets the connection after it has read this many bytes.
     ResetAfter(usize),
 }
 
-/// How long a kdb+ of the random cases computes at the most.
+/// The longest time for which the kdb+ of a random case computes before it reads.
 const COMPUTES: Duration = Duration::from_secs(2);
 
-/// When kdb+ of the random cases reads.
+/// When the kdb+ of a random case reads.
 #[derive(Debug, Clone, Copy)]
 enum Reading {
     AtOnce,
     Slowly,
-    /// When the client has ended, or after [`COMPUTES`].
+    /// After the client has ended, or after [`COMPUTES`] if that is earlier.
     AfterTheClient,
 }
 
 #[derive(Debug)]
 struct Plan {
     published: Vec<Vec<u8>>,
-    /// Milliseconds after each message, either way.
+    /// The time after each message in either direction, in milliseconds.
     pause: u64,
     updates: Vec<Vec<u8>>,
     client_reads: bool,
@@ -210,7 +212,7 @@ impl Plan {
             1 => KdbEnd::HalfClose,
             _ => KdbEnd::WithTheClient,
         };
-        // A client that ends its sending side reads all that comes.
+        // A client that ends only its sending side reads everything.
         let client_reads = random.bool() || matches!(client, ClientEnd::HalfClose);
         Self {
             published,
@@ -232,8 +234,8 @@ async fn pause(millis: u64) {
     }
 }
 
-/// The client's part: what it read. Unless the connection broke before, hopend's kernel has all that it
-/// published when it ends.
+/// Plays the client. Returns the bytes that it has read, and whether hopend's kernel has acknowledged all
+/// that it published before it ended. The second value is false if the connection broke before.
 async fn play_client(
     plan: &Plan,
     stream: TcpStream,
@@ -248,7 +250,7 @@ async fn play_client(
             pause(plan.pause).await;
         }
         acknowledged(writer.as_ref()).await;
-        // A connection that is over has no send queue.
+        // A broken connection has an empty send queue too, so check for an error.
         !matches!(writer.as_ref().take_error(), Ok(Some(_)) | Err(_))
     };
     let mut got = Vec::new();
@@ -278,7 +280,7 @@ async fn play_client(
     (got, all_published)
 }
 
-/// kdb+'s part: what it read.
+/// Plays kdb+. Returns the bytes that it has read.
 async fn play_kdb(plan: &Plan, wire: Wire, mut client_ended: watch::Receiver<bool>) -> Vec<u8> {
     if let KdbEnd::ResetAfter(_) = plan.kdb {
         reset_on_close(tcp(&wire));
@@ -304,7 +306,7 @@ async fn play_kdb(plan: &Plan, wire: Wire, mut client_ended: watch::Receiver<boo
             Reading::AtOnce => 0,
             Reading::Slowly => 2,
             Reading::AfterTheClient => {
-                // A client that finds all buffers full waits for kdb+.
+                // If all buffers are full, the client cannot end before kdb+ reads, so this wait has a limit.
                 let _ = timeout(COMPUTES, client_ended.wait_for(|ended| *ended)).await;
                 0
             }
@@ -324,7 +326,7 @@ async fn play_kdb(plan: &Plan, wire: Wire, mut client_ended: watch::Receiver<boo
     }
 }
 
-/// The figure of that name in a log line.
+/// The number after `name=` in a log line. 0 if there is none.
 fn figure(line: &str, name: &str) -> usize {
     let rest = line.split_once(&format!(" {name}="));
     rest.map_or(0, |(_, rest)| {
@@ -344,7 +346,7 @@ async fn random_case(kdb: &Kdb, stage: &Stage, log: &Log, seed: u64) {
         plan.updates.len(),
     );
     let (stream, wire) = open(stage, kdb).await;
-    // Not the client's port, which the system gives to several of them.
+    // Find the session by its number: the system reuses the ports of clients.
     let sessions = stage.app.status().sessions;
     let number = sessions.iter().map(|row| row.session).max().unwrap();
     let session = format!("session={number} ");
@@ -360,7 +362,7 @@ async fn random_case(kdb: &Kdb, stage: &Stage, log: &Log, seed: u64) {
     let line = log.line_with(&["session ended", &session]).await;
     let about = format!("{about}\n{line}");
 
-    // In order, bytes equal, each once.
+    // Each receiver has got the sent bytes, in order and once.
     assert!(plan.published.concat().starts_with(&up), "{about}");
     assert!(plan.updates.concat().starts_with(&down), "{about}");
     let (sent, arrived) = (plan.published.len(), whole(&up));
@@ -390,10 +392,12 @@ async fn random_case(kdb: &Kdb, stage: &Stage, log: &Log, seed: u64) {
     );
 }
 
-/// Cases of each kind, and the time that they may take together.
+/// The number of random cases for each kind of connection to kdb+, and the time after which the test skips
+/// the rest.
 const CASES: (u64, Duration) = (40, Duration::from_secs(60));
 
-/// Random cuts, resets, half-closes and pauses at both ends. A seed that failed once fails again.
+/// Random closes, resets, half-closes and pauses of the client and of kdb+. A failure names its seed, which
+/// selects the same case again.
 #[tokio::test]
 async fn whatever_the_ends_each_complete_message_arrives_once_in_order_or_is_counted() {
     let (cases, limit) = CASES;
@@ -411,8 +415,8 @@ async fn whatever_the_ends_each_complete_message_arrives_once_in_order_or_is_cou
     }
 }
 
-/// q reads what has come once its query is done, and writes what it has to say before that. A write that
-/// fails would have it close the handle, with what it has yet to read.
+/// A q that computes may write before it reads its input. If such a write fails, q closes the handle and
+/// loses the input that it has not read. So hopend has to keep the connection open.
 #[tokio::test]
 async fn a_kdb_that_computes_finds_hopend_listening_until_it_has_read_what_its_kernel_has() {
     const QUERY: Duration = Duration::from_secs(60);
@@ -422,10 +426,10 @@ async fn a_kdb_that_computes_finds_hopend_listening_until_it_has_read_what_its_k
         let (mut client, mut wire) = open(&stage, &kdb).await;
         let taken = numbered(0, 1_000);
         client.write_all(&taken).await.unwrap();
-        // No message: the session ends for the client, which keeps its connection.
+        // An invalid header ends the session for the client, which keeps its connection open.
         client.write_all(&[9; HEADER_LEN]).await.unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
-        // Nothing else happens: the clock runs ahead.
+        // With the clock paused and nothing else to do, the runtime skips the time of the query.
         tokio::time::pause();
         sleep(QUERY).await;
         tokio::time::resume();
@@ -442,8 +446,8 @@ async fn a_kdb_that_computes_finds_hopend_listening_until_it_has_read_what_its_k
     }
 }
 
-/// A kdb+ that hangs, and a client that publishes more than all buffers hold: what the session has
-/// left at its deadline is counted, and what the kernels have still arrives.
+/// kdb+ hangs, and the client publishes more than all buffers hold. At the deadline hopend counts the
+/// messages that it holds as lost. The bytes that the kernels hold still arrive.
 #[tokio::test]
 async fn a_kill_ends_a_session_with_a_kdb_that_hangs_and_counts_what_is_lost() {
     let kdb = Kdb::plain().await;
@@ -451,7 +455,7 @@ async fn a_kill_ends_a_session_with_a_kdb_that_hangs_and_counts_what_is_lost() {
     let stage = stage_before(&kdb).await;
     let (mut client, wire) = open(&stage, &kdb).await;
     let mut sent = 0;
-    // Nobody reads: in the end the client's kernel takes no more.
+    // kdb+ does not read, so in the end the client's kernel accepts no more bytes.
     loop {
         let message = numbered(sent, 50_000);
         match timeout(Duration::from_secs(2), client.write_all(&message)).await {
@@ -472,7 +476,7 @@ async fn a_kill_ends_a_session_with_a_kdb_that_hangs_and_counts_what_is_lost() {
     let got = read_all(&mut reader, Duration::ZERO).await;
     let (arrived, lost) = (whole(&got), figure(&line, "lost_up"));
     assert!(lost > 0, "{line}");
-    // Messages that only the client's own kernel had are neither.
+    // Messages that hopend has never read are neither arrived nor lost.
     assert!(
         arrived + lost <= sent,
         "{arrived} arrived, {lost} lost of {sent}: {line}"

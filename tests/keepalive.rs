@@ -1,5 +1,5 @@
-//! No handle is lost to the idle limit, neither an idle one nor one that waits for a query; without
-//! keepalives both are.
+//! With keepalives, FinSpace's idle limit closes no handle: neither an idle one nor one that waits for a
+//! query. Without keepalives, it closes both.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,10 @@ use simulator::{ConnectionEnd, Options};
 use crate::support::Stage;
 use crate::support::configuration::table;
 
+/// The time without a byte in either direction after which the simulated FinSpace resets a connection.
 const IDLE_LIMIT: Duration = Duration::from_millis(400);
 
-/// Short enough that a busy machine still keeps it.
+/// The keepalive interval. It is short enough that the pings stay within the limit even on a busy machine.
 const EVERY: &str = "100ms";
 
 async fn stage(keepalive: impl Into<toml::Value>) -> Stage {
@@ -42,7 +43,7 @@ async fn an_idle_handle_outlives_ten_limits() {
     let stage = stage(EVERY).await;
     let mut handle = stage.open("hdb").await;
     let start = Instant::now();
-    // Each ping that the cluster sees is an event.
+    // The simulator evaluates this condition again at each ping that it receives.
     stage
         .sim
         .wait_until(|sim| {

@@ -230,8 +230,8 @@ impl ConsoleSession<'_> {
         if bytes.len() as u64 != header.length {
             return Err(lost(io::ErrorKind::UnexpectedEof.into()));
         }
-        self.meters.to_cluster.add_bytes(bytes.len());
-        self.meters.to_cluster.add_message(header.message_type);
+        self.meters.to_kdb.add_bytes(bytes.len());
+        self.meters.to_kdb.add_message(header.message_type);
         self.meters.active(Instant::now());
         Ok(ClientMessage { header, bytes })
     }

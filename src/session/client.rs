@@ -21,8 +21,8 @@ use q_relay::budget::MemoryAccount;
 use q_relay::relay::SendQueue;
 use q_relay::tls_stream::TlsStream;
 
-/// How long a client may take to notice that the connection is over.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a client may take to close the connection after hopend has sent the end of the stream.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection from a client.
 #[derive(Debug)]
@@ -35,21 +35,21 @@ pub enum ClientStream {
     Tls(Box<TlsStream<UnbufferedServerConnection>>),
 }
 
-/// How a client's TLS handshake failed.
+/// Why a client's TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// Its first byte is none of TLS.
+    /// The first byte of the client is not that of a TLS handshake.
     #[error("the client does not speak TLS to a TLS port. Fix: dial it as :tcps://host:port.")]
     NotTls,
-    /// It went away.
+    /// The client closed, or its connection broke.
     #[error("the client went away before its TLS handshake was complete")]
     Gone,
-    /// One of both sides does not take what the other one offers.
+    /// The client or hopend rejected the handshake, for example because of a certificate or a TLS version.
     #[error("TLS with the client failed")]
     Tls(#[source] io::Error),
 }
 
-/// A connection on its way from one runtime to another.
+/// A connection that belongs to no tokio runtime, so that it can move from one to another.
 #[derive(Debug)]
 pub enum Detached {
     /// Over TCP.
@@ -59,10 +59,10 @@ pub enum Detached {
 }
 
 impl Detached {
-    /// Puts it on the runtime that this is called from.
+    /// Registers the connection with the tokio runtime of the caller.
     ///
     /// # Errors
-    /// The runtime can't watch it.
+    /// The runtime cannot register the socket.
     pub fn attach(self) -> io::Result<ClientStream> {
         Ok(match self {
             Self::Tcp(stream) => ClientStream::Tcp(TcpStream::from_std(stream)?),
@@ -72,10 +72,10 @@ impl Detached {
 }
 
 impl ClientStream {
-    /// Expects TLS from the client, if it comes over TCP.
+    /// Makes a TCP connection expect a TLS handshake. Leaves other connections as they are.
     ///
     /// # Errors
-    /// The connection as it was: rustls refused the configuration.
+    /// rustls rejects the configuration. The error is the unchanged connection.
     pub fn with_tls(self, config: Arc<ServerConfig>) -> Result<Self, Self> {
         let Self::Tcp(stream) = self else {
             return Ok(self);
@@ -86,19 +86,20 @@ impl ClientStream {
         }
     }
 
-    /// Charges its buffers, which TLS alone has, to `account` from now on.
+    /// Charges the buffers to `account` from now on. Only a connection with TLS has any.
     pub fn charge(&mut self, account: &Arc<MemoryAccount>) {
         if let Self::Tls(stream) = self {
             stream.charge(account);
         }
     }
 
-    /// The TLS handshake, where there is one, and what the client's certificate calls it. Cancel-safe.
+    /// Completes the TLS handshake. Returns the names in the client's certificate, and None if the client
+    /// has no certificate or the connection has no TLS. Cancel-safe.
     ///
     /// # Errors
-    /// The client does not want, or may not.
+    /// The client does not speak TLS or has gone, or the client or hopend rejected the handshake.
     pub async fn shake_hands(&mut self) -> Result<Option<Vec<CertificateName>>, HandshakeError> {
-        /// The type of a handshake record.
+        /// The first byte of a TLS record that belongs to a handshake.
         const HANDSHAKE: u8 = 0x16;
         let Self::Tls(stream) = self else {
             return Ok(None);
@@ -122,7 +123,7 @@ impl ClientStream {
             .map(client_tls::names))
     }
 
-    /// The TCP connection, if it is one.
+    /// The TCP connection, also under TLS. None over a Unix socket.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
@@ -131,10 +132,11 @@ impl ClientStream {
         }
     }
 
-    /// Whether the client is known to read nothing any more: it has closed its Unix socket, or its TCP
-    /// connection was reset, or was given up by the kernel.
+    /// Whether the kernel knows that the client reads nothing any more. That is so if the client has closed
+    /// its Unix socket, if it has reset its TCP connection, or if the kernel has given the connection up.
     pub fn is_closed(&self) -> bool {
-        // Once it is, that stays with the readiness, which is never waited for here.
+        // `now_or_never` only reads the readiness that the runtime already knows. A closed connection stays
+        // marked as closed in it.
         let ready = match self {
             Self::Unix(stream) => stream.ready(Interest::WRITABLE).now_or_never(),
             Self::Tcp(stream) => stream.ready(Interest::WRITABLE).now_or_never(),
@@ -146,10 +148,10 @@ impl ClientStream {
         matches!(ready, Some(Ok(ready)) if ready.is_write_closed())
     }
 
-    /// Takes the connection off the runtime that accepted it.
+    /// Removes the connection from its tokio runtime.
     ///
     /// # Errors
-    /// The runtime does not let go of it, or TLS has begun.
+    /// The runtime cannot deregister the socket, or the connection already uses TLS.
     pub fn detach(self) -> io::Result<Detached> {
         Ok(match self {
             Self::Tcp(stream) => Detached::Tcp(stream.into_std()?),
@@ -158,36 +160,37 @@ impl ClientStream {
         })
     }
 
-    /// The address that was dialled, over TCP.
+    /// The address that the client dialled. None over a Unix socket.
     pub fn server(&self) -> Option<SocketAddr> {
         self.tcp()?.local_addr().ok()
     }
 
-    /// Ends the connection in order: what was written arrives, then the end of the stream. What the
-    /// client still sends is read, as closing over it would turn the end into a reset.
+    /// Closes the connection regularly: the client receives all written bytes, then the end of the stream.
+    /// hopend reads and discards what the client still sends, because a close with unread input would be a
+    /// reset.
     pub async fn close(mut self) {
         let close = async {
             self.shutdown().await?;
-            // Held by every session from its start: small.
+            // The buffer is part of every session's task from its start, so it is small.
             let mut ignored = [0; 256];
             while self.read(&mut ignored).await? > 0 {}
             Ok::<_, io::Error>(())
         };
-        // A client that has gone, or does not go, is left either way.
-        let _ = timeout(LINGER, close).await;
+        // After an error or a timeout, hopend closes the connection all the same.
+        let _ = timeout(CLOSE_TIMEOUT, close).await;
     }
 
-    /// Breaks the connection: over TCP the client sees a reset.
+    /// Closes the connection at once. Over TCP the client sees a reset.
     pub fn reset(self) {
         if let Some(stream) = self.tcp() {
-            // Without it the client sees an orderly end, which is the best that is left.
+            // If the option cannot be set, the client sees a regular end.
             let _ = socket::reset_on_close(stream);
         }
     }
 }
 
 impl SendQueue for ClientStream {
-    /// Over a Unix socket what is written is in the client's own queue at once.
+    /// 0 over a Unix socket: a write puts the bytes directly into the client's receive queue.
     fn unsent(&self) -> u64 {
         match self {
             Self::Tcp(tcp) => kernel_sockets::unsent(tcp),
@@ -207,8 +210,8 @@ impl AsyncRead for ClientStream {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tls(stream) => match Pin::new(stream).poll_read(context, buffer) {
-                // Many clients close without a word of TLS. q's messages tell their length, so a cut
-                // inside one is seen without it.
+                // Many clients close without a close_notify of TLS. The relay detects a truncation without
+                // it, because each q message states its length.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     Poll::Ready(Ok(()))
                 }
@@ -254,17 +257,17 @@ mod tests {
     use socket2::SockRef;
     use tokio::net::TcpListener;
 
-    async fn reaches_its_end(stream: &mut ClientStream) {
+    async fn expect_end_of_stream(stream: &mut ClientStream) {
         assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     }
 
-    async fn is_told(stream: &ClientStream) {
-        let told = async {
+    async fn wait_until_closed(stream: &ClientStream) {
+        let closed = async {
             while !stream.is_closed() {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(Duration::from_secs(30), told).await.unwrap();
+        timeout(Duration::from_secs(30), closed).await.unwrap();
     }
 
     #[tokio::test]
@@ -274,13 +277,13 @@ mod tests {
         let mut client = dialled.await.unwrap();
         let mut stream = ClientStream::Tcp(listener.accept().await.unwrap().0);
         client.shutdown().await.unwrap();
-        reaches_its_end(&mut stream).await;
+        expect_end_of_stream(&mut stream).await;
         assert!(!stream.is_closed());
         SockRef::from(&client)
             .set_linger(Some(Duration::ZERO))
             .unwrap();
         drop(client);
-        is_told(&stream).await;
+        wait_until_closed(&stream).await;
     }
 
     #[tokio::test]
@@ -288,9 +291,9 @@ mod tests {
         let (mut client, stream) = UnixStream::pair().unwrap();
         let mut stream = ClientStream::Unix(stream);
         client.shutdown().await.unwrap();
-        reaches_its_end(&mut stream).await;
+        expect_end_of_stream(&mut stream).await;
         assert!(!stream.is_closed());
         drop(client);
-        is_told(&stream).await;
+        wait_until_closed(&stream).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The daemon as a console session sees it.
+//! Gives a console session access to the parts of the daemon that it shows.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use crate::telemetry::audit::AuditRecord;
 use crate::telemetry::status::Status;
 use base::error::ErrorKind;
 
-/// The shared services of the daemon, and the audit record of the console session.
+/// The daemon's [`ConsoleDaemon`] for one console session. It adds the session's audit record to each
+/// failure.
 pub(super) struct SessionDaemon<'s> {
     pub(super) services: &'s Arc<Services>,
     pub(super) record: &'s AuditRecord,

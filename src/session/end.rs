@@ -1,4 +1,4 @@
-//! The reasons for which a session ends, and what they mean to users.
+//! The reasons for which a session ends. Each has a responsible party, and some have a remedy for the user.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use q_relay::relay::{End, Farewell};
 /// The reason for which an open session ends.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EndReason {
-    /// One of both sides ended it, or the daemon drained.
+    /// The relay ended the session: because of the client, of kdb+, or of the daemon's drain.
     #[error(transparent)]
     Relay(#[from] End),
-    /// The daemon stopped and waited no longer.
+    /// The daemon stopped, and cut the sessions that were still open.
     #[error("hopend cut the session")]
     Cut,
-    /// Nobody used the session for its `idle_timeout`.
+    /// The client did not use the session for `idle_timeout`, and no request was outstanding.
     #[error("neither used nor waiting for {} s (idle_timeout)", .0.as_secs_f32())]
     Idle(Duration),
     /// An administrator ended it with `hopend kill`.
@@ -32,6 +32,7 @@ pub(super) enum EndReason {
     TimeUp {
         /// `max_session_time`.
         limit: Duration,
+        /// Whether the client has received the responses to its last requests.
         responses: LastResponses,
     },
 }
@@ -41,12 +42,12 @@ pub(super) enum EndReason {
 pub(super) enum LastResponses {
     /// The client has received all of them.
     Received,
-    /// Some did not arrive in time.
+    /// Some did not arrive before the deadline.
     Missing,
 }
 
 impl EndReason {
-    /// Which party caused the end. None for an end that somebody wanted.
+    /// The party that caused the failure. None for an end that is no failure.
     pub(super) fn kind(&self) -> Option<ErrorKind> {
         match self {
             Self::Relay(end) => kind_of(end),
@@ -56,7 +57,7 @@ impl EndReason {
         }
     }
 
-    /// What the user can do, for an end that somebody will ask about.
+    /// The user's remedy. None if the reason itself tells enough, or if the end is no failure.
     pub(super) fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Relay(end) => remedy_of(end),
@@ -68,7 +69,7 @@ impl EndReason {
         }
     }
 
-    /// How the client's connection ends.
+    /// How hopend closes the client's connection.
     pub(super) fn farewell(&self) -> Farewell {
         match self {
             Self::Relay(end) => end.farewell(),

@@ -1,5 +1,5 @@
-//! `errors = "explain"`: hopen succeeds although kdb+ can't be had, and the first sync request is
-//! answered with the reason.
+//! `errors = "explain"`: hopen succeeds although kdb+ cannot be reached. hopend answers the first sync
+//! request with the reason.
 
 use std::io;
 use std::time::Duration;
@@ -12,87 +12,90 @@ use q_ipc::frame::{FrameTracker, HEADER_LEN, Header, MessageType, StreamPart};
 use q_ipc::handshake::common_capability;
 use q_ipc::message::error_response;
 
-/// How long a client may take to ask: a person types it.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The capability of kdb+ 4: what a client would most likely have met.
+/// How long hopend waits for the first sync request. It is long, because a person may type the request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The capability of kdb+ 4, the most likely version of the target.
 const CAPABILITY: u8 = 6;
-/// Most bytes of an error that KX's C library shows; the rest is cut off.
-const SHOWN: usize = 256;
-/// Longest remedy that is kept whole.
-const LONGEST_REMEDY: usize = 160;
-/// Stands for what is left out.
-const GAP: &str = "...";
-/// Bytes that are read at a time, and dropped.
+/// The longest error that KX's C library shows, in bytes. The library cuts off the rest.
+const MAX_ERROR_LEN: usize = 256;
+/// The longest remedy that hopend keeps in a shortened error, in bytes.
+const MAX_REMEDY_LEN: usize = 160;
+/// Replaces the omitted part of an error.
+const ELLIPSIS: &str = "...";
+/// How many bytes hopend reads from the client at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// A client that is told why, in place of kdb+.
+/// The explanation for a client that gets no session. hopend gives it instead of kdb+.
 #[derive(Debug)]
 pub(crate) struct Explanation<'a> {
-    /// Its own capability.
+    /// The capability byte of the client's handshake.
     pub capability: Option<u8>,
-    /// What it sent behind its handshake.
+    /// The bytes that hopend has already read after the client's handshake.
     pub early: &'a [u8],
-    /// Bytes of the longest message that is read.
+    /// The longest message that the client may send, in bytes. None if there is no limit.
     pub max_message: Option<u64>,
-    /// What happened, and what to do.
+    /// The cause of the failure, and its remedy.
     pub reason: &'a str,
 }
 
 impl Explanation<'_> {
-    /// Accepts the handshake, reads over async messages, and answers the first sync request with the
-    /// reason as q's error. Takes a minute at most; nothing that the client sends is kept.
+    /// Accepts the handshake, ignores async messages, and answers the first sync request with the reason as
+    /// a q error. Takes at most [`REQUEST_TIMEOUT`], and stores nothing that the client sends.
     pub(crate) async fn give<C>(&self, client: &mut C) -> io::Result<()>
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        timeout(PATIENCE, self.converse(client)).await?
+        timeout(REQUEST_TIMEOUT, self.converse(client)).await?
     }
 
     async fn converse<C>(&self, client: &mut C) -> io::Result<()>
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        // By itself: some clients hang when a message arrives in the same read.
+        // The byte goes out alone: some clients hang if a message arrives in the same read.
         let capability = common_capability(self.capability, CAPABILITY);
         client.write_all(&[capability]).await?;
         let mut requests = Requests::new(self.max_message);
-        let mut asked = requests.take(self.early)?;
+        let mut asked = requests.complete_request(self.early)?;
         let mut chunk = vec![0; CHUNK];
         while !asked {
             match client.read(&mut chunk).await? {
                 0 => return Ok(()),
-                count => asked = requests.take(&chunk[..count])?,
+                count => asked = requests.complete_request(&chunk[..count])?,
             }
         }
-        client.write_all(&error_response(&shown(self.reason))).await
+        client
+            .write_all(&error_response(&shorten(self.reason)))
+            .await
     }
 }
 
-/// The reason in as many bytes as are shown. What is too long loses its middle: the remedy at its end
-/// is what the reader needs most.
-fn shown(reason: &str) -> String {
+/// Shortens the reason to [`MAX_ERROR_LEN`] bytes. A long reason loses its middle, because the reader needs
+/// the remedy at its end most.
+fn shorten(reason: &str) -> String {
     let text = format!("hopend: {reason}");
-    if text.len() <= SHOWN {
+    if text.len() <= MAX_ERROR_LEN {
         return text;
     }
     let remedy = text.rfind(FIX).map_or("", |at| &text[at..]);
-    // A policy statement behind it is for the administrator, who finds it in the log.
+    // A policy statement after the remedy is for the administrator, who finds it in the log.
     let (remedy, _) = remedy.split_once(": {").unwrap_or((remedy, ""));
-    let remedy = if remedy.len() <= LONGEST_REMEDY {
+    let remedy = if remedy.len() <= MAX_REMEDY_LEN {
         remedy
     } else {
         ""
     };
-    let kept = text.floor_char_boundary(SHOWN - GAP.len() - remedy.len());
-    format!("{}{GAP}{remedy}", &text[..kept])
+    let kept = text.floor_char_boundary(MAX_ERROR_LEN - ELLIPSIS.len() - remedy.len());
+    format!("{}{ELLIPSIS}{remedy}", &text[..kept])
 }
 
-/// Looks for the end of the first sync request.
+/// Finds the end of the first sync request in the bytes from the client.
 struct Requests {
     tracker: FrameTracker,
-    /// The part of a header that has come.
+    /// The bytes of a header that has arrived in part.
     partial: Vec<u8>,
-    sync: bool,
+    /// Whether the current message is a sync request.
+    is_sync: bool,
 }
 
 impl Requests {
@@ -100,12 +103,12 @@ impl Requests {
         Self {
             tracker: FrameTracker::new(limit),
             partial: Vec::new(),
-            sync: false,
+            is_sync: false,
         }
     }
 
-    /// Whether a sync request is whole with these bytes; those behind it are of no interest.
-    fn take(&mut self, bytes: &[u8]) -> io::Result<bool> {
+    /// Whether `bytes` complete a sync request. The bytes after that request do not matter.
+    fn complete_request(&mut self, bytes: &[u8]) -> io::Result<bool> {
         let joined = [&std::mem::take(&mut self.partial), bytes].concat();
         let mut rest = &joined[..];
         loop {
@@ -116,13 +119,13 @@ impl Requests {
                     return Ok(false);
                 }
                 StreamPart::Header(Header { message_type, .. }) => {
-                    self.sync = message_type == MessageType::Sync;
+                    self.is_sync = message_type == MessageType::Sync;
                     HEADER_LEN
                 }
                 StreamPart::Body(count) => count,
             };
             rest = &rest[count..];
-            if self.sync && self.tracker.at_boundary() {
+            if self.is_sync && self.tracker.at_boundary() {
                 return Ok(true);
             }
         }
@@ -154,8 +157,8 @@ mod tests {
         got
     }
 
-    /// Everything that a client gets for what it sends, in pieces.
-    async fn got_for(early: &[u8], pieces: &[&[u8]]) -> (io::Result<()>, Vec<u8>) {
+    /// Sends `pieces` as a client, and returns all bytes that the client receives.
+    async fn exchange(early: &[u8], pieces: &[&[u8]]) -> (io::Result<()>, Vec<u8>) {
         let (mut client, mut server) = duplex(4_096);
         for piece in pieces {
             client.write_all(piece).await.unwrap();
@@ -166,12 +169,12 @@ mod tests {
         (given, rest(client).await)
     }
 
-    fn told() -> Vec<u8> {
-        let mut told = vec![3];
-        told.extend(error_response(
+    fn capability_and_error() -> Vec<u8> {
+        let mut expected = vec![3];
+        expected.extend(error_response(
             "hopend: the cluster is gone. Fix: start it.",
         ));
-        told
+        expected
     }
 
     #[tokio::test]
@@ -184,15 +187,15 @@ mod tests {
         .concat();
         for cut in 0..=stream.len() {
             let (early, later) = stream.split_at(cut);
-            let (given, got) = got_for(early, &[later]).await;
+            let (given, got) = exchange(early, &[later]).await;
             assert!(given.is_ok(), "{cut}");
-            assert_eq!(got, told(), "{cut}");
+            assert_eq!(got, capability_and_error(), "{cut}");
         }
-        let (_, got) = got_for(&[], &stream.chunks(1).collect::<Vec<_>>()).await;
-        assert_eq!(got, told());
-        // From a big-endian q.
-        let (_, got) = got_for(&[0, 1, 0, 0, 0, 0, 0, 9, 1], &[]).await;
-        assert_eq!(got, told());
+        let (_, got) = exchange(&[], &stream.chunks(1).collect::<Vec<_>>()).await;
+        assert_eq!(got, capability_and_error());
+        // A request from a big-endian q.
+        let (_, got) = exchange(&[0, 1, 0, 0, 0, 0, 0, 9, 1], &[]).await;
+        assert_eq!(got, capability_and_error());
     }
 
     #[tokio::test]
@@ -205,7 +208,7 @@ mod tests {
             &request[..7],
             &request[..request.len() - 1],
         ] {
-            let (given, got) = got_for(sent, &[]).await;
+            let (given, got) = exchange(sent, &[]).await;
             assert!(given.is_ok());
             assert_eq!(got, [3]);
         }
@@ -214,7 +217,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_message_or_too_long_a_one_ends_it() {
         for sent in [&[9; 8][..], &[1, 1, 0, 0, 0xe9, 3, 0, 0]] {
-            let (given, got) = got_for(sent, &[]).await;
+            let (given, got) = exchange(sent, &[]).await;
             assert!(given.is_err());
             assert_eq!(got, [3]);
         }
@@ -241,28 +244,31 @@ mod tests {
         };
         let (given, ()) = tokio::join!(explaining, dripping);
         assert_eq!(given.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert!(start.elapsed() < PATIENCE + Duration::from_secs(2));
+        assert!(start.elapsed() < REQUEST_TIMEOUT + Duration::from_secs(2));
     }
 
     #[test]
     fn what_is_too_long_to_be_shown_loses_its_middle_and_never_its_remedy() {
         assert_eq!(
-            shown("gone. Fix: start it."),
+            shorten("gone. Fix: start it."),
             "hopend: gone. Fix: start it."
         );
-        let long = shown(&format!(
+        let long = shorten(&format!(
             "{}; see the log. Fix: start it.",
             "zoë ".repeat(100)
         ));
-        assert!(long.len() <= SHOWN && long.len() > SHOWN - 4, "{long}");
+        assert!(
+            long.len() <= MAX_ERROR_LEN && long.len() > MAX_ERROR_LEN - 4,
+            "{long}"
+        );
         assert!(long.starts_with("hopend: zoë zoë"), "{long}");
         assert!(long.ends_with("... Fix: start it."), "{long}");
         for endless in [
             "x".repeat(1_000),
             format!("gone. Fix: {}", "x".repeat(1_000)),
         ] {
-            let cut = shown(&endless);
-            assert_eq!(cut.len(), SHOWN);
+            let cut = shorten(&endless);
+            assert_eq!(cut.len(), MAX_ERROR_LEN);
             assert!(cut.ends_with("x..."), "{cut}");
         }
     }

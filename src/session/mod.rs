@@ -1,5 +1,5 @@
-//! One session, from the first byte of its connection to the last: who the client is, what it may use,
-//! which kdb+ it reaches, the relay between both, and the record.
+//! One session, from the first byte of the client's connection to the last. hopend identifies the client,
+//! applies its limits, connects to kdb+, relays, and records the session.
 
 pub mod client;
 mod console_daemon;
@@ -28,22 +28,23 @@ use opening::Accepted;
 pub use refusal::Refusal;
 pub use services::Services;
 
-/// How long a session that is cut or killed may go on delivering what hopend has received. With
-/// [`GOODBYE`] it stays within the grace that a stop gives to sessions that it cuts.
+/// How long a session that is cut or killed may still deliver the bytes that hopend has received. Together
+/// with [`GOODBYE`], it is shorter than the time for which a stopping daemon waits for the sessions that it
+/// cuts.
 const CUT_DELIVERY: Duration = Duration::from_secs(3);
-/// How long kdb+ may take to close once its kernel has everything and the end of the stream.
+/// How long hopend waits for kdb+ to close after the relay has ended.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a session that is cut lasts at most.
 pub(crate) const MAX_CUT_DURATION: Duration = CUT_DELIVERY.saturating_add(GOODBYE);
 
-/// A connection's way into hopend.
+/// The context of one connection: its endpoint, and the parts of the daemon that it uses.
 #[derive(Debug)]
 pub struct Session {
     /// The address at which the connection arrived.
     pub listen: ListenAddress,
     /// Whether processes of other hosts can connect to this address.
     pub exposed: bool,
-    /// The endpoint's target, made ready.
+    /// The endpoint's target, with everything that opening a connection to it needs.
     pub target: Arc<PreparedTarget>,
     /// The parts of the daemon that every session uses.
     pub services: Arc<Services>,
@@ -51,7 +52,8 @@ pub struct Session {
     pub stopping: ShutdownReceiver,
     /// The endpoint's certificates. None without TLS.
     pub tls: Option<Arc<Certificates>>,
-    /// The permit of a client that has not said who it is. None where nobody limits such clients.
+    /// The permit of a client that hopend has not identified yet. None if the number of such clients has no
+    /// limit.
     pub handshake: Option<HandshakePermit>,
 }
 
@@ -61,14 +63,14 @@ pub async fn serve(client: ClientStream, session: Session) {
         Ok(accepted) => accepted,
         Err(refused) => return refused.end().await,
     };
-    // In a box: the session does not keep the memory that its opening takes.
+    // The box frees the memory of the opening's future before the session runs.
     match Box::pin(accepted.open()).await {
         Ok(opened) => running::run(opened).await,
         Err(refused) => refused.end().await,
     }
 }
 
-/// Writes the audit line of repeated events when it is due.
+/// Writes the summary audit line of repeated events after `due`. Does nothing if `due` is None.
 fn write_repeats_later(services: &Arc<Services>, due: Option<Duration>) {
     let Some(after) = due else { return };
     let services = Arc::clone(services);
@@ -78,7 +80,7 @@ fn write_repeats_later(services: &Arc<Services>, due: Option<Duration>) {
     });
 }
 
-/// Writes the audit lines of sessions that last, as long as any are due.
+/// Writes the withheld audit lines of sessions that have lasted, whenever some are due, until none is left.
 fn write_lasting_later(services: &Arc<Services>, mut due: Option<Duration>) {
     if due.is_none() {
         return;

@@ -1,5 +1,5 @@
-//! The way of a connection to its session, in three steps that consume each other: an [`Accepted`]
-//! connection becomes [`Identified`], then [`Admitted`], then [`Opened`]. Each step can refuse the client.
+//! The three steps from a connection to an open session. An [`Accepted`] connection becomes [`Identified`],
+//! then [`Admitted`], then [`Opened`]. Each step consumes the value before it, and can refuse the client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::route::{KdbConnection, PreparedTarget};
 use crate::telemetry::audit;
 use crate::upstream::{DialledEndpoints, Upstream};
 
-/// Bytes of the first read of a handshake.
+/// The first length of the buffer for a handshake, in bytes. The buffer grows up to `max_handshake`.
 const FIRST_READ: usize = 512;
 
 /// A client's connection, the session that it asks for, and the record of both.
@@ -33,10 +33,11 @@ pub(super) struct Connection {
     pub(super) record: audit::AuditRecord,
 }
 
-/// A connection whose client hopend does not know yet.
+/// A connection whose client hopend has not identified yet.
 pub(super) struct Accepted {
     connection: Connection,
-    /// The permit of a client that has not said who it is. None where nobody limits such clients.
+    /// The permit of a client that hopend has not identified yet. None if the number of such clients has no
+    /// limit.
     handshake: Option<HandshakePermit>,
     times: OpeningTimes,
 }
@@ -86,13 +87,13 @@ pub(super) struct Caller {
     pub(super) early: Vec<u8>,
 }
 
-/// The start of the opening, and how long its stages have taken.
+/// The start of the opening, and the durations of its stages.
 struct OpeningTimes {
     begun: Instant,
     laps: Arc<Laps>,
 }
 
-/// An identified client, what it sent about itself, and its way through hopend's endpoints.
+/// An identified client, its handshake, and the endpoints of hopend through which its connection has passed.
 struct Introduction {
     caller: Caller,
     hello: Hello,
@@ -100,7 +101,8 @@ struct Introduction {
 }
 
 impl Accepted {
-    /// Begins a session. On an endpoint with TLS, a client that comes over TCP has to speak TLS.
+    /// Begins a session. On an endpoint with TLS, a client over TCP has to use TLS. A client over a Unix
+    /// socket does not.
     pub(super) async fn begin(client: ClientStream, mut session: Session) -> Result<Self, Refused> {
         let number = session.services.sessions.next();
         let name = &session.target.endpoint().name;
@@ -140,7 +142,7 @@ impl Accepted {
         self.identify().await?.admit().await?.reach().await
     }
 
-    /// Finds out which user the client is.
+    /// Identifies the client as a user of the endpoint.
     async fn identify(mut self) -> Result<Identified, Refused> {
         let mut stopping = self.connection.session.stopping.clone();
         let introduced = tokio::select! {
@@ -198,7 +200,7 @@ impl Accepted {
         let handshake = timeout_at(handshake_begun + limit, handshake);
         let (names, hello, early) = tokio::select! {
             handshake = handshake => handshake.unwrap_or(Err(Refusal::HelloTimeout(limit)))?,
-            // A stop does not wait for a client that has not said who it is.
+            // A draining daemon does not wait for a client that it has not identified.
             () = stopping.draining() => return Err(Refusal::Stopped),
         };
         let names = names.as_deref();
@@ -262,7 +264,8 @@ impl Identified {
 }
 
 impl Admitted {
-    /// Gets a logged-in connection to kdb+, and answers the client's handshake.
+    /// Opens a connection to kdb+ and logs in, or takes a connection that is ready. Then answers the client's
+    /// handshake.
     async fn reach(mut self) -> Result<Opened, Refused> {
         let mut stopping = self.connection.session.stopping.clone();
         let reached = tokio::select! {
@@ -320,7 +323,7 @@ impl Admitted {
         record.set_warm(warm);
         accept(client, hello, upstream.capability).await?;
         let took = begun.elapsed();
-        // The client does not wait for this.
+        // Prepares the next connection in the background, so the client does not wait for it.
         route.keep_warm(&caller.user, hello.capability, credentials);
         let laps = Arc::clone(laps);
         Ok(Server::Kdb {
@@ -360,7 +363,7 @@ async fn read_hello(
             return Ok((hello, bytes[used..].to_vec()));
         }
         if bytes.len() == bytes.capacity() {
-            // The old memory, which may hold a part of the password, is wiped.
+            // `Zeroizing` wipes the old memory, which may hold a part of the password.
             let mut larger = Vec::with_capacity((bytes.capacity() * 2).min(limit));
             larger.extend_from_slice(&bytes);
             bytes = Zeroizing::new(larger);
@@ -384,10 +387,11 @@ async fn accept(
     written.map_err(|_| Refusal::Vanished)
 }
 
-/// Finds the user that a client proves to be.
+/// Identifies the user by the client's proofs, such as its password or its certificate.
 ///
-/// Clients that send a password take turns with others of the same origin. If an origin has guessed wrong,
-/// its clients wait before the check; a client that guesses wrong waits for its refusal.
+/// hopend checks the passwords of clients of the same origin one after the other. After wrong passwords
+/// from an origin, its clients wait before the check. A client with a wrong password also waits for its
+/// refusal.
 async fn identify(
     session: &Session,
     proof: &Proof<'_>,
@@ -398,13 +402,13 @@ async fn identify(
     let (peer, crowded) = (proof.peer, |_| Refusal::Crowded(limit));
     let now = || Instant::now().into_std();
     let arrived = now();
-    // A refusal that waits keeps its turn: the turn lasts until the end of this function.
+    // The turn lasts until the end of this function, so a delayed refusal also delays the next check.
     let _turn = if hello.password.is_empty() {
         None
     } else {
         let turn = timeout(limit, penalties.turn(peer)).await;
         let turn = turn.map_err(crowded)?;
-        pause(penalties.delay(peer, now())).await;
+        sleep_unless_zero(penalties.delay(peer, now())).await;
         Some(turn)
     };
     let identified = services.authenticator.identify(endpoint, proof, hello);
@@ -420,15 +424,15 @@ async fn identify(
                     hello,
                     arrived,
                 };
-                pause(penalties.refused(&guess, now())).await;
+                sleep_unless_zero(penalties.refused(&guess, now())).await;
             }
             Err(denied.into())
         }
     }
 }
 
-/// Sleeps, unless the time is zero: a sleep of zero lasts until the timer's next millisecond.
-async fn pause(time: Duration) {
+/// Sleeps for `time`. Returns at once if it is zero: a tokio sleep of zero lasts up to a millisecond.
+async fn sleep_unless_zero(time: Duration) {
     if !time.is_zero() {
         sleep(time).await;
     }

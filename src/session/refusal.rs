@@ -1,4 +1,4 @@
-//! The reasons for which a client gets no session, and how the client's connection ends then.
+//! The reasons for which a client gets no session, and the ways in which hopend closes its connection.
 
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ use crate::limits::Exceeded;
 use crate::route::OpenError;
 use crate::upstream::EndpointLoop;
 
-/// `fatal(2) protocol_version(70)`: a TLS client reports this alert at once, instead of waiting.
+/// The alert `fatal(2) protocol_version(70)`. A TLS client reports it at once, instead of waiting for a
+/// handshake.
 const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x46];
-/// The response that an HTTP client shows.
+/// The response to an HTTP client, which shows its text to the user.
 const HTTP_RESPONSE: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
     Content-Length: 44\r\nConnection: close\r\n\r\nThis port speaks q IPC: dial it with hopen.\n";
 
@@ -24,39 +25,39 @@ pub enum Refusal {
     /// The first bytes are no q handshake.
     #[error(transparent)]
     NotQ(#[from] HelloError),
-    /// TLS did not come about.
+    /// The TLS handshake failed.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
-    /// There is no certificate to show it.
+    /// The endpoint has no usable certificate.
     #[error(
         "the certificate of the endpoint can't be used. Fix: read the log, and run `hopend check`."
     )]
     NoCertificate,
-    /// There is too much already.
+    /// A limit of the endpoint, the user or the daemon is reached.
     #[error(transparent)]
     Limit(#[from] Exceeded),
-    /// It took too long over it.
+    /// The client did not complete its handshake within `handshake_timeout`.
     #[error("the client sent no complete handshake within {} s", .0.as_secs_f32())]
     HelloTimeout(Duration),
-    /// It went away before it was through.
+    /// The client closed, or its connection broke, before its handshake was complete.
     #[error("the client went away before its handshake was complete")]
     Vanished,
-    /// The kernel does not say whose connection it is.
+    /// hopend could not get the peer's identity from the kernel.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    /// Its password could not be checked in time.
+    /// hopend could not check the client's password within `handshake_timeout`.
     #[error(
         "too many passwords are being checked at once: no turn within {} s. Fix: find out who guesses.",
         .0.as_secs_f32()
     )]
     Crowded(Duration),
-    /// It is nobody who may use the endpoint.
+    /// The client is no user of the endpoint.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// hopend itself is the client, and the session has come through this endpoint before.
+    /// The client is this hopend itself, and the session has already passed through this endpoint.
     #[error(transparent)]
     Loop(#[from] EndpointLoop),
-    /// kdb+ can't be had.
+    /// hopend could not open a connection to kdb+.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The daemon stopped before the session was open.
@@ -81,7 +82,8 @@ impl Refusal {
         }
     }
 
-    /// Whether it is a port scan or a health check, which nobody wants to read about.
+    /// Whether the connection looks like a port scan or a health check, which has no audit line and is not
+    /// listed as a failure.
     pub(super) fn is_noise(&self) -> bool {
         match self {
             Self::Peer(error) => !matches!(error, PeerError::Descriptors(_)),
@@ -105,11 +107,12 @@ pub(super) async fn turn_away(mut client: ClientStream, refusal: &Refusal) {
         | Refusal::Limit(_)
         | Refusal::Peer(PeerError::Descriptors(_))
         | Refusal::Handshake(HandshakeError::NotTls) => return client.reset(),
-        // For the others the end of the stream says enough. After a failed TLS handshake rustls has sent its
-        // alert, and plain bytes would be no TLS.
+        // The other clients get only the end of the stream. After a failed TLS handshake, rustls has already
+        // sent its alert, and plain bytes would not be valid TLS.
         _ => &[],
     };
-    // The response fits into any socket buffer, and a client that is gone does not need it.
+    // The response fits into any socket buffer, so the write does not wait. A client that has gone does not
+    // need it, so an error does not matter.
     let _ = client.write_all(answer).await;
     client.close().await;
 }

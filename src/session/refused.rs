@@ -31,10 +31,10 @@ pub(super) enum RefusedClient {
     User { caller: Caller, share: LimitShare },
 }
 
-/// The share of the limits that a refused user occupies while it learns the reason.
+/// The share of the limits that a refused user keeps until it has received the reason.
 pub(super) enum LimitShare {
-    /// The permit of a client that has not said who it is; others may wait for it. None where nobody limits
-    /// such clients.
+    /// The permit of a client that hopend has not identified. Other clients may wait for it. None if the
+    /// number of such clients has no limit.
     Handshake(Option<HandshakePermit>),
     /// A session's share.
     #[expect(dead_code, reason = "its drop gives the share back")]
@@ -42,7 +42,7 @@ pub(super) enum LimitShare {
 }
 
 impl LimitShare {
-    /// How long the user may occupy it.
+    /// How long the user may keep the share.
     fn limit(&self, handshake_timeout: Duration) -> Duration {
         match self {
             Self::Handshake(Some(_)) => handshake_timeout,

@@ -23,10 +23,10 @@ use crate::telemetry::audit::{self, SessionEnd};
 use crate::telemetry::live::{EndOrder, OpenSession};
 use crate::upstream::{Upstream, UpstreamStream};
 
-/// How long a session whose `max_session_time` is over may wait for its last responses.
+/// How long a session may wait for its last responses after its `max_session_time`.
 const LAST_RESPONSES: Duration = Duration::from_secs(30);
-/// How often a console session that is over looks whether its last response has left.
-const CHECK_AGAIN: Duration = Duration::from_millis(100);
+/// How often a console session whose time is over checks whether its last response has been sent.
+const RESPONSE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs an open session to its end.
 pub(super) async fn run(opened: Opened) {
@@ -44,7 +44,7 @@ pub(super) async fn run(opened: Opened) {
     let services = Arc::clone(&session.services);
     let due = record.opened(&services.repeats, &services.audit);
     write_lasting_later(&services, due);
-    let entry = services
+    let open_session = services
         .live
         .opened(&record, &caller.user, server.opening());
     let running = Running {
@@ -53,7 +53,7 @@ pub(super) async fn run(opened: Opened) {
         session,
         record,
         caller,
-        entry,
+        open_session,
     };
     match server {
         Server::Kdb { mut upstream, .. } => {
@@ -72,22 +72,22 @@ struct Running {
     session: Session,
     record: audit::AuditRecord,
     caller: Caller,
-    /// Its row among the live sessions.
-    entry: OpenSession,
+    /// The session's row in the daemon's list of open sessions.
+    open_session: OpenSession,
     limits: TimeLimits,
 }
 
-/// How long a session may go on.
+/// The time limits of a session.
 #[derive(Debug, Clone, Copy)]
 struct TimeLimits {
-    /// Without use.
+    /// The longest time without use, `idle_timeout`.
     idle: Option<Duration>,
-    /// From its start to its end.
+    /// The longest time from its start to its end, `max_session_time`.
     total: Option<Duration>,
 }
 
 impl TimeLimits {
-    /// The shorter ones of the endpoint and the user.
+    /// For each limit, the shorter one of the endpoint's and the user's.
     fn of(endpoint: &Endpoint, user: &User) -> Self {
         let shorter = |one: Option<Duration>, other| one.into_iter().chain(other).min();
         Self {
@@ -97,16 +97,16 @@ impl TimeLimits {
     }
 }
 
-/// `max_session_time` of a session.
+/// The progress of a session towards its `max_session_time`.
 #[derive(Debug, Clone, Copy)]
 enum SessionTime {
     Unlimited,
-    /// The session may send requests until then.
+    /// The client may send requests until this time.
     Running {
         limit: Duration,
         until: Instant,
     },
-    /// The session waits for its last responses until then.
+    /// The session waits for its last responses until this time.
     LastResponses {
         limit: Duration,
         until: Instant,
@@ -129,8 +129,8 @@ impl SessionTime {
     }
 }
 
-/// `idle_timeout` of a session. hopend looks when the time may be over, instead of moving a timer with each
-/// byte.
+/// The `idle_timeout` of a session. hopend checks the session at the earliest time at which the timeout may
+/// be over, because moving a timer with each byte would cost more.
 #[derive(Debug, Clone, Copy)]
 struct IdleTime {
     limit: Duration,
@@ -145,7 +145,7 @@ impl IdleTime {
         }
     }
 
-    /// Whether nobody has used the session for the whole time. Sets the next check.
+    /// Whether the client has not used the session for the whole time. Schedules the next check.
     fn is_over(&mut self, meters: &Meters) -> bool {
         let left = self.limit.saturating_sub(meters.idle());
         let pause = if left.is_zero() { self.limit } else { left };
@@ -161,14 +161,15 @@ impl Running {
         let farewell = end.farewell();
         let client = self.end(&end);
         drop(end);
-        // Both sides take their time to notice; neither has to wait for the other.
+        // The client and kdb+ may each take a while to close, so hopend closes both connections at the same
+        // time.
         match farewell {
             Farewell::Reset => {
                 client.reset();
-                say_goodbye(upstream.stream).await;
+                close_upstream(upstream.stream).await;
             }
             Farewell::EndOfStream => {
-                tokio::join!(client.close(), say_goodbye(upstream.stream));
+                tokio::join!(client.close(), close_upstream(upstream.stream));
             }
         }
     }
@@ -183,7 +184,7 @@ impl Running {
             keepalive: endpoint.keepalive.clone(),
             max_message: endpoint.max_message,
         };
-        let meters = Arc::clone(self.entry.meters());
+        let meters = Arc::clone(self.open_session.meters());
         let early = &self.caller.early;
         let mut relay = Relay::new(&mut self.client, upstream, early, &plan, &meters);
         relay.charge(memory);
@@ -192,7 +193,7 @@ impl Running {
         let mut daemon_stops = false;
         let mut idle = self.limits.idle.map(IdleTime::of);
         let mut time = SessionTime::of(self.limits.total);
-        // Set once the client has ended its side of the stream.
+        // Set once the client has ended its sending side.
         let mut watch: Option<Watch> = None;
         let finish = loop {
             let client_has_ended = watch.is_some();
@@ -204,7 +205,7 @@ impl Running {
                 }
             };
             tokio::select! {
-                // A request that has arrived comes before the end of an idle session.
+                // The relay comes first, so that a request that has just arrived keeps an idle session open.
                 biased;
                 end = relayed => match (end, time) {
                     (Some(End::Drained), SessionTime::LastResponses { limit, .. })
@@ -216,8 +217,8 @@ impl Running {
                     (None, _) => watch = Some(Watch::since(Instant::now())),
                 },
                 () = cutting.cutting() => break EndReason::Cut,
-                order = self.entry.end_ordered() => break EndReason::from(order),
-                () = at(time.deadline()) => match time {
+                order = self.open_session.end_ordered() => break EndReason::from(order),
+                () = sleep_until_some(time.deadline()) => match time {
                     SessionTime::LastResponses { limit, .. } => {
                         break EndReason::TimeUp { limit, responses: LastResponses::Missing };
                     }
@@ -228,7 +229,7 @@ impl Running {
                     }
                     SessionTime::Unlimited => {}
                 },
-                () = at(idle.map(|idle| idle.next_check)) => {
+                () = sleep_until_some(idle.map(|idle| idle.next_check)) => {
                     if let Some(idle) = &mut idle
                         && idle.is_over(&meters)
                         && relay.is_idle()
@@ -241,17 +242,17 @@ impl Running {
                     daemon_stops = true;
                     relay.drain();
                 }
-                () = at(watch.as_ref().map(Watch::next)) => {
+                () = sleep_until_some(watch.as_ref().map(Watch::next)) => {
                     let Some(watch) = &mut watch else { continue };
                     let (client, upstream) = relay.connections();
-                    let gone = watch.look((client, self.record.peer()), upstream);
+                    let gone = watch.check((client, self.record.peer()), upstream);
                     if gone && relay.waits_for_kdb_only() {
                         return relay.lose_client().into();
                     }
                 }
             }
         };
-        // The session ends now, but both sides receive what hopend holds for them.
+        // The session ends, but the client and kdb+ still receive the bytes that hopend holds for them.
         relay.finish(finish.farewell(), Instant::now() + CUT_DELIVERY);
         match relay.run().await {
             End::Finished(_) => finish,
@@ -269,7 +270,7 @@ impl Running {
         };
         let dialled = self.record.server();
         let dialled = dialled.map(|server| server.ip().to_canonical());
-        let meters = Arc::clone(self.entry.meters());
+        let meters = Arc::clone(self.open_session.meters());
         let console = ConsoleSession {
             number: self.record.session(),
             user: &self.caller.user.name,
@@ -289,7 +290,7 @@ impl Running {
             end = unused(self.limits.idle, &meters) => end,
             end = time_up(self.limits.total, &meters) => end,
             () = cutting.cutting() => EndReason::Cut,
-            order = self.entry.end_ordered() => order.into(),
+            order = self.open_session.end_ordered() => order.into(),
         };
         let client = self.end(&end);
         match end.farewell() {
@@ -298,7 +299,7 @@ impl Running {
         }
     }
 
-    /// Records the end of the session. Returns the client's connection, which is still to be closed.
+    /// Records the end of the session. Returns the client's connection, which the caller has to close.
     fn end(self, end: &EndReason) -> ClientStream {
         let remedy = end.remedy();
         let reason = with_fix(chain(end), remedy.unwrap_or_default());
@@ -306,7 +307,7 @@ impl Running {
         let ended = SessionEnd {
             kind: end.kind(),
             reason: &reason,
-            meters: self.entry.meters(),
+            meters: self.open_session.meters(),
         };
         let due = self
             .record
@@ -328,30 +329,32 @@ impl From<EndOrder> for EndReason {
     }
 }
 
-/// Returns at this moment, or never.
-async fn at(moment: Option<Instant>) {
+/// Sleeps until `moment`. Never returns if it is None.
+async fn sleep_until_some(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }
 
-/// Sends the end of the stream to kdb+ and closes once kdb+ has. hopend reads what kdb+ still sends: a close
-/// over unread input would be a reset, which discards what kdb+'s kernel has yet to take.
-async fn say_goodbye(mut upstream: UpstreamStream) {
-    let goodbye = async {
-        // The relay has mostly done so.
+/// Sends the end of the stream to kdb+, and closes the connection after kdb+ has. hopend reads what kdb+
+/// still sends: a close with unread input would be a reset, which discards bytes that kdb+'s kernel has not
+/// acknowledged.
+async fn close_upstream(mut upstream: UpstreamStream) {
+    let close = async {
+        // In most cases the relay has already sent the end of the stream, and this call does nothing.
         let _ = upstream.shutdown().await;
-        // The session's guarantee, which is still charged, covers this buffer.
+        // The session's share of the memory budget, which it still has, covers this buffer.
         let mut ignored = vec![0; LEAN_DIRECTION];
         while upstream.read(&mut ignored).await? > 0 {}
         Ok::<_, io::Error>(())
     };
-    // A kdb+ that is gone, or that stays, is left either way.
-    let _ = timeout(GOODBYE, goodbye).await;
+    // After an error or a timeout, hopend closes the connection all the same.
+    let _ = timeout(GOODBYE, close).await;
 }
 
-/// Returns when nobody has used a console for `idle_timeout`, and no request waits.
+/// Returns once the client has not used a console for `idle_timeout` and no request is outstanding. Never
+/// returns without an `idle_timeout`.
 async fn unused(idle_timeout: Option<Duration>, meters: &Meters) -> EndReason {
     let Some(limit) = idle_timeout else {
         return std::future::pending().await;
@@ -365,7 +368,8 @@ async fn unused(idle_timeout: Option<Duration>, meters: &Meters) -> EndReason {
     }
 }
 
-/// Returns when a console has been open for `max_session_time` and owes no response.
+/// Returns once a console has been open for `max_session_time` and no request is outstanding, or
+/// [`LAST_RESPONSES`] later. Never returns without a `max_session_time`.
 async fn time_up(limit: Option<Duration>, meters: &Meters) -> EndReason {
     let Some(limit) = limit else {
         return std::future::pending().await;
@@ -377,7 +381,7 @@ async fn time_up(limit: Option<Duration>, meters: &Meters) -> EndReason {
             let responses = LastResponses::Missing;
             return EndReason::TimeUp { limit, responses };
         }
-        sleep(CHECK_AGAIN).await;
+        sleep(RESPONSE_CHECK_INTERVAL).await;
     }
     let responses = LastResponses::Received;
     EndReason::TimeUp { limit, responses }

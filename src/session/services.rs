@@ -16,40 +16,40 @@ use crate::telemetry::audit::{AuditFile, Repeats};
 use crate::telemetry::live::{Live, SharedSnapshots};
 use crate::telemetry::status::{MemoryRow, Status};
 
-/// What all sessions of the daemon share.
+/// The parts of the daemon that all its sessions share.
 #[derive(Debug)]
 pub struct Services {
-    /// Tells who a client is.
+    /// Identifies the client of a connection.
     pub authenticator: Authenticator,
-    /// Slows down those who guess.
+    /// Delays clients that guess passwords.
     pub penalties: Penalties,
-    /// Logins, ready before they are asked for.
+    /// The credentials for kdb+, which the daemon obtains before a session needs them.
     pub credentials: Credentials,
-    /// The running sessions.
+    /// The tasks of the sessions.
     pub tasks: TaskTracker,
-    /// What they run on, if not on the runtime that accepts them.
+    /// The worker runtimes on which sessions run. None if sessions run on the runtime that accepts them.
     pub workers: Option<Workers>,
-    /// Numbers them.
+    /// Gives each session its number.
     pub sessions: SessionNumbers,
-    /// What is open, and what went wrong last.
+    /// The endpoints, the open sessions and the last failures, for status and metrics.
     pub live: Live,
     /// Serialises status requests, so that concurrent viewers share one snapshot.
     pub snapshots: SharedSnapshots<Status>,
     /// The lists of clusters and nodes that all consoles share.
     pub discovery: console::DiscoveryCache,
-    /// How much of it anybody may have.
+    /// The limits on sessions, handshakes and memory.
     pub limits: Limits,
-    /// Who did what, in a file.
+    /// The file of audit lines.
     pub audit: AuditFile,
-    /// Counts the lines that the process's log has lost.
+    /// The number of log lines that the process could not write.
     pub lost_log_lines: LostLines,
-    /// What repeats has one audit line together.
+    /// Combines repeated events into one audit line.
     pub repeats: Repeats,
 }
 
 impl Services {
-    /// Everything that the daemon shows of itself. Blocks for as long as it takes to look through
-    /// `/proc` for the clients' processes.
+    /// The state that `hopend status` shows. Blocks while it searches `/proc` for the clients' processes,
+    /// so do not call it on a session's thread.
     pub fn status(&self) -> Status {
         Status {
             memory: Some(self.memory()),
@@ -57,22 +57,22 @@ impl Services {
         }
     }
 
-    /// The same, for whoever may not block.
+    /// The state that `hopend status` shows, for async callers. Concurrent callers share one snapshot.
     ///
     /// # Errors
-    /// It panicked.
+    /// The blocking task panicked.
     pub async fn look(self: Arc<Self>) -> Result<Arc<Status>, JoinError> {
         let services = Arc::clone(&self);
         self.snapshots.take(move || services.status()).await
     }
 
-    /// How many connections have opened, plus how many have ended.
+    /// The number of connections that have opened, plus the number of those that have ended.
     pub fn connection_changes(&self) -> u64 {
         let (opened, open) = (self.sessions.count(), self.tasks.len() as u64);
         opened + opened.saturating_sub(open)
     }
 
-    /// What the buffers of sessions and handshakes hold.
+    /// The memory of the buffers of sessions and handshakes.
     pub fn memory(&self) -> MemoryRow {
         let budget = self.limits.memory();
         MemoryRow {

@@ -1,7 +1,8 @@
-//! Looks after a client that has ended its side of the stream.
+//! Watches a client that has ended its sending side, to find out whether it has closed its connection.
 //!
-//! One that has closed while it waits for an answer says no more than one that closes its sending side
-//! only, and may wait: over TCP both are a FIN. Of a process of this host the kernel knows more.
+//! Over TCP hopend receives the same FIN from a client that has closed its connection and from one that has
+//! closed only its sending side. The second one may still wait for an answer. If the client is a process of
+//! the same host, the kernel knows which one it is.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,51 +14,53 @@ use crate::primitives::kernel_sockets;
 use crate::session::client::ClientStream;
 use crate::upstream::UpstreamStream;
 
-/// From the end of the client's side of the stream to the first look after it; the next ones take
-/// twice as long each. Mostly kdb+ has closed by then.
-const SOON: Duration = Duration::from_secs(1);
-/// From one look to the next, at the most: the kernel shows a socket for a minute after it was closed.
-const EVERY: Duration = Duration::from_secs(30);
+/// The time from the end of the client's sending side to the first check. The time to each further check
+/// doubles. In most cases kdb+ has closed before the first one.
+const FIRST_CHECK: Duration = Duration::from_secs(1);
+/// The longest time between two checks. It has to be under a minute, because the kernel lists a closed
+/// socket for a minute.
+const LONGEST_CHECK: Duration = Duration::from_secs(30);
 
-/// When to look, and what was seen last.
+/// The schedule of the checks, and the result of the last one.
 #[derive(Debug)]
 pub(super) struct Watch {
     next: Instant,
-    every: Duration,
-    /// The client was seen to take nothing in any more; that is for good.
+    /// The time from the next check to the one after it.
+    pause: Duration,
+    /// Whether a check has found that the client reads nothing any more. It never becomes false again.
     gone: bool,
 }
 
 impl Watch {
-    /// Of a client that ended its side of the stream then.
+    /// Watches a client that ended its sending side at `ended`.
     pub(super) fn since(ended: Instant) -> Self {
         Self {
-            next: ended + SOON,
-            every: SOON * 2,
+            next: ended + FIRST_CHECK,
+            pause: FIRST_CHECK * 2,
             gone: false,
         }
     }
 
-    /// When to look.
+    /// When the next check is due.
     pub(super) fn next(&self) -> Instant {
         self.next
     }
 
-    /// Whether the client can't read the answer that it seems to wait for, and the cluster's host has
-    /// everything that was for it. Asks the kernel: some microseconds.
-    pub(super) fn look(
+    /// Whether the client can no longer read an answer, and kdb+'s kernel has acknowledged all bytes for
+    /// kdb+. Asks hopend's kernel, which takes some microseconds.
+    pub(super) fn check(
         &mut self,
         (client, peer): (&ClientStream, Option<&Peer>),
         upstream: &UpstreamStream,
     ) -> bool {
-        self.next = Instant::now() + self.every;
-        self.every = (self.every * 2).min(EVERY);
+        self.next = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_CHECK);
         self.gone = self.gone || is_gone(client, peer);
         self.gone && kernel_sockets::has_delivered_everything(upstream.tcp())
     }
 }
 
 fn is_gone(client: &ClientStream, peer: Option<&Peer>) -> bool {
-    let let_go = |server: SocketAddr| peer.is_some_and(|peer| peer.has_let_go(server));
-    client.is_closed() || client.server().is_some_and(let_go)
+    let has_let_go = |server: SocketAddr| peer.is_some_and(|peer| peer.has_let_go(server));
+    client.is_closed() || client.server().is_some_and(has_let_go)
 }

@@ -1,5 +1,7 @@
-//! TLS, towards kdb+ and towards clients, over rustls' unbuffered interface: records are read from
-//! the socket by the hundred kilobytes rather than by four, and an idle connection holds no buffer.
+//! TLS connections to kdb+ and from clients.
+//!
+//! They use the unbuffered interface of rustls for two reasons. One read of the socket can return hundreds of
+//! kilobytes of records, instead of 4 KB. And an idle connection holds no buffer.
 
 use std::io;
 use std::pin::Pin;
@@ -20,26 +22,27 @@ use zeroize::Zeroize;
 use crate::budget::{LEAN_INCOMING, LEAN_OUTGOING, MemoryAccount};
 use crate::buffer::{self, Buffer, CHUNK};
 
-/// So few bytes are moved, or left for later, without a thought. With a [`CHUNK`] behind them they
-/// fit into a [`Buffer`].
-const FEW: usize = 1_024;
-/// The most bytes of plaintext in a record.
-const RECORD: usize = 16 * 1_024;
-/// More bytes than TLS adds to a record.
+/// The number of bytes up to which the cost of a copy does not matter: [`Window`] moves so few bytes to the
+/// front of its buffer, and [`TlsStream`] leaves so few unsent until the next write. A [`Buffer`] has room
+/// for them and for a [`CHUNK`].
+const CHEAP_TO_MOVE: usize = 1_024;
+/// The longest plaintext of a TLS record, in bytes.
+const MAX_RECORD_PLAINTEXT: usize = 16 * 1_024;
+/// An upper bound for the bytes that TLS adds to a record.
 const RECORD_OVERHEAD: usize = 64;
 
-/// The half of TLS that this side plays.
+/// A TLS connection of rustls, as a client or as a server.
 pub trait Side: Unpin {
-    /// What rustls keeps for it.
+    /// The data that rustls keeps for a client or for a server.
     type Data;
 
-    /// `process_tls_records` of rustls.
+    /// Calls `process_tls_records` of rustls.
     fn process<'c, 'i>(
         &'c mut self,
         incoming: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
-    /// What was agreed on.
+    /// The state that clients and servers have in common, such as the peer's certificates.
     fn common(&self) -> &CommonState;
 }
 
@@ -73,12 +76,12 @@ impl Side for UnbufferedServerConnection {
     }
 }
 
-/// A TLS connection: to a server, or with the other `Side` from a client.
+/// A TLS connection over TCP. By default hopend is its client. With the other [`Side`], hopend is its server.
 pub struct TlsStream<S = UnbufferedClientConnection> {
     tcp: TcpStream,
     tls: S,
     incoming: Window,
-    /// Decrypted, for want of room where it was asked for.
+    /// Decrypted bytes for which the caller's buffer had no room.
     plain: Plain,
     outgoing: Window,
     reading: Reading,
@@ -90,11 +93,11 @@ pub struct TlsStream<S = UnbufferedClientConnection> {
 enum Reading {
     /// The peer may send data.
     Open,
-    /// rustls holds decrypted data that the last read had no room for.
+    /// The received records hold more data, for which the last read had no room.
     Full,
     /// The peer has sent its close_notify.
     Closed,
-    /// The last read returned data in front of this error. The next read returns the error.
+    /// The last read returned the data before this error. The next read returns the error.
     Failed(io::Error),
 }
 
@@ -103,48 +106,49 @@ enum Reading {
 enum Writing {
     /// hopend may send data.
     Open,
-    /// hopend has queued its close_notify.
+    /// hopend has queued its close_notify, and may send no more data.
     Closed,
     /// The peer broke the protocol: hopend can neither send nor receive.
     Broken,
 }
 
-/// A buffer with the part that holds something.
+/// A buffer, and the range of it that is in use.
 #[derive(Debug)]
 struct Window {
     buffer: Buffer,
     start: usize,
     end: usize,
-    /// Bytes that do where the account has no room for a large buffer.
-    least: usize,
+    /// The length of the buffer if the account has no room for a large one, in bytes.
+    lean_len: usize,
 }
 
-/// Plaintext that waits to be read.
+/// Decrypted bytes that wait for the next read.
 #[derive(Debug, Default)]
 struct Plain {
     bytes: Vec<u8>,
+    /// How many of the bytes the caller has read.
     read: usize,
     account: Option<Arc<MemoryAccount>>,
-    /// It is wiped when it has been read.
+    /// Whether the bytes are wiped before their memory is released, because a login may be among them.
     secret: bool,
 }
 
-/// Where the protocol stands once everything that came has been looked at.
+/// The state of the protocol after all received records have been processed.
 enum Standing {
-    /// More has to come before anything can be sent.
+    /// The handshake waits for the peer: hopend can send no data yet.
     Handshake,
-    /// Data may flow.
+    /// The handshake is complete: data can be sent and received.
     Traffic,
-    /// There is plaintext, and no room for it.
+    /// More data has arrived than the caller's buffer has room for.
     Full,
 }
 
 impl TlsStream {
-    /// Shakes hands with the server, whose certificate has to be for `name`. The last of it leaves
-    /// with what is written first, or when flushed.
+    /// Completes the handshake with a server whose certificate must be valid for `name`. The client's last
+    /// handshake message may stay in the buffer until the first write or flush.
     ///
     /// # Errors
-    /// The connection broke, or a `rustls::Error` within the `io::Error`.
+    /// The connection broke, or the handshake failed. Then the `io::Error` contains a `rustls::Error`.
     pub async fn connect(
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
@@ -155,10 +159,11 @@ impl TlsStream {
         Ok(stream)
     }
 
-    /// Is ready for the handshake with the server, whose certificate has to be for `name`.
+    /// Prepares a connection to a server whose certificate must be valid for `name`. The caller then calls
+    /// [`handshake`](Self::handshake).
     ///
     /// # Errors
-    /// rustls does not take the configuration.
+    /// rustls rejects the configuration.
     pub fn dial(
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
@@ -170,68 +175,69 @@ impl TlsStream {
 }
 
 impl TlsStream<UnbufferedServerConnection> {
-    /// Is ready for a client's handshake.
+    /// Prepares a connection from a client. The caller then calls [`handshake`](Self::handshake).
     ///
     /// # Errors
-    /// rustls does not take the configuration.
+    /// rustls rejects the configuration.
     pub fn serve(config: Arc<ServerConfig>, tcp: TcpStream) -> Result<Self, rustls::Error> {
         Ok(Self::over(tcp, UnbufferedServerConnection::new(config)?))
     }
 }
 
 impl<S: Side> TlsStream<S> {
-    /// Ready for the handshake over this connection.
+    /// Prepares a connection over `tcp`. The caller then calls [`handshake`](Self::handshake).
     pub fn over(tcp: TcpStream, tls: S) -> Self {
         Self {
             tcp,
             tls,
-            incoming: Window::of(LEAN_INCOMING),
+            incoming: Window::new(LEAN_INCOMING),
             plain: Plain::default(),
-            outgoing: Window::of(LEAN_OUTGOING),
+            outgoing: Window::new(LEAN_OUTGOING),
             reading: Reading::Open,
             writing: Writing::Open,
         }
     }
 
-    /// Charges its buffers to `account` from now on.
+    /// Charges the buffers to `account` from now on.
     pub fn charge(&mut self, account: &Arc<MemoryAccount>) {
         self.incoming.buffer.charge(account);
         self.outgoing.buffer.charge(account);
         self.plain.charge(account);
     }
 
-    /// Has small buffers until it is charged to an account: what comes before somebody counts it is not
-    /// to take much.
+    /// Uses only small buffers until [`charge`](Self::charge) is called. Before that no account counts their
+    /// memory.
     pub fn stay_small(&mut self) {
         self.incoming.buffer.stay_small();
         self.outgoing.buffer.stay_small();
     }
 
-    /// Wipes what is decrypted from now on when it has been read.
+    /// From now on, wipes decrypted bytes after they have been read.
     pub fn keep_secrets(&mut self) {
         self.incoming.buffer.keep_secrets();
         self.plain.secret = true;
     }
 
-    /// Shakes hands. Cancel-safe.
+    /// Completes the handshake. Cancel-safe.
     ///
     /// # Errors
-    /// The connection broke, or a `rustls::Error` within the `io::Error`.
+    /// The connection broke, or the handshake failed. Then the `io::Error` contains a `rustls::Error`.
     pub async fn handshake(&mut self) -> io::Result<()> {
         std::future::poll_fn(|context| self.poll_handshake(context)).await
     }
 
-    /// The socket, and what was agreed on.
+    /// The socket, and the connection's state in rustls.
     pub fn get_ref(&self) -> (&TcpStream, &CommonState) {
         (&self.tcp, self.tls.common())
     }
 
-    /// Encrypted bytes that the socket has not taken.
+    /// The number of encrypted bytes that hopend has not written to the socket yet.
     pub fn unwritten(&self) -> u64 {
         self.outgoing.len() as u64
     }
 
-    /// Whether nothing is under way here: all that came has been read, and all that was written sent.
+    /// Whether the connection holds no bytes: the caller has read all received data, and the socket has
+    /// accepted all written data. False also after the end of the stream or an error.
     pub fn is_quiet(&self) -> bool {
         let windows = [&self.incoming, &self.outgoing];
         let empty = windows.iter().all(|window| window.start == window.end);
@@ -241,10 +247,10 @@ impl<S: Side> TlsStream<S> {
             && self.writing != Writing::Broken
     }
 
-    /// Moves it to the runtime that this is called from.
+    /// Moves the connection to the tokio runtime of the caller.
     ///
     /// # Errors
-    /// One of the runtimes does not let go of it, or can't watch it.
+    /// The old runtime cannot deregister the socket, or the new one cannot register it.
     pub fn rehome(self) -> io::Result<Self> {
         let tcp = TcpStream::from_std(self.tcp.into_std()?)?;
         Ok(Self { tcp, ..self })
@@ -253,7 +259,7 @@ impl<S: Side> TlsStream<S> {
     fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let standing = self.advance(None).inspect_err(|_| {
-                // The other side may want to log the reason.
+                // Send the alert, so that the peer can log the reason.
                 let _ = self.poll_send(context);
             })?;
             if matches!(standing, Standing::Traffic | Standing::Full) {
@@ -262,13 +268,13 @@ impl<S: Side> TlsStream<S> {
             ready!(self.poll_send(context))?;
             let closed = matches!(self.reading, Reading::Closed);
             if closed || ready!(self.poll_receive(context))? == 0 {
-                return Poll::Ready(Err(ended()));
+                return Poll::Ready(Err(ended_in_handshake()));
             }
         }
     }
 
-    /// Looks at what came, until all of it is used up: plaintext goes to `room`, or waits in
-    /// `self.plain` where nobody reads; what the protocol itself has to say goes to `self.outgoing`.
+    /// Processes the received records until none is left or `room` is full. Decrypted data goes to `room`,
+    /// or to `self.plain` if `room` is None. Messages of the protocol itself go to `self.outgoing`.
     fn advance(&mut self, mut room: Option<&mut ReadBuf<'_>>) -> io::Result<Standing> {
         if self.writing == Writing::Broken {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -319,9 +325,9 @@ impl<S: Side> TlsStream<S> {
                         }
                         encoded => encoded,
                     };
-                    outgoing.end += written.map_err(|error| too_small(&error))?;
+                    outgoing.end += written.map_err(|error| encode_failed(&error))?;
                 }
-                // What is in `outgoing` leaves in the order it came in.
+                // `poll_send` sends the bytes of `outgoing` in order, so there is nothing to do here.
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed) => self.reading = Reading::Closed,
                 Ok(ConnectionState::Closed) => standing = Some(Standing::Traffic),
@@ -341,10 +347,11 @@ impl<S: Side> TlsStream<S> {
         }
     }
 
-    /// What rustls has to say about an error of the other side's. Nothing may be asked of it behind that.
+    /// Queues the alert with which rustls answers an error of the peer. After it, rustls must not be called
+    /// again.
     fn queue_alert(&mut self) {
-        // Where it has nothing to say it would look at the records again, which are gone: it panics
-        // where it knew of some.
+        // Without an alert to send, rustls would process the records again. They have been discarded, and
+        // rustls panics if it had already found some.
         if !self.tls.common().wants_write() {
             return;
         }
@@ -355,7 +362,7 @@ impl<S: Side> TlsStream<S> {
         }
     }
 
-    /// Encrypts as much of `bytes` as fits behind what waits to be sent.
+    /// Encrypts as many of `bytes` as the outgoing buffer has room for. Returns how many it has encrypted.
     fn encrypt(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.advance(None)?;
         let incoming = &mut self.incoming;
@@ -365,7 +372,7 @@ impl<S: Side> TlsStream<S> {
             ConnectionState::WriteTraffic(mut traffic) => {
                 let outgoing = &mut self.outgoing;
                 let space = outgoing.space();
-                let bytes = &bytes[..bytes.len().min(plaintext_for(space.len()))];
+                let bytes = &bytes[..bytes.len().min(max_plaintext_for(space.len()))];
                 let written = match traffic.encrypt(bytes, space) {
                     Err(EncryptError::InsufficientSize(error)) => {
                         traffic.encrypt(bytes, outgoing.space_for(error.required_size))
@@ -373,7 +380,7 @@ impl<S: Side> TlsStream<S> {
                     encrypted => encrypted,
                 };
                 outgoing.end += written.map_err(|error| match error {
-                    EncryptError::InsufficientSize(error) => insufficient(error),
+                    EncryptError::InsufficientSize(error) => record_needs_more_space(error),
                     EncryptError::EncryptExhausted => invalid(error),
                 })?;
                 bytes.len()
@@ -384,7 +391,7 @@ impl<S: Side> TlsStream<S> {
         Ok(encrypted)
     }
 
-    /// Decrypts what has come into `room`, which is empty. Ready without a byte at the end.
+    /// Decrypts received data into `room`, which must be empty. Leaves it empty at the end of the stream.
     fn poll_decrypt(
         &mut self,
         context: &mut Context<'_>,
@@ -400,14 +407,14 @@ impl<S: Side> TlsStream<S> {
             if room.filled().is_empty() || self.incoming.start < self.incoming.end {
                 self.advance(Some(room))?;
             }
-            // An answer to a key update leaves with the next bytes at the latest. That nothing can be
-            // sent any more is for whoever writes: there may be last words to read.
+            // Sends the answer to a key update; if that is not possible now, it leaves with the next bytes. A
+            // failure to send is an error of the next write: received data may still be left to read.
             let _ = self.poll_send(context);
             if !room.filled().is_empty() || matches!(self.reading, Reading::Closed) {
                 return Poll::Ready(Ok(()));
             }
             if ready!(self.poll_receive(context))? == 0 {
-                // Without a word of TLS before it, this may be a cut.
+                // Without a close_notify before it, the end may be a truncation.
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
@@ -423,7 +430,7 @@ impl<S: Side> TlsStream<S> {
         }
     }
 
-    /// Sends what waits to be sent.
+    /// Writes the outgoing bytes to the socket. Ready once all are written.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outgoing = &mut self.outgoing;
         while outgoing.start < outgoing.end {
@@ -437,7 +444,7 @@ impl<S: Side> TlsStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Receives what has come; the count of bytes, 0 at the end of the connection.
+    /// Reads bytes from the socket once. Returns their number, 0 at the end of the connection.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let incoming = &mut self.incoming;
         if incoming.space().is_empty() && incoming.space_for(1).is_empty() {
@@ -487,15 +494,15 @@ impl<S: Side> AsyncWrite for TlsStream<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let stream = self.get_mut();
-        // The end of a handshake, or the like, leaves together with the bytes behind it.
-        if stream.outgoing.len() > FEW {
+        // A few unsent bytes, such as the last message of a handshake, leave together with the new ones.
+        if stream.outgoing.len() > CHEAP_TO_MOVE {
             ready!(stream.poll_send(context))?;
         }
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
         let count = stream.encrypt(bytes)?;
-        // What does not leave now leaves with the next write or flush.
+        // Bytes that the socket does not accept now leave with the next write or flush.
         match stream.poll_send(context) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(count)),
@@ -519,7 +526,7 @@ impl<S: Side> AsyncWrite for TlsStream<S> {
 }
 
 impl<S: Side> TlsStream<S> {
-    /// Queues a close_notify, unless the connection is past it.
+    /// Queues a close_notify, if the state of the connection still allows one.
     fn queue_close_notify(&mut self) {
         if self.advance(None).is_err() {
             return;
@@ -544,12 +551,12 @@ impl<S> std::fmt::Debug for TlsStream<S> {
 }
 
 impl Window {
-    fn of(least: usize) -> Self {
+    fn new(lean_len: usize) -> Self {
         Self {
             buffer: Buffer::default(),
             start: 0,
             end: 0,
-            least,
+            lean_len,
         }
     }
 
@@ -557,10 +564,10 @@ impl Window {
         self.end - self.start
     }
 
-    /// The free part behind what it holds.
+    /// The free part of the buffer, after the used range. Moves the used range to the front if that pays.
     fn space(&mut self) -> &mut [u8] {
-        self.buffer.lend(self.least);
-        if self.start > 0 && (self.end > self.buffer.len() / 2 || self.len() <= FEW) {
+        self.buffer.lend(self.lean_len);
+        if self.start > 0 && (self.end > self.buffer.len() / 2 || self.len() <= CHEAP_TO_MOVE) {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
@@ -568,8 +575,9 @@ impl Window {
         &mut self.buffer[self.end..]
     }
 
-    /// Free space of so many bytes, if a large buffer has as much and the account allows for it; else
-    /// what there is. Only the protocol itself needs it: data fits into what there is.
+    /// The free part of the buffer, grown to `bytes` bytes if a large buffer has room for them and the
+    /// account allows it. Otherwise the part may be shorter. Only messages of the protocol itself, such as
+    /// those of a handshake, need more than [`space`](Self::space): data is cut to fit.
     fn space_for(&mut self, bytes: usize) -> &mut [u8] {
         let needed = (self.end + bytes).max((self.buffer.len() * 2).min(buffer::SIZE));
         if needed <= buffer::SIZE {
@@ -578,7 +586,7 @@ impl Window {
         self.space()
     }
 
-    /// Forgets what stands first; a window that holds nothing has no buffer.
+    /// Removes the first `count` bytes. Releases the buffer if none is left.
     fn consume(&mut self, count: usize) {
         self.buffer.forget(self.start, self.start + count);
         self.start += count;
@@ -609,7 +617,7 @@ impl Plain {
         }
         let before = self.bytes.capacity();
         if self.secret && before < self.bytes.len() + bytes.len() {
-            // Where it stood is wiped.
+            // Copies by hand, because a reallocation would leave the old memory unwiped.
             let mut larger = Vec::with_capacity(2 * (self.bytes.len() + bytes.len()));
             larger.extend_from_slice(&self.bytes);
             self.bytes.zeroize();
@@ -631,13 +639,14 @@ impl Plain {
         }
     }
 
-    /// Gives back its memory, wiped where it may have held a login.
+    /// Releases the memory, after wiping secret bytes.
     fn clear(&mut self) {
-        drop(self.taken());
+        drop(self.take_wiped());
     }
 
-    /// Hands its bytes over, wiped where they are secret.
-    fn taken(&mut self) -> Vec<u8> {
+    /// Takes the bytes out, and wipes them if they are secret. A function of its own so that a test can see
+    /// the wiped bytes.
+    fn take_wiped(&mut self) -> Vec<u8> {
         if let Some(account) = &self.account {
             account.release(self.bytes.capacity());
         }
@@ -655,7 +664,7 @@ impl Drop for Plain {
     }
 }
 
-fn ended() -> io::Error {
+fn ended_in_handshake() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
         "the connection ended within the TLS handshake",
@@ -666,11 +675,12 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// How many bytes of plaintext fit into so much space once they are encrypted, with [`FEW`] to spare.
-fn plaintext_for(space: usize) -> usize {
-    let records = space / RECORD + 1;
+/// How many bytes of plaintext fit into `space` bytes once they are encrypted, with [`CHEAP_TO_MOVE`] bytes
+/// to spare. At least 1 and at most [`CHUNK`].
+fn max_plaintext_for(space: usize) -> usize {
+    let records = space / MAX_RECORD_PLAINTEXT + 1;
     let least = space.saturating_sub(records * RECORD_OVERHEAD);
-    least.saturating_sub(FEW).clamp(1, CHUNK)
+    least.saturating_sub(CHEAP_TO_MOVE).clamp(1, CHUNK)
 }
 
 fn too_long(bytes: usize) -> io::Error {
@@ -679,11 +689,11 @@ fn too_long(bytes: usize) -> io::Error {
     ))
 }
 
-fn too_small(error: &EncodeError) -> io::Error {
+fn encode_failed(error: &EncodeError) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-fn insufficient(error: InsufficientSizeError) -> io::Error {
+fn record_needs_more_space(error: InsufficientSizeError) -> io::Error {
     io::Error::other(format!(
         "a buffer of {} bytes is too small for a TLS record",
         error.required_size
@@ -713,7 +723,7 @@ mod tests {
             let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
             let certificate = made.cert.der().clone();
             let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-            // The other side is another implementation where there are two.
+            // The server uses another cryptographic implementation than the client, if the build has two.
             let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
             let server = ServerConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()
@@ -753,7 +763,7 @@ mod tests {
         (0..251_u8).cycle().take(count).collect()
     }
 
-    /// An account that has no room for any large buffer.
+    /// An account without room for a large buffer.
     fn tight() -> Arc<MemoryAccount> {
         Arc::new(MemoryBudget::of(1).session("a", 0).unwrap())
     }
@@ -775,10 +785,10 @@ mod tests {
             }
             let sent = bytes(3_000_000);
             let expected = sent.clone();
-            let there = tokio::spawn(async move {
+            let echo = tokio::spawn(async move {
                 let mut got = vec![0; 3_000_000];
                 server.read_exact(&mut got).await.unwrap();
-                // In pieces that fit no record.
+                // The pieces are not aligned with TLS records.
                 for piece in got.chunks(70_001) {
                     server.write_all(piece).await.unwrap();
                 }
@@ -796,7 +806,7 @@ mod tests {
                 got.extend_from_slice(&piece[..count]);
             }
             assert!(got == expected, "room for {room}, {account:?}");
-            there.await.unwrap();
+            echo.await.unwrap();
         }
     }
 
@@ -818,7 +828,7 @@ mod tests {
     async fn writing_goes_on_while_nobody_reads_what_has_come() {
         let (mut client, server) = pair().await;
         let (mut from, mut to) = tokio::io::split(server);
-        // More than both sockets' buffers hold, so that records wait here unread.
+        // More than the buffers of both sockets hold, so that the client holds unread records.
         let sent = bytes(400_000);
         let expected = sent.clone();
         let sending = tokio::spawn(async move {
@@ -892,7 +902,7 @@ mod tests {
         let mut got = Vec::new();
         client.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, b"last words");
-        // The other direction is open still.
+        // The direction to the server is still open.
         client.write_all(b"and mine").await.unwrap();
         client.shutdown().await.unwrap();
         let mut back = Vec::new();
@@ -918,13 +928,13 @@ mod tests {
                 client.write_all(&much).await.unwrap();
             }
         });
-        // Until the socket takes no more.
+        // Writes until the socket accepts no more.
         assert!(poll!(&mut writing).is_pending());
         drop(writing);
         assert!(client.outgoing.len() > 0);
         server.write_all(b"last words").await.unwrap();
         server.flush().await.unwrap();
-        // With all that was never read this is a reset.
+        // The server has not read the client's data, so its close is a reset.
         drop(server);
         client
             .get_ref()
@@ -938,8 +948,8 @@ mod tests {
         assert_eq!(got, b"last words");
     }
 
-    /// A server on a thread of its own that reads so many bytes, or a few more, and resets. Where it
-    /// listens, and how many bytes it has read.
+    /// A server on a thread of its own, which reads at least `limit` bytes and then resets the connection.
+    /// Returns its address, and a handle that yields the number of bytes that it has read.
     fn resetting(limit: usize) -> (std::net::SocketAddr, std::thread::JoinHandle<usize>) {
         let (server, _) = configs();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -951,7 +961,7 @@ mod tests {
             let socket = socket2::SockRef::from(&tcp);
             socket.set_linger(Some(Duration::ZERO)).unwrap();
             let mut stream = TlsAcceptor::from(server).accept(tcp).await.unwrap();
-            let (mut room, mut count) = (vec![0; RECORD], 0);
+            let (mut room, mut count) = (vec![0; MAX_RECORD_PLAINTEXT], 0);
             while count < limit {
                 count += stream.read(&mut room).await.unwrap();
             }
@@ -964,7 +974,8 @@ mod tests {
         (address, thread)
     }
 
-    /// So a message is not counted as lost that has left: a write that has sent a part does not fail.
+    /// A write that fails has sent nothing, so the relay never counts a message as lost that kdb+ has
+    /// received.
     #[tokio::test]
     async fn a_peer_that_resets_has_read_nothing_of_a_write_that_fails() {
         let (_, client) = configs();
@@ -1050,10 +1061,10 @@ mod tests {
         assert_eq!(&back.await.unwrap(), b"back");
     }
 
-    /// Errors that rustls has no alert for, with a part of the handshake pending: a message that says it
-    /// has 16 MB, and a record of another kind amid a message. In a record's header are its kind, version
-    /// and length.
-    const UNTOLD: [&[u8]; 2] = [
+    /// Errors inside a handshake message for which rustls sends no alert. The first message states a length
+    /// of 16 MB. The second one is interrupted by a record of another type. A record's header holds its
+    /// type, version and length.
+    const WITHOUT_ALERT: [&[u8]; 2] = [
         b"\x16\x03\x01\x00\x04\x01\xff\xff\xff",
         b"\x16\x03\x01\x00\x01\x01\x14\x03\x01\x00\x01\x01",
     ];
@@ -1063,7 +1074,7 @@ mod tests {
         let (server, client) = configs();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        for bytes in UNTOLD {
+        for bytes in WITHOUT_ALERT {
             let mut stranger = TcpStream::connect(address).await.unwrap();
             let (accepted, _) = listener.accept().await.unwrap();
             stranger.write_all(bytes).await.unwrap();
@@ -1082,7 +1093,7 @@ mod tests {
         }
     }
 
-    /// The pieces of a handshake message that says it has 60,000 bytes.
+    /// A handshake message that states a length of 60,000 bytes, split into records of 1,000 bytes.
     fn pieces() -> Vec<u8> {
         let mut message = vec![1, 0, 0xea, 0x60];
         message.resize(60_004, 7);
@@ -1110,7 +1121,7 @@ mod tests {
         assert!(error.to_string().contains("longer than may be"), "{error}");
         drop(sending.await.unwrap());
 
-        // One that is as long as they are fits.
+        // A handshake of the usual length fits.
         let tcp = TcpStream::connect(address).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let mut served = TlsStream::serve(server, accepted).unwrap();
@@ -1153,7 +1164,7 @@ mod tests {
         shaken.unwrap();
         client.write_all(LOGIN).await.unwrap();
         client.flush().await.unwrap();
-        // A part of the next record keeps the buffer.
+        // With a part of the next record, the connection keeps its buffer.
         client
             .tcp
             .write_all(b"\x17\x03\x03\x00\x50part")
@@ -1180,7 +1191,7 @@ mod tests {
         let mut plain = Plain::default();
         plain.secret = true;
         plain.push(b"alice:secret");
-        assert_eq!(plain.taken(), [0; 12]);
+        assert_eq!(plain.take_wiped(), [0; 12]);
     }
 
     #[tokio::test]
@@ -1202,7 +1213,7 @@ mod tests {
                 accepted.read_exact(&mut hello).await.unwrap();
                 accepted.write_all(said).await.unwrap();
                 accepted.shutdown().await.unwrap();
-                // Until the other side has had enough.
+                // Waits until the client closes.
                 let _ = accepted.read_to_end(&mut Vec::new()).await;
             });
             let name = ServerName::try_from("localhost").unwrap();

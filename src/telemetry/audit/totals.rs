@@ -24,7 +24,7 @@ pub(super) struct SessionTotals {
 impl SessionTotals {
     /// The totals of a session that lasted for `lasted` since its connection was accepted.
     pub(super) fn new(lasted: Duration, meters: &Meters) -> Self {
-        let (up, down) = (&meters.to_cluster, &meters.to_client);
+        let (up, down) = (&meters.to_kdb, &meters.to_client);
         Self {
             lasted,
             bytes_up: up.bytes(),

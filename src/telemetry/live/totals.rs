@@ -140,7 +140,7 @@ impl OpenTimes {
 
 impl CarriedTotals {
     pub(super) fn add(&mut self, meters: &Meters) {
-        self.to_cluster.add(&meters.to_cluster);
+        self.to_cluster.add(&meters.to_kdb);
         self.to_client.add(&meters.to_client);
         self.pings += meters.pings();
         self.round_trips.add_all(meters.round_trips());

@@ -14,7 +14,7 @@ pub enum End {
     /// The client's connection broke.
     #[error("the client's connection broke")]
     ClientLost(#[source] io::Error),
-    /// The client closed and left this many requests without an answer.
+    /// The client closed while this many of its sync requests had no answer.
     #[error("the client closed{}", unanswered(.0))]
     ClientGone(u64),
     /// kdb+ closed, or its connection broke, between two messages.
@@ -35,7 +35,7 @@ pub enum End {
         /// How much of that message the client has received.
         client: ClientPosition,
     },
-    /// The client sent bytes that are no q message.
+    /// The client sent a header that is not that of a q message, or a message over the limit.
     #[error("the client sent what is no q message")]
     ClientMessage {
         /// What is wrong with the header.
@@ -47,7 +47,7 @@ pub enum End {
     /// The client sent a response although no request was open.
     #[error("the client sent a response, and nothing had been asked of it")]
     ClientResponse,
-    /// kdb+ sent bytes that are no q message.
+    /// kdb+ sent a header that is not that of a q message, or a message over the limit.
     #[error("the cluster sent what is no q message")]
     UpstreamMessage(#[source] HeaderError),
     /// kdb+ did not answer a sync keepalive while messages of the client waited behind it.
@@ -75,24 +75,24 @@ pub enum End {
 pub enum ClientPosition {
     /// Complete messages only.
     BetweenMessages,
-    /// The first bytes of a message whose other bytes never arrive.
+    /// The first bytes of a message. The client never receives the other bytes.
     InsideMessage,
 }
 
-/// How a connection to a client ends.
+/// The way in which hopend closes the client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Farewell {
     /// With the end of the stream.
     EndOfStream,
-    /// With a reset, which no client takes for the regular end of a message.
+    /// With a TCP reset, which no client mistakes for the regular end of a message.
     Reset,
 }
 
 impl End {
-    /// How the client's connection ends.
+    /// How hopend closes the client's connection.
     ///
-    /// A client inside a message gets a reset: after a regular end it would wait for the rest of the
-    /// message, or take the part for the whole.
+    /// A client that has received only a part of a message gets a reset. After a regular end, it would wait
+    /// for the rest of the message, or mistake the part for the whole.
     pub fn farewell(&self) -> Farewell {
         match self {
             Self::Finished(farewell) => *farewell,

@@ -1,5 +1,5 @@
-//! When to say something to a cluster that has heard nothing for a while: a pure machine, told the
-//! time and the state of the stream.
+//! The schedule of keepalive messages (pings) to kdb+. It has no clock and does no I/O: the caller passes the
+//! time and the state of the stream as arguments.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -7,86 +7,88 @@ use std::time::{Duration, Instant};
 use q_ipc::frame::MessageType;
 use q_ipc::message;
 
-/// An interval is shortened by up to this share, so that connections opened together don't ping
-/// together.
+/// The largest share of an interval that a random draw takes off. Without it, connections that opened
+/// together would ping together.
 const JITTER: f64 = 0.2;
-/// Pings go out at moments that all connections of the process share, so many to an interval: those
-/// of thousands of idle connections then cost one wake-up together, and are still no burst.
-const MOMENTS: u32 = 256;
-/// The longest time between two of these moments.
-const LONGEST: Duration = Duration::from_millis(250);
+/// How many moments for pings an interval has. All connections of the process share these moments, so that
+/// the pings of many idle connections cost one wake-up. The number is high enough to spread thousands of
+/// connections, so that their pings are no burst.
+const MOMENTS_PER_INTERVAL: u32 = 256;
+/// The longest time from one shared moment to the next.
+const MAX_SPACING: Duration = Duration::from_millis(250);
 
-/// The keepalive of an endpoint: which message is sent to kdb+, and after how much silence.
+/// The keepalive of an endpoint: the message that hopend sends to kdb+, and the silence after which it does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeepaliveSettings {
     /// No keepalive.
     Off,
-    /// A message that hopend writes itself.
+    /// hopend sends a message to kdb+ whenever the client has sent nothing for a while.
     On {
-        /// Sent after this long without a byte towards kdb+.
+        /// The longest time without a byte to kdb+. A random part of up to 20% is taken off each time.
         every: Duration,
-        /// q text; the empty string does nothing.
+        /// The q text that kdb+ evaluates. The empty string has no effect in kdb+.
         message: String,
-        /// Whether kdb+ answers.
+        /// Whether kdb+ has to answer.
         mode: KeepaliveMode,
     },
 }
 
-/// How a keepalive is sent.
+/// The message type of a keepalive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepaliveMode {
-    /// As an async message: kdb+ sends no answer. It is sent while kdb+ computes, too.
+    /// An async message, which kdb+ does not answer. hopend also sends it while a request is outstanding.
     Async,
-    /// As a sync message, while no request is outstanding. The client never sees the answer.
+    /// A sync message. hopend sends it only while no request is outstanding, and keeps the answer from the
+    /// client.
     Sync {
-        /// How long messages of the client wait for the answer before the session ends.
+        /// How long a message of the client may wait for the answer to the ping. Then the session ends.
         answer_timeout: Duration,
     },
 }
 
-/// The pings of one connection.
+/// The schedule of pings of one connection.
 #[derive(Debug)]
 pub struct Keepalive {
     plan: Option<Plan>,
-    /// The interval that runs now, `every` less its jitter.
+    /// The current interval: `every` less its random part.
     interval: Duration,
-    /// When the next ping is due: worked out when something is sent, as it is looked at more often.
+    /// When the next ping is due. It is computed on each send, because reads are more frequent than sends.
     next: Instant,
     pong: Pong,
 }
 
-/// The answer to a sync ping.
+/// The state of the answer to a sync ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pong {
-    /// None is to come.
+    /// No sync ping is without an answer.
     NotExpected,
-    /// It has not come.
+    /// kdb+ has not answered yet.
     Expected,
-    /// It has not come, and a message of the client waits for it since then.
+    /// kdb+ has not answered yet, and a message of the client has waited since this time.
     Blocks(Instant),
 }
 
 #[derive(Debug)]
 struct Plan {
     every: Duration,
-    /// From one shared moment to the next, in nanoseconds.
-    moment: u64,
+    /// The time from one shared moment to the next, in nanoseconds.
+    spacing_ns: u64,
     mode: KeepaliveMode,
     ping: Vec<u8>,
 }
 
-/// What the stream towards the cluster looks like now.
+/// The state of the stream to kdb+, as far as it decides whether a ping may go out.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream {
-    /// Every byte that was taken from the client has been handed to the cluster's socket, and the
-    /// last one ended a message.
+    /// Whether hopend has written all bytes that it let through to kdb+'s socket, and the last one ended a
+    /// message.
     pub between_messages: bool,
-    /// Sync requests of the client that have no answer yet.
+    /// The number of the client's sync requests without an answer.
     pub outstanding: u64,
 }
 
 impl Keepalive {
-    /// The machine for a connection that opened at `now`.
+    /// The schedule for a connection that opened at `now`.
     pub fn new(plan: &KeepaliveSettings, now: Instant) -> Self {
         let plan = match plan {
             KeepaliveSettings::Off => None,
@@ -96,7 +98,7 @@ impl Keepalive {
                 mode,
             } => Some(Plan {
                 every: *every,
-                moment: nanoseconds((*every / MOMENTS).min(LONGEST)).max(1),
+                spacing_ns: nanoseconds((*every / MOMENTS_PER_INTERVAL).min(MAX_SPACING)).max(1),
                 mode: *mode,
                 ping: match mode {
                     KeepaliveMode::Async => message::text(MessageType::Async, message),
@@ -115,21 +117,21 @@ impl Keepalive {
         keepalive
     }
 
-    /// Bytes of the client went towards the cluster.
+    /// Restarts the interval: hopend wrote bytes to kdb+ at `now`.
     pub fn sent(&mut self, now: Instant) {
         if let Some(plan) = &self.plan {
-            self.next = moment_before(now + self.interval, plan.moment);
+            self.next = last_moment_until(now + self.interval, plan.spacing_ns);
         }
     }
 
-    /// When the next ping is due, if nothing is sent before. `None` when there are no pings, or one
-    /// waits for its answer.
+    /// When the next ping is due if hopend sends nothing before. `None` if the keepalive is off, or if a sync
+    /// ping has no answer yet.
     pub fn due(&self) -> Option<Instant> {
         (self.plan.is_some() && !self.awaiting_answer()).then_some(self.next)
     }
 
-    /// The ping to send now, if one is due and the stream is fit for it. Where it isn't, ask again
-    /// when the stream has moved.
+    /// The message to send now, if a ping is due and the stream allows it. If the stream does not allow it,
+    /// call again after the stream's state has changed.
     pub fn poll(&mut self, now: Instant, stream: Stream) -> Option<Vec<u8>> {
         if now < self.due()? || !stream.between_messages {
             return None;
@@ -147,26 +149,27 @@ impl Keepalive {
         Some(ping)
     }
 
-    /// Whether a sync ping waits for its answer: until then no message of the client may pass, or
-    /// its answer and ours could not be told apart.
+    /// Whether a sync ping has no answer yet. Until kdb+ answers, no message of the client may pass: hopend
+    /// could not distinguish the answers.
     pub fn awaiting_answer(&self) -> bool {
         self.pong != Pong::NotExpected
     }
 
-    /// The answer to the sync ping has come.
+    /// Records that kdb+ has answered the sync ping, or that hopend no longer waits for the answer.
     pub fn answered(&mut self) {
         self.pong = Pong::NotExpected;
     }
 
-    /// A message of the client waits for the answer to the sync ping.
+    /// Records that a message of the client waits for the answer to the sync ping. Only the first call after
+    /// a ping starts the time limit.
     pub fn blocked(&mut self, now: Instant) {
         if self.pong == Pong::Expected {
             self.pong = Pong::Blocks(now);
         }
     }
 
-    /// When the answer to the sync ping is given up. `None` unless a message of the client waits for
-    /// it: until then a kdb+ that is busy with a long query costs nobody anything.
+    /// When hopend stops waiting for the answer to the sync ping. `None` unless a message of the client waits
+    /// for that answer: a busy kdb+ that delays no message is no reason to end a session.
     pub fn answer_due(&self) -> Option<Instant> {
         match self.pong {
             Pong::Blocks(since) => Some(since + self.answer_timeout()?),
@@ -174,7 +177,8 @@ impl Keepalive {
         }
     }
 
-    /// How long a message of the client waits for the answer to a sync ping.
+    /// How long a message of the client waits for the answer to a sync ping. `None` in async mode, and if the
+    /// keepalive is off.
     pub fn answer_timeout(&self) -> Option<Duration> {
         match self.plan.as_ref()?.mode {
             KeepaliveMode::Sync { answer_timeout } => Some(answer_timeout),
@@ -189,11 +193,11 @@ impl Keepalive {
     }
 }
 
-/// The last shared moment until then.
-fn moment_before(then: Instant, moment: u64) -> Instant {
+/// The last shared moment that is not later than `time`.
+fn last_moment_until(time: Instant, spacing_ns: u64) -> Instant {
     static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let since = then.saturating_duration_since(*FIRST);
-    then - Duration::from_nanos(nanoseconds(since) % moment)
+    let since_first = time.saturating_duration_since(*FIRST);
+    time - Duration::from_nanos(nanoseconds(since_first) % spacing_ns)
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -230,7 +234,7 @@ mod tests {
         let mut last = start;
         for _ in 0..100 {
             let due = keepalive.due().unwrap();
-            assert!(due - last <= EVERY && due - last >= EVERY.mul_f64(1.0 - JITTER) - LONGEST);
+            assert!(due - last <= EVERY && due - last >= EVERY.mul_f64(1.0 - JITTER) - MAX_SPACING);
             assert_eq!(keepalive.poll(due - Duration::from_millis(1), READY), None);
             assert!(keepalive.poll(due, READY).is_some());
             last = due;
@@ -249,7 +253,8 @@ mod tests {
         dues.sort_unstable();
         let at_once = dues.chunk_by(|a, b| a == b).map(<[_]>::len);
         let moments = at_once.clone().count();
-        // A fifth of the interval, in moments of 1/256 of it (234 ms), and one for each end.
+        // The jitter spreads the pings over a fifth of the interval. The spacing is 1/256 of the interval
+        // (234 ms), so about 51 moments have pings, and up to one more at either end.
         assert!((40..=54).contains(&moments), "{moments}");
         let most = at_once.max().unwrap();
         assert!(most < 4_000 / 20, "{most} at once");

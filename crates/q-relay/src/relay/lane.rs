@@ -1,4 +1,4 @@
-//! One direction of a relay: a buffer, and what may leave it.
+//! One direction of a relay: a buffer, and the rules for the bytes that may leave it.
 
 use std::io;
 use std::pin::Pin;
@@ -11,25 +11,26 @@ use crate::budget::{LEAN_DIRECTION, MemoryAccount};
 use crate::buffer::{Buffer, CHUNK};
 use q_ipc::frame::{FrameTracker, HEADER_LEN, Header, HeaderError, StreamPart};
 
-/// Bytes on their way from one socket to the other.
+/// The bytes on their way from the sender's socket to the receiver's socket.
 ///
-/// What was read is looked at header by header before it may be written, and a header is written
-/// whole or not at all: a client that reads its 8 bytes at once finds them, and a ping can still
-/// be put in front of a header of which only a part has come.
+/// The lane examines each message header before the message may be written. It writes a header only once
+/// all 8 bytes of it have arrived, for two reasons. A client that reads the 8 bytes in one call gets all of
+/// them. And hopend can still insert a ping before a header that has arrived in part.
 #[derive(Debug)]
 pub(super) struct Lane {
     buffer: Buffer,
-    /// `buffer[start..cleared]` may be written; `buffer[cleared..end]` has not been looked at, or
-    /// is held.
+    /// `buffer[start..cleared]` may be written. `buffer[cleared..end]` has not been examined yet, or begins
+    /// with a message that the lane holds back.
     start: usize,
     cleared: usize,
     end: usize,
     tracker: FrameTracker,
-    /// Bytes of the message at `cleared` that must not be passed on.
+    /// How many bytes from `cleared` on the lane drops: the rest of a message with [`Verdict::Swallow`].
     swallow: u64,
-    /// Where the count of unwritten messages begins.
+    /// Where [`Lane::walk`] begins to count the messages that are not completely written.
     mark: Mark,
-    /// The end of a message of hopend's own; it is written once `start` is behind it.
+    /// The end of the last message that hopend itself put into the buffer. Such a message is never counted as
+    /// lost. 0 if there is none.
     own_end: usize,
     inlet: Inlet,
     outlet: Outlet,
@@ -61,8 +62,8 @@ pub(super) enum Outlet {
     Broken,
 }
 
-/// A position in the buffer, at `start` or before it, and where in a message it stands. It moves
-/// only when the bytes before it leave the buffer, so that a message costs nothing here.
+/// A position in the buffer, not after `start`, and the rest of the message there. The lane moves it only
+/// when bytes leave the buffer, so that relaying a message does not cost an update.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
     at: usize,
@@ -70,27 +71,27 @@ struct Mark {
     body_left: u64,
 }
 
-/// What a walk from the mark to the end of the buffer found.
+/// The result of a walk over the buffer, from the mark to the end.
 struct Walk {
-    /// Whole messages of the sender that have not been written whole.
+    /// The number of the sender's complete messages that the lane has not completely written.
     unwritten: u64,
-    /// Where the walk stopped: at the end, or at the start of a header of which a part has come.
+    /// Where the walk stopped: at the end, or at the start of a header that has arrived in part.
     stopped: Mark,
 }
 
-/// What to do with a message whose header has come.
+/// The treatment of a message whose header has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Let it through.
+    /// Pass it on to the receiver.
     Pass,
-    /// Not now; ask again.
+    /// Hold it back. The next [`Lane::clear`] decides again.
     Hold,
     /// Drop it, header and body.
     Swallow,
 }
 
 impl Lane {
-    /// A lane that already holds `bytes`.
+    /// A lane whose buffer already holds `bytes`. `limit` is the length of the longest message, in bytes.
     pub(super) fn new(limit: Option<u64>, bytes: &[u8]) -> Self {
         let buffer = Buffer::holding(bytes, LEAN_DIRECTION);
         Self {
@@ -107,12 +108,12 @@ impl Lane {
         }
     }
 
-    /// Charges what it holds to `account` from now on.
+    /// Charges the buffer to `account` from now on.
     pub(super) fn charge(&mut self, account: &Arc<MemoryAccount>) {
         self.buffer.charge(account);
     }
 
-    /// Opens a full inlet if the buffer has room now. Returns whether it did.
+    /// Reopens the inlet if it was full and the buffer has room now. Returns whether it did.
     #[inline]
     pub(super) fn reopen(&mut self) -> bool {
         let has_room = self.start == self.end || self.start >= self.buffer.len() / 2;
@@ -123,9 +124,9 @@ impl Lane {
         reopens
     }
 
-    /// Whether the relay reads no more bytes for the receiver.
+    /// Whether the relay has stopped reading for the receiver.
     #[inline]
-    pub(super) fn is_read_out(&self) -> bool {
+    pub(super) fn has_stopped_reading(&self) -> bool {
         matches!(self.inlet, Inlet::Stopped | Inlet::Ended)
     }
 
@@ -135,12 +136,12 @@ impl Lane {
         self.inlet == Inlet::Ended
     }
 
-    /// The sender's stream has ended or is broken.
+    /// Records that the sender's stream has ended or is broken.
     pub(super) fn end_reading(&mut self) {
         self.inlet = Inlet::Ended;
     }
 
-    /// The relay reads no more, unless a full buffer hides bytes that arrived before.
+    /// Stops reading, unless the buffer is full: the sender's socket may then hold bytes that arrived before.
     pub(super) fn stop_reading_at_end(&mut self) {
         if self.inlet == Inlet::Open {
             self.inlet = Inlet::Stopped;
@@ -153,42 +154,43 @@ impl Lane {
         self.outlet
     }
 
-    /// The relay has sent the end of the stream.
+    /// Records that the relay has sent the end of the stream.
     pub(super) fn shut(&mut self) {
         self.outlet = Outlet::Shut;
     }
 
-    /// A write failed.
+    /// Records that a write failed.
     pub(super) fn break_outlet(&mut self) {
         self.outlet = Outlet::Broken;
     }
 
-    /// Whether nothing waits to be written.
+    /// Whether all bytes that may be written have been written and flushed.
     #[inline]
     pub(super) fn is_drained(&self) -> bool {
         self.start == self.cleared && self.outlet != Outlet::Unflushed
     }
 
-    /// Whether all that was read has been written, and ended a message.
+    /// Whether the bytes that may be written have been written and flushed, and the last one ended a message.
     #[inline]
     pub(super) fn between_messages(&self) -> bool {
         self.is_drained() && self.tracker.at_boundary() && self.swallow == 0
     }
 
-    /// Whether nothing at all is under way: no message begun, not a byte of the next header.
+    /// Whether the lane holds no byte, and the last byte that it wrote ended a message.
     pub(super) fn is_quiet(&self) -> bool {
         self.between_messages() && self.cleared == self.end
     }
 
-    /// Reads once, if there is room. `Ok(0)` is the end of the stream.
+    /// Reads once if the buffer has room. `Ok(0)` is the end of the stream.
     ///
-    /// Pending also when the buffer is full: writing wakes the task then.
+    /// Returns `Pending` if the buffer is full: the writer then wakes the task. Also returns `Pending` if the
+    /// relay has stopped reading.
     pub(super) fn poll_read(
         &mut self,
         context: &mut Context<'_>,
         from: Pin<&mut impl AsyncRead>,
     ) -> Poll<io::Result<usize>> {
-        if self.is_read_out() {
+        if self.has_stopped_reading() {
             self.give_back();
             return Poll::Pending;
         }
@@ -199,7 +201,7 @@ impl Lane {
             return Poll::Pending;
         }
         self.inlet = Inlet::Open;
-        // No more than the writer takes at a time: the rest would be a small write of its own.
+        // Read no more than the writer accepts in one call: the rest would need a small write of its own.
         let last = self.buffer.len().min(self.end + CHUNK);
         let mut space = ReadBuf::new(&mut self.buffer[self.end..last]);
         let polled = from.poll_read(context, &mut space);
@@ -218,33 +220,37 @@ impl Lane {
         Poll::Ready(Ok(count))
     }
 
-    /// Looks at what has been read and clears what may be written. `judge` is asked about each
-    /// header.
+    /// Examines the bytes that have been read, and releases those that may be written. Calls `judge` for each
+    /// header, again for a message that it held back before.
+    ///
+    /// # Errors
+    /// The bytes at `cleared` are no header of a q message, or the message is over the limit.
     pub(super) fn clear(
         &mut self,
         mut judge: impl FnMut(Header) -> Verdict,
     ) -> Result<(), HeaderError> {
         loop {
             if self.swallow > 0 {
-                // What stands before the message has to be gone first.
+                // `start` can only move over the dropped bytes once the bytes before them have been written.
                 if self.start != self.cleared {
                     return Ok(());
                 }
-                let here = (self.end - self.cleared)
+                let dropped = (self.end - self.cleared)
                     .min(usize::try_from(self.swallow).unwrap_or(usize::MAX));
-                self.cleared += here;
+                self.cleared += dropped;
                 self.start = self.cleared;
                 self.mark = Mark {
                     at: self.start,
                     body_left: 0,
                 };
-                self.swallow -= here as u64;
+                self.swallow -= dropped as u64;
                 if self.swallow > 0 {
                     return Ok(());
                 }
             }
             let bytes = &self.buffer[self.cleared..self.end];
-            // The tracker counts a header as passed, so what is held is asked of a copy.
+            // The tracker advances over each header that it returns. A header that is held back must not
+            // advance it, so a copy of the tracker examines the header.
             let mut ahead = self.tracker.clone();
             match ahead.next(bytes)? {
                 StreamPart::Incomplete => return Ok(()),
@@ -264,15 +270,14 @@ impl Lane {
         }
     }
 
-    /// Lets through what is left of a stream that ended inside a header. Says whether there was
-    /// anything.
+    /// Releases the last bytes of a stream that ended inside a header. Returns whether there were any.
     pub(super) fn clear_rest(&mut self) -> bool {
         let rest = self.cleared < self.end;
         self.cleared = self.end;
         rest
     }
 
-    /// Reads no more and forgets what has not been let through.
+    /// Stops reading, and drops the bytes that have not been released for writing.
     pub(super) fn stop_reading(&mut self) {
         if self.inlet != Inlet::Ended {
             self.inlet = Inlet::Stopped;
@@ -281,19 +286,19 @@ impl Lane {
         self.swallow = 0;
     }
 
-    /// Whether a stream that ends here ends between messages.
+    /// Whether the stream would end between two messages if it ended now.
     pub(super) fn ends_between_messages(&self) -> bool {
         self.tracker.at_boundary() && self.swallow == 0 && self.cleared == self.end
     }
 
-    /// Whether what was let through so far ends a message.
+    /// Whether the last released byte ended a message.
     #[inline]
     pub(super) fn passed_whole_messages(&self) -> bool {
         self.tracker.at_boundary()
     }
 
-    /// Writes what may be written, then flushes. Ready with the count of bytes written in this
-    /// call, once there is nothing left or the writer took all it could.
+    /// Writes the bytes that may be written, then flushes. Returns how many bytes this call wrote, once no
+    /// byte is left or the writer accepts no more. `Pending` if it wrote none and the writer accepts none.
     pub(super) fn poll_write(
         &mut self,
         context: &mut Context<'_>,
@@ -324,10 +329,11 @@ impl Lane {
         Poll::Ready(Ok(written))
     }
 
-    /// Puts a message of hopend's own behind what was written. Only between messages.
+    /// Inserts a message of hopend itself after the written bytes and before those that wait. Call it only
+    /// while [`Lane::between_messages`] is true.
     pub(super) fn inject(&mut self, message: &[u8]) {
         debug_assert!(self.between_messages(), "only between messages");
-        // Bytes that wait behind `cleared` (part of a header, or a held message) stay behind.
+        // Bytes after `cleared` (a part of a header, or a message that is held back) follow the inserted one.
         let waiting = self.buffer[self.cleared..self.end].to_vec();
         let needed = message.len() + waiting.len();
         self.buffer.hold(needed.max(LEAN_DIRECTION));
@@ -337,9 +343,10 @@ impl Lane {
         (self.mark, self.own_end) = (Mark::default(), message.len());
     }
 
-    /// Drops everything but the first part of a header, so that reading goes on when the writing side
-    /// takes nothing more. Returns how many whole messages it dropped, held ones among them, that had
-    /// not been written whole. Walks over the buffer, so it is for the end of a session.
+    /// Empties the buffer, except for a header that has arrived in part. So the relay can read on although
+    /// the receiver accepts nothing more. Returns how many complete messages it dropped that were not
+    /// completely written, including those that were held back. It walks over the buffer, so call it only
+    /// at the end of a session.
     pub(super) fn discard(&mut self) -> u64 {
         let Walk { unwritten, stopped } = self.walk();
         self.buffer.copy_within(stopped.at..self.end, 0);
@@ -354,7 +361,7 @@ impl Lane {
     }
 
     fn walk(&self) -> Walk {
-        // What is to be swallowed is no message of the sender to the receiver.
+        // A message that the lane drops is not meant for the receiver, so it does not count.
         let end = if self.swallow > 0 {
             self.cleared
         } else {
@@ -382,7 +389,7 @@ impl Lane {
         Walk { unwritten, stopped }
     }
 
-    /// Puts a message of hopend's own behind everything that was let through.
+    /// Appends a message of hopend itself to the released bytes. The buffer must hold no others.
     pub(super) fn append(&mut self, message: &[u8]) {
         debug_assert!(self.cleared == self.end, "nothing may wait");
         let end = self.end + message.len();
@@ -391,20 +398,20 @@ impl Lane {
         (self.cleared, self.end, self.own_end) = (end, end, end);
     }
 
-    /// Whether the writing side is shut or broken.
+    /// Whether the relay has sent the end of the stream to the receiver, or a write has failed.
     #[inline]
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn has_stopped_writing(&self) -> bool {
         matches!(self.outlet, Outlet::Shut | Outlet::Broken)
     }
 
-    /// Whether a message that has come is held back.
+    /// Whether the lane holds back a message whose header has arrived.
     #[inline]
     pub(super) fn holds_message(&self) -> bool {
         self.tracker.at_boundary() && self.end - self.cleared >= HEADER_LEN
     }
 
-    /// Whether the message that comes next (its header may be one that was refused) is one that
-    /// its sender expects an answer to.
+    /// Whether the message at `cleared` is a sync request. Its header may be one that [`Lane::clear`]
+    /// refused.
     pub(super) fn holds_request(&self) -> bool {
         self.tracker.at_boundary() && self.buffer[self.cleared..self.end].get(1) == Some(&1)
     }
@@ -413,7 +420,8 @@ impl Lane {
         if self.start == self.end {
             self.rewind();
         } else if self.end == self.buffer.len() && self.start >= self.buffer.len() / 2 {
-            // Below half, moving would cost more than waiting for the writer.
+            // With less than half of the buffer free, moving the bytes costs more than waiting for the
+            // writer.
             let kept = self.advance_mark();
             self.buffer.copy_within(kept..self.end, 0);
             self.end -= kept;
@@ -424,8 +432,8 @@ impl Lane {
         }
     }
 
-    /// Moves the mark to `start`, or to the start of the header that `start` is inside of. Returns
-    /// its position.
+    /// Moves the mark to `start`, or to the beginning of a header if `start` is inside that header. Returns
+    /// its new position.
     fn advance_mark(&mut self) -> usize {
         let mut tracker = FrameTracker::inside(self.mark.body_left);
         let at = &mut self.mark.at;
@@ -434,7 +442,7 @@ impl Lane {
                 Ok(StreamPart::Header(_)) => *at += HEADER_LEN,
                 Ok(StreamPart::Body(count)) => *at += count,
                 Ok(StreamPart::Incomplete) => break,
-                // Bytes behind a refused header, which count as no message.
+                // Bytes after a refused header do not count as messages.
                 Err(_) => *at = self.start,
             }
         }
@@ -442,7 +450,7 @@ impl Lane {
         self.mark.at
     }
 
-    /// Begins at the front of the buffer again, which holds nothing.
+    /// Sets all positions to the beginning of an empty buffer.
     fn rewind(&mut self) {
         (self.start, self.cleared, self.end) = (0, 0, 0);
         self.own_end = 0;
@@ -452,7 +460,7 @@ impl Lane {
         };
     }
 
-    /// A lane that waits for something to read holds no buffer.
+    /// Releases the memory of an empty buffer, so that an idle session holds none.
     pub(super) fn give_back(&mut self) {
         if self.start == self.end {
             self.rewind();
@@ -466,7 +474,8 @@ mod tests {
     use super::*;
     use crate::budget::MemoryBudget;
 
-    /// A user who is over the budget gets small buffers, and never smaller ones for a keepalive.
+    /// A user over the memory budget gets small buffers. A message of hopend itself must not make them
+    /// smaller.
     #[test]
     fn a_message_of_hopends_own_leaves_room_for_what_is_read_next() {
         let budget = MemoryBudget::of(1);

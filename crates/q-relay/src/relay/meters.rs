@@ -1,4 +1,4 @@
-//! What a session has carried, readable while it runs.
+//! The counters of a session, which other threads can read while the session runs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::histogram::SharedHistogram;
 use q_ipc::frame::MessageType;
 
-/// Counts of one direction.
+/// The counters of one direction.
 #[derive(Debug, Default)]
 pub struct Direction {
     bytes: AtomicU64,
@@ -19,17 +19,17 @@ pub struct Direction {
     unacknowledged: AtomicU64,
 }
 
-/// Why a message that hopend had received completely did not reach the other side.
+/// Why the receiver did not get a message that hopend had received completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     /// The receiver closed or broke its connection.
     ReceiverGone,
-    /// The receiver took nothing until a deadline.
+    /// The receiver did not accept the message before a deadline.
     Deadline,
 }
 
 impl Loss {
-    /// All of them.
+    /// All causes, in the order of their discriminants.
     pub const ALL: [Self; 2] = [Self::ReceiverGone, Self::Deadline];
 
     /// The value of the label `cause` of the metrics.
@@ -41,26 +41,26 @@ impl Loss {
     }
 }
 
-/// Counts of one session. Bytes of pings and of hopend's own error answers are among them, those of
-/// the handshake are not.
+/// The counters of one session. They include the bytes of pings and of hopend's own error responses, and
+/// exclude those of the handshake.
 #[derive(Debug)]
 pub struct Meters {
-    /// From the client to the cluster.
-    pub to_cluster: Direction,
-    /// From the cluster to the client.
+    /// From the client to kdb+.
+    pub to_kdb: Direction,
+    /// From kdb+ to the client.
     pub to_client: Direction,
     pings: AtomicU64,
     outstanding: AtomicU64,
     round_trips: SharedHistogram,
     opened: Instant,
-    /// Milliseconds from `opened` to the last byte of the client's or for it.
+    /// Milliseconds from `opened` to the last byte from the client or to it.
     last_byte: AtomicU64,
 }
 
 impl Default for Meters {
     fn default() -> Self {
         Self {
-            to_cluster: Direction::default(),
+            to_kdb: Direction::default(),
             to_client: Direction::default(),
             pings: AtomicU64::new(0),
             outstanding: AtomicU64::new(0),
@@ -72,12 +72,12 @@ impl Default for Meters {
 }
 
 impl Direction {
-    /// Bytes written.
+    /// Bytes that hopend has written to the receiver's connection, before TLS.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Messages whose header was passed on, of all types.
+    /// Messages of all types that hopend has passed on. A message counts as soon as its header passes.
     pub fn messages(&self) -> u64 {
         [&self.asyncs, &self.syncs, &self.responses]
             .iter()
@@ -85,28 +85,28 @@ impl Direction {
             .sum()
     }
 
-    /// Messages of one type among them.
+    /// Messages of one type, out of [`messages`](Self::messages).
     pub fn messages_of(&self, message_type: MessageType) -> u64 {
         self.count(message_type).load(Ordering::Relaxed)
     }
 
-    /// Sync messages among them.
+    /// Sync messages, out of [`messages`](Self::messages).
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
     }
 
-    /// Messages that were received completely and did not reach the other side, for one cause.
+    /// Messages that hopend received completely and the receiver did not get, for one cause.
     pub fn lost_by(&self, cause: Loss) -> u64 {
         self.lost[cause as usize].load(Ordering::Relaxed)
     }
 
-    /// The same, for all causes.
+    /// Messages that hopend received completely and the receiver did not get, for all causes.
     pub fn lost(&self) -> u64 {
         Loss::ALL.into_iter().map(|cause| self.lost_by(cause)).sum()
     }
 
-    /// Bytes that the receiver's kernel had not acknowledged when hopend closed the connection at a
-    /// deadline, with what TLS adds.
+    /// Bytes that the receiver's kernel had not acknowledged when hopend closed the connection at a deadline.
+    /// With TLS, these are encrypted bytes.
     pub fn unacknowledged(&self) -> u64 {
         self.unacknowledged.load(Ordering::Relaxed)
     }
@@ -119,12 +119,12 @@ impl Direction {
         self.unacknowledged.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Counts bytes that were written.
+    /// Adds bytes that hopend has written to the receiver's connection.
     pub fn add_bytes(&self, count: usize) {
         self.bytes.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Counts a message whose header was passed on.
+    /// Adds a message whose header hopend has passed on.
     pub fn add_message(&self, message_type: MessageType) {
         self.count(message_type).fetch_add(1, Ordering::Relaxed);
     }
@@ -139,23 +139,24 @@ impl Direction {
 }
 
 impl Meters {
-    /// Keepalives sent.
+    /// Pings that hopend has sent to kdb+.
     pub fn pings(&self) -> u64 {
         self.pings.load(Ordering::Relaxed)
     }
 
-    /// Sync requests of the client's that have no answer yet.
+    /// Sync requests of the client that have no answer yet.
     pub fn outstanding(&self) -> u64 {
         self.outstanding.load(Ordering::Relaxed)
     }
 
-    /// From a sync request of the client's to the first of its answer. Of requests that are sent
-    /// without waiting for answers, not each is counted.
+    /// The times from a sync request of the client to the first byte of its answer. If the client sends
+    /// requests without waiting for answers, only some of them are measured.
     pub fn round_trips(&self) -> &SharedHistogram {
         &self.round_trips
     }
 
-    /// How long ago a byte came from the client or went to it. Keepalives are neither.
+    /// The time since hopend last read a byte from the client or wrote one to it. Pings do not count, because
+    /// they go to kdb+.
     pub fn idle(&self) -> Duration {
         let last = Duration::from_millis(self.last_byte.load(Ordering::Relaxed));
         self.opened.elapsed().saturating_sub(last)
@@ -166,7 +167,7 @@ impl Meters {
         self.outstanding.store(count, Ordering::Relaxed);
     }
 
-    /// Notes that the client sent or received a byte now. Returns the time since the session opened.
+    /// Records that the client sent or received a byte at `now`. Returns the time since the session opened.
     pub fn active(&self, now: Instant) -> Duration {
         let now = now.saturating_duration_since(self.opened);
         let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);

@@ -1,7 +1,8 @@
-//! The two directions of a session between a client and kdb+: byte for byte, in constant memory, with
-//! keepalives towards kdb+ only.
+//! The relay between a client and kdb+. It passes on the bytes of both directions unchanged, in constant
+//! memory. It adds keepalives to the stream to kdb+, and an error response of its own when a session fails.
 //!
-//! [`Relay::run`] owns the clock and the timer. Everything below it gets the time as an argument.
+//! [`Relay::run`] owns the clock and the timer. The keepalive, the deadlines and the stopwatch get the time
+//! as an argument.
 
 mod end;
 mod ending;
@@ -35,10 +36,10 @@ pub use meters::{Direction, Loss, Meters};
 pub use send_queue::SendQueue;
 use stopwatch::Stopwatch;
 
-/// How many steps, each of them a read and a write in both directions, a session takes before other
-/// sessions get their turn.
+/// How many steps a session takes before it lets other sessions run. A step is a read and a write in each
+/// direction.
 const STEPS_IN_A_ROW: usize = 8;
-/// How many bytes a session writes before other sessions get their turn: about 0.1 ms.
+/// How many bytes a session writes before it lets other sessions run. Writing them takes about 0.1 ms.
 const BYTES_IN_A_ROW: usize = 128 * 1024;
 
 /// The settings of one session's relay.
@@ -71,31 +72,31 @@ pub struct Relay<'a, C, U> {
     stopwatch: Stopwatch,
     timer: Pin<Box<Sleep>>,
     last_progress: Instant,
-    /// Bytes written in this turn, in both directions.
+    /// Bytes written in the current call of `take_turn`, in both directions.
     written: usize,
-    /// The first event that ended the session. Later events only follow from it.
+    /// The first event that ended the session. Later events are usually consequences of it.
     reason: Option<End>,
     delivery_check: Option<DeliveryCheck>,
-    /// The account that its buffers are charged to. None without a memory budget.
+    /// The account to which the relay charges its buffers. None without a memory budget.
     memory: Option<Arc<MemoryAccount>>,
 }
 
-/// How long a relay goes on.
+/// The condition under which the relay ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Until {
-    /// Until both sides have ended.
+    /// The client and kdb+ have both ended.
     BothSidesEnd,
-    /// Until no request is outstanding.
+    /// No request is outstanding, and no message is partly relayed.
     Idle,
-    /// Until both sides have received everything that hopend holds for them, or until this moment.
+    /// The client and kdb+ have received everything that hopend holds for them, or this time has come.
     Delivered(Instant),
 }
 
 /// The result of one step.
 enum Step {
-    /// The step moved something.
+    /// The step read or wrote bytes, or changed the state of the relay.
     Progress,
-    /// Nothing can move now.
+    /// The relay has to wait for a socket or for the timer.
     Still,
     /// The session is over.
     Over(End),
@@ -116,8 +117,8 @@ where
     C: AsyncRead + AsyncWrite + SendQueue + Unpin,
     U: AsyncRead + AsyncWrite + SendQueue + Unpin,
 {
-    /// A relay between a client and a kdb+ after both logins. `early` holds the bytes that the client
-    /// sent after its handshake.
+    /// A relay between a client and kdb+, after the handshakes with both. `early` holds the bytes that hopend
+    /// has already read after the client's handshake.
     pub fn new(
         client: &'a mut C,
         upstream: &'a mut U,
@@ -146,7 +147,7 @@ where
         }
     }
 
-    /// Charges its buffers to `account`, and settles the account whenever the session waits.
+    /// Charges the buffers to `account`, and settles the account whenever the session waits.
     pub fn charge(&mut self, account: &Arc<MemoryAccount>) {
         self.to_kdb.charge(account);
         self.to_client.charge(account);
@@ -160,9 +161,9 @@ where
         }
     }
 
-    /// Ends the session with [`End::Finished`] as soon as both sides have received what the relay holds
-    /// for them, and at the `deadline` at the latest. The relay reads nothing that arrives later. Call
-    /// [`run`](Self::run) again to wait for the end.
+    /// Ends the session with [`End::Finished`] as soon as the client and kdb+ have received the bytes that
+    /// the relay holds for them, or at the `deadline`. The relay does not read bytes that arrive later.
+    /// Call [`run`](Self::run) again to wait for the end.
     pub fn finish(&mut self, farewell: Farewell, deadline: Instant) {
         self.reason = Some(End::Finished(farewell));
         self.until = Until::Delivered(deadline);
@@ -178,7 +179,7 @@ where
     pub async fn run_until_client_ends(&mut self) -> Option<End> {
         poll_fn(|context| match self.poll(context) {
             Poll::Ready(end) => Poll::Ready(Some(end)),
-            Poll::Pending if self.to_kdb.is_read_out() => Poll::Ready(None),
+            Poll::Pending if self.to_kdb.has_stopped_reading() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         })
         .await
@@ -189,18 +190,19 @@ where
         (self.client, self.upstream)
     }
 
-    /// Whether only kdb+ can still add something: hopend has written everything to both sockets, the end
-    /// of the client's stream included.
+    /// Whether the relay only waits for bytes from kdb+. hopend has then written all other bytes to both
+    /// sockets, and has sent the end of the client's stream to kdb+.
     pub fn waits_for_kdb_only(&self) -> bool {
-        let client_has_all = self.to_client.is_over()
-            || self.to_client.is_drained() && !self.to_client.is_read_out();
-        self.to_kdb.is_read_out()
+        let client_has_all = self.to_client.has_stopped_writing()
+            || self.to_client.is_drained() && !self.to_client.has_stopped_reading();
+        self.to_kdb.has_stopped_reading()
             && self.to_kdb.outlet() == Outlet::Shut
             && client_has_all
             && !self.to_client.sender_has_ended()
     }
 
-    /// Ends the session of a client that has closed its connection and receives nothing any more.
+    /// Ends the session of a client that has closed its connection. The messages in the buffers count as
+    /// lost.
     pub fn lose_client(&mut self) -> End {
         self.count_losses();
         match (self.reason.take(), self.outstanding) {
@@ -209,7 +211,7 @@ where
         }
     }
 
-    /// Whether no side waits for anything and no message is under way.
+    /// Whether no request of the client or of kdb+ is outstanding, and no message is partly relayed.
     pub fn is_idle(&self) -> bool {
         let to_client_is_quiet = self.client_is_gone() || self.to_client.is_quiet();
         self.outstanding == 0 && self.callbacks == 0 && self.to_kdb.is_quiet() && to_client_is_quiet
@@ -243,16 +245,16 @@ where
                 }
             }
         }
-        // A session that moves gigabytes lets others go on in between, also those whose sockets the
-        // runtime has not looked at. A plain wake-up would come before that look.
+        // A session that relays gigabytes has to let other sessions run, also those whose sockets the runtime
+        // has not polled yet. `yield_now` wakes this task after that poll, a plain wake-up before it.
         let _ = pin!(yield_now()).poll(context);
         Poll::Pending
     }
 
     fn step(&mut self, context: &mut Context<'_>, now: Instant) -> Step {
         let mut progress = self.read_client(context, now);
-        progress |= self.write_upstream(context, now);
-        progress |= self.read_upstream(context);
+        progress |= self.write_kdb(context, now);
+        progress |= self.read_kdb(context);
         progress |= self.write_client(context, now);
         progress |= self.ping(now);
         if self.is_ending() && self.is_over() && self.has_delivered(now) {
@@ -266,15 +268,15 @@ where
     }
 
     fn note_progress(&mut self, now: Instant) {
-        // Bytes that the relay discards because the receiver is gone are no progress.
-        let discards = self.to_client.is_read_out() && self.written == 0;
-        if !(self.to_client.is_over() || discards) {
+        // Bytes that the relay reads only to discard them do not postpone a deadline.
+        let discards = self.to_client.has_stopped_reading() && self.written == 0;
+        if !(self.to_client.has_stopped_writing() || discards) {
             self.last_progress = now;
         }
     }
 
-    /// Ready with an end when a side took too long to finish; ready without one when there is something
-    /// to do: a ping, or a question to the kernel.
+    /// Returns `Some` if a deadline has ended the session. Returns `None` if a ping or a check of the send
+    /// queues is due.
     fn poll_timer(&mut self, context: &mut Context<'_>, mut now: Instant) -> Poll<Option<End>> {
         loop {
             if self.is_ending()
@@ -285,7 +287,7 @@ where
             let Some(wanted) = self.next_wake(now) else {
                 return Poll::Pending;
             };
-            // To reset a timer that fires early is cheaper than to move it with each message.
+            // A timer that sometimes fires early costs less than one that is moved with each message.
             if self.timer.is_elapsed() || self.timer.deadline() > wanted {
                 self.timer.as_mut().reset(wanted);
             }
@@ -299,9 +301,9 @@ where
         }
     }
 
-    /// When the relay has to look at its session again, if nothing arrives before.
+    /// When the timer has to wake the relay, if no socket wakes it before.
     fn next_wake(&self, now: Instant) -> Option<Instant> {
-        // A ping that is due already waits for the stream to move, not for the clock.
+        // A ping that is already due waits for the state of the stream to change, not for the timer.
         let ping = self.keepalive.due().map(Instant::from_std);
         let ping = ping.filter(|&due| due > now);
         if self.is_ending() || self.keepalive.awaiting_answer() {
@@ -314,7 +316,7 @@ where
         self.to_client.outlet() == Outlet::Broken
     }
 
-    /// Whether nobody is left who could receive the client's messages.
+    /// Whether kdb+ can no longer receive the client's messages.
     fn kdb_is_gone(&self) -> bool {
         matches!(
             self.reason,
@@ -322,13 +324,14 @@ where
         )
     }
 
-    /// Sync requests of the client without an answer, a held one included.
+    /// The number of the client's sync requests without an answer. It includes one that the relay holds back.
     fn unanswered(&self) -> u64 {
         let holds_request = self.to_kdb.holds_message() && self.to_kdb.holds_request();
         self.outstanding + u64::from(holds_request)
     }
 
-    /// How much of kdb+'s current message the client has received. A client that is gone waits for nothing.
+    /// How much of kdb+'s current message the client has received. A client whose connection is broken
+    /// counts as between messages.
     fn client_position(&self) -> ClientPosition {
         if self.client_is_gone() || self.to_client.passed_whole_messages() {
             ClientPosition::BetweenMessages

@@ -1,57 +1,61 @@
-//! How long a client waits for answers. One request at a time is followed, so that a client that sends
-//! many at once takes no memory; one that waits for each answer has all of them followed.
+//! Measures how long a client waits for answers.
+//!
+//! The stopwatch measures one request at a time, so that a client with many outstanding requests costs no
+//! memory. It measures every request of a client that waits for each answer.
 
 use std::time::Duration;
 
-/// Told the time since the session opened.
+/// The state of the measurement. All times count from the opening of the session.
 #[derive(Debug, Default)]
 pub(super) struct Stopwatch {
-    /// When the client sent something last.
-    heard: Duration,
-    followed: Followed,
+    /// When hopend last read bytes from the client.
+    last_read: Duration,
+    measured: Followed,
 }
 
 #[derive(Debug, Default)]
 enum Followed {
     #[default]
     Nothing,
-    /// A request that came at `since` and has `ahead` answers of others to wait for.
+    /// A request that hopend read at `since`. kdb+ sends `ahead` other answers before its answer.
     Request { since: Duration, ahead: u64 },
-    /// Its answer has come and has yet to be written.
+    /// The answer to the request has arrived, and hopend has not written it to the client yet.
     Answer { since: Duration },
 }
 
 impl Stopwatch {
-    /// The client has sent something.
-    pub(super) fn heard(&mut self, now: Duration) {
-        self.heard = now;
+    /// Records that hopend has read bytes from the client.
+    pub(super) fn client_read(&mut self, now: Duration) {
+        self.last_read = now;
     }
 
-    /// A request of what was heard last is passed on; `ahead` others are without an answer.
-    pub(super) fn asked(&mut self, ahead: u64) {
-        if let Followed::Nothing = self.followed {
-            let since = self.heard;
-            self.followed = Followed::Request { since, ahead };
+    /// Records that hopend passes on a request out of the bytes that it read last. `ahead` earlier requests
+    /// have no answer yet.
+    pub(super) fn request_passed(&mut self, ahead: u64) {
+        if let Followed::Nothing = self.measured {
+            let since = self.last_read;
+            self.measured = Followed::Request { since, ahead };
         }
     }
 
-    /// The answer to the oldest request is passed on.
-    pub(super) fn answered(&mut self) {
-        match &mut self.followed {
+    /// Records that hopend passes on the answer to the oldest request.
+    pub(super) fn answer_passed(&mut self) {
+        match &mut self.measured {
             Followed::Request { since, ahead: 0 } => {
-                self.followed = Followed::Answer { since: *since };
+                self.measured = Followed::Answer { since: *since };
             }
             Followed::Request { ahead, .. } => *ahead -= 1,
             Followed::Nothing | Followed::Answer { .. } => {}
         }
     }
 
-    /// Something was written to the client: how long it has waited, if that was the answer.
-    pub(super) fn written(&mut self, now: Duration) -> Option<Duration> {
-        let Followed::Answer { since } = self.followed else {
+    /// Records that hopend has written bytes to the client. Returns how long the client has waited, if they
+    /// belong to the measured answer.
+    pub(super) fn client_written(&mut self, now: Duration) -> Option<Duration> {
+        let Followed::Answer { since } = self.measured else {
             return None;
         };
-        self.followed = Followed::Nothing;
+        self.measured = Followed::Nothing;
         Some(now.saturating_sub(since))
     }
 }
@@ -67,37 +71,37 @@ mod tests {
     #[test]
     fn from_the_request_to_its_answer() {
         let mut watch = Stopwatch::default();
-        watch.heard(at(10));
-        watch.asked(0);
-        // Something else of the cluster's.
-        assert_eq!(watch.written(at(12)), None);
-        watch.answered();
-        assert_eq!(watch.written(at(15)), Some(at(5)));
-        assert_eq!(watch.written(at(16)), None);
+        watch.client_read(at(10));
+        watch.request_passed(0);
+        // An update from kdb+, which is no answer.
+        assert_eq!(watch.client_written(at(12)), None);
+        watch.answer_passed();
+        assert_eq!(watch.client_written(at(15)), Some(at(5)));
+        assert_eq!(watch.client_written(at(16)), None);
     }
 
     #[test]
     fn of_requests_sent_at_once_the_first_is_followed_to_its_own_answer() {
         let mut watch = Stopwatch::default();
-        watch.heard(at(10));
-        watch.asked(0);
-        watch.heard(at(20));
-        watch.asked(1);
-        watch.answered();
-        assert_eq!(watch.written(at(30)), Some(at(20)));
-        // The next one has the second in front of it.
-        watch.heard(at(40));
-        watch.asked(1);
-        watch.answered();
-        assert_eq!(watch.written(at(50)), None);
-        watch.answered();
-        assert_eq!(watch.written(at(60)), Some(at(20)));
+        watch.client_read(at(10));
+        watch.request_passed(0);
+        watch.client_read(at(20));
+        watch.request_passed(1);
+        watch.answer_passed();
+        assert_eq!(watch.client_written(at(30)), Some(at(20)));
+        // kdb+ answers the second request before this one.
+        watch.client_read(at(40));
+        watch.request_passed(1);
+        watch.answer_passed();
+        assert_eq!(watch.client_written(at(50)), None);
+        watch.answer_passed();
+        assert_eq!(watch.client_written(at(60)), Some(at(20)));
     }
 
     #[test]
     fn an_answer_to_nothing_is_none() {
         let mut watch = Stopwatch::default();
-        watch.answered();
-        assert_eq!(watch.written(at(1)), None);
+        watch.answer_passed();
+        assert_eq!(watch.client_written(at(1)), None);
     }
 }

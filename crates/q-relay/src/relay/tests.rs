@@ -1,4 +1,4 @@
-//! The relay between two in-memory pipes of a few bytes each, under a paused clock.
+//! Tests of the relay between two in-memory pipes, most of them of a few bytes, under a paused clock.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,29 +34,25 @@ fn plan(mode: Option<KeepaliveMode>) -> Plan {
 
 struct Pair {
     client: DuplexStream,
-    cluster: DuplexStream,
+    kdb: DuplexStream,
     relay: tokio::task::JoinHandle<(End, u64)>,
 }
 
-/// A relay with a pipe of `size` bytes at either side.
+/// A relay with a pipe of `size` bytes to the client and one to kdb+.
 fn relayed(plan: Plan, size: usize) -> Pair {
     relayed_with(plan, size, Vec::new())
 }
 
 fn relayed_with(plan: Plan, size: usize, early: Vec<u8>) -> Pair {
     let (client, mut client_side) = duplex(size);
-    let (cluster, mut cluster_side) = duplex(size);
+    let (kdb, mut kdb_side) = duplex(size);
     let relay = tokio::spawn(async move {
         let meters = Meters::default();
-        let mut relay = Relay::new(&mut client_side, &mut cluster_side, &early, &plan, &meters);
+        let mut relay = Relay::new(&mut client_side, &mut kdb_side, &early, &plan, &meters);
         let end = relay.run().await;
         (end, meters.pings())
     });
-    Pair {
-        client,
-        cluster,
-        relay,
-    }
+    Pair { client, kdb, relay }
 }
 
 async fn read_exactly(stream: &mut DuplexStream, expected: &[u8]) {
@@ -85,13 +81,13 @@ async fn a_request_its_answer_and_the_close() {
     let mut pair = relayed(plan(None), 4);
     let request = text(MessageType::Sync, "1+1");
     pair.client.write_all(&request).await.unwrap();
-    read_exactly(&mut pair.cluster, &request).await;
+    read_exactly(&mut pair.kdb, &request).await;
     let answer = message(MessageType::Response, &[0xf9, 2, 0, 0, 0, 0, 0, 0, 0]);
-    pair.cluster.write_all(&answer).await.unwrap();
+    pair.kdb.write_all(&answer).await.unwrap();
     read_exactly(&mut pair.client, &answer).await;
     pair.client.shutdown().await.unwrap();
-    read_end(&mut pair.cluster).await;
-    pair.cluster.shutdown().await.unwrap();
+    read_end(&mut pair.kdb).await;
+    pair.kdb.shutdown().await.unwrap();
     assert!(matches!(pair.relay.await.unwrap().0, End::ClientClosed));
 }
 
@@ -99,18 +95,18 @@ async fn a_request_its_answer_and_the_close() {
 async fn what_came_with_the_handshake_goes_first() {
     let early = text(MessageType::Sync, "early");
     let mut pair = relayed_with(plan(None), 64, early.clone());
-    read_exactly(&mut pair.cluster, &early).await;
+    read_exactly(&mut pair.kdb, &early).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_header_reaches_the_client_whole() {
     let mut pair = relayed(plan(None), 64);
     let answer = message(MessageType::Response, b"abc");
-    pair.cluster.write_all(&answer[..7]).await.unwrap();
+    pair.kdb.write_all(&answer[..7]).await.unwrap();
     read_nothing(&mut pair.client).await;
-    pair.cluster.write_all(&answer[7..8]).await.unwrap();
+    pair.kdb.write_all(&answer[7..8]).await.unwrap();
     read_exactly(&mut pair.client, &answer[..8]).await;
-    pair.cluster.write_all(&answer[8..]).await.unwrap();
+    pair.kdb.write_all(&answer[8..]).await.unwrap();
     read_exactly(&mut pair.client, &answer[8..]).await;
 }
 
@@ -120,12 +116,12 @@ async fn an_idle_connection_is_pinged_and_the_client_never_sees_it() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
         advance(EVERY).await;
-        read_exactly(&mut pair.cluster, &PING).await;
+        read_exactly(&mut pair.kdb, &PING).await;
     }
     read_nothing(&mut pair.client).await;
     pair.client.shutdown().await.unwrap();
-    read_end(&mut pair.cluster).await;
-    drop(pair.cluster);
+    read_end(&mut pair.kdb).await;
+    drop(pair.kdb);
     let (end, pings) = pair.relay.await.unwrap();
     assert!(matches!(end, End::ClientClosed), "{end:?}");
     assert_eq!(pings, 10);
@@ -136,13 +132,13 @@ async fn no_ping_inside_a_message_and_one_right_behind_it() {
     let mut pair = relayed(plan(Some(KeepaliveMode::Async)), 64);
     let request = text(MessageType::Async, "abc");
     pair.client.write_all(&request[..10]).await.unwrap();
-    read_exactly(&mut pair.cluster, &request[..10]).await;
+    read_exactly(&mut pair.kdb, &request[..10]).await;
     advance(3 * EVERY).await;
-    read_nothing(&mut pair.cluster).await;
+    read_nothing(&mut pair.kdb).await;
     pair.client.write_all(&request[10..]).await.unwrap();
-    read_exactly(&mut pair.cluster, &request[10..]).await;
+    read_exactly(&mut pair.kdb, &request[10..]).await;
     advance(EVERY).await;
-    read_exactly(&mut pair.cluster, &PING).await;
+    read_exactly(&mut pair.kdb, &PING).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,19 +146,19 @@ async fn a_ping_goes_before_a_header_of_which_only_a_part_has_come() {
     let mut pair = relayed(plan(Some(KeepaliveMode::Async)), 64);
     let request = text(MessageType::Async, "abc");
     pair.client.write_all(&request[..5]).await.unwrap();
-    read_nothing(&mut pair.cluster).await;
+    read_nothing(&mut pair.kdb).await;
     advance(EVERY).await;
-    read_exactly(&mut pair.cluster, &PING).await;
+    read_exactly(&mut pair.kdb, &PING).await;
     pair.client.write_all(&request[5..]).await.unwrap();
-    read_exactly(&mut pair.cluster, &request).await;
+    read_exactly(&mut pair.kdb, &request).await;
 }
 
-/// A pair whose cluster has got a sync ping.
+/// A pair whose kdb+ has received a sync ping and has not answered it.
 async fn awaiting_a_pong(size: usize) -> Pair {
     let mut pair = relayed(plan(Some(SYNC)), size);
     tokio::task::yield_now().await;
     advance(EVERY).await;
-    read_exactly(&mut pair.cluster, &text(MessageType::Sync, "")).await;
+    read_exactly(&mut pair.kdb, &text(MessageType::Sync, "")).await;
     pair
 }
 
@@ -171,16 +167,16 @@ async fn a_sync_ping_holds_the_client_until_its_answer_which_is_kept() {
     let mut pair = awaiting_a_pong(64).await;
     let request = text(MessageType::Sync, "1+1");
     pair.client.write_all(&request).await.unwrap();
-    read_nothing(&mut pair.cluster).await;
-    // Something of the cluster's own passes meanwhile.
+    read_nothing(&mut pair.kdb).await;
+    // Meanwhile an update from kdb+ still reaches the client.
     let update = message(MessageType::Async, b"upd");
-    pair.cluster.write_all(&update).await.unwrap();
+    pair.kdb.write_all(&update).await.unwrap();
     read_exactly(&mut pair.client, &update).await;
     let kept = message(MessageType::Response, b"the answer to the ping");
-    pair.cluster.write_all(&kept).await.unwrap();
-    read_exactly(&mut pair.cluster, &request).await;
+    pair.kdb.write_all(&kept).await.unwrap();
+    read_exactly(&mut pair.kdb, &request).await;
     let answer = message(MessageType::Response, b"2");
-    pair.cluster.write_all(&answer).await.unwrap();
+    pair.kdb.write_all(&answer).await.unwrap();
     read_exactly(&mut pair.client, &answer).await;
 }
 
@@ -189,20 +185,20 @@ async fn no_sync_ping_while_a_request_is_outstanding() {
     let mut pair = relayed(plan(Some(SYNC)), 64);
     let request = text(MessageType::Sync, "1+1");
     pair.client.write_all(&request).await.unwrap();
-    read_exactly(&mut pair.cluster, &request).await;
+    read_exactly(&mut pair.kdb, &request).await;
     advance(5 * EVERY).await;
-    read_nothing(&mut pair.cluster).await;
+    read_nothing(&mut pair.kdb).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiting_client_is_told_that_the_cluster_has_gone() {
+async fn a_waiting_client_is_told_that_kdb_has_gone() {
     let mut pair = relayed(plan(None), 256);
     let request = text(MessageType::Sync, "1+1");
     pair.client.write_all(&request).await.unwrap();
-    read_exactly(&mut pair.cluster, &request).await;
-    drop(pair.cluster);
-    let told = "hopend: the cluster closed the connection with a request outstanding";
-    read_exactly(&mut pair.client, &error_response(told)).await;
+    read_exactly(&mut pair.kdb, &request).await;
+    drop(pair.kdb);
+    let error = "hopend: the cluster closed the connection with a request outstanding";
+    read_exactly(&mut pair.client, &error_response(error)).await;
     read_end(&mut pair.client).await;
     drop(pair.client);
     assert!(matches!(
@@ -212,9 +208,9 @@ async fn a_waiting_client_is_told_that_the_cluster_has_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_client_sees_a_plain_end_when_the_cluster_closes() {
+async fn an_idle_client_sees_a_plain_end_when_kdb_closes() {
     let mut pair = relayed(plan(None), 64);
-    drop(pair.cluster);
+    drop(pair.kdb);
     read_end(&mut pair.client).await;
     drop(pair.client);
     let (end, _) = pair.relay.await.unwrap();
@@ -227,8 +223,8 @@ async fn an_end_inside_a_message_resets_the_client() {
     for cut in [8, 9, 20] {
         let mut pair = relayed(plan(None), 64);
         let answer = text(MessageType::Response, "some text");
-        pair.cluster.write_all(&answer[..cut]).await.unwrap();
-        drop(pair.cluster);
+        pair.kdb.write_all(&answer[..cut]).await.unwrap();
+        drop(pair.kdb);
         let (end, _) = pair.relay.await.unwrap();
         assert_eq!(end.farewell(), Farewell::Reset, "cut at {cut}: {end:?}");
         drop(pair.client);
@@ -240,11 +236,11 @@ async fn whole_messages_before_a_torn_one_wait_for_a_busy_client() {
     let mut pair = relayed(plan(None), 64);
     let whole = text(MessageType::Async, &"w".repeat(50_000));
     let torn = &text(MessageType::Async, "torn")[..12];
-    pair.cluster
+    pair.kdb
         .write_all(&[&whole[..], torn].concat())
         .await
         .unwrap();
-    drop(pair.cluster);
+    drop(pair.kdb);
     advance(10 * UPSTREAM_CLOSE_TIMEOUT).await;
     read_exactly(&mut pair.client, &whole).await;
     read_exactly(&mut pair.client, torn).await;
@@ -252,9 +248,10 @@ async fn whole_messages_before_a_torn_one_wait_for_a_busy_client() {
     assert_eq!(end.farewell(), Farewell::Reset, "{end:?}");
 }
 
-/// The header of a message that is refused ends the session; those before it are on their way.
+/// The relay refuses a message because of its header, and ends the session. kdb+ still receives the messages
+/// before it.
 #[tokio::test(start_paused = true)]
-async fn messages_before_a_refused_one_wait_for_a_busy_cluster() {
+async fn messages_before_a_refused_one_wait_for_a_busy_kdb() {
     let mut plan = plan(None);
     plan.max_message = Some(1_000);
     let mut pair = relayed(plan, 64);
@@ -267,21 +264,22 @@ async fn messages_before_a_refused_one_wait_for_a_busy_cluster() {
     read_end(&mut pair.client).await;
     let ended = timeout(3 * CLIENT_CLOSE_TIMEOUT, &mut pair.relay).await;
     assert!(ended.is_err(), "{ended:?}");
-    read_exactly(&mut pair.cluster, &taken).await;
+    read_exactly(&mut pair.kdb, &taken).await;
     drop(pair.client);
     let (end, _) = pair.relay.await.unwrap();
     assert!(matches!(end, End::ClientMessage { .. }), "{end:?}");
 }
 
-/// The cluster is gone with more to say than the client takes: what the client writes is not thrown away.
+/// kdb+ has closed, and the client has not read kdb+'s last bytes yet. The relay does not read what the
+/// client writes, because it could only discard it.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_only_writes_to_a_cluster_that_is_gone_waits() {
+async fn a_client_that_only_writes_to_a_kdb_that_is_gone_waits() {
     let mut pair = relayed(plan(None), 64);
     let update = text(MessageType::Async, &"u".repeat(1_000_000));
-    let saying = async { pair.cluster.write_all(&update).await };
+    let saying = async { pair.kdb.write_all(&update).await };
     let said = timeout(EVERY, saying).await;
     assert!(said.is_err(), "the client takes nothing");
-    drop(pair.cluster);
+    drop(pair.kdb);
     let more = text(MessageType::Async, &"m".repeat(1_000_000));
     let written = timeout(10 * EVERY, pair.client.write_all(&more)).await;
     assert!(written.is_err(), "written into nothing");
@@ -293,18 +291,18 @@ async fn an_end_inside_a_header_is_told_to_a_client_that_waits_and_a_plain_end_t
     for (cut, asked) in [(1, true), (7, true), (1, false), (7, false)] {
         let mut pair = relayed(plan(None), 256);
         let update = text(MessageType::Async, "upd");
-        pair.cluster.write_all(&update).await.unwrap();
+        pair.kdb.write_all(&update).await.unwrap();
         if asked {
             pair.client.write_all(&request).await.unwrap();
-            read_exactly(&mut pair.cluster, &request).await;
+            read_exactly(&mut pair.kdb, &request).await;
         }
         let answer = text(MessageType::Response, "some text");
-        pair.cluster.write_all(&answer[..cut]).await.unwrap();
-        drop(pair.cluster);
+        pair.kdb.write_all(&answer[..cut]).await.unwrap();
+        drop(pair.kdb);
         read_exactly(&mut pair.client, &update).await;
         if asked {
-            let told = "hopend: the cluster's connection ended inside a message";
-            read_exactly(&mut pair.client, &error_response(told)).await;
+            let error = "hopend: the cluster's connection ended inside a message";
+            read_exactly(&mut pair.client, &error_response(error)).await;
         }
         read_end(&mut pair.client).await;
         drop(pair.client);
@@ -323,18 +321,19 @@ async fn an_end_inside_a_header_is_told_to_a_client_that_waits_and_a_plain_end_t
     }
 }
 
-/// Nothing of the answer to a ping reaches the client, so it has not been torn for it.
+/// The client receives no byte of the answer to a ping, so a cut inside it leaves the client between
+/// messages.
 #[tokio::test(start_paused = true)]
 async fn an_end_inside_the_answer_to_a_ping_is_told_to_a_client_that_waits_behind_it() {
     let mut pair = awaiting_a_pong(256).await;
     let request = text(MessageType::Sync, "1+1");
     pair.client.write_all(&request).await.unwrap();
-    read_nothing(&mut pair.cluster).await;
+    read_nothing(&mut pair.kdb).await;
     let kept = message(MessageType::Response, b"the answer to the ping");
-    pair.cluster.write_all(&kept[..20]).await.unwrap();
-    drop(pair.cluster);
-    let told = "hopend: the cluster's connection ended inside a message";
-    read_exactly(&mut pair.client, &error_response(told)).await;
+    pair.kdb.write_all(&kept[..20]).await.unwrap();
+    drop(pair.kdb);
+    let error = "hopend: the cluster's connection ended inside a message";
+    read_exactly(&mut pair.client, &error_response(error)).await;
     read_end(&mut pair.client).await;
 }
 
@@ -344,13 +343,13 @@ async fn a_client_that_closed_its_sending_side_still_gets_its_answer() {
     let request = text(MessageType::Sync, "slow");
     pair.client.write_all(&request).await.unwrap();
     pair.client.shutdown().await.unwrap();
-    read_exactly(&mut pair.cluster, &request).await;
-    read_end(&mut pair.cluster).await;
+    read_exactly(&mut pair.kdb, &request).await;
+    read_end(&mut pair.kdb).await;
     advance(100 * UPSTREAM_CLOSE_TIMEOUT).await;
     let answer = message(MessageType::Response, b"at last");
-    pair.cluster.write_all(&answer).await.unwrap();
+    pair.kdb.write_all(&answer).await.unwrap();
     read_exactly(&mut pair.client, &answer).await;
-    // The cluster does not close: nothing is owed any more, so it is not waited for long.
+    // kdb+ does not close. It owes no answer any more, so only UPSTREAM_CLOSE_TIMEOUT applies.
     let (end, _) = timeout(2 * UPSTREAM_CLOSE_TIMEOUT, pair.relay)
         .await
         .unwrap()
@@ -370,8 +369,8 @@ async fn what_is_no_message_ends_the_session_with_its_reason() {
         pair.client.read_to_end(&mut answer).await.unwrap();
         let said = String::from_utf8_lossy(&answer);
         assert!(said.contains(reason), "{said}");
-        read_end(&mut pair.cluster).await;
-        drop(pair.cluster);
+        read_end(&mut pair.kdb).await;
+        drop(pair.kdb);
         drop(pair.client);
         assert!(matches!(
             pair.relay.await.unwrap().0,
@@ -382,12 +381,9 @@ async fn what_is_no_message_ends_the_session_with_its_reason() {
         ));
     }
     let mut pair = relayed(plan(None), 256);
-    pair.cluster
-        .write_all(&[1, 7, 0, 0, 9, 0, 0, 0])
-        .await
-        .unwrap();
+    pair.kdb.write_all(&[1, 7, 0, 0, 9, 0, 0, 0]).await.unwrap();
     read_end(&mut pair.client).await;
-    drop((pair.client, pair.cluster));
+    drop((pair.client, pair.kdb));
     assert!(matches!(
         pair.relay.await.unwrap().0,
         End::UpstreamMessage(_)
@@ -409,10 +405,10 @@ async fn a_message_over_the_limit_is_refused_by_its_header() {
         answer,
         error_response("hopend: a message of 114 bytes (max_message of the endpoint is 100)")
     );
-    read_end(&mut pair.cluster).await;
+    read_end(&mut pair.kdb).await;
 }
 
-/// Any q message: header fields and body at will.
+/// An arbitrary q message: any header fields and any body.
 fn any_message() -> impl Strategy<Value = Vec<u8>> {
     (
         any::<bool>(),
@@ -435,7 +431,8 @@ fn any_message() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
-/// Takes the pings out of what a cluster has read, and says where each stood.
+/// Removes the pings from the bytes that kdb+ has read. Returns the other bytes, and the number of pings.
+/// Panics if a ping is inside a message.
 fn without_pings(mut bytes: &[u8]) -> (Vec<u8>, usize) {
     let (mut rest, mut pings) = (Vec::new(), 0);
     while !bytes.is_empty() {
@@ -457,13 +454,13 @@ fn without_pings(mut bytes: &[u8]) -> (Vec<u8>, usize) {
 async fn both_ways(up: Vec<u8>, down: Vec<u8>, pieces: Vec<(usize, u64)>, pipe: usize) -> u64 {
     let Pair {
         mut client,
-        mut cluster,
+        mut kdb,
         relay,
     } = relayed(plan(Some(KeepaliveMode::Async)), pipe);
     let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
     {
         let (mut client_read, mut client_write) = tokio::io::split(&mut client);
-        let (mut cluster_read, mut cluster_write) = tokio::io::split(&mut cluster);
+        let (mut kdb_read, mut kdb_write) = tokio::io::split(&mut kdb);
         let writes_up = async {
             let mut pieces = pieces.iter().cycle();
             let mut rest = &up[..];
@@ -478,11 +475,11 @@ async fn both_ways(up: Vec<u8>, down: Vec<u8>, pieces: Vec<(usize, u64)>, pipe: 
         };
         let writes_down = async {
             for piece in down.chunks(pieces[0].0) {
-                cluster_write.write_all(piece).await.unwrap();
+                kdb_write.write_all(piece).await.unwrap();
             }
-            // The cluster closes when its client has: only then is the session over.
-            cluster_read.read_to_end(&mut got_up).await.unwrap();
-            cluster_write.shutdown().await.unwrap();
+            // kdb+ closes after the client, which ends the session.
+            kdb_read.read_to_end(&mut got_up).await.unwrap();
+            kdb_write.shutdown().await.unwrap();
         };
         let reads_down = client_read.read_to_end(&mut got_down);
         let ((), (), read) = tokio::join!(writes_up, writes_down, reads_down);
@@ -497,7 +494,7 @@ async fn both_ways(up: Vec<u8>, down: Vec<u8>, pieces: Vec<(usize, u64)>, pipe: 
     let (rest, seen) = without_pings(&got_up);
     assert_eq!(rest, up);
     assert_eq!(seen as u64, pings);
-    // Requests that were left without an answer are told so behind everything the cluster sent.
+    // A client with unanswered requests receives an error after all bytes that kdb+ sent.
     let (relayed, told) = got_down.split_at(down.len());
     assert_eq!(relayed, down);
     let said = String::from_utf8_lossy(told);
@@ -518,8 +515,8 @@ fn run_paused<T>(future: impl Future<Output = T>) -> T {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// The relayed bytes are the bytes sent, both ways at once, however they are cut, with pings
-    /// put in at random moments and never inside a message.
+    /// Both receivers get exactly the bytes that were sent, in whatever pieces the bytes arrive. The relay
+    /// inserts pings at random times, and never inside a message.
     #[test]
     fn the_streams_are_the_same_bit_for_bit(
         up in prop::collection::vec(any_message(), 0..12),
@@ -531,7 +528,7 @@ proptest! {
     }
 }
 
-/// Two messages of each byte order, cut at every byte, with a pause of more than a ping at the cut.
+/// Two messages of each byte order, cut at every byte. The pause at the cut is longer than the ping interval.
 #[test]
 fn every_single_cut() {
     let little = text(MessageType::Sync, "select from trade");
@@ -548,41 +545,41 @@ fn every_single_cut() {
 #[tokio::test(start_paused = true)]
 async fn draining_ends_an_idle_session_at_once_and_a_busy_one_after_its_answer() {
     let (mut client, mut client_side) = duplex(64);
-    let (mut cluster, mut cluster_side) = duplex(64);
+    let (mut kdb, mut kdb_side) = duplex(64);
     let (meters, plan) = (Meters::default(), plan(None));
-    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let mut relay = Relay::new(&mut client_side, &mut kdb_side, &[], &plan, &meters);
     let request = text(MessageType::Sync, "slow");
     client.write_all(&request).await.unwrap();
     assert!(timeout(Duration::from_secs(1), relay.run()).await.is_err());
     relay.drain();
     assert!(timeout(Duration::from_secs(1), relay.run()).await.is_err());
-    read_exactly(&mut cluster, &request).await;
+    read_exactly(&mut kdb, &request).await;
     let answer = message(MessageType::Response, b"done");
-    cluster.write_all(&answer).await.unwrap();
+    kdb.write_all(&answer).await.unwrap();
     assert!(matches!(relay.run().await, End::Drained));
     read_exactly(&mut client, &answer).await;
 }
 
-/// A feed that sends its batch, closes and is gone; the cluster reads on only after an hour.
+/// A feed sends its batch and closes. kdb+ reads it only after an hour.
 #[tokio::test(start_paused = true)]
-async fn what_a_client_sent_before_it_closed_waits_for_a_busy_cluster() {
+async fn what_a_client_sent_before_it_closed_waits_for_a_busy_kdb() {
     let mut pair = relayed(plan(None), 64);
     let batch = text(MessageType::Async, &"x".repeat(1_000));
     pair.client.write_all(&batch).await.unwrap();
     drop(pair.client);
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     let mut got = Vec::new();
-    pair.cluster.read_to_end(&mut got).await.unwrap();
+    pair.kdb.read_to_end(&mut got).await.unwrap();
     assert_eq!(got, batch);
 }
 
-/// The cluster answers and goes; the client is busy and reads only after an hour.
+/// kdb+ sends an update and closes. The busy client reads it only after an hour.
 #[tokio::test(start_paused = true)]
-async fn what_a_cluster_sent_before_it_closed_waits_for_a_busy_client() {
+async fn what_a_kdb_sent_before_it_closed_waits_for_a_busy_client() {
     let mut pair = relayed(plan(None), 64);
     let update = text(MessageType::Async, &"x".repeat(1_000));
-    pair.cluster.write_all(&update).await.unwrap();
-    drop(pair.cluster);
+    pair.kdb.write_all(&update).await.unwrap();
+    drop(pair.kdb);
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     let mut got = Vec::new();
     pair.client.read_to_end(&mut got).await.unwrap();
@@ -593,7 +590,7 @@ async fn what_a_cluster_sent_before_it_closed_waits_for_a_busy_client() {
 async fn what_is_no_message_while_an_answer_streams_resets_the_client() {
     let mut pair = relayed(plan(None), 64);
     let answer = text(MessageType::Response, "a long answer");
-    pair.cluster.write_all(&answer[..12]).await.unwrap();
+    pair.kdb.write_all(&answer[..12]).await.unwrap();
     read_exactly(&mut pair.client, &answer[..12]).await;
     pair.client.write_all(&[9; 8]).await.unwrap();
     let (end, _) = pair.relay.await.unwrap();
@@ -613,10 +610,10 @@ async fn a_torn_answer_resets_a_client_that_has_closed_its_sending_side() {
     let request = text(MessageType::Sync, "slow");
     pair.client.write_all(&request).await.unwrap();
     pair.client.shutdown().await.unwrap();
-    read_exactly(&mut pair.cluster, &request).await;
+    read_exactly(&mut pair.kdb, &request).await;
     let answer = text(MessageType::Response, "a long answer");
-    pair.cluster.write_all(&answer[..12]).await.unwrap();
-    drop(pair.cluster);
+    pair.kdb.write_all(&answer[..12]).await.unwrap();
+    drop(pair.kdb);
     let (end, _) = pair.relay.await.unwrap();
     assert!(
         matches!(
@@ -630,7 +627,8 @@ async fn a_torn_answer_resets_a_client_that_has_closed_its_sending_side() {
     );
 }
 
-/// The answer to a sync ping fills the lane behind other messages; what follows it still passes.
+/// The answer to a sync ping fills the buffer after another message. The message after the answer still
+/// passes.
 #[tokio::test(start_paused = true)]
 async fn a_large_answer_to_a_sync_ping_does_not_stop_the_lane() {
     let mut pair = awaiting_a_pong(1 << 20).await;
@@ -638,18 +636,18 @@ async fn a_large_answer_to_a_sync_ping_does_not_stop_the_lane() {
     let kept = text(MessageType::Response, &"k".repeat(400_000));
     let behind = text(MessageType::Async, "behind");
     let all = [&before[..], &kept, &behind].concat();
-    pair.cluster.write_all(&all).await.unwrap();
+    pair.kdb.write_all(&all).await.unwrap();
     read_exactly(&mut pair.client, &before).await;
     read_exactly(&mut pair.client, &behind).await;
 }
 
-/// What `hopend status` shows while a session runs.
+/// The figures that `hopend status` shows while a session runs.
 #[tokio::test(start_paused = true)]
 async fn meters_tell_what_waits_and_how_long_nothing_moved_keepalives_apart() {
     let (mut client, mut client_side) = duplex(256);
-    let (mut cluster, mut cluster_side) = duplex(256);
+    let (mut kdb, mut kdb_side) = duplex(256);
     let (meters, plan) = (Meters::default(), plan(Some(KeepaliveMode::Async)));
-    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let mut relay = Relay::new(&mut client_side, &mut kdb_side, &[], &plan, &meters);
     advance(EVERY / 4).await;
     let request = text(MessageType::Sync, "1+1");
     client.write_all(&request).await.unwrap();
@@ -660,7 +658,7 @@ async fn meters_tell_what_waits_and_how_long_nothing_moved_keepalives_apart() {
     assert!(meters.pings() >= 2);
     assert_eq!(meters.idle(), 3 * EVERY + second);
     let answer = message(MessageType::Response, b"2");
-    cluster.write_all(&answer).await.unwrap();
+    kdb.write_all(&answer).await.unwrap();
     assert!(timeout(second, relay.run()).await.is_err());
     assert_eq!((meters.outstanding(), meters.idle()), (0, second));
 }
@@ -668,9 +666,9 @@ async fn meters_tell_what_waits_and_how_long_nothing_moved_keepalives_apart() {
 #[tokio::test(start_paused = true)]
 async fn a_round_trip_is_from_a_request_to_its_answer_and_a_ping_is_none() {
     let (mut client, mut client_side) = duplex(256);
-    let (mut cluster, mut cluster_side) = duplex(256);
+    let (mut kdb, mut kdb_side) = duplex(256);
     let (meters, plan) = (Meters::default(), plan(Some(SYNC)));
-    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let mut relay = Relay::new(&mut client_side, &mut kdb_side, &[], &plan, &meters);
     let seen = || {
         let mut seen = Histogram::default();
         seen.add_all(meters.round_trips());
@@ -682,22 +680,22 @@ async fn a_round_trip_is_from_a_request_to_its_answer_and_a_ping_is_none() {
     client.write_all(&request).await.unwrap();
     assert!(timeout(second, relay.run()).await.is_err());
     let update = text(MessageType::Async, "upd");
-    cluster.write_all(&update).await.unwrap();
+    kdb.write_all(&update).await.unwrap();
     assert!(timeout(second, relay.run()).await.is_err());
     assert_eq!(seen(), (0, Duration::ZERO));
     let answer = message(MessageType::Response, b"2");
-    cluster.write_all(&answer).await.unwrap();
+    kdb.write_all(&answer).await.unwrap();
     assert!(timeout(second, relay.run()).await.is_err());
     assert_eq!(seen(), (1, 2 * second));
 
     assert!(timeout(2 * EVERY, relay.run()).await.is_err());
     assert_eq!(meters.pings(), 1);
-    cluster.write_all(&answer).await.unwrap();
+    kdb.write_all(&answer).await.unwrap();
     assert!(timeout(second, relay.run()).await.is_err());
     assert_eq!(seen().0, 1);
 }
 
-/// A pipe with a kernel behind it that has yet to deliver some bytes.
+/// A pipe that reports `unsent` bytes as not acknowledged by the peer's kernel.
 struct Queued {
     pipe: DuplexStream,
     unsent: Arc<AtomicU64>,
@@ -737,12 +735,14 @@ impl AsyncWrite for Queued {
     }
 }
 
-/// A relay whose sides have send queues, and what a test holds of it.
+/// A relay whose connections have send queues, and the test's ends of both pipes.
 struct QueuedPair {
     client: DuplexStream,
-    cluster: DuplexStream,
+    kdb: DuplexStream,
+    /// The length of the send queue to the client, in bytes.
     to_client: Arc<AtomicU64>,
-    to_cluster: Arc<AtomicU64>,
+    /// The length of the send queue to kdb+, in bytes.
+    to_kdb: Arc<AtomicU64>,
     relay: tokio::task::JoinHandle<End>,
     meters: Arc<Meters>,
 }
@@ -758,19 +758,19 @@ fn queued() -> QueuedPair {
         (there, side, unsent)
     };
     let (client, mut client_side, to_client) = pipe(1 << 20);
-    let (cluster, mut cluster_side, to_cluster) = pipe(1 << 20);
+    let (kdb, mut kdb_side, to_kdb) = pipe(1 << 20);
     let meters = Arc::new(Meters::default());
     let counts = Arc::clone(&meters);
     let relay = tokio::spawn(async move {
         let plan = plan(None);
-        let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &counts);
+        let mut relay = Relay::new(&mut client_side, &mut kdb_side, &[], &plan, &counts);
         relay.run().await
     });
     QueuedPair {
         client,
-        cluster,
+        kdb,
         to_client,
-        to_cluster,
+        to_kdb,
         relay,
         meters,
     }
@@ -781,18 +781,19 @@ async fn goes_on(relay: &mut tokio::task::JoinHandle<End>, time: Duration) {
     assert!(ended.is_err(), "{ended:?}");
 }
 
-/// The client is gone with a feed on its way to it; what it published waits for a busy cluster.
+/// The client closes without reading kdb+'s feed, which breaks the connection. The messages that it published
+/// still reach a busy kdb+.
 #[tokio::test(start_paused = true)]
-async fn what_a_client_sent_before_its_connection_broke_reaches_a_busy_cluster() {
+async fn what_a_client_sent_before_its_connection_broke_reaches_a_busy_kdb() {
     let Pair {
         mut client,
-        cluster,
+        kdb,
         mut relay,
     } = relayed(plan(None), 64);
     let batch: Vec<u8> = (0..100)
         .flat_map(|_| text(MessageType::Async, &"x".repeat(1_000)))
         .collect();
-    let (mut reads, mut writes) = tokio::io::split(cluster);
+    let (mut reads, mut writes) = tokio::io::split(kdb);
     let feed = tokio::spawn(async move {
         let update = text(MessageType::Async, &"u".repeat(1_000));
         while writes.write_all(&update).await.is_ok() {
@@ -813,15 +814,15 @@ async fn what_a_client_sent_before_its_connection_broke_reaches_a_busy_cluster()
     assert!(matches!(end, End::ClientLost(_)), "{end:?}");
 }
 
-/// A cluster that says more and more and never reads is a cluster that hangs.
+/// A kdb+ that writes and never reads counts as one that hangs.
 #[tokio::test(start_paused = true)]
-async fn a_cluster_that_takes_nothing_for_a_day_is_given_up_and_what_it_is_owed_is_counted() {
+async fn a_kdb_that_takes_nothing_for_a_day_is_given_up_and_what_it_is_owed_is_counted() {
     let mut pair = queued();
     let batch = text(MessageType::Async, &"x".repeat(1_000)).repeat(3_000);
     let part = pair.client.write_all(&batch);
     let _ = timeout(Duration::from_secs(1), part).await;
     drop(pair.client);
-    let (_reads, mut writes) = tokio::io::split(pair.cluster);
+    let (_reads, mut writes) = tokio::io::split(pair.kdb);
     let feed = tokio::spawn(async move {
         let update = text(MessageType::Async, "u");
         while writes.write_all(&update).await.is_ok() {
@@ -830,16 +831,17 @@ async fn a_cluster_that_takes_nothing_for_a_day_is_given_up_and_what_it_is_owed_
     });
     goes_on(&mut pair.relay, HANG_TIMEOUT - EVERY).await;
     timeout(2 * EVERY, pair.relay).await.unwrap().unwrap();
-    let lost = pair.meters.to_cluster.lost_by(Loss::Deadline);
+    let lost = pair.meters.to_kdb.lost_by(Loss::Deadline);
     assert!(lost > 100, "{lost}");
     feed.await.unwrap();
 }
 
-/// What kdb+ says to a client that was refused and reads nothing is thrown away, and keeps no session alive.
+/// The relay discards what kdb+ sends to a refused client. Such bytes do not prolong a session whose client
+/// reads nothing.
 #[tokio::test(start_paused = true)]
-async fn a_refused_client_that_reads_nothing_is_given_up_while_the_cluster_speaks() {
+async fn a_refused_client_that_reads_nothing_is_given_up_while_kdb_speaks() {
     let mut pair = queued();
-    let (_reads, mut writes) = tokio::io::split(pair.cluster);
+    let (_reads, mut writes) = tokio::io::split(pair.kdb);
     let feed = tokio::spawn(async move {
         let mut update = text(MessageType::Async, &"x".repeat(3 << 20));
         while writes.write_all(&update).await.is_ok() {
@@ -855,14 +857,14 @@ async fn a_refused_client_that_reads_nothing_is_given_up_while_the_cluster_speak
     feed.await.unwrap();
 }
 
-/// A reset throws away what the client's kernel has not taken.
+/// A reset discards the bytes that the client's kernel has not acknowledged.
 #[tokio::test(start_paused = true)]
 async fn a_torn_answer_resets_the_client_only_once_its_kernel_has_what_was_written() {
     let mut pair = queued();
     pair.to_client.store(100, Ordering::Relaxed);
     let answer = text(MessageType::Response, "a long answer");
-    pair.cluster.write_all(&answer[..12]).await.unwrap();
-    drop(pair.cluster);
+    pair.kdb.write_all(&answer[..12]).await.unwrap();
+    drop(pair.kdb);
     goes_on(&mut pair.relay, Duration::from_secs(3_600)).await;
     read_exactly(&mut pair.client, &answer[..12]).await;
     pair.to_client.store(0, Ordering::Relaxed);
@@ -872,17 +874,17 @@ async fn a_torn_answer_resets_the_client_only_once_its_kernel_has_what_was_writt
     assert_eq!(pair.meters.to_client.unacknowledged(), 0);
 }
 
-/// A cluster that is busy has yet to take what hopend's kernel holds for it.
+/// The session waits for the bytes that hopend's kernel holds for a busy kdb+.
 #[tokio::test(start_paused = true)]
-async fn a_session_outlives_what_lies_in_the_send_queue_to_the_cluster() {
+async fn a_session_outlives_what_lies_in_the_send_queue_to_kdb() {
     let mut pair = queued();
     let batch = text(MessageType::Async, "batch");
     pair.client.write_all(&batch).await.unwrap();
     pair.client.shutdown().await.unwrap();
-    pair.to_cluster.store(100, Ordering::Relaxed);
+    pair.to_kdb.store(100, Ordering::Relaxed);
     goes_on(&mut pair.relay, 10 * UPSTREAM_CLOSE_TIMEOUT).await;
-    // The end of the stream is left, and no message.
-    pair.to_cluster.store(1, Ordering::Relaxed);
+    // Only the end of the stream is not acknowledged, and no message.
+    pair.to_kdb.store(1, Ordering::Relaxed);
     let limit = UPSTREAM_CLOSE_TIMEOUT + 2 * LONGEST_CHECK;
     let end = timeout(limit, pair.relay).await.unwrap().unwrap();
     assert!(matches!(end, End::ClientClosed), "{end:?}");
@@ -892,25 +894,25 @@ async fn a_session_outlives_what_lies_in_the_send_queue_to_the_cluster() {
 async fn what_the_kernel_holds_at_a_deadline_is_counted_in_bytes() {
     let mut pair = queued();
     pair.client.shutdown().await.unwrap();
-    pair.to_cluster.store(101, Ordering::Relaxed);
+    pair.to_kdb.store(101, Ordering::Relaxed);
     let limit = HANG_TIMEOUT + 2 * UPSTREAM_CLOSE_TIMEOUT;
     timeout(limit, pair.relay).await.unwrap().unwrap();
-    assert_eq!(pair.meters.to_cluster.unacknowledged(), 100);
+    assert_eq!(pair.meters.to_kdb.unacknowledged(), 100);
     assert_eq!(pair.meters.to_client.unacknowledged(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_before_what_is_no_message_reaches_a_busy_cluster_though_an_answer_streams() {
+async fn what_came_before_what_is_no_message_reaches_a_busy_kdb_though_an_answer_streams() {
     let mut pair = relayed(plan(None), 64);
     let answer = text(MessageType::Response, "a long answer");
-    pair.cluster.write_all(&answer[..12]).await.unwrap();
+    pair.kdb.write_all(&answer[..12]).await.unwrap();
     read_exactly(&mut pair.client, &answer[..12]).await;
     let batch = text(MessageType::Async, &"x".repeat(1_000)).repeat(10);
     pair.client.write_all(&batch).await.unwrap();
     pair.client.write_all(&[9; 8]).await.unwrap();
     let ended = timeout(Duration::from_secs(3_600), &mut pair.relay).await;
     assert!(ended.is_err(), "{ended:?}");
-    read_exactly(&mut pair.cluster, &batch).await;
+    read_exactly(&mut pair.kdb, &batch).await;
     let (end, _) = pair.relay.await.unwrap();
     assert!(matches!(
         end,
@@ -921,7 +923,7 @@ async fn what_came_before_what_is_no_message_reaches_a_busy_cluster_though_an_an
     ));
 }
 
-/// The limit runs only while a message of the client waits.
+/// `answer_timeout` runs only while a message of the client waits.
 #[tokio::test(start_paused = true)]
 async fn a_sync_ping_without_an_answer_ends_the_session_once_a_message_has_waited_behind_it() {
     for (message_type, told) in [(MessageType::Sync, true), (MessageType::Async, false)] {
@@ -940,7 +942,7 @@ async fn a_sync_ping_without_an_answer_ends_the_session_once_a_message_has_waite
             read_exactly(&mut pair.client, &error_response(text)).await;
         }
         read_end(&mut pair.client).await;
-        read_end(&mut pair.cluster).await;
+        read_end(&mut pair.kdb).await;
         drop(pair.client);
         let (end, _) = pair.relay.await.unwrap();
         assert!(
@@ -956,26 +958,27 @@ async fn a_sync_ping_without_an_answer_ends_the_session_once_a_message_has_waite
     }
 }
 
-/// What a session that is cut leaves behind is delivered or counted, whatever came of it.
+/// Cuts a session whose kdb+ has read only `read` bytes. Checks that each message either arrives or counts as
+/// lost.
 async fn cut_while_stalled(sent: Vec<Vec<u8>>, read: usize, pipe: usize) {
     let (mut client, mut client_side) = duplex(1 << 20);
-    let (mut cluster, mut cluster_side) = duplex(pipe);
+    let (mut kdb, mut kdb_side) = duplex(pipe);
     let (meters, plan) = (Meters::default(), plan(None));
-    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let mut relay = Relay::new(&mut client_side, &mut kdb_side, &[], &plan, &meters);
     client.write_all(&sent.concat()).await.unwrap();
     let second = Duration::from_secs(1);
     assert!(timeout(second, relay.run()).await.is_err());
-    // Byte by byte, so that the buffer is moved at any place.
+    // kdb+ reads byte by byte, so that the lane moves its buffer at many positions.
     let mut got = Vec::new();
     let read = read.min(sent.concat().len());
     while got.len() < read {
-        got.push(cluster.read_u8().await.unwrap());
+        got.push(kdb.read_u8().await.unwrap());
         let _ = timeout(Duration::from_nanos(1), relay.run()).await;
     }
     relay.finish(Farewell::Reset, Instant::now() + second);
     assert!(matches!(relay.run().await, End::Finished(_)));
-    drop(cluster_side);
-    cluster.read_to_end(&mut got).await.unwrap();
+    drop(kdb_side);
+    kdb.read_to_end(&mut got).await.unwrap();
     assert!(sent.concat().starts_with(&got));
     let (mut arrived, mut rest) = (0, got.len());
     for message in &sent {
@@ -985,13 +988,13 @@ async fn cut_while_stalled(sent: Vec<Vec<u8>>, read: usize, pipe: usize) {
         rest -= message.len();
         arrived += 1;
     }
-    let lost = meters.to_cluster.lost_by(Loss::Deadline);
+    let lost = meters.to_kdb.lost_by(Loss::Deadline);
     assert_eq!(
         arrived + lost,
         sent.len() as u64,
         "{arrived} arrived, {lost} lost"
     );
-    assert_eq!(meters.to_cluster.lost(), lost);
+    assert_eq!(meters.to_kdb.lost(), lost);
 }
 
 proptest! {
@@ -1010,7 +1013,8 @@ proptest! {
     }
 }
 
-/// Ends the session for the client: its connection breaks, or it sends what is no message and stays.
+/// Ends the session from the client's side: its connection breaks, or it sends an invalid header and stays
+/// connected.
 async fn end_for_the_client(mut client: DuplexStream, breaks: bool) -> Option<DuplexStream> {
     if breaks {
         return None;
@@ -1020,42 +1024,42 @@ async fn end_for_the_client(mut client: DuplexStream, breaks: bool) -> Option<Du
     Some(client)
 }
 
-/// A kdb+ is one thread: it says all that it has to say before it reads again.
+/// kdb+ has one thread, which writes all that it has to write before it reads again.
 #[tokio::test(start_paused = true)]
-async fn a_cluster_that_speaks_is_heard_out_until_it_reads_what_it_is_owed() {
+async fn a_kdb_that_speaks_is_heard_out_until_it_reads_what_it_is_owed() {
     let batch = text(MessageType::Async, &"x".repeat(1_000)).repeat(10);
     for breaks in [true, false] {
         let mut pair = relayed(plan(None), 64);
         pair.client.write_all(&batch).await.unwrap();
         let _client = end_for_the_client(pair.client, breaks).await;
         let update = text(MessageType::Async, &"u".repeat(1_000_000));
-        let saying = timeout(EVERY, pair.cluster.write_all(&update)).await;
+        let saying = timeout(EVERY, pair.kdb.write_all(&update)).await;
         saying.expect("nobody listens").unwrap();
-        read_exactly(&mut pair.cluster, &batch).await;
-        read_end(&mut pair.cluster).await;
-        drop(pair.cluster);
+        read_exactly(&mut pair.kdb, &batch).await;
+        read_end(&mut pair.kdb).await;
+        drop(pair.kdb);
         let (end, _) = pair.relay.await.unwrap();
         assert_eq!(matches!(end, End::ClientLost(_)), breaks, "{end:?}");
     }
 }
 
-/// Its kernel has everything, and the cluster has yet to read: what it writes before that has to find
-/// somebody who reads.
+/// kdb+'s kernel has acknowledged everything, and kdb+ has yet to read. hopend must read what kdb+ writes
+/// before that.
 #[tokio::test(start_paused = true)]
-async fn a_session_lasts_until_the_cluster_has_closed_though_its_kernel_has_everything() {
+async fn a_session_lasts_until_kdb_has_closed_though_its_kernel_has_everything() {
     let update = text(MessageType::Async, "update");
     for breaks in [true, false] {
         let mut pair = relayed(plan(None), 1 << 20);
         let batch = text(MessageType::Async, "batch");
         pair.client.write_all(&batch).await.unwrap();
         let _client = end_for_the_client(pair.client, breaks).await;
-        pair.cluster.write_all(&update).await.unwrap();
+        pair.kdb.write_all(&update).await.unwrap();
         let ended = timeout(UPSTREAM_CLOSE_TIMEOUT - EVERY, &mut pair.relay).await;
         assert!(ended.is_err(), "{ended:?}");
-        pair.cluster.write_all(&update).await.unwrap();
-        read_exactly(&mut pair.cluster, &batch).await;
-        read_end(&mut pair.cluster).await;
-        drop(pair.cluster);
+        pair.kdb.write_all(&update).await.unwrap();
+        read_exactly(&mut pair.kdb, &batch).await;
+        read_end(&mut pair.kdb).await;
+        drop(pair.kdb);
         let (end, _) = timeout(EVERY, pair.relay).await.unwrap().unwrap();
         assert_eq!(matches!(end, End::ClientLost(_)), breaks, "{end:?}");
     }
@@ -1064,36 +1068,36 @@ async fn a_session_lasts_until_the_cluster_has_closed_though_its_kernel_has_ever
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_cut_still_delivers_what_was_received_both_ways() {
     let (mut client, mut client_side) = duplex(1 << 20);
-    let (mut cluster, mut cluster_side) = duplex(64);
+    let (mut kdb, mut kdb_side) = duplex(64);
     let (meters, plan) = (Meters::default(), plan(None));
-    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let mut relay = Relay::new(&mut client_side, &mut kdb_side, &[], &plan, &meters);
     let batch = text(MessageType::Async, &"x".repeat(1_000)).repeat(500);
     client.write_all(&batch).await.unwrap();
     let second = Duration::from_secs(1);
     assert!(timeout(second, relay.run()).await.is_err());
     let answer = message(MessageType::Response, b"answer");
-    cluster.write_all(&answer).await.unwrap();
+    kdb.write_all(&answer).await.unwrap();
     relay.finish(Farewell::Reset, Instant::now() + second);
     let mut got = Vec::new();
-    let (end, read) = tokio::join!(relay.run(), cluster.read_to_end(&mut got));
+    let (end, read) = tokio::join!(relay.run(), kdb.read_to_end(&mut got));
     read.unwrap();
     assert!(matches!(end, End::Finished(_)), "{end:?}");
     assert_eq!(got, batch);
     read_exactly(&mut client, &answer).await;
-    assert_eq!((meters.to_cluster.lost(), meters.to_client.lost()), (0, 0));
+    assert_eq!((meters.to_kdb.lost(), meters.to_client.lost()), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_ends_no_session_with_something_in_a_send_queue() {
     let unsent = Arc::new(AtomicU64::new(100));
     let (_client, mut client_side) = duplex(64);
-    let (_cluster, pipe) = duplex(64);
-    let mut cluster_side = Queued {
+    let (_kdb, pipe) = duplex(64);
+    let mut kdb_side = Queued {
         pipe,
         unsent: Arc::clone(&unsent),
     };
     let (meters, plan) = (Meters::default(), plan(None));
-    let mut relay = Relay::new(&mut client_side, &mut cluster_side, &[], &plan, &meters);
+    let mut relay = Relay::new(&mut client_side, &mut kdb_side, &[], &plan, &meters);
     relay.drain();
     assert!(timeout(EVERY, relay.run()).await.is_err());
     unsent.store(0, Ordering::Relaxed);

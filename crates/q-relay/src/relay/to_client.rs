@@ -1,4 +1,5 @@
-//! From kdb+ to the client: kdb+'s messages without the answers to pings, and hopend's own error.
+//! The direction from kdb+ to the client. The relay passes on kdb+'s messages, except the answers to pings,
+//! and may add an error response of its own.
 
 use std::io;
 use std::pin::Pin;
@@ -19,8 +20,8 @@ where
     C: AsyncRead + AsyncWrite + SendQueue + Unpin,
     U: AsyncRead + AsyncWrite + SendQueue + Unpin,
 {
-    pub(super) fn read_upstream(&mut self, context: &mut Context<'_>) -> bool {
-        if self.to_client.is_read_out() {
+    pub(super) fn read_kdb(&mut self, context: &mut Context<'_>) -> bool {
+        if self.to_client.has_stopped_reading() {
             return self.read_and_discard(context);
         }
         let progress = match self
@@ -28,7 +29,7 @@ where
             .poll_read(context, Pin::new(&mut *self.upstream))
         {
             Poll::Pending => {
-                // A message that the relay holds needs the answer to the ping first.
+                // While the relay holds back a message, it has to read on: kdb+ must answer the ping first.
                 let finishes = matches!(self.until, Until::Delivered(_));
                 if finishes && !self.to_kdb.holds_message() {
                     self.to_client.stop_reading_at_end();
@@ -36,12 +37,12 @@ where
                 false
             }
             Poll::Ready(Ok(0)) => {
-                self.end_upstream(None);
+                self.end_kdb_stream(None);
                 true
             }
             Poll::Ready(Ok(_)) => true,
             Poll::Ready(Err(error)) => {
-                self.end_upstream(Some(error));
+                self.end_kdb_stream(Some(error));
                 true
             }
         };
@@ -60,7 +61,7 @@ where
         }
     }
 
-    /// Lets kdb+'s messages through, except the answer to a sync ping.
+    /// Passes on kdb+'s messages, except the answer to a sync ping.
     fn clear_responses(&mut self) -> Result<(), HeaderError> {
         let client_is_gone = self.client_is_gone();
         let (keepalive, meters) = (&mut self.keepalive, self.meters);
@@ -74,7 +75,7 @@ where
                 }
                 MessageType::Response => {
                     *outstanding = outstanding.saturating_sub(1);
-                    stopwatch.answered();
+                    stopwatch.answer_passed();
                     meters.set_outstanding(*outstanding);
                 }
                 MessageType::Sync => *callbacks += 1,
@@ -87,8 +88,9 @@ where
         })
     }
 
-    /// Reads and discards what kdb+ sends after its last message for the client. A kdb+ whose bytes nobody
-    /// reads stops reading itself, and a close over unread input would be a reset.
+    /// Reads and discards the bytes that kdb+ sends after its last message for the client. There are two
+    /// reasons. A kdb+ that cannot write does not read either. And a close with unread input would be a
+    /// reset.
     fn read_and_discard(&mut self, context: &mut Context<'_>) -> bool {
         self.to_client.give_back();
         if self.to_client.sender_has_ended() {
@@ -105,7 +107,7 @@ where
     }
 
     pub(super) fn write_client(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        if self.to_client.is_over() {
+        if self.to_client.has_stopped_writing() {
             return false;
         }
         match self
@@ -116,7 +118,7 @@ where
             Poll::Ready(Ok(count)) => {
                 self.meters.to_client.add_bytes(count);
                 self.written += count;
-                if let Some(waited) = self.stopwatch.written(self.meters.active(now)) {
+                if let Some(waited) = self.stopwatch.client_written(self.meters.active(now)) {
                     self.meters.add_round_trip(waited);
                 }
                 return true;
@@ -127,7 +129,7 @@ where
             }
             Poll::Pending => return false,
         }
-        if !self.to_client.is_read_out() || self.resets_client() {
+        if !self.to_client.has_stopped_reading() || self.resets_client() {
             return false;
         }
         match Pin::new(&mut *self.client).poll_shutdown(context) {
@@ -144,9 +146,9 @@ where
         }
     }
 
-    /// kdb+'s stream is over. A client that has received complete messages only can receive an error; a
-    /// client inside a message cannot.
-    fn end_upstream(&mut self, error: Option<io::Error>) {
+    /// Handles the end of kdb+'s stream. A client that has received only complete messages can receive an
+    /// error response. A client inside a message cannot.
+    fn end_kdb_stream(&mut self, error: Option<io::Error>) {
         self.to_client.end_reading();
         if self.client_is_gone() || matches!(self.until, Until::Delivered(_)) {
             self.to_client.stop_reading();
@@ -161,7 +163,7 @@ where
         };
         match client {
             ClientPosition::InsideMessage => {
-                // A busy client may have yet to read complete messages before it.
+                // A busy client may still have to read the complete messages before this one, so they stay.
                 self.to_client.stop_reading();
                 self.reason = Some(end);
             }
@@ -172,12 +174,13 @@ where
         }
     }
 
-    /// kdb+ sends nothing more. A client that waits for an answer receives `text` as q's error, then the
-    /// end of the stream.
+    /// Ends the session: the relay reads no more messages from kdb+. A client that waits for an answer
+    /// receives `text` as a q error, then the end of the stream.
     pub(super) fn conclude(&mut self, end: End, text: &str) {
         self.report_to_client(text);
         match (&self.reason, &end) {
-            // A client that only closed its sending side still waited for answers: this end is the news.
+            // A client that had closed only its sending side still waited for answers. So the reason is the
+            // end of kdb+'s stream.
             (
                 Some(End::ClientClosed),
                 End::UpstreamClosed {
@@ -190,9 +193,10 @@ where
         }
     }
 
-    /// Sends `text` as q's error if the client waits for an answer, and reads nothing more from kdb+ for it.
+    /// Stops reading kdb+'s messages for the client. If the client waits for an answer, sends `text` as a q
+    /// error.
     pub(super) fn report_to_client(&mut self, text: &str) {
-        let waits = self.unanswered() > 0 && !self.to_client.is_over();
+        let waits = self.unanswered() > 0 && !self.to_client.has_stopped_writing();
         self.to_client.stop_reading();
         if waits && self.to_client.passed_whole_messages() {
             self.to_client.append(&error_response(text));

@@ -1,4 +1,5 @@
-//! From the client to kdb+: the client's messages, and the pings of the keepalive between them.
+//! The direction from the client to kdb+. The relay passes on the client's messages, and sends pings between
+//! them.
 
 use std::io;
 use std::pin::Pin;
@@ -17,9 +18,9 @@ where
     U: AsyncRead + AsyncWrite + SendQueue + Unpin,
 {
     pub(super) fn read_client(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        if self.to_kdb.is_over() && !self.to_client.is_drained() {
-            // kdb+ receives nothing any more, and the client has yet to read kdb+'s last bytes. A client
-            // that only writes has to wait: otherwise its bytes would be lost.
+        if self.to_kdb.has_stopped_writing() && !self.to_client.is_drained() {
+            // kdb+ accepts no more bytes, and the client has not read kdb+'s last bytes yet. A client that
+            // only writes has to wait: hopend would read its messages only to discard them.
             return false;
         }
         let progress = match self.to_kdb.poll_read(context, Pin::new(&mut *self.client)) {
@@ -34,7 +35,7 @@ where
                 true
             }
             Poll::Ready(Ok(_)) => {
-                self.stopwatch.heard(self.meters.active(now));
+                self.stopwatch.client_read(self.meters.active(now));
                 true
             }
             Poll::Ready(Err(error)) => {
@@ -43,10 +44,10 @@ where
                 true
             }
         };
-        if self.to_kdb.is_over() {
-            // kdb+ receives nothing any more. The relay goes on reading so that the client can finish.
+        if self.to_kdb.has_stopped_writing() {
+            // kdb+ accepts no more bytes. The relay still reads, so that the client can finish its writes.
             let lost = self.to_kdb.discard();
-            self.meters.to_cluster.add_lost(Loss::ReceiverGone, lost);
+            self.meters.to_kdb.add_lost(Loss::ReceiverGone, lost);
             return progress | self.to_kdb.reopen();
         }
         match self.clear_requests(now) {
@@ -58,7 +59,7 @@ where
         }
     }
 
-    /// Lets the client's messages through, unless they have to wait for the answer to a sync ping.
+    /// Passes on the client's messages, unless they have to wait for the answer to a sync ping.
     fn clear_requests(&mut self, now: Instant) -> Result<(), HeaderError> {
         let (keepalive, meters) = (&mut self.keepalive, self.meters);
         let stopwatch = &mut self.stopwatch;
@@ -71,24 +72,24 @@ where
                     return Verdict::Hold;
                 }
                 MessageType::Sync => {
-                    stopwatch.asked(*outstanding);
+                    stopwatch.request_passed(*outstanding);
                     *outstanding += 1;
                     meters.set_outstanding(*outstanding);
                 }
                 MessageType::Async => {}
             }
-            meters.to_cluster.add_message(header.message_type);
+            meters.to_kdb.add_message(header.message_type);
             Verdict::Pass
         })
     }
 
-    /// Ends the session of a client that sent no q message, or one that is too long. kdb+ receives the
-    /// messages before it.
+    /// Ends the session of a client that sent an invalid header or a message over the limit. kdb+ still
+    /// receives the messages before it.
     fn refuse_message(&mut self, error: HeaderError) {
         let client = self.client_position();
         match client {
             ClientPosition::InsideMessage => {
-                // Inside a message of kdb+ the client can receive no error, only a reset.
+                // A client that has received a part of a message cannot receive an error, only a reset.
                 self.to_client.stop_reading();
                 self.reason = Some(End::ClientMessage { error, client });
             }
@@ -103,8 +104,8 @@ where
         self.to_kdb.stop_reading();
     }
 
-    /// The client's connection broke: the client receives nothing more. The relay still reads what the
-    /// client sent before.
+    /// Handles a broken connection to the client. The client receives nothing more. The relay still reads the
+    /// bytes that the client sent before.
     pub(super) fn break_client(&mut self, error: io::Error, now: Instant) {
         let lost = self.to_client.discard();
         self.meters.to_client.add_lost(Loss::ReceiverGone, lost);
@@ -113,8 +114,8 @@ where
         self.last_progress = now;
     }
 
-    pub(super) fn write_upstream(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        if self.to_kdb.is_over() {
+    pub(super) fn write_kdb(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        if self.to_kdb.has_stopped_writing() {
             return false;
         }
         match self
@@ -123,22 +124,22 @@ where
         {
             Poll::Ready(Ok(0)) => {}
             Poll::Ready(Ok(count)) => {
-                self.meters.to_cluster.add_bytes(count);
+                self.meters.to_kdb.add_bytes(count);
                 self.written += count;
                 self.keepalive.sent(now.into_std());
-                if self.to_client.is_over() {
+                if self.to_client.has_stopped_writing() {
                     self.last_progress = now;
                 }
                 return true;
             }
             Poll::Ready(Err(_)) => {
-                // The relay learns why by reading, and may read kdb+'s last bytes.
+                // The next read returns the cause, and may return kdb+'s last bytes before it.
                 self.to_kdb.break_outlet();
                 return true;
             }
             Poll::Pending => return false,
         }
-        if !self.to_kdb.is_read_out() || self.to_kdb.holds_message() {
+        if !self.to_kdb.has_stopped_reading() || self.to_kdb.holds_message() {
             return false;
         }
         if self.to_kdb.clear_rest() {
@@ -153,14 +154,18 @@ where
         true
     }
 
-    /// Sends a ping if one is due and the stream allows it. Gives up a sync ping whose answer is overdue.
+    /// Sends a ping if one is due and the stream allows it. Ends the session if the answer to a sync ping is
+    /// overdue.
     pub(super) fn ping(&mut self, now: Instant) -> bool {
         let overdue = |due: std::time::Instant| due <= now.into_std();
         if self.keepalive.answer_due().is_some_and(overdue) {
             self.give_up_answer();
             return true;
         }
-        if self.to_kdb.is_read_out() || self.to_kdb.is_over() || self.to_client.is_read_out() {
+        if self.to_kdb.has_stopped_reading()
+            || self.to_kdb.has_stopped_writing()
+            || self.to_client.has_stopped_reading()
+        {
             return false;
         }
         let stream = Stream {
@@ -175,8 +180,8 @@ where
         true
     }
 
-    /// Ends the session: kdb+ leaves a sync ping without an answer while messages of the client wait
-    /// behind it.
+    /// Ends the session because kdb+ has not answered a sync ping for `answer_timeout`, while a message of
+    /// the client waited.
     fn give_up_answer(&mut self) {
         let limit = self.keepalive.answer_timeout().unwrap_or_default();
         let client = self.client_position();
@@ -189,7 +194,7 @@ where
             self.reason = Some(end);
         }
         let lost = self.to_kdb.discard();
-        self.meters.to_cluster.add_lost(Loss::Deadline, lost);
+        self.meters.to_kdb.add_lost(Loss::Deadline, lost);
         self.to_kdb.stop_reading();
         self.keepalive.answered();
     }
