@@ -107,7 +107,7 @@ impl ReportPrinter {
     /// One line with the finding, and indented lines with details and remedy.
     fn stage_lines(&self, stage: &StageReport) -> String {
         let (mark, colour) = match stage.outcome {
-            StageOutcome::PassedSockets => ("✓", "32"),
+            StageOutcome::Passed => ("✓", "32"),
             StageOutcome::Warned => ("!", "33"),
             StageOutcome::Failed(_) => ("✗", "31"),
             StageOutcome::Skipped => ("–", "2"),
@@ -170,7 +170,7 @@ fn verdict(stages: usize, failed: usize) -> String {
 
 fn json_row(subject: &StageSubject, stage: &StageReport) -> Value {
     let (outcome, side) = match stage.outcome {
-        StageOutcome::PassedSockets => ("passed", None),
+        StageOutcome::Passed => ("passed", None),
         StageOutcome::Warned => ("warned", None),
         StageOutcome::Failed(kind) => ("failed", Some(kind.name())),
         StageOutcome::Skipped => ("skipped", None),

@@ -54,13 +54,13 @@ impl AwsStages {
     /// Allows two attempts for each call, within `limit`. If this host's clock is wrong, AWS refuses the
     /// first attempt, and its answer gives the time with which hopend signs the second one.
     pub(super) fn new(limit: Duration) -> Self {
-        let patience = CallLimits {
+        let limits = CallLimits {
             attempts: 2,
             attempt_timeout: limit.mul_f64(0.9),
             call_timeout: limit.mul_f64(0.95),
         };
         Self {
-            finspace: FinSpace::with_limits(patience),
+            finspace: FinSpace::with_limits(limits),
             rejected_credentials: HashSet::new(),
             identities: HashMap::new(),
         }

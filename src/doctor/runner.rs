@@ -140,7 +140,7 @@ impl<T> StageFinding<T> {
     pub(super) fn new(value: T, text: impl Into<String>) -> Self {
         Self {
             value,
-            outcome: StageOutcome::PassedSockets,
+            outcome: StageOutcome::Passed,
             text: text.into(),
             remedy: None,
         }

@@ -53,7 +53,7 @@ pub(crate) enum StageName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StageOutcome {
     /// The stage found no fault.
-    PassedSockets,
+    Passed,
     /// The stage works, but the administrator should change something.
     Warned,
     /// The stage failed. The kind names the party at fault.
