@@ -199,8 +199,8 @@ fn certificate_owner_names_user_elsewhere(
     applies.then(|| other_certificate(user, names))
 }
 
-/// The certificate is one user's, and hopen names no user of the endpoint. hopen may give another name if it
-/// gives no password, because q sends the name of its account by default.
+/// The certificate is one user's, and hopen names no user of the endpoint. hopen may give a name that is no
+/// user's if it gives no password, because q sends the name of its account by default.
 fn certificate_of_one_user(claims: &Claims<'_>, found: &Candidates<'_>) -> Option<Verdict> {
     match found.certificate_owners[..] {
         [user] if only_certificate_identifies(claims, found) => Some(claims.vouched_for(user)),
@@ -269,8 +269,8 @@ fn unknown_name(claims: &Claims<'_>, found: &Candidates<'_>) -> Option<Verdict> 
     }))
 }
 
-/// hopen names no user, and the account is one user's. The client shows a certificate that is another
-/// user's, or the account's user has another certificate.
+/// hopen names no user, and the account is one user's. The client shows a certificate of another user, or
+/// that user has a certificate and the client does not show it.
 fn account_owner_has_other_certificate(
     claims: &Claims<'_>,
     found: &Candidates<'_>,

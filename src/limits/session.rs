@@ -60,8 +60,8 @@ pub(super) struct SessionUsage {
     /// Counts opens against the party's own limit: `max_opens_per_second` of the endpoint or the user. For a user at an
     /// endpoint it is `max_opens_per_second_per_user` of the endpoint.
     pub(super) opens: RateLimiter,
-    /// Counts opens against this party's share of a larger limit: a user's share of the daemon's limit, or the share
-    /// that a user at an endpoint has of the endpoint's limit.
+    /// Counts opens against a share of a larger limit. A user has a share of the daemon's limit, and at each endpoint a
+    /// share of the endpoint's limit.
     opens_of_share: RateLimiter,
 }
 
@@ -158,8 +158,8 @@ impl SessionLedger {
     /// Counts a session if all limits allow it. Returns how long the session has to wait until it may open, because
     /// of the rates.
     ///
-    /// The limits of the user come first: a user who opens sessions too fast uses up nothing of what the others share.
-    /// A session that is refused counts against no limit.
+    /// A session that is refused counts against no limit. The check begins with the limits of the user alone, so that a
+    /// user who opens sessions too fast does not reduce what is left for other users.
     pub(super) fn enter(
         &mut self,
         endpoint: &Endpoint,

@@ -28,9 +28,8 @@ use opening::Accepted;
 pub use refusal::Refusal;
 pub use services::Services;
 
-/// How long a session that is cut or killed may still deliver the bytes that hopend has received. Together
-/// with [`GOODBYE`], it is shorter than the time for which a stopping daemon waits for the sessions that it
-/// cuts.
+/// How long a session may still deliver received bytes after a stop, `hopend kill` or a reload has ended it.
+/// A stopping daemon waits for these sessions. It waits longer than this time and [`GOODBYE`] together.
 const CUT_DELIVERY: Duration = Duration::from_secs(3);
 /// How long hopend waits for kdb+ to close after the relay has ended.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -80,7 +79,8 @@ fn write_repeats_later(services: &Arc<Services>, due: Option<Duration>) {
     });
 }
 
-/// Writes the withheld audit lines of sessions that have lasted, whenever some are due, until none is left.
+/// Writes the audit lines of sessions that opened while many others did, and have stayed open. Their lines
+/// were held back, because a short session gets no line of its own.
 fn write_lasting_later(services: &Arc<Services>, mut due: Option<Duration>) {
     if due.is_none() {
         return;

@@ -93,7 +93,8 @@ struct OpeningTimes {
     laps: Arc<Laps>,
 }
 
-/// An identified client, its handshake, and the endpoints of hopend through which its connection has passed.
+/// An identified client, its handshake, and the endpoints through which its connection has passed. The client
+/// can be a hopend itself: then the connection has passed an endpoint of that hopend.
 struct Introduction {
     caller: Caller,
     hello: Hello,

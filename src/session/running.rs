@@ -15,7 +15,7 @@ use super::client::ClientStream;
 use super::console_daemon::SessionDaemon;
 use super::end::{EndReason, LastResponses};
 use super::opening::{Caller, Connection, Opened, Server};
-use super::watch::Watch;
+use super::watch::{Watch, WatchedClient};
 use super::{CUT_DELIVERY, GOODBYE, Services, Session, write_lasting_later, write_repeats_later};
 use crate::config::{Endpoint, User};
 use crate::console::{self, ConsoleSession};
@@ -244,8 +244,9 @@ impl Running {
                 }
                 () = sleep_until_some(watch.as_ref().map(Watch::next)) => {
                     let Some(watch) = &mut watch else { continue };
-                    let (client, upstream) = relay.connections();
-                    let gone = watch.check((client, self.record.peer()), upstream);
+                    let (stream, upstream) = relay.connections();
+                    let peer = self.record.peer();
+                    let gone = watch.check(WatchedClient { stream, peer }, upstream);
                     if gone && relay.waits_for_kdb_only() {
                         return relay.lose_client().into();
                     }

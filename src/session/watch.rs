@@ -48,19 +48,25 @@ impl Watch {
 
     /// Whether the client can no longer read an answer, and kdb+'s kernel has acknowledged all bytes for
     /// kdb+. Asks hopend's kernel, which takes some microseconds.
-    pub(super) fn check(
-        &mut self,
-        (client, peer): (&ClientStream, Option<&Peer>),
-        upstream: &UpstreamStream,
-    ) -> bool {
+    pub(super) fn check(&mut self, client: WatchedClient<'_>, upstream: &UpstreamStream) -> bool {
         self.next = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_CHECK);
-        self.gone = self.gone || is_gone(client, peer);
+        self.gone = self.gone || client.is_gone();
         self.gone && kernel_sockets::has_delivered_everything(upstream.tcp())
     }
 }
 
-fn is_gone(client: &ClientStream, peer: Option<&Peer>) -> bool {
-    let has_let_go = |server: SocketAddr| peer.is_some_and(|peer| peer.has_let_go(server));
-    client.is_closed() || client.server().is_some_and(has_let_go)
+/// A client that has ended its sending side.
+#[derive(Clone, Copy)]
+pub(super) struct WatchedClient<'a> {
+    pub(super) stream: &'a ClientStream,
+    /// The process behind the connection, if it runs on this host.
+    pub(super) peer: Option<&'a Peer>,
+}
+
+impl WatchedClient<'_> {
+    fn is_gone(&self) -> bool {
+        let has_let_go = |server: SocketAddr| self.peer.is_some_and(|peer| peer.has_let_go(server));
+        self.stream.is_closed() || self.stream.server().is_some_and(has_let_go)
+    }
 }

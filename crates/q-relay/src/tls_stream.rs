@@ -22,9 +22,8 @@ use zeroize::Zeroize;
 use crate::budget::{LEAN_INCOMING, LEAN_OUTGOING, MemoryAccount};
 use crate::buffer::{self, Buffer, CHUNK};
 
-/// The number of bytes up to which the cost of a copy does not matter: [`Window`] moves so few bytes to the
-/// front of its buffer, and [`TlsStream`] leaves so few unsent until the next write. A [`Buffer`] has room
-/// for them and for a [`CHUNK`].
+/// The number of bytes up to which the cost of a copy does not matter. A [`Window`] moves up to this many bytes
+/// to the front of its buffer. A [`TlsStream`] leaves up to this many unsent until the next write.
 const CHEAP_TO_MOVE: usize = 1_024;
 /// The longest plaintext of a TLS record, in bytes.
 const MAX_RECORD_PLAINTEXT: usize = 16 * 1_024;
@@ -350,8 +349,8 @@ impl<S: Side> TlsStream<S> {
     /// Queues the alert with which rustls answers an error of the peer. After it, rustls must not be called
     /// again.
     fn queue_alert(&mut self) {
-        // Without an alert to send, rustls would process the records again. They have been discarded, and
-        // rustls panics if it had already found some.
+        // Without an alert to send, rustls would process the received records again. hopend has discarded them,
+        // and rustls panics if it cannot find a record that it has seen before.
         if !self.tls.common().wants_write() {
             return;
         }
@@ -575,9 +574,8 @@ impl Window {
         &mut self.buffer[self.end..]
     }
 
-    /// The free part of the buffer, grown to `bytes` bytes if a large buffer has room for them and the
-    /// account allows it. Otherwise the part may be shorter. Only messages of the protocol itself, such as
-    /// those of a handshake, need more than [`space`](Self::space): data is cut to fit.
+    /// Free space for a message of the TLS protocol itself, such as one of a handshake. The buffer grows to
+    /// hold `bytes` more bytes, if its largest size and the account allow that. Otherwise the space is shorter.
     fn space_for(&mut self, bytes: usize) -> &mut [u8] {
         let needed = (self.end + bytes).max((self.buffer.len() * 2).min(buffer::SIZE));
         if needed <= buffer::SIZE {

@@ -30,7 +30,8 @@ use base::error::chain;
 /// The reason why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No address could be bound, and neither another account nor a missing directory caused a failure.
+    /// No address could be bound. If another account holds an address, or a directory is missing, the daemon
+    /// starts all the same and tries again, because an administrator can repair that while it runs.
     #[error("no address could be bound; the first: {}", chain(.0))]
     NothingBound(BindError),
     /// The audit file could not be opened.

@@ -8,8 +8,8 @@
 //!   kdb+ has refused, or whose credential or password is no longer valid, goes to no session.
 //! - A connection announced the same capability to kdb+ as the client that takes it, so that the client
 //!   gets the same answer.
-//! - A connection leads to an address that a session would choose now. That address does not rest, and
-//!   it is the second address only while the first one rests.
+//! - A connection leads to an address that a session would choose now. hopend avoids an address for some time
+//!   after a failure: the address rests. The second address is chosen only while the first one rests.
 //! - A pool opens one connection at a time. After a failure it pauses, longer each time.
 
 mod connection;

@@ -62,8 +62,8 @@ pub(super) enum Outlet {
     Broken,
 }
 
-/// A position in the buffer, not after `start`, and the rest of the message there. The lane moves it only
-/// when bytes leave the buffer, so that relaying a message does not cost an update.
+/// A position in the buffer, at `start` or before it, and how many bytes of a message follow there. The lane
+/// updates it only when it discards bytes from the buffer, because an update for each message costs time.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mark {
     at: usize,
@@ -124,7 +124,7 @@ impl Lane {
         reopens
     }
 
-    /// Whether the relay has stopped reading for the receiver.
+    /// Whether the relay reads no more bytes from the sender for this lane.
     #[inline]
     pub(super) fn has_stopped_reading(&self) -> bool {
         matches!(self.inlet, Inlet::Stopped | Inlet::Ended)
@@ -141,7 +141,8 @@ impl Lane {
         self.inlet = Inlet::Ended;
     }
 
-    /// Stops reading, unless the buffer is full: the sender's socket may then hold bytes that arrived before.
+    /// Stops reading after a read that found no bytes. If the buffer is full, reading goes on, because the
+    /// sender's socket may hold bytes that arrived before the session was told to finish.
     pub(super) fn stop_reading_at_end(&mut self) {
         if self.inlet == Inlet::Open {
             self.inlet = Inlet::Stopped;

@@ -190,8 +190,8 @@ where
         (self.client, self.upstream)
     }
 
-    /// Whether the relay only waits for bytes from kdb+. hopend has then written all other bytes to both
-    /// sockets, and has sent the end of the client's stream to kdb+.
+    /// Whether the relay only waits for bytes from kdb+. hopend has then written everything that it has
+    /// received to both sockets, and has sent the end of the client's stream to kdb+.
     pub fn waits_for_kdb_only(&self) -> bool {
         let client_has_all = self.to_client.has_stopped_writing()
             || self.to_client.is_drained() && !self.to_client.has_stopped_reading();
@@ -245,8 +245,9 @@ where
                 }
             }
         }
-        // A session that relays gigabytes has to let other sessions run, also those whose sockets the runtime
-        // has not polled yet. `yield_now` wakes this task after that poll, a plain wake-up before it.
+        // A session that relays gigabytes has to let other sessions run. `yield_now` runs this task again only
+        // after the runtime has polled its sockets. After a plain wake-up it would run before that poll, and
+        // sessions whose sockets became ready in the meantime would wait.
         let _ = pin!(yield_now()).poll(context);
         Poll::Pending
     }
