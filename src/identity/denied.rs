@@ -4,7 +4,7 @@ use crate::config::CertificateName;
 use base::error::with_alternative_fix;
 
 /// The most characters of a client's user name that a message shows.
-pub(super) const SHOWN: usize = 64;
+pub(super) const MAX_NAME_SHOWN: usize = 64;
 
 /// A client that was refused because it did not prove to be a user of the endpoint.
 ///
@@ -173,7 +173,7 @@ fn shown(names: &[CertificateName]) -> String {
         return "no name".into();
     }
     let names: Vec<_> = names.iter().take(4).map(ToString::to_string).collect();
-    names.join(", ").chars().take(4 * SHOWN).collect()
+    names.join(", ").chars().take(4 * MAX_NAME_SHOWN).collect()
 }
 
 fn remedy(account: Option<&str>) -> String {

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::denied::SHOWN;
+use super::denied::MAX_NAME_SHOWN;
 use super::{Peer, Proof, Reason};
 use crate::config::{CertificateName, Endpoint, LocalAccount, User};
 use q_ipc::handshake::Hello;
@@ -260,7 +260,7 @@ fn unknown_name(claims: &Claims<'_>, found: &Candidates<'_>) -> Option<Verdict> 
     if !claims.has_password && found.account_owners.iter().any(is_account_name) {
         return None;
     }
-    let user = name.chars().take(SHOWN).collect();
+    let user = name.chars().take(MAX_NAME_SHOWN).collect();
     let mut left_out = found.endpoint.users_left_out.iter();
     Some(Verdict::Refuse(if left_out.any(|other| other == name) {
         Reason::LeftOut { user }

@@ -155,13 +155,13 @@ impl Route {
         }
         // If hopend cannot read the password, the session dials and is told why.
         let password = self.target.current_password().await.ok()?;
-        let standing = |kept: &LoggedInConnection| {
+        let login_status = |kept: &LoggedInConnection| {
             kept.login.generation_status(password.as_ref(), credentials)
         };
         let request = WarmRequest {
             capability: hello.capability,
             addresses: self.target.preferred_for_warm(&user.name),
-            standing: &standing,
+            login_status: &login_status,
         };
         warm.take(&user.name, &request)
     }

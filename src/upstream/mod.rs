@@ -226,7 +226,7 @@ pub(crate) async fn shake_hands(
             address: address.clone(),
         })?;
     let handshake = async {
-        let mut stream = TlsStream::dial(Arc::clone(tls), name, tcp)?;
+        let mut stream = TlsStream::new_client(Arc::clone(tls), name, tcp)?;
         // kdb+ may send much right after its answer to the login. No memory account counts these bytes
         // yet, so the buffers stay small until [`UpstreamStream::charge`].
         stream.stay_small();

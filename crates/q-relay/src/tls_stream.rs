@@ -153,7 +153,7 @@ impl TlsStream {
         name: ServerName<'static>,
         tcp: TcpStream,
     ) -> io::Result<Self> {
-        let mut stream = Self::dial(config, name, tcp)?;
+        let mut stream = Self::new_client(config, name, tcp)?;
         stream.handshake().await?;
         Ok(stream)
     }
@@ -163,7 +163,7 @@ impl TlsStream {
     ///
     /// # Errors
     /// rustls rejects the configuration.
-    pub fn dial(
+    pub fn new_client(
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
         tcp: TcpStream,

@@ -61,11 +61,11 @@ impl PoolKeeper {
             let addresses = route.preferred(&user.name);
             // `None`, because the keeper does not compare passwords. hopend reads the password file when
             // a session takes the connection.
-            let standing =
+            let login_status =
                 |warm: &LoggedInConnection| warm.login.generation_status(None, credentials);
             let (PoolChanges { useless, open }, due) = {
                 let mut state = pool.lock();
-                let changes = state.check(now, &addresses, standing);
+                let changes = state.check(now, &addresses, login_status);
                 (changes, state.due(now))
             };
             for connection in useless {

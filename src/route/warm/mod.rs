@@ -69,7 +69,7 @@ pub(super) struct WarmRequest<'r> {
     /// The addresses to which the session would go.
     pub(super) addresses: PreferredAddresses,
     /// Whether the login of a connection is still valid.
-    pub(super) standing: &'r (dyn Fn(&LoggedInConnection) -> GenerationStatus + Sync),
+    pub(super) login_status: &'r (dyn Fn(&LoggedInConnection) -> GenerationStatus + Sync),
 }
 
 impl WarmPools {

@@ -121,7 +121,7 @@ impl PoolState {
         let mut unusable = Vec::new();
         let mut index = 0;
         while let Some(warm) = self.connections.get(index) {
-            if (request.standing)(&warm.connection) == GenerationStatus::Invalid {
+            if (request.login_status)(&warm.connection) == GenerationStatus::Invalid {
                 unusable.push(self.connections.remove(index));
             } else if warm.capability == request.capability
                 && request.addresses.include(&warm.connection.address)
@@ -184,7 +184,7 @@ impl PoolState {
         &mut self,
         now: Instant,
         addresses: &PreferredAddresses,
-        standing: impl Fn(&LoggedInConnection) -> GenerationStatus,
+        login_status: impl Fn(&LoggedInConnection) -> GenerationStatus,
     ) -> PoolChanges {
         let is_proven = |warm: &WarmConnection| now.duration_since(warm.since) >= PROVEN_AFTER;
         if self.connections.iter().any(is_proven) {
@@ -192,7 +192,7 @@ impl PoolState {
         }
         let pooled = |warm: &WarmConnection| PooledConnection {
             capability: warm.capability,
-            usability: match standing(&warm.connection) {
+            usability: match login_status(&warm.connection) {
                 GenerationStatus::Invalid => Usability::Unusable,
                 GenerationStatus::Current
                     if addresses.include(&warm.connection.address) && !warm.is_old(now) =>

@@ -143,7 +143,7 @@ impl Lane {
 
     /// Stops reading after a read that found no bytes. If the buffer is full, reading goes on, because the
     /// sender's socket may hold bytes that arrived before the session was told to finish.
-    pub(super) fn stop_reading_at_end(&mut self) {
+    pub(super) fn stop_reading_unless_full(&mut self) {
         if self.inlet == Inlet::Open {
             self.inlet = Inlet::Stopped;
         }

@@ -32,7 +32,7 @@ where
                 // While the relay holds back a message, it has to read on: kdb+ must answer the ping first.
                 let finishes = matches!(self.until, Until::Delivered(_));
                 if finishes && !self.to_kdb.holds_message() {
-                    self.to_client.stop_reading_at_end();
+                    self.to_client.stop_reading_unless_full();
                 }
                 false
             }

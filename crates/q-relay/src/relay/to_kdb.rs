@@ -26,7 +26,7 @@ where
         let progress = match self.to_kdb.poll_read(context, Pin::new(&mut *self.client)) {
             Poll::Pending => {
                 if let Until::Delivered(_) = self.until {
-                    self.to_kdb.stop_reading_at_end();
+                    self.to_kdb.stop_reading_unless_full();
                 }
                 false
             }
