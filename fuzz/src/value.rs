@@ -1,7 +1,7 @@
 //! A q value that was read is written in a form that reads as the same value, in both byte orders. Bytes
 //! that are no value are an error.
 
-use q_ipc::value::{Value, decode, decode_message};
+use q_ipc::value::{decode, decode_message};
 
 /// Bit 0 of the first byte selects the byte order; the rest is the body of a message.
 pub fn holds(bytes: &[u8]) {
@@ -24,12 +24,4 @@ pub fn holds(bytes: &[u8]) {
         value.count() <= body.len().max(1),
         "{value:?} counts more than it has"
     );
-    texts(&value);
-}
-
-/// The texts of a value are those that it holds.
-fn texts(value: &Value) {
-    if let (Some(texts), Value::Symbols(symbols)) = (value.as_texts(), value) {
-        assert_eq!(&texts, symbols);
-    }
 }

@@ -73,9 +73,8 @@ impl Refused {
                     reason: &reason,
                 };
                 let limit = share.limit(endpoint.handshake_timeout);
-                let stopping = connection.session.stopping.clone();
+                let mut draining = connection.session.stopping.clone();
                 let mut client = connection.client;
-                let mut draining = stopping;
                 let given = tokio::select! {
                     given = timeout(limit, explanation.give(&mut client)) => given.unwrap_or(Ok(())),
                     () = draining.draining() => Ok(()),
